@@ -1,1 +1,27 @@
-"""TODO"""
+"""Lottery Tickets on a Data Diet (Paul et al., NeurIPS 2022), reproduced.
+
+    from repro import score, select, pretrain, imp, read
+    score("scores.h5", dataset="digits")
+    select("easy.h5", kind="easy", size=256, scores="scores.h5", replicates=8)
+    pretrain("easy-t10.h5", subset="easy.h5", t=10, replicates=8)
+    imp("imp.h5", "easy-t10.h5", levels=12)
+    read("imp.h5").table()          # pandas
+"""
+
+from importlib import import_module
+
+_HOME = {
+    "score": "repro.stages", "select": "repro.stages", "pretrain": "repro.stages", "imp": "repro.stages",
+    "Machine": "repro.stages", "load": "repro.data", "protocol": "repro.protocol", "Training": "repro.train.schedule",
+    "Scoring": "repro.protocol", "read": "repro.store", "runs": "repro.store.query", "create": "repro.nets",
+    "UsageError": "repro.errors", "RunError": "repro.errors",
+}  # fmt: skip
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    """Names are imported at their first use: torch takes seconds, and many commands do without."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'repro' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Training: one loop, the recipe, random streams, masks, evaluation."""

@@ -1,0 +1,54 @@
+# The human interface. `make demo` and `make test` need nothing but Python 3.11+ and this folder.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV ?= .venv
+SCALE ?= paper
+RESULTS ?= results/$(SCALE)$(if $(SEED),-seed$(SEED))
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+# For figures: DATASETS="cifar10" SEED=7 CONTROL=permute-scores REPLICATES=8 LEVELS=12 YES=1 DATA=/folder LAUNCH="srun …"
+CHOICE = --scale $(SCALE) --results $(RESULTS) $(foreach d,$(DATASETS),--dataset $(d)) $(if $(SEED),--seed $(SEED)) \
+  $(if $(CONTROL),--control $(CONTROL)) $(if $(REPLICATES),--replicates $(REPLICATES)) $(if $(LEVELS),--levels $(LEVELS))
+RUN_OPTIONS = $(if $(DATA),--data-dir $(DATA)) $(if $(DEVICE),--device $(DEVICE))
+REPRO := $(VENV)/bin/python -m repro
+# Processes of one thread each: two torch processes with two threads on two cores are many times slower.
+export OMP_NUM_THREADS ?= 1
+export LAUNCH
+
+.PHONY: help demo figure2 test smoke lock clean
+help:
+	@echo 'make demo      Figure 2 on real 8x8 digits with verdicts, no GPU, no download (minutes)'
+	@echo 'make test      all tests'
+	@echo 'make smoke     every command chained on tiny subsets'
+	@echo 'make figure2   Figure 2 as published (SCALE=paper), or SCALE=small, SCALE=demo'
+	@echo 'make lock      resolve requirements.in into requirements.txt'
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": set PYTHON=") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(VENV)/.installed
+	@+$(MAKE) --no-print-directory figure2 SCALE=demo
+
+figure2: $(VENV)/.installed
+	@mkdir -p $(RESULTS)
+	@$(REPRO) plan $@ $(CHOICE) --make $(RESULTS)/$@.mk --options '$(RUN_OPTIONS)' $(if $(YES),--yes)
+	@+$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(if $(filter demo,$(SCALE)),$(JOBS),1)) -f $(RESULTS)/$@.mk all
+	@$(REPRO) verify $@ $(CHOICE)
+	@$(REPRO) figure $@ $(CHOICE)
+
+test: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest
+
+smoke: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest tests/test_smoke.py
+
+lock: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install --quiet uv
+	$(VENV)/bin/python -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	  --custom-compile-command 'make lock' --no-emit-index-url --no-emit-find-links requirements.in -o requirements.txt
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,15 @@
+"""One module per figure of the paper: which runs it needs (`cells`), how it is drawn (`draw`), and `reference/`."""
+
+from importlib import import_module
+from types import ModuleType
+
+from repro.errors import UsageError
+
+NAMES = ("figure2",)
+
+
+def figure(name: str) -> ModuleType:
+    """The module of a figure. Raises UsageError for an unknown name."""
+    if name not in NAMES:
+        raise UsageError(f"unknown figure {name!r}: choose {', '.join(NAMES)}")
+    return import_module(f"paper_figures.{name}")

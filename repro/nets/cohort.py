@@ -1,0 +1,180 @@
+"""R networks of one architecture advanced together, by one of two engines behind one interface.
+
+``fused`` builds the R networks side by side (grouped convolutions, batch norm over R*C channels, a batched head);
+``serial`` keeps R ordinary modules and takes them one after the other at each step. Both hold all numbers of the
+cohort in the same flat buffers, so the optimizer, the masks and the checkpoints are the same code, and what one
+replica computes does not depend on who sits beside it.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from repro.errors import UsageError
+from repro.nets.build import Layout, create, fusible, layout_of
+
+ENGINES = ("auto", "fused", "serial")
+PRECISIONS = ("fp32", "bf16", "fp64")
+# Fusing pays where a step is overhead-bound. On one CPU core (README, performance) it gained up to 4 times at 8x8
+# and lost at 32x32, so the rule looks at the work of the first stage for one image: width * height * channels.
+FUSED_MAX_ACTIVATIONS_CPU = 2048
+
+
+def choose_engine(engine: str, network: str, *, replicas: int, image_size: int, device: torch.device) -> str:
+    """'fused' or 'serial' for ``engine``, which may be 'auto'. Raises UsageError if the network cannot be fused."""
+    if engine == "fused" and not fusible(network):
+        raise UsageError(f"network {network!r} cannot be fused (only cifar_resnet… can): use --engine serial")
+    if engine != "auto":
+        return engine
+    if replicas == 1 or not fusible(network):
+        return "serial"
+    width = create(network, num_classes=2, in_chans=1).conv.out_channels
+    small = width * image_size**2 <= FUSED_MAX_ACTIVATIONS_CPU
+    return "fused" if device.type == "cuda" or small else "serial"
+
+
+class Cohort:
+    """R networks in stacked flat buffers, with masked SGD.
+
+    Arguments:
+        network: name for `repro.nets.create`.
+        replicas: R.
+        engine: 'fused' or 'serial'.
+        precision: 'fp32', 'bf16' (autocast; weights stay float32) or 'fp64' (tests).
+    """
+
+    def __init__(self, network: str, *, replicas: int, num_classes: int, in_chans: int, engine: str,
+                 device: torch.device, precision: str = "fp32"):  # fmt: skip
+        self.replicas, self.engine, self.device, self.precision = replicas, engine, device, precision
+        self.dtype = torch.float64 if precision == "fp64" else torch.float32
+        build = dict(num_classes=num_classes, in_chans=in_chans)
+        single = create(network, **build)
+        self.layout: Layout = layout_of(single)
+        self.weights = torch.zeros(replicas * self.layout.num_parameters, dtype=self.dtype, device=device)
+        self.gradients = torch.zeros_like(self.weights)
+        self.momentum = torch.zeros_like(self.weights)
+        self.buffers = torch.zeros(
+            replicas * (self.layout.size - self.layout.num_parameters), dtype=self.dtype, device=device
+        )
+        self.mask: Tensor | None = None  # over the prunable weights, stacked as they are; None is dense
+        if engine == "fused":
+            self.modules = [create(network, **build, replicas=replicas) if replicas > 1 else single]
+        else:
+            self.modules = [single] + [create(network, **build) for _ in range(replicas - 1)]
+        for module in self.modules:
+            module.to(device=device, dtype=self.dtype)
+            if device.type == "cuda":
+                module.to(memory_format=torch.channels_last)
+        self._attach()
+
+    # --- numbers in and out -------------------------------------------------------------------------------------
+
+    def _blocks(self, flat: Tensor, *, buffers: bool = False) -> Iterable[tuple[str, Tensor]]:
+        """(name, view [R, n]) of every tensor in one of the flat buffers."""
+        start = self.layout.num_parameters if buffers else 0
+        for entry in self.layout.buffers if buffers else self.layout.parameters:
+            begin = self.replicas * (entry.offset - start)
+            yield entry, flat[begin : begin + self.replicas * entry.size].view(self.replicas, entry.size)
+
+    def _attach(self) -> None:
+        """Make every parameter, gradient and float buffer of the modules a view of the flat buffers."""
+        stacked = {entry.name: (entry, block, None) for entry, block in self._blocks(self.buffers, buffers=True)}
+        for (entry, block), (_, gradient) in zip(self._blocks(self.weights), self._blocks(self.gradients)):
+            stacked[entry.name] = (entry, block, gradient)
+        for position, module in enumerate(self.modules):
+            fused = len(self.modules) < self.replicas
+            for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+                if name not in stacked:
+                    continue  # integer buffers (the batch counter) carry no state we use
+                entry, block, gradient = stacked[name]
+                view = block if fused else block[position]
+                tensor.data = view.view(tensor.shape)
+                if gradient is not None:
+                    tensor.grad = (gradient if fused else gradient[position]).view(tensor.shape)
+
+    def load(self, vectors: Tensor) -> None:
+        """Set all networks from ``vectors`` [R, layout.size] (parameters, then float buffers)."""
+        self._scatter(self.weights, vectors[:, : self.layout.num_parameters])
+        self._scatter(self.buffers, vectors[:, self.layout.num_parameters :], buffers=True)
+
+    def vectors(self) -> Tensor:
+        """A copy of all networks' numbers, [R, layout.size]."""
+        return torch.cat([self._gather(self.weights), self._gather(self.buffers, buffers=True)], 1)
+
+    def load_momentum(self, vectors: Tensor) -> None:
+        """Set the momentum from [R, layout.num_parameters]."""
+        self._scatter(self.momentum, vectors)
+
+    def momentum_vectors(self) -> Tensor:
+        """A copy of the momentum, [R, layout.num_parameters]."""
+        return self._gather(self.momentum)
+
+    def load_masks(self, masks: Tensor | None) -> None:
+        """Set the masks from bool [R, layout.num_prunable] and apply them; None is dense."""
+        self.mask = None
+        if masks is not None and not bool(masks.all()):
+            full = torch.ones_like(self.weights)
+            padding = masks.new_ones(self.replicas, self.layout.num_parameters - self.layout.num_prunable)
+            self._scatter(full, torch.cat([masks, padding], 1))
+            self.mask = full[: self.replicas * self.layout.num_prunable].clone()
+            self._prunable().mul_(self.mask)
+
+    def _prunable(self) -> Tensor:
+        return self.weights[: self.replicas * self.layout.num_prunable]
+
+    def _scatter(self, flat: Tensor, vectors: Tensor, *, buffers: bool = False) -> None:
+        start = self.layout.num_parameters if buffers else 0
+        for entry, block in self._blocks(flat, buffers=buffers):
+            block.copy_(vectors[:, entry.offset - start : entry.offset - start + entry.size])
+
+    def _gather(self, flat: Tensor, *, buffers: bool = False) -> Tensor:
+        blocks = [block for _, block in self._blocks(flat, buffers=buffers)]
+        return torch.cat(blocks, 1) if blocks else flat.new_zeros(self.replicas, 0)
+
+    # --- forward, step ------------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> None:
+        """Batch norm by batch statistics (True) or by running statistics (False)."""
+        for module in self.modules:
+            module.train(mode)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [R, B, K] of normalised images [R, B, H, W, C]; each replica sees its own images."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            if len(self.modules) < self.replicas:
+                r, b, h, w, c = images.shape
+                side_by_side = images.permute(1, 2, 3, 0, 4).reshape(b, h, w, r * c).permute(0, 3, 1, 2)
+                return self.modules[0](side_by_side).transpose(0, 1)
+            return torch.stack([module(x.permute(0, 3, 1, 2)) for module, x in zip(self.modules, images)])
+
+    def losses(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of each replica [R] for labels [R, B]."""
+        logits = self.forward(images)
+        each = F.cross_entropy(logits.flatten(0, 1).to(self.dtype), labels.flatten(), reduction="none")
+        return each.view(labels.shape).mean(1)
+
+    def step(self, images: Tensor, labels: Tensor, learning_rates: list[float], *, momentum: float,
+             weight_decay: float, nesterov: bool = False) -> Tensor:  # fmt: skip
+        """One masked SGD step of every replica; returns its losses [R], detached.
+
+        Weight decay is coupled and covers all parameters, dampening is 0 (protocol section 1). Pruned weights are set
+        back to zero after the update, so neither momentum nor weight decay can revive them.
+        """
+        self.gradients.zero_()
+        losses = self.losses(images, labels)
+        losses.sum().backward()
+        with torch.no_grad():
+            self.gradients.add_(self.weights, alpha=weight_decay)
+            self.momentum.mul_(momentum).add_(self.gradients)
+            update = self.gradients.add_(self.momentum, alpha=momentum) if nesterov else self.momentum
+            if len(set(learning_rates)) == 1:
+                self.weights.add_(update, alpha=-learning_rates[0])
+            else:
+                rates = torch.tensor(learning_rates, dtype=self.dtype, device=self.device).neg_().unsqueeze(1)
+                for (_, block), (_, change) in zip(self._blocks(self.weights), self._blocks(update)):
+                    block.addcmul_(change, rates)
+            if self.mask is not None:
+                self._prunable().mul_(self.mask)
+        return losses.detach()

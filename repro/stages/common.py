@@ -1,0 +1,194 @@
+"""What every stage shares: the machine it runs on, the data it opens, cohorts, progress, and artifacts that grow."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from repro import store
+from repro.data import Batcher, ImageSet, load
+from repro.errors import UsageError
+from repro.nets import Layout, create, initialise, layout_of
+from repro.nets.cohort import Cohort, choose_engine
+from repro.train.schedule import Training
+from repro.train.streams import torch_stream
+
+# Fields left out of an identity while they have these values, so that an option added later renames nothing.
+DEFAULTS = {
+    "balanced": False, "permute_scores": False, "pruning": "magnitude", "prune_fraction": 0.2, "precision": "fp32",
+    "nesterov": False, "momentum": 0.9, "weight_decay": 1e-4, "drop_last": True, "augment": True, "score": "el2n",
+}  # fmt: skip
+COHORT_LIMIT = 16  # more than this gained nothing on one core (README, performance)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a stage runs; nothing here is part of an identity.
+
+    Arguments:
+        device: 'auto', 'cpu' or 'cuda'.
+        engine: 'auto', 'fused' or 'serial' (`repro.nets.cohort`).
+        checkpoint_seconds: time between step checkpoints of a long stage.
+        data_dir: folder with the data sets; see `repro.data.load`.
+        download: fetch a missing CIFAR archive.
+        force: begin anew, whatever stands at the output path.
+        dry_run: compute and write nothing, only say what would be done.
+    """
+
+    device: str = "auto"
+    engine: str = "auto"
+    checkpoint_seconds: float = 60.0
+    data_dir: str | Path | None = None
+    download: bool = False
+    force: bool = False
+    dry_run: bool = False
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Raises UsageError for 'cuda' on a machine without it."""
+        available = torch.cuda.is_available()
+        if self.device == "cuda" and not available:
+            raise UsageError("--device cuda, but PyTorch sees no CUDA device here: use --device cpu or auto")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise UsageError(f"unknown device {self.device!r}: choose auto, cpu or cuda")
+        return torch.device("cuda" if available and self.device != "cpu" else "cpu")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage did. ``computed`` and ``reused`` name its pieces; ``lines`` are findings worth printing."""
+
+    path: Path
+    identity: str
+    computed: tuple[str, ...] = ()
+    reused: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        counts = f"computed {len(self.computed)}, reused {len(self.reused)}"
+        return "\n".join([f"{self.path}: {counts}", *self.lines])
+
+
+def training_fields(training: Training) -> dict:
+    """The recipe fields of a `Training`, flat and in JSON types."""
+    return {**asdict(training), "milestones": list(training.milestones)}
+
+
+def training_of(recipe: dict) -> Training:
+    """The `Training` that `training_fields` put into a recipe."""
+    fields = {name: recipe[name] for name in Training.__dataclass_fields__}
+    return Training(**{**fields, "milestones": tuple(fields["milestones"])})
+
+
+def open_data(dataset: str, normalization: str, machine: Machine) -> ImageSet:
+    """The image set of a recipe; a folder of images is looked for by its name in ``machine.data_dir``."""
+    if dataset.startswith("folder:") and machine.data_dir is not None:
+        inside = Path(machine.data_dir) / dataset.removeprefix("folder:")
+        dataset = f"folder:{inside}" if inside.is_dir() else dataset
+    return load(dataset, data_dir=machine.data_dir, download=machine.download, normalization=normalization)
+
+
+def data_of(artifact: store.Artifact, machine: Machine) -> ImageSet:
+    """The image set an artifact was made from. Raises UsageError when the images at hand are others."""
+    data = open_data(artifact.recipe["dataset"], artifact.recipe["normalization"], machine)
+    if data.checksum != artifact.recipe["data_sha256"]:
+        raise UsageError(
+            f"{artifact.path} was made from other images of {data.name} (sha256 {artifact.recipe['data_sha256'][:12]}…, "
+            f"here {data.checksum[:12]}…): point --data-dir to the same data"
+        )
+    return data
+
+
+@dataclass
+class Trainer:
+    """Data on a device, and cohorts of one architecture to train on it."""
+
+    data: ImageSet
+    network: str
+    training: Training
+    machine: Machine
+    engines: set[str] = field(default_factory=set)
+
+    def __post_init__(self):
+        torch.set_flush_denormal(True)  # pruned weights decay into denormals, which cost up to 27 times
+        self.device = self.machine.torch_device
+        self.batcher = Batcher(
+            self.data.images, self.data.mean, self.data.std, augment=self.training.augment, device=self.device
+        )
+        self.labels = self.data.labels.to(self.device)
+        self.layout: Layout = layout_of(self._network())
+        self.cohort = cache(self._cohort)
+
+    def _network(self) -> torch.nn.Module:
+        return create(self.network, num_classes=self.data.num_classes, in_chans=self.data.in_chans)
+
+    def _cohort(self, replicas: int) -> Cohort:
+        engine = choose_engine(self.machine.engine, self.network, replicas=replicas,
+                               image_size=self.data.image_size, device=self.device)  # fmt: skip
+        self.engines.add(engine)
+        return Cohort(self.network, replicas=replicas, num_classes=self.data.num_classes,
+                      in_chans=self.data.in_chans, engine=engine, device=self.device,
+                      precision=self.training.precision)  # fmt: skip
+
+    def initial(self, seed: int, replicate: int, role: str = "") -> torch.Tensor:
+        """The random initialisation of a replicate, [layout.size]."""
+        with torch.random.fork_rng(devices=[]):  # modules that initialise themselves draw from the global generator
+            torch.manual_seed(torch_stream(seed, replicate, role + "create").initial_seed())
+            network = self._network()
+        return self.layout.flatten(initialise(network, torch_stream(seed, replicate, role + "init")))
+
+    def chunks(self, rows: Iterable, key: Callable = lambda row: 0) -> list[list]:
+        """Rows in cohorts of at most COHORT_LIMIT, rows of another ``key`` (batch sizes) apart."""
+        groups: dict = {}
+        for row in rows:
+            groups.setdefault(key(row), []).append(row)
+        limit = COHORT_LIMIT
+        return [group[i : i + limit] for group in groups.values() for i in range(0, len(group), limit)]
+
+    def batch_key(self, subset: np.ndarray) -> int:
+        """Subsets with equal keys have batches of equal size at every step."""
+        return 0 if self.training.drop_last else len(subset)
+
+
+class Ticker:
+    """Progress on stderr: one line rewritten on a terminal, a line every half minute elsewhere."""
+
+    def __init__(self, title: str, total_steps: int):
+        self.title, self.total, self.images, self.began = title, total_steps, 0, time.monotonic()
+        self.shown, self.terminal = self.began, sys.stderr.isatty()
+
+    def __call__(self, step: int, images: int) -> None:
+        self.images += images
+        now = time.monotonic()
+        if now - self.shown > (0.5 if self.terminal else 30):
+            self.shown = now
+            rate = self.images / (now - self.began)
+            text = f"{self.title}: step {step} of {self.total}, {rate:,.0f} images/s"
+            print(f"\r\x1b[K{text}" if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr,
+                  flush=True)  # fmt: skip
+
+    def close(self) -> None:
+        if self.terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def ticker(title: str, total_steps: int):
+    """A `Ticker` that leaves a clean line behind."""
+    tick = Ticker(title, total_steps)
+    try:
+        yield tick
+    finally:
+        tick.close()
+
+
+def threads() -> int:
+    """Torch threads of this process; results are bit-identical for equal numbers of threads."""
+    return int(os.environ.get("OMP_NUM_THREADS", 0)) or torch.get_num_threads()

@@ -1,0 +1,158 @@
+"""An artifact under construction, piece by piece, so that nothing finished is ever lost or computed twice.
+
+A piece is one replicate's share (of one level, say): some arrays and one row of the artifact's table. Pieces come from
+the finished artifact, from the work folder beside it, or are computed now; each batch of new pieces goes to the work
+folder at once, and `finish` folds everything into the artifact.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from repro import store
+from repro.stages.common import DEFAULTS, Machine, Result, threads
+from repro.train.loop import Progress
+
+CHECKPOINT = "checkpoint"
+PIECES = "pieces-"
+
+
+class Growing:
+    """Context manager that holds the writer's lock on ``path`` from entry to exit.
+
+    Raises UsageError when an artifact of another recipe stands at ``path`` (unless ``machine.force``), RunError when
+    another process is writing it.
+    """
+
+    def __init__(self, path: str | Path, kind: str, recipe: dict, inputs: dict[str, store.Artifact], machine: Machine):
+        self.path, self.kind, self.recipe, self.inputs, self.machine = Path(path), kind, recipe, inputs, machine
+        self.arrays: dict[str, np.ndarray] = {}
+        self.rows: dict[str, dict] = {}
+        self.reused: list[str] = []
+        self.computed: list[str] = []
+        self.began = time.time()
+
+    def __enter__(self) -> "Growing":
+        if self.machine.dry_run:
+            self._look()
+            return self
+        self._lock = store.writer_lock(self.path)
+        self._lock.__enter__()
+        try:
+            self._collect()
+        except BaseException:
+            self._lock.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if not self.machine.dry_run:
+            self._lock.__exit__(*exception)
+
+    def _look(self) -> None:
+        """Take the finished pieces of the artifact and touch nothing."""
+        if not self.machine.force:
+            present = store.check_same(self.path, self.kind, self.recipe, self.inputs, DEFAULTS)
+            if present:
+                self._take({}, present.table().to_dict("records"))
+
+    def preview(self, wanted: Iterable[str], *, steps: int = 0, batch_size: int = 0) -> Result:
+        """What a dry run says: recipe, pieces there and pieces missing, each ``steps`` of ``batch_size`` images."""
+        wanted = list(wanted)
+        missing = [piece for piece in wanted if piece not in self.rows]
+        cost = f", {len(missing)} × {steps} steps = {len(missing) * steps * batch_size:,} images" if steps else ""
+        lines = [f"dry run: would compute {len(missing)} and reuse {len(wanted) - len(missing)}{cost}"]
+        lines += [f"  {field}: {value}" for field, value in sorted(self.recipe.items())]
+        return Result(self.path, self.identity, lines=tuple(lines))
+
+    @property
+    def identity(self) -> str:
+        return store.identity(self.kind, self.recipe, self.inputs, DEFAULTS)
+
+    def _collect(self) -> None:
+        what = dict(kind=self.kind, recipe=self.recipe, inputs=self.inputs, defaults=DEFAULTS)
+        if not self.machine.force:
+            store.check_same(self.path, **what)
+        self.work = store.WorkFolder(self.path, **what, force=self.machine.force)
+        self.history: list[dict] = []
+        if self.path.exists() and not self.machine.force:
+            finished = store.read(self.path, kind=self.kind)
+            self.history = finished.provenance["runs"]
+            self._take({key: finished[key] for key in finished.keys()}, finished.table().to_dict("records"))
+        self.finished = set(self.rows)
+        for name in self.work.names():
+            if name.startswith(PIECES) and (loaded := self.work.load(name)):
+                self._take(loaded[0], json.loads(loaded[1]["rows"]))
+        self.reused = list(self.rows)
+
+    def _take(self, arrays: dict[str, np.ndarray], rows: list[dict]) -> None:
+        self.arrays.update(arrays)
+        self.rows.update({row["piece"]: row for row in rows})
+
+    def add(self, pieces: dict[str, tuple[dict[str, np.ndarray], dict]]) -> None:
+        """Keep new pieces, {piece: (arrays, row)}, in memory and, atomically and together, in the work folder."""
+        arrays = {f"{piece}/{name}": a for piece, (each, _) in pieces.items() for name, a in each.items()}
+        rows = [{**row, "piece": piece} for piece, (_, row) in pieces.items()]
+        self._take(arrays, rows)
+        self.computed += pieces
+        batches = [int(name.removeprefix(PIECES)) for name in self.work.names() if name.startswith(PIECES)]
+        self.work.save(f"{PIECES}{max(batches, default=-1) + 1:05d}", arrays, {"rows": json.dumps(rows)})
+        self.work.remove(CHECKPOINT)
+
+    def save_checkpoint(self, jobs: list[str]) -> Callable[[Progress], None]:
+        """A function that saves the training state of ``jobs`` (their pieces) in the work folder."""
+
+        def save(state: Progress) -> None:
+            arrays = {
+                "vectors": state.vectors.numpy(),
+                "momentum": state.momentum.numpy(),
+                "diverged_at": state.diverged_at,
+            }
+            self.work.save(CHECKPOINT, arrays, {"jobs": json.dumps(jobs), "step": state.step, "seconds": state.seconds})
+
+        return save
+
+    def checkpoint(self, jobs: list[str]) -> Progress | None:
+        """The saved training state of exactly these jobs, if there is one."""
+        loaded = self.work.load(CHECKPOINT) if CHECKPOINT in self.work.names() else None
+        if loaded is None or json.loads(loaded[1]["jobs"]) != jobs:
+            return None
+        arrays, attributes = loaded
+        return Progress(
+            step=int(attributes["step"]),
+            vectors=torch.from_numpy(arrays["vectors"]),
+            momentum=torch.from_numpy(arrays["momentum"]),
+            diverged_at=arrays["diverged_at"],
+            seconds=float(attributes["seconds"]),
+        )
+
+    def table(self) -> pd.DataFrame:
+        """One row per piece so far."""
+        return pd.DataFrame(list(self.rows.values()))
+
+    def finish(self, *, order: list[str], extra: dict[str, np.ndarray] | None = None, lines: tuple[str, ...] = (),
+               **provenance) -> Result:  # fmt: skip
+        """Write the artifact if anything is new, drop the work folder, and say what was computed and reused.
+
+        Arguments:
+            order: table columns to sort by.
+            extra: arrays that belong to no piece.
+            provenance: device, engine, seed …, recorded with this run.
+        """
+        if set(self.rows) != self.finished:
+            table = self.table().sort_values(order, kind="stable").reset_index(drop=True)
+            run = store.provenance(
+                started=self.began, wall_seconds=time.time() - self.began, threads=threads(), **provenance
+            )
+            store.write(
+                self.path, kind=self.kind, recipe=self.recipe, inputs=self.inputs, defaults=DEFAULTS,
+                arrays={**self.arrays, **(extra or {})}, table=table,
+                provenance={"runs": [*self.history, {**run, "pieces": len(set(self.rows) - self.finished)}]},
+            )  # fmt: skip
+        self.work.discard()
+        return Result(self.path, self.identity, tuple(self.computed), tuple(self.reused), lines)

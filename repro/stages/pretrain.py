@@ -1,0 +1,105 @@
+"""pretrain: train the dense network for t steps on a subset; its weights are the rewind point (paper, Algorithm 1)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from repro import store
+from repro.errors import UsageError
+from repro.protocol import protocol
+from repro.stages.common import Machine, Result, Trainer, data_of, open_data, ticker, training_fields
+from repro.stages.growing import Growing
+from repro.train import evaluate
+from repro.train.loop import NEVER, Job, train
+from repro.train.schedule import Training
+
+
+def pretrain(
+    out: str | Path,
+    *,
+    dataset: str | None = None,
+    subset: str | Path | None = None,
+    t: int,
+    replicates: int,
+    network: str | None = None,
+    training: Training | None = None,
+    normalization: str | None = None,
+    seed: int | None = None,
+    machine: Machine = Machine(),
+) -> Result:
+    """Pre-train ``replicates`` networks for ``t`` steps and write their weights and batch-norm statistics to ``out``.
+
+    Arguments:
+        dataset: name for `repro.data.load`; taken from ``subset`` when that is given.
+        subset: subset artifact to train on; None is all training images. The subset is passed over as often as t
+            steps need (paper, section 3).
+        t: rewind step; 0 keeps the random initialisation.
+        network, training, normalization, seed: the data set's protocol when None.
+
+    Raises UsageError for a t beyond the schedule, a subset of other images or of fewer replicates.
+    """
+    chosen = store.read(subset, kind="subset") if subset else None
+    recipe = protocol(chosen.recipe["dataset"] if chosen else dataset)
+    training = training or recipe.training
+    network = network or recipe.network
+    seed = recipe.seed if seed is None else seed
+    if not 0 <= t <= training.steps:
+        raise UsageError(f"rewind step t (={t}) must be between 0 and the {training.steps} steps of the schedule")
+    if chosen:
+        data = data_of(chosen, machine)
+        normalization = normalization or chosen.recipe["normalization"]
+        if normalization != chosen.recipe["normalization"]:
+            raise UsageError(f"normalization {normalization!r} differs from the subset's: leave the option out")
+        if replicates > len(chosen.table()):
+            raise UsageError(
+                f"{replicates} replicates, but {chosen.path} holds {len(chosen.table())}: "
+                f"run its select command with --replicates {replicates} first"
+            )
+    else:
+        data = open_data(dataset, normalization or recipe.normalization, machine)
+    fields = {
+        "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization or recipe.normalization,
+        "network": network, "t": t, "seed": seed, **training_fields(training),
+    }  # fmt: skip
+    with Growing(out, "pretrain", fields, {"subset": chosen} if chosen else {}, machine) as cell:
+        if machine.dry_run:
+            wanted = [f"replicate_{r}" for r in range(replicates)]
+            return cell.preview(wanted, steps=t, batch_size=training.batch_size)
+        trainer = Trainer(data, network, training, machine)
+
+        def images(replicate: int) -> np.ndarray:
+            if chosen:
+                return chosen[f"replicate_{replicate}/index"]
+            return data.split(replicate)[0].numpy()
+
+        missing = [r for r in range(replicates) if f"replicate_{r}" not in cell.rows]
+        for rows in trainer.chunks(missing, lambda r: trainer.batch_key(images(r))):
+            pieces = [f"replicate_{r}" for r in rows]
+            jobs = [Job(trainer.initial(seed, r), images(r), 0, t, seed, r) for r in rows]
+            with ticker(f"pretrain {Path(out).stem}, {len(rows)} replicates", t) as tick:
+                state = train(
+                    jobs, training, cohort_of=trainer.cohort, batcher=trainer.batcher, labels=trainer.labels,
+                    resume=cell.checkpoint(pieces), checkpoint=cell.save_checkpoint(pieces),
+                    checkpoint_seconds=machine.checkpoint_seconds, report=tick,
+                )  # fmt: skip
+            cohort = trainer.cohort(len(rows))
+            cohort.load(state.vectors.to(cohort.device))
+            tests = [data.split(r)[1].numpy() for r in rows]
+            logits = evaluate.predict(cohort, trainer.batcher, tests)
+            new = {}
+            for j, r in enumerate(rows):
+                truth = data.labels[tests[j]]
+                row = {
+                    "replicate": r, "acc": evaluate.correct(logits[j], truth).double().mean().item(),
+                    "loss": evaluate.losses(logits[j], truth).double().mean().item(),
+                    "diverged_at": int(state.diverged_at[j]), "seconds": state.seconds / len(rows),
+                }  # fmt: skip
+                new[pieces[j]] = ({"weights": state.vectors[j].numpy()}, row)
+            cell.add(new)
+        table = cell.table()
+        lines = [f"test accuracy after {t} steps: {table.acc.mean():.4f} ± {table.acc.std(ddof=0):.4f} (n={len(table)})"]
+        if (table.diverged_at != NEVER).any():
+            bad = ", ".join(map(str, table.replicate[table.diverged_at != NEVER]))
+            lines.append(f"warning: replicates {bad} diverged (loss not finite): try a lower --lr (={training.lr})")
+        return cell.finish(order=["replicate"], lines=tuple(lines), device=str(trainer.device),
+                           engine="/".join(sorted(trainer.engines)), seed=seed)  # fmt: skip

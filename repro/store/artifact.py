@@ -1,0 +1,181 @@
+"""Artifacts: what one command made for one cell, all its replicates, in one HDF5 file."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from repro.errors import UsageError
+from repro.store import files, hdf5
+from repro.store.lineage import Lineage, plain, require_same
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """An artifact opened for reading. Arrays are read when asked for: ``artifact["replicate_0/level_3/mask"]``.
+
+    The file stays open, so that what is read belongs together even if the path is written anew meanwhile.
+    """
+
+    path: Path
+    lineage: Lineage
+    provenance: dict
+    content_sha256: str
+    _file: h5py.File = field(repr=False)
+
+    @property
+    def kind(self) -> str:
+        return self.lineage.kind
+
+    @property
+    def name(self) -> str:
+        return self.lineage.name
+
+    @property
+    def identity(self) -> str:
+        return self.lineage.identity
+
+    @property
+    def recipe(self) -> dict:
+        return self.lineage.recipe
+
+    @property
+    def inputs(self) -> dict[str, Lineage]:
+        """Role -> what was read; each has kind, name, identity, recipe and inputs of its own."""
+        return self.lineage.inputs
+
+    def keys(self) -> list[str]:
+        """The paths of all arrays, sorted, without the table's columns."""
+        return list(self._keys)
+
+    @cached_property
+    def _keys(self) -> dict[str, None]:
+        return {path: None for path in hdf5.dataset_paths(self._file) if not path.startswith("table/")}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """Raises KeyError when there is no such array, UsageError when it is damaged."""
+        if key not in self:
+            raise KeyError(f"{self.path} has no array {key}")
+        return hdf5.load(self._file, key)
+
+    def dataset(self, key: str) -> h5py.Dataset:
+        """The array as h5py sees it: shape, dtype, filters and stored bytes without reading it."""
+        return self._file[key]
+
+    def table(self):
+        """The table as a pandas.DataFrame, in the column order it was written in; empty when there is none."""
+        import pandas as pd  # here, because most commands start without it
+
+        columns = hdf5.names(self._file, "table")
+        return pd.DataFrame({column: hdf5.load(self._file, f"table/{column}") for column in columns})
+
+
+def write(
+    path: str | Path,
+    *,
+    kind: str,
+    recipe: Mapping,
+    inputs: Mapping[str, Lineage | Artifact],
+    arrays: Mapping[str, np.ndarray],
+    table,
+    provenance: Mapping,
+    defaults: Mapping,
+    compression: str | None = "gzip",
+) -> str:
+    """Writes an artifact, whole or not at all, over an older one at ``path``; returns its identity.
+
+    Arguments:
+        kind, recipe, inputs, defaults: see `Lineage`; its name becomes the stem of ``path``.
+        arrays: path inside the file ('replicate_0/level_3/mask') -> array of bool, integers, floats or text.
+        table: column -> one value per row, as a mapping or a pandas.DataFrame; stored as ``table/<column>``.
+        provenance: see `repro.store.provenance`.
+        compression: 'gzip', 'lzf' or None.
+
+    Raises RunError when the disk is full or writing is forbidden: what stood at ``path`` is untouched then.
+    """
+    path = Path(path)
+    lineage = Lineage(kind, recipe, inputs, defaults, path.stem)
+    contents = {name: hdf5.normal(name, values) for name, values in arrays.items()}
+    if any(name.startswith("table/") for name in contents):
+        raise ValueError("arrays below table/ are columns: hand them over in table")
+    columns = {f"table/{name}": hdf5.normal(name, table[name]) for name in table}
+    if len({column.shape for column in columns.values()}) > 1 or any(column.ndim != 1 for column in columns.values()):
+        raise ValueError(f"columns differ in length: { {name: column.shape for name, column in columns.items()} }")
+    contents |= columns
+    attributes = {
+        "format": hdf5.FORMAT,
+        "format_version": hdf5.FORMAT_VERSION,
+        "kind": kind,
+        "name": lineage.name,
+        "identity": lineage.identity,
+        **{part: json.dumps(lineage.to_json()[part]) for part in ("recipe", "defaults", "inputs")},
+        "provenance": json.dumps(plain(provenance, "provenance")),
+        "content_sha256": hdf5.content_sha256(contents),
+    }
+    files.write_whole(path, hdf5.pack(contents, attributes, compression=compression))
+    return lineage.identity
+
+
+def read(path: str | Path, kind: str | None = None, verify: bool = True) -> Artifact:
+    """Opens an artifact.
+
+    Arguments:
+        kind: the kind that is needed, None for any.
+        verify: compare every byte of the file with its checksum (1.5 GB/s or so). Without, only the length is
+            compared, and an array's own checksum when it is read: enough for listing.
+
+    Raises UsageError, in one sentence, for a file that is missing, truncated, altered, not an artifact, or of another
+    kind.
+    """
+    path = Path(path)
+    file = hdf5.open_sealed(path, verify=verify)
+    try:
+        parts = {part: json.loads(file.attrs[part]) for part in ("recipe", "defaults", "inputs", "provenance")}
+        provenance = parts.pop("provenance")
+        own = {part: file.attrs[part] for part in ("kind", "name")}
+        lineage = Lineage.from_json({**own, **parts})
+        content, recorded = file.attrs["content_sha256"], file.attrs["identity"]
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        file.close()
+        raise UsageError(f"{path} is not an artifact or is damaged: delete it and run its command again") from error
+    if recorded != lineage.identity:
+        raise UsageError(f"{path} has another identity than its recipe and inputs: delete it and run its command again")
+    if kind not in (None, lineage.kind):
+        raise UsageError(f"{path} is {_an(lineage.kind)} where {_an(kind)} is needed: give the path of one")
+    return Artifact(path, lineage, provenance, content, file)
+
+
+def _an(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} artifact"
+
+
+def read_header(path: str | Path, kind: str | None = None) -> Artifact:
+    """`read` without comparing the data with its checksum: milliseconds, whatever the size."""
+    return read(path, kind, verify=False)
+
+
+def table(path: str | Path):
+    """An artifact's table as a pandas.DataFrame."""
+    return read(path).table()
+
+
+def check_same(path: str | Path, kind: str, recipe: Mapping, inputs: Mapping, defaults: Mapping) -> Artifact | None:
+    """The artifact at ``path`` if it is of this recipe and these inputs, None where there is no file.
+
+    Raises UsageError that names the fields that differ, the inputs' own fields included (`pretrain.subset.size`), and
+    where `read` does.
+    """
+    path = Path(path)
+    if not os.path.exists(path):  # unlike Path.exists, without an error in a closed folder
+        return None
+    artifact = read_header(path)
+    require_same(path, artifact.lineage, Lineage(kind, recipe, inputs, defaults, path.stem))
+    return artifact

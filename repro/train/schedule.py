@@ -1,0 +1,43 @@
+"""The training recipe: SGD with a learning rate that falls at milestones."""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from repro.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained to the end (protocol section 1).
+
+    Steps are counted from the random initialisation, pre-training included: whoever starts at step t sees the learning
+    rate of step t and trains ``steps - t`` steps (protocol section 4).
+
+    Raises UsageError for values that cannot be trained with.
+    """
+
+    steps: int
+    batch_size: int
+    lr: float
+    milestones: tuple[int, ...] = ()
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    nesterov: bool = False
+    drop_last: bool = True
+    augment: bool = True
+    precision: str = "fp32"
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} (={getattr(self, name)}) must be at least 1")
+        if not 0 < self.lr < float("inf"):
+            raise UsageError(f"lr (={self.lr}) must be a positive finite number")
+        if not 0 <= self.momentum < 1:
+            raise UsageError(f"momentum (={self.momentum}) must be at least 0 and below 1")
+        if list(self.milestones) != sorted(self.milestones):
+            raise UsageError(f"milestones (={self.milestones}) must ascend")
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of the update number ``step`` (from 0): x0.1 at each milestone passed."""
+        return self.lr * 0.1 ** bisect_right(self.milestones, step)

@@ -1,0 +1,109 @@
+"""Do own curves agree with the paper's? One test a figure, and a description level by level.
+
+Absolute accuracies differ by 0.33 pp between the authors' own two code bases, so the test compares differences to
+all@t*, d = x(condition) - x(all@t*), with x the mean over levels 6 to 10; absolute offsets stand beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats as distributions
+
+from repro.verify import published
+from repro.verify.outcomes import ALL_DATA, SUBSETS, Outcomes, from_runs
+from repro.verify.stats import agreement_z, largest_z, pooled_std
+
+CONDITIONS = (*ALL_DATA[1:], *SUBSETS, "dense")
+"""The six compared with all_tstar."""
+
+
+@dataclass(frozen=True)
+class ConditionAgreement:
+    """Differences to all@t* (pp), their z, and the offset of the accuracy itself (own minus published, pp)."""
+
+    condition: str
+    own: float
+    published: float
+    z: float
+    offset: float
+
+
+@dataclass(frozen=True)
+class LevelAgreement:
+    """Own accuracies at one level: how many conditions, the share within m +- t s sqrt(1/n_published + 1/n), the mean
+    (bias) and root mean square of own minus published, in pp."""
+
+    level: int
+    points: int
+    share_within: float
+    bias: float
+    rms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """verdict: 'agrees', 'disagrees', 'missing' (a condition lacks data) or 'no published curves'.
+
+    largest_z: max |z| over the conditions; bound: what it may reach; s: pooled standard deviation (pp).
+    """
+
+    dataset: str
+    verdict: str
+    largest_z: float | None = None
+    bound: float | None = None
+    s: float | None = None
+    conditions: tuple[ConditionAgreement, ...] = ()
+    levels: tuple[LevelAgreement, ...] = ()
+    note: str = ""
+
+
+def agreement(runs: pd.DataFrame, dataset: str, *, chance: float, size: int | None = None,
+              replicates: int = 2) -> Agreement:
+    """Compare a runs table with the published curves of the same data set and subset size.
+
+    A perfect replication agrees about 95 % of the time: max |z| is held against `stats.largest_z`. Own differences
+    count as unpaired, which is on the safe side: paired ones vary less.
+    """
+    if dataset not in published.SIZES:
+        return Agreement(dataset=dataset, verdict="no published curves")
+    size = published.SIZES[dataset] if size is None else size
+    own = from_runs(runs, dataset, chance=chance, size=size, replicates=replicates)
+    paper = published.outcomes(dataset, size=size)
+    own_gap, paper_gap = (outcomes.missing(("all_tstar", *CONDITIONS)) for outcomes in (own, paper))
+    if own_gap or paper_gap:
+        return Agreement(dataset=dataset, verdict="missing", note=own_gap or f"published: {paper_gap}")
+    pool = [own.samples[c] for c in ("all_tstar", *CONDITIONS)] + list(paper.samples.values())
+    s = pooled_std([x.std for x in pool], [x.n for x in pool])
+    rows = tuple(_condition(c, own, paper, s) for c in CONDITIONS)
+    largest, bound = max(abs(row.z) for row in rows), largest_z(len(CONDITIONS))
+    levels = sorted(set(own.by_level["all_tstar"]) & set(paper.by_level["all_tstar"]))
+    return Agreement(
+        dataset=dataset, verdict="agrees" if largest <= bound else "disagrees", largest_z=largest, bound=bound,
+        s=float(s), conditions=rows, levels=tuple(_level(k, own, paper) for k in levels),
+    )
+
+
+def _condition(condition: str, own: Outcomes, paper: Outcomes, s: float) -> ConditionAgreement:
+    differences, groups = [], []
+    for outcomes in (own, paper):
+        x, reference = outcomes.sample(condition), outcomes.sample("all_tstar")
+        differences.append(x.mean - reference.mean)
+        groups.append(2 / (1 / x.n + 1 / reference.n))  # the n of two equal groups with the same variance
+    z = agreement_z(*differences, s, *groups)
+    return ConditionAgreement(condition, *differences, float(z),
+                              own.sample(condition).mean - paper.sample(condition).mean)
+
+
+def _level(level: int, own: Outcomes, paper: Outcomes) -> LevelAgreement:
+    pairs = [(own.level(c, level), paper.level(c, level)) for c in (*ALL_DATA, *SUBSETS)]
+    pairs = [(a, b) for a, b in pairs if a is not None and b is not None and a.n >= 2]
+    pool = [x for pair in pairs for x in pair]
+    s = pooled_std([x.std for x in pool], [x.n for x in pool])
+    t = distributions.t.ppf(0.975, sum(x.n - 1 for x in pool))
+    error = np.array([a.mean - b.mean for a, b in pairs])
+    within = abs(error) <= t * s * np.sqrt([1 / a.n + 1 / b.n for a, b in pairs])
+    return LevelAgreement(level, len(pairs), float(within.mean()), float(error.mean()),
+                          float(np.sqrt((error**2).mean())))

@@ -1,0 +1,91 @@
+"""The networks: the published counts, the initialisation, timm."""
+
+import pytest
+
+import torch
+from torch import nn
+
+from repro.errors import UsageError
+from repro.nets import create, fusible, initialise, layout_of
+from repro.nets.resnet import Head
+from repro.nets.zoo import timm  # importing the zoo registers our networks
+from tests import plain_imp
+
+
+@pytest.mark.parametrize(
+    "depth, classes, conv_layers, conv, prunable, trainable",
+    [(20, 10, 21, 270256, 270896, 272474), (32, 100, 33, 463792, 470192, 472756), (56, 10, 57, 850864, 851504, 855770)],
+)
+def test_published_counts(depth, classes, conv_layers, conv, prunable, trainable):
+    net = create(f"cifar_resnet{depth}", num_classes=classes, in_chans=3)
+    layers = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    layout = layout_of(net)
+    assert (len(layers), sum(m.weight.numel() for m in layers)) == (conv_layers, conv)
+    assert (layout.num_prunable, layout.num_parameters) == (prunable, trainable)
+
+
+def test_forward_equals_plain_pytorch():
+    ours = create("cifar_resnet14_w6", num_classes=7, in_chans=3).double()
+    plain = plain_imp.PlainResNet(14, 6, 3, 7).double()
+    initialise(ours, torch.Generator().manual_seed(0))
+    vector = layout_of(ours).flatten(ours)
+    plain.load_state_dict(layout_of(plain).state_dict(vector), strict=False)
+    x = torch.randn(5, 3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(ours(x), plain(x), rtol=1e-12, atol=1e-12)
+
+
+def test_initialisation_follows_the_published_distributions():
+    net = initialise(create("cifar_resnet20_w64", num_classes=10, in_chans=3), torch.Generator().manual_seed(0))
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, Head)):
+            fan_in, n = module.weight[0].numel(), module.weight.numel()
+            expected = (2 / fan_in) ** 0.5
+            assert abs(module.weight.std().item() - expected) < 5 * expected / (2 * n) ** 0.5
+    norm = torch.cat([m.weight for m in net.modules() if isinstance(m, nn.BatchNorm2d)])
+    assert norm.min() >= 0 and norm.max() < 1 and abs(norm.mean() - 0.5) < 5 / (12 * len(norm)) ** 0.5
+    assert all((m.bias == 0).all() for m in net.modules() if isinstance(m, nn.BatchNorm2d))
+    assert 0 < net.fc.bias.abs().max() <= 1 / net.fc.weight.shape[1] ** 0.5
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet8_w2", "lowres_resnet18", "resnetv2_50"])
+def test_initialisation_depends_on_its_generator_alone(name):
+    def vector():
+        net = initialise(create(name, num_classes=10, in_chans=3), torch.Generator().manual_seed(5))
+        return layout_of(net).flatten(net)[: layout_of(net).num_prunable]
+
+    torch.manual_seed(1)
+    first = vector()
+    torch.manual_seed(2)
+    assert torch.equal(first, vector())
+
+
+def test_a_flat_vector_holds_the_whole_network():
+    net = initialise(create("cifar_resnet8_w2", num_classes=3, in_chans=1), torch.Generator().manual_seed(0)).eval()
+    net.bn.running_mean.fill_(0.25)
+    twin = create("cifar_resnet8_w2", num_classes=3, in_chans=1).eval()
+    missing = twin.load_state_dict(layout_of(net).state_dict(layout_of(net).flatten(net)), strict=False)
+    assert all(key.endswith("num_batches_tracked") for key in missing.missing_keys)
+    x = torch.randn(2, 1, 8, 8)
+    assert torch.equal(net(x), twin(x))
+
+
+def test_timm_knows_our_networks():
+    net = timm.create_model("cifar_resnet20", width=8, num_classes=3)
+    assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    assert layout_of(timm.create_model("cifar_resnet20")).num_prunable == 270896
+
+
+def test_the_scoring_networks_keep_the_resolution():
+    net = create("lowres_resnet18", num_classes=10, in_chans=3)
+    assert net.conv1(torch.zeros(1, 3, 32, 32)).shape == (1, 64, 32, 32)
+    assert isinstance(net.maxpool, nn.Identity) and not fusible("lowres_resnet18")
+
+
+@pytest.mark.parametrize("name, message", [
+    ("cifar_resnet21", "depth .=21. of a CIFAR ResNet must be 6n.2"),
+    ("cifar_resnet20_w0", "width .=0."),
+    ("no_such_net", "unknown network 'no_such_net'"),
+])  # fmt: skip
+def test_unknown_networks_are_refused(name, message):
+    with pytest.raises(UsageError, match=message):
+        create(name, num_classes=10, in_chans=3)
