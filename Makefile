@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 SCALE ?= paper
 RESULTS ?= results/$(SCALE)$(if $(SEED),-seed$(SEED))
-JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+JOBS ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2)
 # For figures: DATASETS="cifar10" SEED=7 CONTROL=permute-scores REPLICATES=8 LEVELS=12 YES=1 DATA=/folder LAUNCH="srun …"
 CHOICE = --scale $(SCALE) --results $(RESULTS) $(foreach d,$(DATASETS),--dataset $(d)) $(if $(SEED),--seed $(SEED)) \
   $(if $(CONTROL),--control $(CONTROL)) $(if $(REPLICATES),--replicates $(REPLICATES)) $(if $(LEVELS),--levels $(LEVELS))

@@ -67,13 +67,14 @@ def _panel(panel, table: pd.DataFrame, protocol: Protocol) -> None:
     dense = table[(table.condition == "all_tstar") & (table.level == 0)].iloc[0]
     look = LOOKS["dense"]
     panel.axhline(100 * dense.mean_acc, color=look.color, linestyle=look.line, label=look.label, lw=1.4)
+    band, faint = (0.2, 0.1) if protocol.scale == "paper" else (0.1, 0.06)  # folds widen the demo's bands: they overlap
     for condition, rows in table.groupby("condition", sort=False):
         look, first = LOOKS[condition], rows.iloc[0]
         x, y, spread = (rows[c].to_numpy(float) for c in ("level", "mean_acc", "std_acc"))
         y, spread = 100 * y, 100 * spread
         label = look.label.format(size=int(first["size"]), t=int(first["t"]))
         panel.plot(x, y, look.line, color=look.color, marker=look.marker, ms=4, lw=1.4, label=label)
-        panel.fill_between(x, y - spread, y + spread, color=look.color, alpha=0.2 if condition != "random" else 0.1, lw=0)
+        panel.fill_between(x, y - spread, y + spread, color=look.color, alpha=faint if condition == "random" else band, lw=0)
     if protocol.scale == "paper":
         _paper_curves(panel, protocol)
     left = table[table.condition == "all_tstar"].groupby("level").weights_left_pct.mean()

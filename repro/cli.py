@@ -1,6 +1,7 @@
 """The command line: parse, call one stage, print one summary. Nothing else imports click."""
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 
@@ -11,13 +12,14 @@ from repro.protocol import SCALES, Protocol, Scoring, datasets_at, protocol
 
 ENGINES = ("auto", "fused", "serial")
 PRECISIONS = ("fp32", "bf16")
+MOST = 1000  # replicates, networks or levels: beyond, it is a slip of the keyboard
 
 
 class Interrupted(click.ClickException):
     exit_code = 130
 
     def __init__(self):
-        super().__init__("interrupted: what was finished is kept, the same command takes up from there")
+        super().__init__("interrupted: what was finished is kept, the same command (without --force) takes up from there")
 
 
 class Commands(click.Group):
@@ -30,8 +32,11 @@ class Commands(click.Group):
             raise _Failure(str(error), 2) from error
         except RunError as error:
             raise _Failure(str(error), 1) from error
-        except MemoryError as error:
-            raise _Failure("out of memory: ask for fewer --replicates at a time", 1) from error
+        except (MemoryError, RuntimeError) as error:  # what torch cannot allocate is a RuntimeError
+            if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
+                raise
+            advice = "ask for fewer --replicates at a time, a smaller --batch-size or another --network"
+            raise _Failure(f"out of memory: {advice}", 1) from error
         except KeyboardInterrupt as error:
             raise Interrupted from error
 
@@ -55,7 +60,7 @@ def main():
       repro select   --kind easy --size 256 --scores scores.h5 --out easy.h5
       repro pretrain --subset easy.h5 -t 10 --out easy-t10.h5
       repro imp      easy-t10.h5 --levels 12 --out imp.h5
-      repro ls       'level==8' --columns name,acc,density
+      repro ls       'level==8' --columns name,acc,density --results .
     """
 
 
@@ -77,7 +82,7 @@ PATH = click.Path(path_type=Path)
 DATASET = click.option("--dataset", help="cifar10, cifar100, cinic10, digits, or folder:PATH (train/ and test/ inside).")
 SCALE = click.option("--scale", type=click.Choice(SCALES), help="Protocol to take defaults from [default: the data set's].")
 SEED = click.option("--seed", type=int, help="Base seed of all random streams [default: the protocol's, 0].")
-REPLICATES = click.option("--replicates", type=click.IntRange(1), help="Number of replicates [default: the protocol's, 4].")
+REPLICATES = click.option("--replicates", type=click.IntRange(1, MOST), help="Number of replicates [default: the protocol's, 4].")
 OUT = click.option("--out", type=PATH, required=True, help="Artifact to write (HDF5). It grows: nothing is redone.")
 RESULTS = click.option("--results", type=PATH, help="Folder of artifacts [default: results/SCALE].")
 CONTROL = click.option(
@@ -125,6 +130,8 @@ def _training(base, given: dict):
     if milestones is not None:
         try:
             fields["milestones"] = tuple(int(word) for word in milestones.split(",") if word.strip())
+            if min(fields["milestones"], default=1) < 1:
+                raise ValueError
         except ValueError:
             raise UsageError(f"milestones (={milestones!r}) must be steps with commas, like 31200,46800") from None
     return dataclasses.replace(base, **{name: value for name, value in fields.items() if value is not None})
@@ -139,7 +146,7 @@ def _show(result) -> None:
 
 @main.command()
 @options(DATASET, SCALE)
-@click.option("--networks", type=click.IntRange(1), help="K, networks of the ensemble [paper: 10].")
+@click.option("--networks", type=click.IntRange(1, MOST), help="K, networks of the ensemble [paper: 10].")
 @click.option("--batch-norm", type=click.Choice(["batch", "running"]),
               help="Statistics when scoring: of batches of 1000 images, or running ones [published code: batch].")  # fmt: skip
 @options(TRAINING, SEED, REPLICATES, OUT, MACHINE)
@@ -226,7 +233,7 @@ def pretrain(subset, dataset, scale, t, network, normalization, seed, replicates
 
 @main.command()
 @click.argument("rewind_point", type=PATH)
-@click.option("--levels", type=click.IntRange(0), help="Pruning levels after the dense one [paper: 16; CINIC 12].")
+@click.option("--levels", type=click.IntRange(0, MOST), help="Pruning levels after the dense one [paper: 16; CINIC 12].")
 @click.option("--prune-fraction", type=float, default=0.2, show_default=True, help="Of surviving weights, per level.")
 @click.option("--pruning", type=click.Choice(["magnitude", "random", "shuffled"]), default="magnitude", show_default=True,
               help="magnitude is IMP; the others are controls.")  # fmt: skip
@@ -254,7 +261,7 @@ FIGURE = options(
     click.argument("name", metavar="FIGURE"),
     click.option("--scale", type=click.Choice(SCALES), default="demo", show_default=True),
     PANELS, CONTROL, SEED, REPLICATES,
-    click.option("--levels", type=click.IntRange(1), help="Pruning levels [default: the scale's]."),
+    click.option("--levels", type=click.IntRange(1, MOST), help="Pruning levels [default: the scale's]."),
     RESULTS,
 )  # fmt: skip
 
@@ -276,7 +283,18 @@ def _study(name, scale, datasets, control, seed, replicates, levels, results):
         if not datasets or p.dataset in datasets
     ]
     cells = [cell for p in chosen for cell in module.cells(p, control)]
-    return module, chosen, cells, results or Path("results") / scale
+    results = results or Path("results") / scale
+    if results.exists() and not results.is_dir():
+        raise UsageError(f"--results {results} is a file: give a folder")
+    return module, chosen, cells, results
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as error:
+        raise RunError(f"cannot write {path} ({error.strerror.lower()}): choose another place or allow it") from error
 
 
 @main.command("plan")
@@ -297,8 +315,7 @@ def plan_command(name, makefile, extra, yes, **given):
     steps = plan.steps(cells, results)
     todo = [step for step in steps if step.missing()]
     if makefile:
-        makefile.parent.mkdir(parents=True, exist_ok=True)
-        makefile.write_text(plan.rules(todo, program=f"{sys.executable} -m repro", options=extra))
+        _write_text(makefile, plan.rules(todo, program=(sys.executable, "-m", "repro"), options=extra))
     click.echo(cost.report(name, steps, todo))
     if todo and makefile:
         cost.require_sensible(todo, yes=yes)
@@ -329,7 +346,7 @@ def _stem(name: str, control: str | None) -> str:
 @main.command("verify")
 @FIGURE
 def verify_command(name, **given):
-    """Judge the paper's claims on finished runs: Markdown on stdout, and files beside the figure.
+    """Judge the paper's claims on finished runs: a table on stdout, Markdown and JSON beside the figure.
 
     Exit status: 0 the runs are complete; 1 at paper scale a primary claim is contradicted; 3 runs are missing.
 
@@ -343,11 +360,12 @@ def verify_command(name, **given):
     _, protocols, cells, results = _study(name, **given)
     present = [cell for cell in cells if cell.path(results, "imp").exists()]
     if not present:
-        raise UsageError(f"{results} has no run of {name}: make them with `make {name}`")
+        raise _Failure(f"{results} has no run of {name}: make them with `make {name}`", 3)
     judgement = judge(plan.collect(present, results), protocols, figure=name, control=given["control"])
-    for path, text in judgement.files(results / f"{_stem(name, given['control'])}-verdicts"):
-        path.write_text(text)
-    click.echo(judgement.markdown)
+    files = judgement.files(results / f"{_stem(name, given['control'])}-verdicts")
+    for path, text in files:
+        _write_text(path, text)
+    click.echo(f"{judgement.terminal}\n\nevery number, and a sentence on each claim: {files[0][0]}")
     sys.exit(judgement.exit_status)
 
 
@@ -368,7 +386,8 @@ def ls_command(expression, results, columns, csv):
     """
     from repro.store import query
 
-    rows = query.select(query.runs(results), expression, columns.split(",") if columns else None)
+    chosen = [column.strip() for column in columns.split(",")] if columns else None
+    rows = query.select(query.runs(results), expression, chosen)
     click.echo(rows.to_csv(index=False) if csv else rows.to_string(index=False), nl=not csv)
 
 
@@ -398,6 +417,8 @@ def export(artifact, out):
     """
     from repro.store import query
 
+    if out.exists() and artifact.exists() and out.samefile(artifact):
+        raise UsageError(f"--out {out} is the artifact itself: give another path for the CSV")
     click.echo(query.export(artifact, out))
 
 

@@ -4,9 +4,10 @@ A figure declares cells (`paper_figures`); a cell becomes up to four steps: scor
 by the artifact they make, so a cell that two figures share is computed once.
 """
 
+import re
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -124,7 +125,9 @@ def _score(cell: Cell, results: Path, options: tuple[str, ...]) -> Step:
     p, target = cell.protocol, cell.path(results, "scores")
     folds = min(p.folds, p.replicates)
     wanted = frozenset(f"fold_{f}/network_{k}" for f in range(folds) for k in range(p.scoring.networks))
-    recipe = _recipe(p, p.scoring.training) | {"network": p.scoring.network, "networks": p.scoring.networks}
+    recipe = _recipe(p, p.scoring.training) | {
+        "network": p.scoring.network, "networks": p.scoring.networks, "batch_norm": p.scoring.batch_norm
+    }  # fmt: skip
     images = len(wanted) * p.scoring.training.steps * p.scoring.training.batch_size
     command = ("score", "--dataset", p.dataset, *options, "--out", str(target))
     return Step(target, command, (), wanted, recipe, p.scoring.network, p, len(wanted), images)
@@ -137,7 +140,10 @@ def _select(cell: Cell, results: Path, options: tuple[str, ...]) -> Step:
     control = ("--permute-scores",) if cell.permuted else ()
     command = ("select", "--kind", cell.kind, "--size", str(cell.size), *source, *control, *options, "--out", str(target))
     needs = (cell.path(results, "scores"),) if ranked else ()
-    recipe = {"dataset": p.dataset, "subset": cell.kind, "size": cell.size}
+    balanced = p.balanced if ranked else True
+    recipe = {"dataset": p.dataset, "subset": cell.kind, "size": cell.size, "balanced": balanced}
+    if not ranked or cell.permuted:
+        recipe |= {"seed": p.seed, "permute_scores": cell.permuted}
     return Step(target, command, needs, _replicates(p), recipe, p.network, p)
 
 
@@ -157,24 +163,28 @@ def _imp(cell: Cell, results: Path) -> Step:
 
 
 def _recipe(p: Protocol, training: Training) -> dict:
-    return {"dataset": p.dataset, "network": p.network, "seed": p.seed, "steps": training.steps, "lr": training.lr,
-            "batch_size": training.batch_size}  # fmt: skip
+    return {"dataset": p.dataset, "network": p.network, "normalization": p.normalization, "seed": p.seed,
+            **asdict(training), "milestones": list(training.milestones)}  # fmt: skip
 
 
 def _replicates(p: Protocol) -> frozenset[str]:
     return frozenset(f"replicate_{r}" for r in range(p.replicates))
 
 
-def rules(todo: list[Step], *, program: str, options: str = "") -> str:
+def rules(todo: list[Step], *, program: tuple[str, ...], options: str = "") -> str:
     """A makefile fragment that makes the given steps' artifacts; ``LAUNCH`` prefixes every command.
 
-    Every step in it has something missing, so its rule runs whatever the file times say.
+    Every step in it has something missing, so its rule runs whatever the file times say. Raises UsageError for paths
+    that make cannot have as targets.
     """
     targets = {step.target: None for step in todo}
+    for target in targets:
+        if odd := re.search(r"[^\w./+,@-]", str(target)):
+            raise UsageError(f"make cannot have {odd[0]!r} in the path {target}: choose another --results folder")
     lines = [f".PHONY: all {' '.join(map(str, targets))}", f"all: {' '.join(map(str, targets))}"]
     for step in todo:
         needs = " ".join(str(path) for path in step.needs if path in targets)
-        words = " ".join([program, step.command[0], *map(_quoted, step.command[1:]), options]).rstrip()
+        words = " ".join([*map(_quoted, (*program, *step.command)), options]).rstrip()
         lines += [f"{step.target}: {needs}".rstrip(), f"\t$(LAUNCH) {words}"]
     return "\n".join(lines) + "\n"
 
@@ -187,14 +197,19 @@ def collect(cells: Iterable[Cell], results: Path) -> pd.DataFrame:
     """Runs of the cells' imp artifacts, one row per (dataset, condition, size, replicate, level).
 
     Only what the protocol asks for: an artifact may hold more replicates and levels. Raises UsageError naming the
-    first artifact that is missing.
+    first artifact that is missing or of another recipe.
     """
     parts = []
     for cell in cells:
         path = cell.path(results, "imp")
         if not path.exists():
-            raise UsageError(f"{path} is missing: make it with make, or with the commands that repro plan prints")
-        table = store.table(path)
+            raise UsageError(f"{path} is missing: make it with make, or with the commands that repro plan --make writes")
+        artifact, recipe = store.read(path, kind="imp"), _imp(cell, results).recipe
+        for field in recipe:
+            if (there := artifact.recipe.get(field)) != recipe[field]:
+                raise UsageError(f"{path} is of another experiment: {field} is {there} there and {recipe[field]} here; "
+                                 "choose another --results folder, or its --seed and --scale")  # fmt: skip
+        table = artifact.table()
         table = table[(table.replicate < cell.protocol.replicates) & (table.level <= cell.protocol.levels)]
         parts.append(table.assign(dataset=cell.protocol.dataset, condition=cell.condition, size=cell.size, t=cell.t,
                                   artifact=str(path)))  # fmt: skip

@@ -94,7 +94,7 @@ SMALL = replace(
 DIGITS = Protocol(
     dataset="digits", scale="demo", network="cifar_resnet14_w4", training=_DIGITS,
     scoring=Scoring("cifar_resnet14_w4", replace(_DIGITS, steps=880, lr=0.1, milestones=()), batch_norm="running"),
-    t_star=20, subset_size=256, sizes=(256,), levels=12, replicates=8, balanced=True,
+    t_star=20, subset_size=256, sizes=(256,), levels=10, replicates=8, balanced=True, seed=1,
     image_size=8, in_chans=1, train_images=1437, folds=5,
 )  # fmt: skip
 

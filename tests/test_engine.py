@@ -224,10 +224,11 @@ def test_momentum_is_not_carried_into_a_job(images, labels):
 
 def test_engine_choice():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert choose_engine("auto", "cifar_resnet14_w4", replicas=8, image_size=8, device=cpu) == "fused"
-    assert choose_engine("auto", "cifar_resnet20", replicas=8, image_size=32, device=cpu) == "serial"
-    assert choose_engine("auto", "cifar_resnet20", replicas=8, image_size=32, device=gpu) == "fused"
-    assert choose_engine("auto", "resnet18", replicas=8, image_size=8, device=gpu) == "serial"
-    assert choose_engine("serial", "cifar_resnet14_w4", replicas=8, image_size=8, device=cpu) == "serial"
+    assert choose_engine("auto", "cifar_resnet14_w4", replicas=8, device=cpu) == "fused"
+    assert choose_engine("auto", "cifar_resnet20", replicas=8, device=cpu) == "serial"
+    assert choose_engine("auto", "cifar_resnet14_w4", replicas=1, device=cpu) == "serial"
+    assert choose_engine("auto", "cifar_resnet20", replicas=8, device=gpu) == "fused"
+    assert choose_engine("auto", "resnet18", replicas=8, device=gpu) == "serial"
+    assert choose_engine("serial", "cifar_resnet14_w4", replicas=8, device=cpu) == "serial"
     with pytest.raises(UsageError, match="cannot be fused"):
-        choose_engine("fused", "resnet18", replicas=2, image_size=32, device=cpu)
+        choose_engine("fused", "resnet18", replicas=2, device=cpu)

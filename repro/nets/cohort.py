@@ -17,12 +17,12 @@ from repro.nets.build import Layout, create, fusible, layout_of
 
 ENGINES = ("auto", "fused", "serial")
 PRECISIONS = ("fp32", "bf16", "fp64")
-# Fusing pays where a step is overhead-bound. On one CPU core (README, performance) it gained up to 4 times at 8x8
-# and lost at 32x32, so the rule looks at the work of the first stage for one image: width * height * channels.
-FUSED_MAX_ACTIVATIONS_CPU = 2048
+# On one CPU core fusing gained 2 times at width 4, 1.4 to 1.6 times at width 8, nothing or a loss at width 16, at all
+# image sizes tried (README, performance): narrow grouped convolutions waste less than many small calls.
+FUSED_MAX_WIDTH_CPU = 8
 
 
-def choose_engine(engine: str, network: str, *, replicas: int, image_size: int, device: torch.device) -> str:
+def choose_engine(engine: str, network: str, *, replicas: int, device: torch.device) -> str:
     """'fused' or 'serial' for ``engine``, which may be 'auto'. Raises UsageError if the network cannot be fused."""
     if engine == "fused" and not fusible(network):
         raise UsageError(f"network {network!r} cannot be fused (only cifar_resnet… can): use --engine serial")
@@ -31,8 +31,7 @@ def choose_engine(engine: str, network: str, *, replicas: int, image_size: int, 
     if replicas == 1 or not fusible(network):
         return "serial"
     width = create(network, num_classes=2, in_chans=1).conv.out_channels
-    small = width * image_size**2 <= FUSED_MAX_ACTIVATIONS_CPU
-    return "fused" if device.type == "cuda" or small else "serial"
+    return "fused" if device.type == "cuda" or width <= FUSED_MAX_WIDTH_CPU else "serial"
 
 
 class Cohort:

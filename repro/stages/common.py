@@ -1,6 +1,5 @@
 """What every stage shares: the machine it runs on, the data it opens, cohorts, progress, and artifacts that grow."""
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -50,6 +49,11 @@ class Machine:
     force: bool = False
     dry_run: bool = False
 
+    def __post_init__(self):
+        if not self.checkpoint_seconds > 0:
+            raise UsageError(f"checkpoint seconds (={self.checkpoint_seconds}) must be above 0: try 60")
+        assert self.torch_device  # says so at once when the device is not there
+
     @property
     def torch_device(self) -> torch.device:
         """Raises UsageError for 'cuda' on a machine without it."""
@@ -89,9 +93,12 @@ def training_of(recipe: dict) -> Training:
 
 def open_data(dataset: str, normalization: str, machine: Machine) -> ImageSet:
     """The image set of a recipe; a folder of images is looked for by its name in ``machine.data_dir``."""
-    if dataset.startswith("folder:") and machine.data_dir is not None:
-        inside = Path(machine.data_dir) / dataset.removeprefix("folder:")
-        dataset = f"folder:{inside}" if inside.is_dir() else dataset
+    if dataset.startswith("folder:"):
+        name = dataset.removeprefix("folder:")
+        places = [folder for folder in (Path(machine.data_dir or ".") / name, Path(name).expanduser()) if folder.is_dir()]
+        if not places:
+            raise UsageError(f"no folder {name} of images here: point --data-dir at the folder that holds {Path(name).name}")
+        dataset = f"folder:{places[0]}"
     return load(dataset, data_dir=machine.data_dir, download=machine.download, normalization=normalization)
 
 
@@ -106,9 +113,24 @@ def data_of(artifact: store.Artifact, machine: Machine) -> ImageSet:
     return data
 
 
+def require_replicates(replicates: int, source: store.Artifact | None = None) -> None:
+    """Raises UsageError for less than one replicate, or for more than ``source``, which is read, holds."""
+    if replicates < 1:
+        raise UsageError(f"number of replicates (={replicates}) must be at least 1")
+    if source and replicates > (available := len(source.table())):
+        command = {"subset": "select"}.get(source.kind, source.kind)
+        raise UsageError(
+            f"{replicates} replicates, but {source.path} holds {available}: "
+            f"run its {command} command with --replicates {replicates} first"
+        )
+
+
 @dataclass
 class Trainer:
-    """Data on a device, and cohorts of one architecture to train on it."""
+    """Data on a device, and cohorts of one architecture to train on it.
+
+    Raises UsageError for a network that is unknown or cannot take the images.
+    """
 
     data: ImageSet
     network: str
@@ -123,15 +145,27 @@ class Trainer:
             self.data.images, self.data.mean, self.data.std, augment=self.training.augment, device=self.device
         )
         self.labels = self.data.labels.to(self.device)
-        self.layout: Layout = layout_of(self._network())
+        single = self._network()
+        self._try(single)
+        self.layout: Layout = layout_of(single)
         self.cohort = cache(self._cohort)
 
     def _network(self) -> torch.nn.Module:
         return create(self.network, num_classes=self.data.num_classes, in_chans=self.data.in_chans)
 
+    def _try(self, network: torch.nn.Module) -> None:
+        """One image through the network: many of timm's take images of one size only."""
+        size = self.data.image_size
+        try:
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, self.data.in_chans, size, size))
+        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UsageError(f"network {self.network!r} cannot take the {size} x {size} images of {self.data.name} "
+                             f"({reason}): choose another --network") from error  # fmt: skip
+
     def _cohort(self, replicas: int) -> Cohort:
-        engine = choose_engine(self.machine.engine, self.network, replicas=replicas,
-                               image_size=self.data.image_size, device=self.device)  # fmt: skip
+        engine = choose_engine(self.machine.engine, self.network, replicas=replicas, device=self.device)
         self.engines.add(engine)
         return Cohort(self.network, replicas=replicas, num_classes=self.data.num_classes,
                       in_chans=self.data.in_chans, engine=engine, device=self.device,
@@ -142,15 +176,24 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):  # modules that initialise themselves draw from the global generator
             torch.manual_seed(torch_stream(seed, replicate, role + "create").initial_seed())
             network = self._network()
-        return self.layout.flatten(initialise(network, torch_stream(seed, replicate, role + "init")))
+        vector = self.layout.flatten(initialise(network, torch_stream(seed, replicate, role + "init")))
+        return vector.double() if self.training.precision == "fp64" else vector
 
     def chunks(self, rows: Iterable, key: Callable = lambda row: 0) -> list[list]:
-        """Rows in cohorts of at most COHORT_LIMIT, rows of another ``key`` (batch sizes) apart."""
+        """Rows in cohorts of at most COHORT_LIMIT, of nearly equal size; rows of another ``key`` (batch sizes) apart.
+
+        Without its first cohort, the rest is split as before: a resumed command has the same cohorts.
+        """
         groups: dict = {}
         for row in rows:
             groups.setdefault(key(row), []).append(row)
-        limit = COHORT_LIMIT
-        return [group[i : i + limit] for group in groups.values() for i in range(0, len(group), limit)]
+        cohorts = []
+        for group in groups.values():
+            for remaining in range(-(-len(group) // COHORT_LIMIT), 0, -1):
+                size = -(-len(group) // remaining)
+                cohorts.append(group[:size])
+                group = group[size:]
+        return cohorts
 
     def batch_key(self, subset: np.ndarray) -> int:
         """Subsets with equal keys have batches of equal size at every step."""
@@ -191,4 +234,4 @@ def ticker(title: str, total_steps: int):
 
 def threads() -> int:
     """Torch threads of this process; results are bit-identical for equal numbers of threads."""
-    return int(os.environ.get("OMP_NUM_THREADS", 0)) or torch.get_num_threads()
+    return torch.get_num_threads()

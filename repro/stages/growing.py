@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from repro import store
+from repro.errors import UsageError
 from repro.stages.common import DEFAULTS, Machine, Result, threads
 from repro.train.loop import Progress
 
@@ -36,6 +37,9 @@ class Growing:
         self.reused: list[str] = []
         self.computed: list[str] = []
         self.began = time.time()
+        self.work: store.WorkFolder | None = None
+        if any(source.path.resolve() == self.path.resolve() for source in inputs.values()):
+            raise UsageError(f"--out {self.path} is also what is read: choose another --out")
 
     def __enter__(self) -> "Growing":
         if self.machine.dry_run:
@@ -46,12 +50,17 @@ class Growing:
         try:
             self._collect()
         except BaseException:
-            self._lock.__exit__(None, None, None)
+            self.__exit__(None, None, None)
             raise
         return self
 
     def __exit__(self, *exception) -> None:
-        if not self.machine.dry_run:
+        if self.machine.dry_run:
+            return
+        try:
+            if self.work and not self.work.names():  # nothing in it is worth standing in the way of another recipe
+                self.work.discard()
+        finally:
             self._lock.__exit__(*exception)
 
     def _look(self) -> None:
@@ -102,6 +111,10 @@ class Growing:
         self.computed += pieces
         batches = [int(name.removeprefix(PIECES)) for name in self.work.names() if name.startswith(PIECES)]
         self.work.save(f"{PIECES}{max(batches, default=-1) + 1:05d}", arrays, {"rows": json.dumps(rows)})
+        self.drop_checkpoint()
+
+    def drop_checkpoint(self) -> None:
+        """Forget the training state: its jobs are finished, or came to nothing."""
         self.work.remove(CHECKPOINT)
 
     def save_checkpoint(self, jobs: list[str]) -> Callable[[Progress], None]:

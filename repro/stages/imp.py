@@ -8,11 +8,11 @@ import torch
 from repro import store
 from repro.data import ImageSet
 from repro.errors import RunError, UsageError
-from repro.stages.common import Machine, Result, Trainer, data_of, ticker, training_of
+from repro.stages.common import Machine, Result, Trainer, data_of, require_replicates, ticker, training_of
 from repro.stages.growing import Growing
 from repro.train import evaluate
 from repro.train.loop import NEVER, Job, Progress, train
-from repro.train.prune import prune_at_random, prune_by_magnitude, shuffle_within_layers
+from repro.train.prune import count_to_prune, prune_at_random, prune_by_magnitude, shuffle_within_layers
 from repro.train.streams import stream
 
 PRUNINGS = ("magnitude", "random", "shuffled")
@@ -43,38 +43,46 @@ def imp(
         prune_fraction: share of the surviving weights removed per level.
 
     Kept for every (replicate, level): the mask (np.packbits of the prunable weights), all final weights (float32, in
-    the order of the layout), test correctness per example (np.packbits), training margin per example (float16).
+    the order of the layout), test correctness per example (np.packbits), training margin per example (float16); for
+    every replicate the rewind point. `repro.stages.tickets` loads them into networks again.
     """
     parent = store.read(rewind_point, kind="pretrain")
-    available = len(parent.table())
-    replicates = available if replicates is None else replicates
-    if replicates > available:
-        raise UsageError(
-            f"{replicates} replicates, but {parent.path} holds {available}: "
-            f"run its pretrain command with --replicates {replicates} first"
-        )
+    replicates = len(parent.table()) if replicates is None else replicates
+    require_replicates(replicates, parent)
+    if levels < 0:
+        raise UsageError(f"levels (={levels}) must be 0 (dense training alone) or more")
     if pruning not in PRUNINGS:
         raise UsageError(f"unknown pruning {pruning!r}: choose {', '.join(PRUNINGS)}")
     if (pruning == "shuffled") != (masks is not None):
         raise UsageError("--pruning shuffled and --masks FILE go together: give both or neither")
     if not 0 < prune_fraction < 1:
         raise UsageError(f"prune fraction (={prune_fraction}) must be above 0 and below 1")
+    if parent.recipe["t"] >= parent.recipe["steps"]:
+        raise UsageError(
+            f"{parent.path} is trained to the end (t = {parent.recipe['t']} of {parent.recipe['steps']} steps), which "
+            "leaves nothing to train after rewinding: pre-train with a smaller -t"
+        )
     source = store.read(masks, kind="imp") if masks else None
+    for field in ("dataset", "network") if source else ():
+        if source.recipe[field] != parent.recipe[field]:
+            raise UsageError(f"{source.path} has masks for {source.recipe[field]}, {parent.path} is of "
+                             f"{parent.recipe[field]}: give --masks of the same {field}")  # fmt: skip
     data = data_of(parent, machine)
     inputs = {"pretrain": parent} | ({"masks": source} if source else {})
     recipe = {**parent.recipe, "pruning": pruning, "prune_fraction": prune_fraction}
     with Growing(out, "imp", recipe, inputs, machine) as cell:
+        run = _Imp(cell, parent, source, data, machine)
+        run.require_levels(replicates, levels)
         if machine.dry_run:
             wanted = [_piece(r, level) for r in range(replicates) for level in range(levels + 1)]
             return cell.preview(wanted, steps=recipe["steps"] - recipe["t"], batch_size=recipe["batch_size"])
-        run = _Imp(cell, parent, source, data, machine)
         while todo := [(r, level) for r in range(replicates) if (level := run.next_level(r)) <= levels]:
             for chunk in run.trainer.chunks(todo, lambda row: run.trainer.batch_key(data.split(row[0])[0])):
                 run.train_level(chunk)
         return cell.finish(
             order=["replicate", "level"], lines=run.summary(), device=str(run.trainer.device),
             engine="/".join(sorted(run.trainer.engines)), seed=parent.recipe["seed"],
-            extra={"layout/prunable": np.array([e.size for e in run.trainer.layout.prunable])},
+            extra={f"replicate_{r}/rewind_weights": parent[f"replicate_{r}/weights"] for r in run.replicates()},
         )  # fmt: skip
 
 
@@ -93,6 +101,30 @@ class _Imp:
         self.trainer = Trainer(data, self.recipe["network"], self.training, machine)
         self.layout = self.trainer.layout
 
+    def require_levels(self, replicates: int, levels: int) -> None:
+        """Raises UsageError, before anything is trained, for levels that would leave no weight or have no masks."""
+        remaining = self.layout.num_prunable
+        for level in range(1, levels + 1):
+            try:
+                remaining -= count_to_prune(remaining, self.recipe["prune_fraction"])
+            except RunError:
+                raise UsageError(
+                    f"{levels} levels, but level {level} would remove the last {remaining} of "
+                    f"{self.layout.num_prunable} weights: ask for --levels {level - 1} or fewer"
+                ) from None
+        if self.source:
+            there = set(self.source.table().piece)
+            for r, level in ((r, level) for r in range(replicates) for level in range(1, levels + 1)):
+                if _piece(r, level) not in there:
+                    raise UsageError(
+                        f"{self.source.path} has no level {level} of replicate {r}: "
+                        "ask for fewer --levels or --replicates, or run its imp command with more"
+                    )
+
+    def replicates(self) -> list[int]:
+        """Those that have anything, also from earlier runs."""
+        return sorted({row["replicate"] for row in self.cell.rows.values()})
+
     def next_level(self, replicate: int) -> int:
         level = 0
         while _piece(replicate, level) in self.cell.rows:
@@ -105,12 +137,7 @@ class _Imp:
             return torch.ones(self.layout.num_prunable, dtype=torch.bool)
         seed = self.recipe["seed"]
         if self.recipe["pruning"] == "shuffled":
-            try:
-                packed = self.source[f"{_piece(replicate, level)}/mask"]
-            except KeyError:
-                raise UsageError(
-                    f"{self.source.path} has no level {level} of replicate {replicate}: ask for fewer --levels"
-                ) from None
+            packed = self.source[f"{_piece(replicate, level)}/mask"]
             sizes = [entry.size for entry in self.layout.prunable]
             return shuffle_within_layers(self.unpack(packed), sizes, stream(seed, replicate, "shuffle", level))
         before = _piece(replicate, level - 1)
@@ -125,7 +152,7 @@ class _Imp:
 
     def train_level(self, chunk: list[tuple[int, int]]) -> None:
         """Train one level of each (replicate, level), evaluate it, and keep it."""
-        lost = [(r, level) for r, level in chunk if level and self._diverged(r, level - 1)]
+        lost = [(r, level) for r, level in chunk if level and self._is_lost(r, level)]
         if lost:
             self.cell.add({_piece(r, level): self._lost(r, level) for r, level in lost})
             chunk = [row for row in chunk if row not in lost]
@@ -159,7 +186,7 @@ class _Imp:
         for j, (r, level) in enumerate(chunk):
             train_labels, test_labels = (self.data.labels[index] for index in splits[j])
             correct = evaluate.correct(on_test[j], test_labels)
-            diverged = state.diverged_at[j] != NEVER or not bool(state.vectors[j].isfinite().all())
+            diverged = bool(state.diverged_at[j] != NEVER) or not bool(state.vectors[j].isfinite().all())
             arrays = {
                 "mask": np.packbits(masks[j].numpy()),
                 "weights": state.vectors[j].numpy(),
@@ -183,9 +210,12 @@ class _Imp:
             "replicate": replicate, "level": level, "remaining": remaining, "density": density, "diverged": diverged
         }  # fmt: skip
 
-    def _diverged(self, replicate: int, level: int) -> bool:
+    def _is_lost(self, replicate: int, level: int) -> bool:
+        """Whether there is no mask to start from, because the level it is taken from diverged."""
+        if self.recipe["pruning"] == "shuffled":
+            return f"{_piece(replicate, level)}/mask" not in self.source
         magnitude = self.recipe["pruning"] == "magnitude"
-        return magnitude and bool(self.cell.rows[_piece(replicate, level)]["diverged"])
+        return magnitude and bool(self.cell.rows[_piece(replicate, level - 1)]["diverged"])
 
     def _lost(self, replicate: int, level: int) -> tuple[dict, dict]:
         """A level that cannot be pruned from a diverged one: it counts as chance, with nothing kept."""
@@ -198,7 +228,7 @@ class _Imp:
         if table.diverged.all():
             raise RunError(
                 f"all replicates of {self.cell.path.stem} diverged (loss not finite from step "
-                f"{table.diverged_at.max()}): lower --lr (={self.training.lr}) of its pretrain command"
+                f"{table.diverged_at.max()}): lower --lr (={self.training.lr}) of its pretrain command, with --force"
             )
         lines = ["level  weights left  test accuracy"]
         for level, rows in table.groupby("level"):

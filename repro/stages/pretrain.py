@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from repro import store
-from repro.errors import UsageError
+from repro.data import Passes
+from repro.errors import RunError, UsageError
 from repro.protocol import protocol
-from repro.stages.common import Machine, Result, Trainer, data_of, open_data, ticker, training_fields
+from repro.stages.common import Machine, Result, Trainer, data_of, open_data, require_replicates, ticker, training_fields
 from repro.stages.growing import Growing
 from repro.train import evaluate
 from repro.train.loop import NEVER, Job, train
@@ -43,6 +44,7 @@ def pretrain(
     training = training or recipe.training
     network = network or recipe.network
     seed = recipe.seed if seed is None else seed
+    require_replicates(replicates, chosen)
     if not 0 <= t <= training.steps:
         raise UsageError(f"rewind step t (={t}) must be between 0 and the {training.steps} steps of the schedule")
     if chosen:
@@ -50,11 +52,6 @@ def pretrain(
         normalization = normalization or chosen.recipe["normalization"]
         if normalization != chosen.recipe["normalization"]:
             raise UsageError(f"normalization {normalization!r} differs from the subset's: leave the option out")
-        if replicates > len(chosen.table()):
-            raise UsageError(
-                f"{replicates} replicates, but {chosen.path} holds {len(chosen.table())}: "
-                f"run its select command with --replicates {replicates} first"
-            )
     else:
         data = open_data(dataset, normalization or recipe.normalization, machine)
     fields = {
@@ -62,9 +59,6 @@ def pretrain(
         "network": network, "t": t, "seed": seed, **training_fields(training),
     }  # fmt: skip
     with Growing(out, "pretrain", fields, {"subset": chosen} if chosen else {}, machine) as cell:
-        if machine.dry_run:
-            wanted = [f"replicate_{r}" for r in range(replicates)]
-            return cell.preview(wanted, steps=t, batch_size=training.batch_size)
         trainer = Trainer(data, network, training, machine)
 
         def images(replicate: int) -> np.ndarray:
@@ -72,6 +66,10 @@ def pretrain(
                 return chosen[f"replicate_{replicate}/index"]
             return data.split(replicate)[0].numpy()
 
+        Passes(len(images(0)), training.batch_size, training.drop_last)  # complains of a subset below one batch
+        if machine.dry_run:
+            wanted = [f"replicate_{r}" for r in range(replicates)]
+            return cell.preview(wanted, steps=t, batch_size=training.batch_size)
         missing = [r for r in range(replicates) if f"replicate_{r}" not in cell.rows]
         for rows in trainer.chunks(missing, lambda r: trainer.batch_key(images(r))):
             pieces = [f"replicate_{r}" for r in rows]
@@ -89,6 +87,8 @@ def pretrain(
             new = {}
             for j, r in enumerate(rows):
                 truth = data.labels[tests[j]]
+                if not state.vectors[j].isfinite().all() and state.diverged_at[j] == NEVER:
+                    state.diverged_at[j] = t  # the last update did it, after the last loss
                 row = {
                     "replicate": r, "acc": evaluate.correct(logits[j], truth).double().mean().item(),
                     "loss": evaluate.losses(logits[j], truth).double().mean().item(),
@@ -97,9 +97,15 @@ def pretrain(
                 new[pieces[j]] = ({"weights": state.vectors[j].numpy()}, row)
             cell.add(new)
         table = cell.table()
+        diverged = table.replicate[table.diverged_at != NEVER]
+        if len(diverged) == len(table):
+            raise RunError(
+                f"all replicates of {Path(out).stem} diverged (loss not finite from step {table.diverged_at.min()}): "
+                f"lower --lr (={training.lr}) and pass --force"
+            )
         lines = [f"test accuracy after {t} steps: {table.acc.mean():.4f} ± {table.acc.std(ddof=0):.4f} (n={len(table)})"]
-        if (table.diverged_at != NEVER).any():
-            bad = ", ".join(map(str, table.replicate[table.diverged_at != NEVER]))
+        if len(diverged):
+            bad = ", ".join(map(str, diverged))
             lines.append(f"warning: replicates {bad} diverged (loss not finite): try a lower --lr (={training.lr})")
         return cell.finish(order=["replicate"], lines=tuple(lines), device=str(trainer.device),
                            engine="/".join(sorted(trainer.engines)), seed=seed)  # fmt: skip

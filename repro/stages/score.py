@@ -6,7 +6,7 @@ import numpy as np
 
 from repro.errors import RunError, UsageError
 from repro.protocol import Scoring, protocol
-from repro.stages.common import Machine, Result, Trainer, open_data, ticker, training_fields
+from repro.stages.common import Machine, Result, Trainer, open_data, require_replicates, ticker, training_fields
 from repro.stages.growing import Growing
 from repro.train import evaluate
 from repro.train.loop import NEVER, Job, train
@@ -39,6 +39,7 @@ def score(
     warning below 0.7.
     """
     recipe = protocol(dataset)
+    require_replicates(recipe.replicates if replicates is None else replicates)
     scoring = scoring or recipe.scoring
     training, count = scoring.training, scoring.networks
     if count < 1:
@@ -56,10 +57,10 @@ def score(
     }  # fmt: skip
     with Growing(out, "score", fields, {}, machine) as cell:
         wanted = [(f, k) for f in folds for k in range(count)]
+        trainer = Trainer(data, scoring.network, training, machine)
         if machine.dry_run:
             names = [f"fold_{f}/network_{k}" for f, k in wanted]
             return cell.preview(names, steps=training.steps, batch_size=training.batch_size)
-        trainer = Trainer(data, scoring.network, training, machine)
         todo = [(f, k) for f, k in wanted if f"fold_{f}/network_{k}" not in cell.rows]
         for chunk in trainer.chunks(todo, lambda row: trainer.batch_key(data.splits[row[0]][0])):
             pieces = [f"fold_{f}/network_{k}" for f, k in chunk]
@@ -75,9 +76,10 @@ def score(
                     checkpoint_seconds=machine.checkpoint_seconds, report=tick,
                 )  # fmt: skip
             if (state.diverged_at != NEVER).any():
-                piece = pieces[int(np.argmax(state.diverged_at != NEVER))]
+                first = int(np.argmax(state.diverged_at != NEVER))
+                cell.drop_checkpoint()
                 raise RunError(
-                    f"scoring network {piece} diverged (loss not finite at step {state.diverged_at.max()}): "
+                    f"scoring network {pieces[first]} diverged (loss not finite at step {state.diverged_at[first]}): "
                     f"a score needs all {count} networks: lower --lr (={training.lr})"
                 )
             cohort = trainer.cohort(len(chunk))
@@ -93,7 +95,9 @@ def score(
                 new[pieces[j]] = ({"el2n": evaluate.error_norms(logits[j], truth).numpy()}, row)
             cell.add(new)
         extra, lines = {}, []
-        for f in sorted({row["fold"] for row in cell.rows.values()}):
+        for f in range(len(data.splits)):
+            if any(f"fold_{f}/network_{k}" not in cell.rows for k in range(count)):
+                continue  # not asked for, or begun by a run that was interrupted
             scores = np.stack([cell.arrays[f"fold_{f}/network_{k}/el2n"] for k in range(count)])
             extra |= {f"fold_{f}/el2n": scores.mean(0), f"fold_{f}/index": data.splits[f][0].numpy()}
             if count >= 2:

@@ -8,7 +8,7 @@ from repro import store
 from repro.data import choose, histogram, missing_classes
 from repro.errors import UsageError
 from repro.protocol import protocol
-from repro.stages.common import Machine, Result, data_of, open_data
+from repro.stages.common import Machine, Result, data_of, open_data, require_replicates
 from repro.stages.growing import Growing
 from repro.train.streams import stream
 
@@ -51,8 +51,11 @@ def select(
         )
     if like and kind != "random":
         raise UsageError(f"--like takes the histogram for random subsets, not for {kind!r}: leave it out")
+    if permute_scores and kind == "random":
+        raise UsageError("--permute-scores is for easy and hard: a random subset has no scores, leave it out")
     ranked = store.read(scores, kind="score") if scores else None
     model = store.read(like, kind="subset") if like else None
+    require_replicates(replicates, model)
     source = ranked or model
     if source is None and dataset is None:
         raise UsageError("a random subset needs --dataset (or --like a subset artifact)")
@@ -73,26 +76,30 @@ def select(
         fields |= {"seed": seed, "permute_scores": permute_scores}
     inputs = {role: artifact for role, artifact in (("scores", ranked), ("like", model)) if artifact}
     labels = data.labels.numpy()
+
+    def chosen(r: int) -> np.ndarray:
+        fold = r % len(data.splits)
+        values = None
+        if ranked:
+            values = _scores(ranked, fold, replicates)
+            if permute_scores:
+                values = stream(seed, fold, "permute").permutation(values)
+            values = _by_dataset_index(values, ranked[f"fold_{fold}/index"], len(labels))
+        model_index = model[f"replicate_{r}/index"] if model else None
+        return choose(kind, size, labels=labels, pool=data.split(r)[0].numpy(), scores=values, balanced=balanced,
+                      rng=stream(seed, r, "subset"), like=model_index)  # fmt: skip
+
     with Growing(out, "subset", fields, inputs, machine) as cell:
         if machine.dry_run:
+            chosen(0)  # a size that does not fit is told here too
             return cell.preview(f"replicate_{r}" for r in range(replicates))
         for r in range(replicates):
             if f"replicate_{r}" in cell.rows:
                 continue
-            fold = r % len(data.splits)
-            pool = data.split(r)[0].numpy()
-            values = None
-            if ranked:
-                values = _scores(ranked, fold, replicates)
-                if permute_scores:
-                    values = stream(seed, fold, "permute").permutation(values)
-                values = _by_dataset_index(values, ranked[f"fold_{fold}/index"], len(labels))
-            model_index = model[f"replicate_{r}/index"] if model else None
-            index = choose(kind, size, labels=labels, pool=pool, scores=values, balanced=balanced,
-                           rng=stream(seed, r, "subset"), like=model_index)  # fmt: skip
+            index = chosen(r)
             counts = histogram(labels[index], data.num_classes)
             absent = len(missing_classes(labels[index], data.num_classes))
-            row = {"replicate": r, "fold": fold, "size": len(index), "missing_classes": absent}
+            row = {"replicate": r, "fold": r % len(data.splits), "size": len(index), "missing_classes": absent}
             cell.add({f"replicate_{r}": ({"index": index, "histogram": counts}, row)})
         lines = [_describe(r, cell.arrays[f"replicate_{r}/histogram"], data.classes) for r in range(replicates)]
         return cell.finish(order=["replicate"], lines=tuple(lines), device="cpu", engine="none", seed=seed)

@@ -112,7 +112,7 @@ def train(
     state = resume or Progress(
         step=min(job.start for job in jobs),
         vectors=torch.stack([job.vector for job in jobs]),
-        momentum=torch.zeros(len(jobs), cohort_of(1).layout.num_parameters, dtype=jobs[0].vector.dtype),
+        momentum=torch.zeros(len(jobs), cohort_of(len(jobs)).layout.num_parameters, dtype=jobs[0].vector.dtype),
         diverged_at=np.full(len(jobs), NEVER),
     )
     orders = [

@@ -9,14 +9,15 @@ import pandas as pd
 from repro.protocol import Protocol
 from repro.verify.compare import agreement
 from repro.verify.controls import control_verdict
-from repro.verify.report import exit_status, markdown, to_json
+from repro.verify.report import exit_status, markdown, terminal, to_json
 from repro.verify.verdicts import evaluate
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Verdicts as text for people and for programs, and the exit status of ``repro verify``."""
+    """Verdicts for a terminal, for people and for programs, and the exit status of ``repro verify``."""
 
+    terminal: str
     markdown: str
     json: str
     exit_status: int
@@ -38,4 +39,4 @@ def judge(runs: pd.DataFrame, protocols: Sequence[Protocol], *, figure: str, con
         if scale == "paper":
             agreements.append(agreement(runs, p.dataset, chance=chance, replicates=p.replicates))
     parts = dict(scale=scale, agreements=agreements, controls=controls)
-    return Judgement(markdown(verdicts, **parts), to_json(verdicts, **parts), exit_status(verdicts, scale, controls))
+    return Judgement(terminal(verdicts, **parts), markdown(verdicts, **parts), to_json(verdicts, **parts), exit_status(verdicts, scale, controls))

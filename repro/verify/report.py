@@ -85,6 +85,22 @@ def markdown(verdicts: Sequence[Verdict], *, scale: str, agreements: Sequence[Ag
     return "\n".join(lines)
 
 
+def terminal(verdicts: Sequence[Verdict], *, scale: str, agreements: Sequence[Agreement] = (),
+             controls: Sequence[ControlVerdict] = ()) -> str:
+    """The verdicts as aligned columns for a terminal: claim, effect, n, on this data, the paper's claim."""
+    lines = []
+    for dataset in dict.fromkeys(v.dataset for v in verdicts):
+        rows = [[cells[i] for i in (0, 1, 2, 5, 6)]
+                for cells in ([*HEADER], *(_cells(v, scale) for v in verdicts if v.dataset == dataset))]
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines += [f"{dataset}, {scale} scale"]
+        lines += ["  " + "  ".join(f"{text:{w}}" for text, w in zip(row, widths)).replace("\\*", "*").rstrip() for row in rows]
+        lines.append("")
+    lines += [f"agreement with the paper's curves, {found.dataset}: {found.verdict}" for found in agreements]
+    lines += [f"control {_control_line(found)}".replace("**", "") for found in controls]
+    return "\n".join(lines).rstrip()
+
+
 def sentence(verdict: Verdict, scale: str) -> str:
     """One plain sentence on a claim."""
     claim = CLAIMS[verdict.claim]
