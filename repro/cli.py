@@ -10,7 +10,7 @@ import click
 from repro.errors import RunError, UsageError
 from repro.protocol import SCALES, Protocol, Scoring, datasets_at, protocol
 
-ENGINES = ("auto", "fused", "serial")
+ENGINES = ("auto", "fused", "sparse", "serial")
 PRECISIONS = ("fp32", "bf16")
 MOST = 1000  # replicates, networks or levels: beyond, it is a slip of the keyboard
 
@@ -19,7 +19,7 @@ class Interrupted(click.ClickException):
     exit_code = 130
 
     def __init__(self):
-        super().__init__("interrupted: what was finished is kept, the same command (without --force) takes up from there")
+        super().__init__("interrupted: what was finished is kept; the same command (without --force) takes it up")
 
 
 class Commands(click.Group):
@@ -82,7 +82,8 @@ PATH = click.Path(path_type=Path)
 DATASET = click.option("--dataset", help="cifar10, cifar100, cinic10, digits, or folder:PATH (train/ and test/ inside).")
 SCALE = click.option("--scale", type=click.Choice(SCALES), help="Protocol to take defaults from [default: the data set's].")
 SEED = click.option("--seed", type=int, help="Base seed of all random streams [default: the protocol's, 0].")
-REPLICATES = click.option("--replicates", type=click.IntRange(1, MOST), help="Number of replicates [default: the protocol's, 4].")
+REPLICATES = click.option("--replicates", type=click.IntRange(1, MOST),
+                          help="Number of replicates [default: the protocol's, 4].")  # fmt: skip
 OUT = click.option("--out", type=PATH, required=True, help="Artifact to write (HDF5). It grows: nothing is redone.")
 RESULTS = click.option("--results", type=PATH, help="Folder of artifacts [default: results/SCALE].")
 CONTROL = click.option(
@@ -419,6 +420,8 @@ def export(artifact, out):
 
     if out.exists() and artifact.exists() and out.samefile(artifact):
         raise UsageError(f"--out {out} is the artifact itself: give another path for the CSV")
+    if out.is_symlink() or (out.exists() and not (out.is_file() or out.is_dir())):
+        raise UsageError(f"--out {out} is no ordinary file: give the path of a CSV file")  # a rename would replace it
     click.echo(query.export(artifact, out))
 
 

@@ -39,8 +39,10 @@ def images_per_second(protocol: Protocol, *, seconds: float = 5.0) -> float:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = dict(num_classes=protocol.num_classes, in_chans=protocol.in_chans)
-    engine = choose_engine("auto", protocol.network, replicas=protocol.replicates, device=device)
-    replicas = protocol.replicates if engine == "fused" else 1  # serial: each costs the same
+    engine = choose_engine(
+        "auto", protocol.network, replicas=protocol.replicates, device=device, precision=protocol.training.precision
+    )
+    replicas = 1 if engine == "serial" else protocol.replicates  # one after the other, each costs the same
     cohort = Cohort(protocol.network, replicas=replicas, engine=engine, device=device,
                     precision=protocol.training.precision, **net)  # fmt: skip
     single = initialise(create(protocol.network, **net), torch.Generator().manual_seed(0))

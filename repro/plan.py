@@ -156,9 +156,10 @@ def _imp(cell: Cell, results: Path) -> Step:
         needs, control = (parent, masks), ("--pruning", "shuffled", "--masks", str(masks))
     wanted = frozenset(f"replicate_{r}/level_{level}" for r in range(p.replicates) for level in range(p.levels + 1))
     images = len(wanted) * (p.training.steps - cell.t) * p.training.batch_size
-    command = ("imp", str(parent), "--levels", str(p.levels), "--replicates", str(p.replicates), *control,
-               "--out", str(target))  # fmt: skip
-    recipe = _recipe(p, p.training) | {"t": cell.t}
+    command = ("imp", str(parent), "--levels", str(p.levels), "--replicates", str(p.replicates),
+               "--prune-fraction", str(p.prune_fraction), *control, "--out", str(target))  # fmt: skip
+    pruning = "shuffled" if cell.masks_of else "magnitude"
+    recipe = _recipe(p, p.training) | {"t": cell.t, "pruning": pruning, "prune_fraction": p.prune_fraction}
     return Step(target, command, needs, wanted, recipe, p.network, p, len(wanted), images)
 
 
@@ -203,7 +204,7 @@ def collect(cells: Iterable[Cell], results: Path) -> pd.DataFrame:
     for cell in cells:
         path = cell.path(results, "imp")
         if not path.exists():
-            raise UsageError(f"{path} is missing: make it with make, or with the commands that repro plan --make writes")
+            raise UsageError(f"{path} is missing: run make, or the commands that repro plan --make writes")
         artifact, recipe = store.read(path, kind="imp"), _imp(cell, results).recipe
         for field in recipe:
             if (there := artifact.recipe.get(field)) != recipe[field]:

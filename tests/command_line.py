@@ -13,6 +13,7 @@ from repro.cli import main
 
 ROOT = Path(__file__).parents[1]
 TINY = ("--network", "cifar_resnet8_w4", "--steps", 12, "--batch-size", 64, "--milestones", "6", "--replicates", 2)
+CPU = ("--device", "cpu")  # for what is compared bit for bit
 
 
 def repro(*words, code: int = 0) -> Result:
@@ -73,3 +74,14 @@ def contents(path: Path, below: str = "", but: tuple[str, ...] = ("table/seconds
         for name, array in found.items()
         if name.startswith(below) and name not in but
     }
+
+
+def chain_of_artifacts(folder: Path) -> dict[str, Path]:
+    """Artifacts of two replicates on digits, by name, from scores to imp; `whole` is trained to the end."""
+    out = {name: folder / f"{name}.h5" for name in ("scores", "easy", "rewind", "imp", "whole")}
+    repro("score", "--dataset", "digits", *TINY, "--networks", 2, "--out", out["scores"])
+    repro("select", "--kind", "easy", "--size", 80, "--replicates", 2, "--scores", out["scores"], "--out", out["easy"])
+    repro("pretrain", "--subset", out["easy"], "-t", 4, *TINY, "--out", out["rewind"])
+    repro("pretrain", "--dataset", "digits", "-t", 12, *TINY, "--out", out["whole"])
+    repro("imp", out["rewind"], "--levels", 1, "--out", out["imp"])
+    return {**out, "folder": folder}

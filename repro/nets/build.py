@@ -7,22 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from repro.errors import UsageError
 from repro.nets.resnet import CifarResNet, Head
 
 _CIFAR_NAME = re.compile(r"cifar_resnet(\d+)(?:_w(\d+))?")
 
 
-def create(name: str, *, num_classes: int, in_chans: int, replicas: int = 1) -> nn.Module:
+def create(name: str, *, num_classes: int, in_chans: int, replicas: int = 1, batch_innermost: bool = False) -> nn.Module:
     """The network called ``name``: ``cifar_resnet20``, ``cifar_resnet14_w4`` (width 4), or any name timm knows.
 
-    ``replicas`` above 1 asks for R networks side by side, which only CIFAR ResNets can do (`fusible`).
+    ``replicas`` above 1 (R networks side by side) and ``batch_innermost`` are for CIFAR ResNets alone (`fusible`).
     Raises UsageError for an unknown name.
     """
     match = _CIFAR_NAME.fullmatch(name)
     if match:
         return CifarResNet(int(match[1]), width=int(match[2] or 16), num_classes=num_classes, in_chans=in_chans,
-                           replicas=replicas)  # fmt: skip
+                           replicas=replicas, batch_innermost=batch_innermost)  # fmt: skip
     from repro.nets import zoo  # timm takes seconds to import: only networks that need it pay
 
     return zoo.create(name, num_classes=num_classes, in_chans=in_chans)

@@ -1,37 +1,48 @@
-"""R networks of one architecture advanced together, by one of two engines behind one interface.
+"""R networks of one architecture advanced together, by one of three engines behind one interface.
 
 ``fused`` builds the R networks side by side (grouped convolutions, batch norm over R*C channels, a batched head);
-``serial`` keeps R ordinary modules and takes them one after the other at each step. Both hold all numbers of the
-cohort in the same flat buffers, so the optimizer, the masks and the checkpoints are the same code, and what one
-replica computes does not depend on who sits beside it.
+``sparse`` is the same with convolutions that skip pruned weights, for narrow networks on a CPU (`repro.nets.kernels`);
+``serial`` keeps R ordinary modules and takes them one after the other at each step. All hold the numbers of the cohort
+in the same flat buffers, so the optimizer, the masks and the checkpoints are the same code, and what one replica
+computes does not depend on who sits beside it.
 """
 
 from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from repro.errors import UsageError
 from repro.nets.build import Layout, create, fusible, layout_of
 
-ENGINES = ("auto", "fused", "serial")
+ENGINES = ("auto", "fused", "sparse", "serial")
 PRECISIONS = ("fp32", "bf16", "fp64")
-# On one CPU core fusing gained 2 times at width 4, 1.4 to 1.6 times at width 8, nothing or a loss at width 16, at all
-# image sizes tried (README, performance): narrow grouped convolutions waste less than many small calls.
-FUSED_MAX_WIDTH_CPU = 8
+# Widths up to which an engine was the fastest on one CPU core at all image sizes and densities tried (README,
+# performance). At width 8 and above the sparse engine wins only where most weights are pruned.
+SPARSE_WIDTH = 4
+FUSED_WIDTH = 8
 
 
-def choose_engine(engine: str, network: str, *, replicas: int, device: torch.device) -> str:
-    """'fused' or 'serial' for ``engine``, which may be 'auto'. Raises UsageError if the network cannot be fused."""
-    if engine == "fused" and not fusible(network):
-        raise UsageError(f"network {network!r} cannot be fused (only cifar_resnet… can): use --engine serial")
+def choose_engine(engine: str, network: str, *, replicas: int, device: torch.device, precision: str = "fp32") -> str:
+    """'fused', 'sparse' or 'serial' for ``engine``, which may be 'auto'.
+
+    Raises UsageError for an engine that this network, device or precision cannot have.
+    """
+    if engine in ("fused", "sparse") and not fusible(network):
+        raise UsageError(f"network {network!r} cannot be {engine} (only cifar_resnet… can): use --engine serial")
+    if engine == "sparse" and (device.type != "cpu" or precision == "bf16"):
+        raise UsageError(f"--engine sparse needs a CPU and fp32, not {device.type} and {precision}: use --engine auto")
     if engine != "auto":
         return engine
-    if replicas == 1 or not fusible(network):
+    if not fusible(network):
         return "serial"
+    if device.type == "cuda":
+        return "fused" if replicas > 1 else "serial"
     width = create(network, num_classes=2, in_chans=1).conv.out_channels
-    return "fused" if device.type == "cuda" or width <= FUSED_MAX_WIDTH_CPU else "serial"
+    if width <= SPARSE_WIDTH and precision != "bf16":
+        return "sparse"
+    return "fused" if width <= FUSED_WIDTH and replicas > 1 else "serial"
 
 
 class Cohort:
@@ -40,7 +51,7 @@ class Cohort:
     Arguments:
         network: name for `repro.nets.create`.
         replicas: R.
-        engine: 'fused' or 'serial'.
+        engine: 'fused', 'sparse' or 'serial'.
         precision: 'fp32', 'bf16' (autocast; weights stay float32) or 'fp64' (tests).
     """
 
@@ -58,8 +69,9 @@ class Cohort:
             replicas * (self.layout.size - self.layout.num_parameters), dtype=self.dtype, device=device
         )
         self.mask: Tensor | None = None  # over the prunable weights, stacked as they are; None is dense
-        if engine == "fused":
-            self.modules = [create(network, **build, replicas=replicas) if replicas > 1 else single]
+        self.together = engine != "serial"
+        if self.together:
+            self.modules = [create(network, **build, replicas=replicas, batch_innermost=engine == "sparse")]
         else:
             self.modules = [single] + [create(network, **build) for _ in range(replicas - 1)]
         for module in self.modules:
@@ -83,15 +95,14 @@ class Cohort:
         for (entry, block), (_, gradient) in zip(self._blocks(self.weights), self._blocks(self.gradients)):
             stacked[entry.name] = (entry, block, gradient)
         for position, module in enumerate(self.modules):
-            fused = len(self.modules) < self.replicas
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
                 if name not in stacked:
                     continue  # integer buffers (the batch counter) carry no state we use
                 entry, block, gradient = stacked[name]
-                view = block if fused else block[position]
+                view = block if self.together else block[position]
                 tensor.data = view.view(tensor.shape)
                 if gradient is not None:
-                    tensor.grad = (gradient if fused else gradient[position]).view(tensor.shape)
+                    tensor.grad = (gradient if self.together else gradient[position]).view(tensor.shape)
 
     def load(self, vectors: Tensor) -> None:
         """Set all networks from ``vectors`` [R, layout.size] (parameters, then float buffers)."""
@@ -142,10 +153,13 @@ class Cohort:
     def forward(self, images: Tensor) -> Tensor:
         """Logits [R, B, K] of normalised images [R, B, H, W, C]; each replica sees its own images."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            if len(self.modules) < self.replicas:
+            if self.together:
                 r, b, h, w, c = images.shape
-                side_by_side = images.permute(1, 2, 3, 0, 4).reshape(b, h, w, r * c).permute(0, 3, 1, 2)
-                return self.modules[0](side_by_side).transpose(0, 1)
+                if self.engine == "sparse":
+                    side_by_side = images.permute(0, 4, 2, 3, 1).reshape(1, r * c, h, w * b)
+                else:
+                    side_by_side = images.permute(1, 2, 3, 0, 4).reshape(b, h, w, r * c).permute(0, 3, 1, 2)
+                return self.modules[0](side_by_side).view(b, r, -1).transpose(0, 1)
             return torch.stack([module(x.permute(0, 3, 1, 2)) for module, x in zip(self.modules, images)])
 
     def losses(self, images: Tensor, labels: Tensor) -> Tensor:

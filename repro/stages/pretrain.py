@@ -8,7 +8,9 @@ from repro import store
 from repro.data import Passes
 from repro.errors import RunError, UsageError
 from repro.protocol import protocol
-from repro.stages.common import Machine, Result, Trainer, data_of, open_data, require_replicates, ticker, training_fields
+from repro.stages.common import (
+    Machine, Result, Trainer, data_of, open_data, require_replicates, ticker, training_fields,
+)  # fmt: skip
 from repro.stages.growing import Growing
 from repro.train import evaluate
 from repro.train.loop import NEVER, Job, train

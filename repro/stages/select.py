@@ -90,17 +90,18 @@ def select(
                       rng=stream(seed, r, "subset"), like=model_index)  # fmt: skip
 
     with Growing(out, "subset", fields, inputs, machine) as cell:
-        if machine.dry_run:
-            chosen(0)  # a size that does not fit is told here too
-            return cell.preview(f"replicate_{r}" for r in range(replicates))
+        new = {}  # all are chosen before any is kept: what does not fit one fold is refused as a whole
         for r in range(replicates):
-            if f"replicate_{r}" in cell.rows:
-                continue
-            index = chosen(r)
-            counts = histogram(labels[index], data.num_classes)
-            absent = len(missing_classes(labels[index], data.num_classes))
-            row = {"replicate": r, "fold": r % len(data.splits), "size": len(index), "missing_classes": absent}
-            cell.add({f"replicate_{r}": ({"index": index, "histogram": counts}, row)})
+            if f"replicate_{r}" not in cell.rows:
+                index = chosen(r)
+                counts = histogram(labels[index], data.num_classes)
+                absent = len(missing_classes(labels[index], data.num_classes))
+                row = {"replicate": r, "fold": r % len(data.splits), "size": len(index), "missing_classes": absent}
+                new[f"replicate_{r}"] = ({"index": index, "histogram": counts}, row)
+        if machine.dry_run:
+            return cell.preview(f"replicate_{r}" for r in range(replicates))
+        if new:
+            cell.add(new)
         lines = [_describe(r, cell.arrays[f"replicate_{r}/histogram"], data.classes) for r in range(replicates)]
         return cell.finish(order=["replicate"], lines=tuple(lines), device="cpu", engine="none", seed=seed)
 

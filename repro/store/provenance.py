@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 PROGRAM = "lottery-data-diet"
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "h5py", "scikit-learn", "scipy", "pandas")
+PACKAGES = ("torch", "torchvision", "timm", "numba", "numpy", "h5py", "scikit-learn", "scipy", "pandas")
 ROOT = Path(__file__).resolve().parents[2]
 
 
