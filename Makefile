@@ -36,8 +36,8 @@ figure2: $(VENV)/.installed
 	@mkdir -p $(RESULTS)
 	@$(REPRO) plan $@ $(CHOICE) --make $(RESULTS)/$@.mk --options '$(RUN_OPTIONS)' $(if $(YES),--yes)
 	@+$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(if $(filter demo,$(SCALE)),$(JOBS),1)) -f $(RESULTS)/$@.mk all
-	@$(REPRO) verify $@ $(CHOICE)
 	@$(REPRO) figure $@ $(CHOICE)
+	@$(REPRO) verify $@ $(CHOICE)
 
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest

@@ -72,9 +72,10 @@ def report(name: str, steps: list[Step], todo: list[Step]) -> str:
     width = max(len(str(step.target)) for step in todo)
     for step in todo:
         lines.append(f"  {step.target!s:{width}}  {step.networks:5,} trainings  {step.images:15,} images")
-    networks, images = sum(step.networks for step in todo), sum(step.images for step in todo)
-    lines.append(f"in all {networks:,} trainings, {images:,} images, {total_flops(todo):.2g} FLOPs")
+    networks, images, flops = sum(step.networks for step in todo), sum(step.images for step in todo), total_flops(todo)
+    lines.append(f"in all {networks:,} trainings, {images:,} images, {flops:.2g} FLOPs")
     if images > CALIBRATE_IMAGES:
+        lines.append(f"{flops / 1e13 / 3600:,.0f} GPU-hours at 10 TFLOP/s sustained (arithmetic, not measured)")
         lines.append(estimate(todo)[0])
     return "\n".join(lines)
 

@@ -93,11 +93,21 @@ class Step:
 def steps(cells: Iterable[Cell], results: Path) -> list[Step]:
     """The steps that make the cells' imp artifacts, each artifact once, inputs before what needs them."""
     found: dict[Path, Step] = {}
-    for cell in cells:
+    for cell in sorted(cells, key=lambda cell: cell.kind not in ("easy", "hard")):  # the longest chains first
         for step in _steps_of(cell, results):
             found.setdefault(step.target, step)
-    # scores first: the longest chains hang on them
     return sorted(found.values(), key=lambda step: step.command[0] != "score")
+
+
+def unfinished(chain: list[Step]) -> list[Step]:
+    """The steps with something missing, their cost reduced to the share that is."""
+    found = []
+    for step in chain:
+        if missing := step.missing():
+            share = len(missing) / len(step.wanted)
+            cost = {"networks": round(step.networks * share), "images": round(step.images * share)}
+            found.append(replace(step, **cost))
+    return found
 
 
 def _steps_of(cell: Cell, results: Path) -> list[Step]:
@@ -182,7 +192,7 @@ def rules(todo: list[Step], *, program: tuple[str, ...], options: str = "") -> s
     for target in targets:
         if odd := re.search(r"[^\w./+,@-]", str(target)):
             raise UsageError(f"make cannot have {odd[0]!r} in the path {target}: choose another --results folder")
-    lines = [f".PHONY: all {' '.join(map(str, targets))}", f"all: {' '.join(map(str, targets))}"]
+    lines = [f".PHONY: all {' '.join(map(str, targets))}", f"all: {' '.join(map(str, targets))}", "\t@:"]
     for step in todo:
         needs = " ".join(str(path) for path in step.needs if path in targets)
         words = " ".join([*map(_quoted, (*program, *step.command)), options]).rstrip()

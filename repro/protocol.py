@@ -113,6 +113,8 @@ def protocol(dataset: str, scale: str | None = None) -> Protocol:
     scales = [p.scale for p in _PROTOCOLS.values() if p.dataset == dataset]
     if scales:
         raise UsageError(f"no scale {scale!r} for {dataset}: choose {' or '.join(scales)}")
+    if scale is not None:
+        raise UsageError(f"no scale {scale!r} for {dataset}: leave --scale out, and choose --steps and the rest yourself")
     return replace(CIFAR10, dataset=dataset, normalization="dataset")
 
 

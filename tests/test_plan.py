@@ -133,7 +133,7 @@ def test_what_is_complete_is_not_made_again(results):
     for step in steps:
         pretend(step)
     assert todo(steps) == []
-    assert plan.rules([], program=("repro",)) == ".PHONY: all \nall: \n"
+    assert plan.rules([], program=("repro",)) == ".PHONY: all \nall: \n\t@:\n"
     by_name = {step.target.stem: step for step in steps}
     more_levels = todo(plan.steps(cells(plan.resize(PROTOCOL, levels=4)), results))
     assert more_levels == [name for name in by_name if name.startswith("imp")]
@@ -166,7 +166,7 @@ def test_make_runs_the_rules_in_order_with_a_launcher(stub, results, tmp_path):
     rules = tmp_path / "figure2.mk"
     rules.write_text(plan.rules(steps, program=(str(stub),), options="--device cpu"))
     dry = make(rules, "-n", "all", LAUNCH="echo")
-    assert dry.returncode == 0 and len(dry.stdout.splitlines()) == len(steps) and not results.exists()
+    assert dry.returncode == 0 and len(dry.stdout.splitlines()) == len(steps) + 1 and not results.exists()
     log, wrapper = tmp_path / "log", tmp_path / "wrapper"
     wrapper.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec "$@"\n')
     wrapper.chmod(0o755)
@@ -214,7 +214,7 @@ def test_the_makefile_plans_makes_verifies_and_draws(tmp_path):
               "--replicates 3 --levels 9")  # fmt: skip
     planned, *rest = [re.sub(" +", " ", line).strip() for line in told.read_text().splitlines()]
     assert planned == f"plan {choice} --make {tmp_path}/r/figure2.mk --options --data-dir /images --yes"
-    assert rest == [f"verify {choice}", f"figure {choice}"]
+    assert rest == [f"figure {choice}", f"verify {choice}"]
     program.write_text("#!/bin/sh\nexit 2\n")
     assert make(ROOT / "Makefile", *common).returncode == 2  # a plan that is refused stops everything
 

@@ -72,7 +72,7 @@ def test_ticket_and_trained_weights_are_not_mixed_up(stored):
     ticket, trained = (
         tickets.state_dict(stored, 0, 1, part, num_classes=10, in_chans=1) for part in tickets.PARTS
     )
-    rewind = read(stored)["replicate_0/rewind_weights"]
+    rewind = read(stored)["replicate_0/level_0/rewind_weights"]
     flat = torch.cat([tensor.flatten() for tensor in ticket.values()]).numpy()
     kept = flat != 0
     assert np.array_equal(flat[kept], rewind[kept]) and not kept.all()

@@ -11,13 +11,12 @@ from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from repro.errors import UsageError
 from repro.nets.build import Layout, create, fusible, layout_of
 
 ENGINES = ("auto", "fused", "sparse", "serial")
-PRECISIONS = ("fp32", "bf16", "fp64")
 # Widths up to which an engine was the fastest on one CPU core at all image sizes and densities tried (README,
 # performance). At width 8 and above the sparse engine wins only where most weights are pruned.
 SPARSE_WIDTH = 4
@@ -76,8 +75,6 @@ class Cohort:
             self.modules = [single] + [create(network, **build) for _ in range(replicas - 1)]
         for module in self.modules:
             module.to(device=device, dtype=self.dtype)
-            if device.type == "cuda":
-                module.to(memory_format=torch.channels_last)
         self._attach()
 
     # --- numbers in and out -------------------------------------------------------------------------------------
@@ -160,13 +157,27 @@ class Cohort:
                 else:
                     side_by_side = images.permute(1, 2, 3, 0, 4).reshape(b, h, w, r * c).permute(0, 3, 1, 2)
                 return self.modules[0](side_by_side).view(b, r, -1).transpose(0, 1)
-            return torch.stack([module(x.permute(0, 3, 1, 2)) for module, x in zip(self.modules, images)])
+        return torch.stack([self._alone(module, x) for module, x in zip(self.modules, images)])
 
-    def losses(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of each replica [R] for labels [R, B]."""
+    def _alone(self, module: nn.Module, images: Tensor) -> Tensor:
+        """Logits [B, K] of one replica's images [B, H, W, C]."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return module(images.permute(0, 3, 1, 2))
+
+    def _backward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Add every replica's gradients; returns the mean cross-entropy of each, [R], detached."""
+        if not self.together:  # one graph at a time: only one network's activations are kept
+            parts = []
+            for module, x, y in zip(self.modules, images, labels):
+                loss = F.cross_entropy(self._alone(module, x).to(self.dtype), y)
+                loss.backward()
+                parts.append(loss.detach())
+            return torch.stack(parts)
         logits = self.forward(images)
         each = F.cross_entropy(logits.flatten(0, 1).to(self.dtype), labels.flatten(), reduction="none")
-        return each.view(labels.shape).mean(1)
+        losses = each.view(labels.shape).mean(1)
+        losses.sum().backward()
+        return losses.detach()
 
     def step(self, images: Tensor, labels: Tensor, learning_rates: list[float], *, momentum: float,
              weight_decay: float, nesterov: bool = False) -> Tensor:  # fmt: skip
@@ -176,8 +187,7 @@ class Cohort:
         back to zero after the update, so neither momentum nor weight decay can revive them.
         """
         self.gradients.zero_()
-        losses = self.losses(images, labels)
-        losses.sum().backward()
+        losses = self._backward(images, labels)
         with torch.no_grad():
             self.gradients.add_(self.weights, alpha=weight_decay)
             self.momentum.mul_(momentum).add_(self.gradients)
@@ -190,4 +200,4 @@ class Cohort:
                     block.addcmul_(change, rates)
             if self.mask is not None:
                 self._prunable().mul_(self.mask)
-        return losses.detach()
+        return losses

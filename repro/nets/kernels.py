@@ -3,8 +3,8 @@
 R convolutions side by side, with the images of a batch innermost: activations are [1, R*C, H, W*B], so one weight
 multiplies whole rows of W*B numbers, and a weight that is zero costs nothing. Sums are taken over four weights at a time,
 which reads and writes the output a quarter as often. What a replica computes does not depend on who sits beside it, to the
-last bit. The gradient of a weight that is exactly zero is not computed but 0: masked SGD zeroes such a weight again
-whatever its gradient is.
+last bit. The gradient of a weight that is exactly zero is not computed but 0: masked SGD zeroes a pruned weight again
+whatever its gradient is, and a kept one is never exactly zero from a continuous initialisation on.
 """
 
 import torch

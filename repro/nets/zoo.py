@@ -53,4 +53,9 @@ def create(name: str, *, num_classes: int, in_chans: int) -> nn.Module:
             f"unknown network {name!r}: use cifar_resnet<6n+2>, cifar_resnet<6n+2>_w<width>, lowres_resnet18 or a "
             "name that timm.list_models() gives"
         )
-    return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_chans)
+    network = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_chans)
+    for module in network.modules():  # dropout would draw from the global generator: not addressed, not resumable
+        for rate in ("p", "drop_prob", "drop_rate"):
+            if isinstance(getattr(module, rate, None), float):
+                setattr(module, rate, 0.0)
+    return network

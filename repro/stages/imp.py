@@ -43,8 +43,8 @@ def imp(
         prune_fraction: share of the surviving weights removed per level.
 
     Kept for every (replicate, level): the mask (np.packbits of the prunable weights), all final weights (float32, in
-    the order of the layout), test correctness per example (np.packbits), training margin per example (float16); for
-    every replicate the rewind point. `repro.stages.tickets` loads them into networks again.
+    the order of the layout), test correctness per example (np.packbits), training margin per example (float16); with
+    level 0 the rewind point. `repro.stages.tickets` loads them into networks again.
     """
     parent = store.read(rewind_point, kind="pretrain")
     replicates = len(parent.table()) if replicates is None else replicates
@@ -82,7 +82,6 @@ def imp(
         return cell.finish(
             order=["replicate", "level"], lines=run.summary(), device=str(run.trainer.device),
             engine="/".join(sorted(run.trainer.engines)), seed=parent.recipe["seed"],
-            extra={f"replicate_{r}/rewind_weights": parent[f"replicate_{r}/weights"] for r in run.replicates()},
         )  # fmt: skip
 
 
@@ -121,9 +120,10 @@ class _Imp:
                         "ask for fewer --levels or --replicates, or run its imp command with more"
                     )
 
-    def replicates(self) -> list[int]:
-        """Those that have anything, also from earlier runs."""
-        return sorted({row["replicate"] for row in self.cell.rows.values()})
+    def rewind_weights(self, replicate: int) -> np.ndarray:
+        """The rewind point its first level started from: the parent may have been made anew, elsewhere, since."""
+        kept = self.cell.arrays.get(f"{_piece(replicate, 0)}/rewind_weights")
+        return self.parent[f"replicate_{replicate}/weights"] if kept is None else kept
 
     def next_level(self, replicate: int) -> int:
         level = 0
@@ -162,7 +162,7 @@ class _Imp:
         masks = [self.mask(r, level) for r, level in chunk]
         jobs = []
         for (r, _), mask in zip(chunk, masks):
-            rewind = torch.from_numpy(self.parent[f"replicate_{r}/weights"])
+            rewind = torch.from_numpy(self.rewind_weights(r))
             jobs.append(Job(rewind, self.data.split(r)[0].numpy(), t, total, seed, r, mask=mask))
         pieces = [_piece(r, level) for r, level in chunk]
         span = sorted({level for _, level in chunk})
@@ -193,6 +193,8 @@ class _Imp:
                 "test_correct": np.packbits(correct.numpy()),
                 "train_margin": evaluate.margins(on_train[j], train_labels).half().numpy(),
             }
+            if level == 0:
+                arrays["rewind_weights"] = self.rewind_weights(r)
             row = self._row(r, level, int(masks[j].sum()), diverged)
             row |= {
                 "acc": 1 / self.data.num_classes if diverged else correct.double().mean().item(),

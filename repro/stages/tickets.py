@@ -31,7 +31,7 @@ def state_dict(path: str | Path, replicate: int, level: int, part: str, *, num_c
     layout = layout_of(create(artifact.recipe["network"], num_classes=num_classes, in_chans=in_chans))
     if part == "trained":
         return layout.state_dict(torch.from_numpy(artifact[f"{piece}/weights"]))
-    vector = torch.from_numpy(artifact[f"replicate_{replicate}/rewind_weights"])
+    vector = torch.from_numpy(artifact[f"replicate_{replicate}/level_0/rewind_weights"])
     mask = np.unpackbits(artifact[f"{piece}/mask"], count=layout.num_prunable)
     vector[: layout.num_prunable] *= torch.from_numpy(mask)
     return layout.state_dict(vector)

@@ -35,6 +35,8 @@ def write_whole(path: Path, blocks: Iterable[bytes]) -> None:
     after the temporary file is removed, when the disk is full, permission is missing or anything else is refused.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path} is no ordinary file: choose another --out")  # the rename would replace a device
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

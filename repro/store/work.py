@@ -35,7 +35,7 @@ class WorkFolder:
         if force:
             self.discard()
         recorded = self._recorded()
-        if recorded is None:
+        if recorded is None or not self.names():
             self.discard()  # what is left belongs to a recipe that nobody knows
             files.write_whole(self.folder / "lineage.json", [json.dumps(wanted.to_json()).encode()])
         else:

@@ -119,7 +119,7 @@ def train(
         _Order(job, Passes(len(job.subset), training.batch_size, training.drop_last), batcher, training.augment)
         for job in jobs
     ]
-    saved = time.monotonic()
+    saved, interval = time.monotonic(), checkpoint_seconds
     for begin, end, rows in _segments(jobs, state.step):
         cohort = cohort_of(len(rows))
         _load(cohort, state, rows, [jobs[j].mask for j in rows])
@@ -135,10 +135,12 @@ def train(
             diverged = torch.where(~losses.isfinite() & (diverged == NEVER), step, diverged)
             if report:
                 report(step + 1, label.numel())
-            if checkpoint and time.monotonic() - saved > checkpoint_seconds and step + 1 < end:
+            if checkpoint and time.monotonic() - saved > interval and step + 1 < end:
                 state = _store(cohort, state, rows, diverged, step + 1, time.monotonic() - began)
+                asked = time.monotonic()
                 checkpoint(state)
                 began = saved = time.monotonic()
+                interval = max(checkpoint_seconds, 20 * (saved - asked))  # saving takes at most a twentieth of the time
         state = _store(cohort, state, rows, diverged, end, time.monotonic() - began)
     return state
 

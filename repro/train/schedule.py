@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from repro.errors import UsageError
 
+PRECISIONS = ("fp32", "bf16", "fp64")
+
 
 @dataclass(frozen=True)
 class Training:
@@ -35,8 +37,12 @@ class Training:
             raise UsageError(f"lr (={self.lr}) must be a positive finite number")
         if not 0 <= self.momentum < 1:
             raise UsageError(f"momentum (={self.momentum}) must be at least 0 and below 1")
-        if list(self.milestones) != sorted(self.milestones):
-            raise UsageError(f"milestones (={self.milestones}) must ascend")
+        if list(self.milestones) != sorted(self.milestones) or min(self.milestones, default=1) < 1:
+            raise UsageError(f"milestones (={self.milestones}) must be steps from 1 on, and ascend")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise UsageError(f"weight decay (={self.weight_decay}) must be 0 or a positive finite number")
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"unknown precision {self.precision!r}: choose {', '.join(PRECISIONS)}")
 
     def lr_at(self, step: int) -> float:
         """Learning rate of the update number ``step`` (from 0): x0.1 at each milestone passed."""

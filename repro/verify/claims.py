@@ -60,7 +60,7 @@ def _above(better: str, worse: str, margin: float = 0.0) -> Part:
 CLAIMS = {claim.number: claim for claim in (
     Claim(
         number=1, title="Rewinding to step 0 falls off",
-        statement="Pruned networks rewound to initialisation lose accuracy as they get sparser, and end below dense.",
+        statement="Pruned networks rewound to initialisation end below dense.",
         section="section 3, Figure 2",
         parts=(_above("dense", "all_t0"),),
     ),

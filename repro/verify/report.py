@@ -21,11 +21,11 @@ HEADER = ("claim", "effect [95 %], pp", "n", "p", "levels", "on this data", "the
 
 
 def exit_status(verdicts: Sequence[Verdict], scale: str, controls: Sequence[ControlVerdict] = ()) -> int:
-    """0, 1 or 3: 3 if promised data are missing (of a control too, or there is no verdict at all), at any scale; 1 if,
+    """0, 1 or 3: 3 if promised data are missing (of a control too, or there is nothing at all), at any scale; 1 if,
     at paper scale, a primary claim is contradicted after Holm. Elsewhere no sign of an effect ever matters."""
     check_scale(scale)
     gaps = [v for v in verdicts if v.promised and v.verdict == "missing"]
-    if not verdicts or gaps or any(c.verdict == "missing" for c in controls):
+    if not (verdicts or controls) or gaps or any(c.verdict == "missing" for c in controls):
         return 3
     return int(scale == "paper" and any(v.verdict == "contradicted" and _survives_holm(v) for v in verdicts))
 

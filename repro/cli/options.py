@@ -1,0 +1,86 @@
+"""Options that several commands share, and what is made of them."""
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from repro.errors import UsageError
+from repro.protocol import SCALES
+
+ENGINES = ("auto", "fused", "sparse", "serial")
+PRECISIONS = ("fp32", "bf16")
+MOST = 1000  # replicates, networks or levels: beyond, it is a slip of the keyboard
+
+
+def options(*decorators):
+    """One decorator of several."""
+
+    def apply(function):
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+PATH = click.Path(path_type=Path)
+DATASET = click.option("--dataset", help="cifar10, cifar100, cinic10, digits, or folder:PATH (train/ and test/ inside).")
+SCALE = click.option("--scale", type=click.Choice(SCALES), help="Protocol to take defaults from [default: the data set's].")
+SEED = click.option("--seed", type=int, help="Base seed of all random streams [default: the protocol's].")
+REPLICATES = click.option("--replicates", type=click.IntRange(1, MOST),
+                          help="Number of replicates [default: the protocol's, 4].")  # fmt: skip
+OUT = click.option("--out", type=PATH, required=True, help="Artifact to write (HDF5). It grows: nothing is redone.")
+RESULTS = click.option("--results", type=PATH, help="Folder of artifacts [default: results/SCALE].")
+CONTROL = click.option(
+    "--control", help="An experiment that has to fail: permute-scores, swap-easy-hard or shuffle-mask."
+)
+PANELS = click.option("--dataset", "datasets", multiple=True, help="Only these panels (repeatable) [default: all].")
+MACHINE = options(
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True,
+                 help="How replicates are trained together."),
+    click.option("--data-dir", type=PATH, help="Folder that holds the data sets [default: data]."),
+    click.option("--download", is_flag=True, help="Fetch a missing CIFAR archive (checksummed)."),
+    click.option("--checkpoint-seconds", type=float, default=60, show_default=True,
+                 help="Time between checkpoints within a level."),
+    click.option("--force", is_flag=True, help="Begin anew, whatever stands at --out."),
+    click.option("--dry-run", is_flag=True, help="Say what would be computed, and stop."),
+)  # fmt: skip
+TRAINING = options(
+    click.option("--network", help="cifar_resnet20, cifar_resnet14_w4 (width 4) … or any timm name "
+                 "[paper: cifar_resnet20, 32, 56]."),
+    click.option("--steps", type=int, help="Steps of a whole training [paper: 62400, 62400, 31250]."),
+    click.option("--batch-size", type=int, help="[paper: 128, 128, 256]"),
+    click.option("--lr", type=float, help="Peak learning rate [paper: 0.1]."),
+    click.option("--milestones", help="Steps at which the rate falls by 10 [paper: 31200,46800]; '' for none."),
+    click.option("--weight-decay", type=float, help="On all parameters [paper: 1e-4]."),
+    click.option("--augment/--no-augment", default=None, help="Random crop and flip [paper: on]."),
+    click.option("--drop-last/--keep-last", default=None, help="Last partial batch [paper: CIFAR kept, CINIC dropped]."),
+    click.option("--precision", type=click.Choice(PRECISIONS), help="[default: fp32]"),
+    click.option("--normalization", type=click.Choice(["dataset", "imagenet"]),
+                 help="Constants [paper: imagenet for CIFAR, dataset for CINIC]."),
+)  # fmt: skip
+MACHINE_FIELDS = ("device", "engine", "data_dir", "download", "checkpoint_seconds", "force", "dry_run")
+
+
+def machine(given: dict):
+    """Takes the options of `MACHINE` out of ``given`` and makes a `repro.stages.Machine` of them."""
+    from repro.stages import Machine
+
+    return Machine(**{name: given.pop(name) for name in MACHINE_FIELDS})
+
+
+def training(base, given: dict):
+    """The protocol's training with the options that were given."""
+    names = ("steps", "batch_size", "lr", "weight_decay", "augment", "drop_last", "precision")
+    fields = {name: given.pop(name) for name in names}
+    milestones = given.pop("milestones")
+    if milestones is not None:
+        try:
+            fields["milestones"] = tuple(int(word) for word in milestones.split(",") if word.strip())
+            if min(fields["milestones"], default=1) < 1:
+                raise ValueError
+        except ValueError:
+            raise UsageError(f"milestones (={milestones!r}) must be steps with commas, like 31200,46800") from None
+    return dataclasses.replace(base, **{name: value for name, value in fields.items() if value is not None})

@@ -1,0 +1,125 @@
+"""score, select, pretrain, imp."""
+
+import click
+
+from repro.cli.group import main
+from repro.cli.options import (
+    DATASET, MACHINE, MOST, OUT, PATH, REPLICATES, SCALE, SEED, TRAINING, machine, options, training,
+)  # fmt: skip
+from repro.errors import UsageError
+from repro.protocol import Scoring, protocol
+
+
+def show(result) -> None:
+    click.echo(str(result))
+
+
+@main.command()
+@options(DATASET, SCALE)
+@click.option("--networks", type=click.IntRange(1, MOST), help="K, networks of the ensemble [paper: 10].")
+@click.option("--batch-norm", type=click.Choice(["batch", "running"]),
+              help="Statistics when scoring: of batches of 1000 images, or running ones [published code: batch].")  # fmt: skip
+@options(TRAINING, SEED, REPLICATES, OUT, MACHINE)
+def score(dataset, scale, networks, batch_norm, network, normalization, seed, replicates, out, **given):
+    """EL2N score of every training image: the mean error norm of K networks.
+
+    \b
+    Example:
+      repro score --dataset digits --out scores.h5
+    """
+    from repro import stages
+
+    if dataset is None:
+        raise UsageError("score needs --dataset: try --dataset digits")
+    p, place = protocol(dataset, scale), machine(given)
+    own = p.scoring
+    scoring = Scoring(network or own.network, training(own.training, given), networks or own.networks,
+                      batch_norm or own.batch_norm)  # fmt: skip
+    show(stages.score(out, dataset=dataset, scoring=scoring, normalization=normalization or p.normalization,
+                       replicates=replicates or p.replicates, seed=p.seed if seed is None else seed, machine=place))  # fmt: skip
+
+
+@main.command()
+@click.option("--kind", type=click.Choice(["easy", "hard", "random"]), required=True, help="Which images.")
+@click.option("--size", type=int, help="M, number of images [paper, Figure 2: 3200, 2048, 51200].")
+@click.option("--scores", type=PATH, help="Score artifact that ranks the images (easy and hard).")
+@options(DATASET, SCALE)
+@click.option("--balanced/--unbalanced", default=None, help="As many of each class [paper: random yes, easy and hard no].")
+@click.option("--like", type=PATH, help="Random images with this subset artifact's class histogram.")
+@click.option("--permute-scores", is_flag=True, help="A control that has to fail: permute the scores among images first.")
+@options(SEED, REPLICATES, OUT, MACHINE)
+def select(kind, size, scores, dataset, scale, seed, replicates, out, **given):
+    """Choose the easiest, hardest or random images to pre-train on.
+
+    \b
+    Example:
+      repro select --kind easy --size 256 --scores scores.h5 --out easy.h5
+    """
+    from repro import stages, store
+
+    place = machine(given)
+    source = scores or given["like"]
+    if source:
+        kind_of = "score" if scores else "subset"
+        named = store.read_header(source, kind=kind_of).recipe["dataset"]
+        if dataset not in (None, named):
+            raise UsageError(f"--dataset {dataset}, but {source} is of {named}: leave --dataset out")
+        p, dataset = protocol(named, scale), None
+    elif dataset is None:
+        raise UsageError("select needs --scores (easy, hard), or --dataset (random)")
+    else:
+        p = protocol(dataset, scale)
+    if given["balanced"] is None and kind != "random":
+        given["balanced"] = p.balanced
+    show(stages.select(out, kind=kind, size=p.subset_size if size is None else size, scores=scores, dataset=dataset,
+                        normalization=None if source else p.normalization, replicates=replicates or p.replicates,
+                        seed=p.seed if seed is None else seed, machine=place, **given))  # fmt: skip
+
+
+@main.command()
+@click.option("--subset", type=PATH, help="Subset artifact to pre-train on [default: all training images].")
+@options(DATASET, SCALE)
+@click.option("-t", "--rewind-step", "t", type=int, help="Steps of pre-training, t_r [paper: 400, 800, 800 and half].")
+@options(TRAINING, SEED, REPLICATES, OUT, MACHINE)
+def pretrain(subset, dataset, scale, t, network, normalization, seed, replicates, out, **given):
+    """Train the dense network for t steps: its weights are the rewind point.
+
+    \b
+    Examples:
+      repro pretrain --dataset digits -t 20 --out all-t20.h5
+      repro pretrain --subset easy.h5 -t 10 --out easy-t10.h5
+    """
+    from repro import stages, store
+
+    if (subset is None) == (dataset is None):
+        raise UsageError("pretrain needs either --dataset (all its training images) or --subset")
+    place = machine(given)
+    p = protocol(store.read_header(subset, kind="subset").recipe["dataset"] if subset else dataset, scale)
+    show(stages.pretrain(out, dataset=dataset, subset=subset, t=p.t_star if t is None else t,
+                          network=network or p.network, training=training(p.training, given),
+                          normalization=normalization or (None if subset else p.normalization),
+                          replicates=replicates or p.replicates, seed=p.seed if seed is None else seed, machine=place))  # fmt: skip
+
+
+@main.command()
+@click.argument("rewind_point", type=PATH)
+@click.option("--levels", type=click.IntRange(0, MOST), help="Pruning levels after the dense one [paper: 16; CINIC 12].")
+@click.option("--prune-fraction", type=float, default=0.2, show_default=True, help="Of surviving weights, per level.")
+@click.option("--pruning", type=click.Choice(["magnitude", "random", "shuffled"]), default="magnitude", show_default=True,
+              help="magnitude is IMP; the others are controls.")  # fmt: skip
+@click.option("--masks", type=PATH, help="imp artifact whose masks --pruning shuffled shuffles within layers.")
+@options(REPLICATES, OUT, MACHINE)
+def imp(rewind_point, levels, prune_fraction, pruning, masks, replicates, out, **given):
+    """Iterative magnitude pruning from a rewind point: train, prune, rewind, and again.
+
+    \b
+    Example:
+      repro imp easy-t10.h5 --levels 12 --out imp.h5
+    """
+    from repro import stages, store
+
+    place = machine(given)
+    if levels is None:
+        levels = protocol(store.read_header(rewind_point, kind="pretrain").recipe["dataset"]).levels
+    show(stages.imp(out, rewind_point, levels=levels, replicates=replicates, pruning=pruning, masks=masks,
+                     prune_fraction=prune_fraction, machine=place))  # fmt: skip
