@@ -74,13 +74,19 @@ def _panel(panel, table: pd.DataFrame, protocol: Protocol) -> None:
         y, spread = 100 * y, 100 * spread
         label = look.label.format(size=int(first["size"]), t=int(first["t"]))
         panel.plot(x, y, look.line, color=look.color, marker=look.marker, ms=4, lw=1.4, label=label)
-        panel.fill_between(x, y - spread, y + spread, color=look.color, alpha=faint if condition == "random" else band, lw=0)
+        panel.fill_between(
+            x, y - spread, y + spread, color=look.color, alpha=faint if condition == "random" else band, lw=0
+        )
     if protocol.scale == "paper":
         _paper_curves(panel, protocol)
     left = table[table.condition == "all_tstar"].groupby("level").weights_left_pct.mean()
     shown = left.index[::2]
     panel.set_xticks(shown, [f"{left[k]:.3g}" for k in shown], rotation=0)
-    panel.set(xlabel="weights remaining (%)", ylabel="test accuracy (%)", title=PANEL_TITLES.get(protocol.dataset, protocol.dataset))
+    panel.set(
+        xlabel="weights remaining (%)",
+        ylabel="test accuracy (%)",
+        title=PANEL_TITLES.get(protocol.dataset, protocol.dataset),
+    )
     panel.set_xlim(-0.3, left.index.max() + 0.3)
     panel.yaxis.set_major_locator(MaxNLocator(8))
     panel.grid(alpha=0.25, lw=0.5)

@@ -45,5 +45,7 @@ def save(figure: Figure, table: pd.DataFrame, stem: Path) -> list[Path]:
         figure.savefig(paths[1], bbox_inches="tight", dpi=200, metadata={"Software": None})
         table.to_csv(paths[2], index=False, float_format="%.6g")
     except OSError as error:
-        raise RunError(f"cannot write the figure {stem}: {error.strerror}: free space or choose another --results") from error
+        raise RunError(
+            f"cannot write the figure {stem}: {error.strerror}: free space or choose another --results"
+        ) from error
     return paths

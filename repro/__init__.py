@@ -1,11 +1,11 @@
 """Lottery Tickets on a Data Diet (Paul et al., NeurIPS 2022), reproduced.
 
-    from repro import score, select, pretrain, imp, read
-    score("scores.h5", dataset="digits")
-    select("easy.h5", kind="easy", size=256, scores="scores.h5", replicates=8)
-    pretrain("easy-t10.h5", subset="easy.h5", t=10, replicates=8)
-    imp("imp.h5", "easy-t10.h5", levels=12)
-    read("imp.h5").table()          # pandas
+from repro import score, select, pretrain, imp, read
+score("scores.h5", dataset="digits")
+select("easy.h5", kind="easy", size=256, scores="scores.h5", replicates=8)
+pretrain("easy-t10.h5", subset="easy.h5", t=10, replicates=8)
+imp("imp.h5", "easy-t10.h5", levels=12)
+read("imp.h5").table()          # pandas
 """
 
 from importlib import import_module

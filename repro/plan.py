@@ -1,7 +1,7 @@
 """A figure's runs -> the commands that make them, as make rules, with their cost.
 
-A figure declares cells (`paper_figures`); a cell becomes up to four steps: score, select, pretrain, imp. Steps are known
-by the artifact they make, so a cell that two figures share is computed once.
+A figure declares cells (`paper_figures`); a cell becomes up to four steps: score, select, pretrain, imp. Steps are
+known by the artifact they make, so a cell that two figures share is computed once.
 """
 
 import re
@@ -148,7 +148,18 @@ def _select(cell: Cell, results: Path, options: tuple[str, ...]) -> Step:
     ranked = cell.kind != "random"
     source = ("--scores", str(cell.path(results, "scores"))) if ranked else ("--dataset", p.dataset)
     control = ("--permute-scores",) if cell.permuted else ()
-    command = ("select", "--kind", cell.kind, "--size", str(cell.size), *source, *control, *options, "--out", str(target))
+    command = (
+        "select",
+        "--kind",
+        cell.kind,
+        "--size",
+        str(cell.size),
+        *source,
+        *control,
+        *options,
+        "--out",
+        str(target),
+    )
     needs = (cell.path(results, "scores"),) if ranked else ()
     balanced = p.balanced if ranked else True
     recipe = {"dataset": p.dataset, "subset": cell.kind, "size": cell.size, "balanced": balanced}
@@ -227,7 +238,9 @@ def collect(cells: Iterable[Cell], results: Path) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def resize(p: Protocol, *, replicates: int | None = None, levels: int | None = None, seed: int | None = None) -> Protocol:
+def resize(
+    p: Protocol, *, replicates: int | None = None, levels: int | None = None, seed: int | None = None
+) -> Protocol:
     """The protocol with other numbers of replicates and levels, or another base seed."""
     given = {"replicates": replicates, "levels": levels, "seed": seed}
     return replace(p, **{name: value for name, value in given.items() if value is not None})

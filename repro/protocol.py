@@ -114,7 +114,9 @@ def protocol(dataset: str, scale: str | None = None) -> Protocol:
     if scales:
         raise UsageError(f"no scale {scale!r} for {dataset}: choose {' or '.join(scales)}")
     if scale is not None:
-        raise UsageError(f"no scale {scale!r} for {dataset}: leave --scale out, and choose --steps and the rest yourself")
+        raise UsageError(
+            f"no scale {scale!r} for {dataset}: leave --scale out, and choose --steps and the rest yourself"
+        )
     return replace(CIFAR10, dataset=dataset, normalization="dataset")
 
 

@@ -48,13 +48,13 @@ def prunable(net):
     return [m.weight for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
 
 
-def train(net, masks, images, labels, subset, *, start, stop, lr_at, batch, seed, replicate, weight_decay=1e-4):
+def train(net, masks, images, labels, subset, *, start, stop, lr_at, batch, seed, replicate, role=""):
     """SGD with a fresh momentum from step ``start`` to ``stop``; masked weights are zero at every forward pass."""
-    optimizer = torch.optim.SGD(net.parameters(), lr=1.0, momentum=0.9, weight_decay=weight_decay)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0, momentum=0.9, weight_decay=1e-4)
     steps_per_pass = len(subset) // batch
     net.train()
     for step in range(start, stop):
-        order = stream(seed, replicate, "order", step // steps_per_pass).permutation(len(subset))
+        order = stream(seed, replicate, role + "order", step // steps_per_pass).permutation(len(subset))
         first = step % steps_per_pass * batch
         rows = torch.as_tensor(subset[order[first : first + batch]])
         apply(net, masks)

@@ -7,8 +7,7 @@ from repro.verify import evaluate
 
 MEANS = {"all_tstar": 91.0, "all_tstar_half": 90.0, "all_t0": 88.0, "random": 90.1, "easy": 90.9, "hard": 88.3}
 DENSE = 91.1
-STEPS = {"all_tstar": 400, "all_tstar_half": 200, "all_t0": 0, "random": 200, "easy": 200, "hard": 200,
-         "shuffled": 400}
+STEPS = {"all_tstar": 400, "all_tstar_half": 200, "all_t0": 0, "random": 200, "easy": 200, "hard": 200, "shuffled": 400}
 
 
 def simulate(means=None, *, dataset="cifar10", size=3200, n=8, levels=13, seed=0, noise=0.15, common=0.5):
@@ -23,8 +22,18 @@ def simulate(means=None, *, dataset="cifar10", size=3200, n=8, levels=13, seed=0
             for level in range(levels):
                 start = DENSE + shared[replicate] + noise * rng.normal()
                 acc = start if level == 0 else own - 0.1 * (level - 8) + 0.05 * rng.normal()
-                rows.append((dataset, condition, size if condition in ("random", "easy", "hard") else 0,
-                             STEPS[condition], replicate, level, acc / 100, False))
+                rows.append(
+                    (
+                        dataset,
+                        condition,
+                        size if condition in ("random", "easy", "hard") else 0,
+                        STEPS[condition],
+                        replicate,
+                        level,
+                        acc / 100,
+                        False,
+                    )
+                )
     return pd.DataFrame(rows, columns=["dataset", "condition", "size", "t", "replicate", "level", "acc", "diverged"])
 
 

@@ -87,8 +87,11 @@ def test_damaged_artifacts(damage, given, tmp_path):
     spoil, words = DAMAGE[damage]
     bad = tmp_path / "bad.h5"
     commands = {
-        "rewind": [("imp", bad, "--levels", 1, "--out", tmp_path / "imp.h5"), ("inspect", bad),
-                   ("export", bad, "--out", tmp_path / "table.csv")],
+        "rewind": [
+            ("imp", bad, "--levels", 1, "--out", tmp_path / "imp.h5"),
+            ("inspect", bad),
+            ("export", bad, "--out", tmp_path / "table.csv"),
+        ],
         "scores": [("select", "--kind", "easy", "--scores", bad, "--replicates", 2, "--out", tmp_path / "imp.h5")],
         "imp": [("imp", given["rewind"], "--levels", 1, "--out", bad)],
     }

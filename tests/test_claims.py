@@ -32,6 +32,7 @@ def runs():
 
 # --- verdicts ------------------------------------------------------------------------------------------------------
 
+
 def test_clear_effects_are_reproduced(runs):
     found = judge(runs)
     assert set(found) == set(CLAIMS) == FIGURE2 | {7}
@@ -41,22 +42,26 @@ def test_clear_effects_are_reproduced(runs):
     assert exit_status(list(found.values()), "paper") == 0
 
 
-@pytest.mark.parametrize(("claim", "expected"), [
-    (1, lambda x, dense: dense - x["all_t0"]),
-    (3, lambda x, dense: x["all_tstar"] - dense),
-    (4, lambda x, dense: dense - x["all_tstar_half"]),
-    (5, lambda x, dense: x["random"] - x["all_tstar_half"] + 0.5 * (x["all_tstar"] - x["all_tstar_half"])),
-    (8, lambda x, dense: x["easy"] - 0.5 * (x["all_tstar"] + x["all_tstar_half"])),
-    (9, lambda x, dense: x["easy"] - x["all_tstar_half"]),
-    (10, lambda x, dense: x["easy"] - x["random"]),
-    (12, lambda x, dense: 0.35 * (x["all_tstar"] - x["all_t0"]) - (x["hard"] - x["all_t0"])),
-])
+@pytest.mark.parametrize(
+    ("claim", "expected"),
+    [
+        (1, lambda x, dense: dense - x["all_t0"]),
+        (3, lambda x, dense: x["all_tstar"] - dense),
+        (4, lambda x, dense: dense - x["all_tstar_half"]),
+        (5, lambda x, dense: x["random"] - x["all_tstar_half"] + 0.5 * (x["all_tstar"] - x["all_tstar_half"])),
+        (8, lambda x, dense: x["easy"] - 0.5 * (x["all_tstar"] + x["all_tstar_half"])),
+        (9, lambda x, dense: x["easy"] - x["all_tstar_half"]),
+        (10, lambda x, dense: x["easy"] - x["random"]),
+        (12, lambda x, dense: 0.35 * (x["all_tstar"] - x["all_t0"]) - (x["hard"] - x["all_t0"])),
+    ],
+)
 def test_effects_are_means_within_replicates(runs, claim, expected):
     values = expected({c: outcome(runs, c) for c in MEANS}, dense(runs))
     found = judge(runs)[claim]
     half = 2.364624251592785 * values.std(ddof=1) / np.sqrt(8)  # t(7) at 97.5 %
-    assert [found.effect, found.low, found.high] == pytest.approx([values.mean(), values.mean() - half,
-                                                                    values.mean() + half])
+    assert [found.effect, found.low, found.high] == pytest.approx(
+        [values.mean(), values.mean() - half, values.mean() + half]
+    )
     assert found.median == pytest.approx(np.median(values))
 
 
@@ -68,11 +73,21 @@ def test_two_parts_show_the_weaker_and_need_both(runs):
     assert half_true.verdict == "inconclusive"
 
 
-@pytest.mark.parametrize(("claim", "means"), [
-    (1, {"all_t0": 92.0}), (2, {"all_tstar_half": 91.5}), (3, {"all_tstar": 90.0}), (4, {"all_tstar_half": 91.0}),
-    (5, {"random": 89.0}), (8, {"easy": 90.1}), (9, {"easy": 89.6}), (10, {"easy": 89.7}), (11, {"hard": 90.6}),
-    (12, {"hard": 90.0}),
-])
+@pytest.mark.parametrize(
+    ("claim", "means"),
+    [
+        (1, {"all_t0": 92.0}),
+        (2, {"all_tstar_half": 91.5}),
+        (3, {"all_tstar": 90.0}),
+        (4, {"all_tstar_half": 91.0}),
+        (5, {"random": 89.0}),
+        (8, {"easy": 90.1}),
+        (9, {"easy": 89.6}),
+        (10, {"easy": 89.7}),
+        (11, {"hard": 90.6}),
+        (12, {"hard": 90.0}),
+    ],
+)
 def test_the_opposite_is_contradicted(claim, means):
     assert judge(simulate(means))[claim].verdict == "contradicted"
 
@@ -144,12 +159,16 @@ def test_holm_counts_all_six_primary_hypotheses(runs):
 
 # --- missing and failed runs ---------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("condition", MEANS)
 def test_a_missing_condition_is_missing_and_never_passes(runs, condition):
     found = judge(runs[runs.condition != condition])
     missing = {n for n, v in found.items() if v.verdict == "missing"}
-    assert missing == {n for n in CLAIMS if condition in CLAIMS[n].conditions
-                       or (condition == "all_tstar" and "dense" in CLAIMS[n].conditions)} | {7}
+    assert missing == {
+        n
+        for n in CLAIMS
+        if condition in CLAIMS[n].conditions or (condition == "all_tstar" and "dense" in CLAIMS[n].conditions)
+    } | {7}
     assert all(found[n].effect is None and found[n].note for n in missing)
     for scale in ("demo", "small", "paper"):
         assert exit_status(list(found.values()), scale) == 3
@@ -203,11 +222,15 @@ def test_collapsed_runs_are_counted(runs):
     assert "collapsed" not in judge(runs)[11].note
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda r: pd.concat([r, r[r.condition == "easy"][:1]]), "hold easy, replicate 0, level 0 more than once"),
-    (lambda r: r.drop(columns="acc"), "lacks the column 'acc'"),
-    (lambda r: r.assign(acc=100 * r.acc), "is not a fraction of 1"),
-], ids=["twice", "column", "percent"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: pd.concat([r, r[r.condition == "easy"][:1]]), "hold easy, replicate 0, level 0 more than once"),
+        (lambda r: r.drop(columns="acc"), "lacks the column 'acc'"),
+        (lambda r: r.assign(acc=100 * r.acc), "is not a fraction of 1"),
+    ],
+    ids=["twice", "column", "percent"],
+)
 def test_bad_tables_are_usage_errors(runs, change, message):
     with pytest.raises(UsageError, match=message):
         judge(change(runs))
@@ -219,6 +242,7 @@ def test_unknown_scale():
 
 
 # --- sizes, steps and figures --------------------------------------------------------------------------------------
+
 
 def sweep(smallest=88.5):
     small = simulate({"random": smallest}, size=256, seed=1)

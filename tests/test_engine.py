@@ -147,7 +147,9 @@ def test_taking_up_from_a_checkpoint_gives_the_same_bits(images, labels, engine)
 def test_repetition_gives_the_same_bits(images, labels):
     recipe = dataclasses.replace(RECIPE, precision="bf16")
     jobs = various_jobs(labels, dtype=torch.float32)
-    assert torch.equal(run(jobs, images, labels, recipe=recipe).vectors, run(jobs, images, labels, recipe=recipe).vectors)
+    assert torch.equal(
+        run(jobs, images, labels, recipe=recipe).vectors, run(jobs, images, labels, recipe=recipe).vectors
+    )
 
 
 def test_unequal_batches_in_one_cohort_are_refused(images, labels):

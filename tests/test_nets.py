@@ -1,7 +1,6 @@
 """The networks: the published counts, the initialisation, timm."""
 
 import pytest
-
 import torch
 from torch import nn
 

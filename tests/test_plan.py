@@ -18,9 +18,7 @@ from repro.nets import create
 from repro.protocol import CIFAR10, CINIC10, DIGITS, datasets_at
 from tests.command_line import ROOT, complaint, repro
 
-PROTOCOL = dataclasses.replace(
-    DIGITS, replicates=2, levels=3, t_star=20, subset_size=256, seed=1, prune_fraction=0.1
-)
+PROTOCOL = dataclasses.replace(DIGITS, replicates=2, levels=3, t_star=20, subset_size=256, seed=1, prune_fraction=0.1)
 # Stands for the program: makes the file named by --out from those it is given, and tells.
 STUB = """#!/bin/sh
 verb=$1
@@ -143,7 +141,7 @@ def test_what_is_complete_is_not_made_again(results):
 
     pretend(by_name["imp-all-t20"], less=1)
     by_name["subset-hard256"].target.write_bytes(b"damaged")
-    assert todo(steps) == ["imp-all-t20", "subset-hard256", "pretrain-hard256-t10"]
+    assert sorted(todo(steps)) == sorted(["imp-all-t20", "subset-hard256", "pretrain-hard256-t10"])
     pretend(by_name["subset-hard256"])
     pretend(by_name["imp-all-t20"])
     for field, value in (("milestones", [1]), ("weight_decay", 0.5), ("augment", True), ("precision", "bf16")):

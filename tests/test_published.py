@@ -29,18 +29,22 @@ def mean_over_levels(table, better, worse, levels=range(1, 13)):
 
 # --- the table -----------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("dataset", "noise", "condition", "size", "level", "mean", "std"), [
-    ("cifar10", 0, "dense", 0, 0, 0.9132, 0.0015),
-    ("cifar10", 0, "all_tstar", 0, 6, 0.9120, 0.0027),
-    ("cifar10", 0, "easy", 3200, 8, 0.9093, 0.0013),
-    ("cifar10", 0, "hard", 12800, 12, 0.8644, 0.0050),
-    ("cifar100", 0, "dense", 0, 0, 0.6791, 0.0032),
-    ("cifar100", 0, "random", 2048, 10, 0.6528, 0.0158),
-    ("cinic10", 0, "all_tstar_half", 0, 12, 0.8376, 0.0094),
-    ("cinic10", 0, "hard", 51200, 8, 0.8538, 0.0014),
-    ("cifar10", 0.1, "easy", 2048, 10, 0.9048, 0.0031),
-    ("cifar10", 0.5, "all_tstar", 0, 12, 0.8632, 0.0048),
-])
+
+@pytest.mark.parametrize(
+    ("dataset", "noise", "condition", "size", "level", "mean", "std"),
+    [
+        ("cifar10", 0, "dense", 0, 0, 0.9132, 0.0015),
+        ("cifar10", 0, "all_tstar", 0, 6, 0.9120, 0.0027),
+        ("cifar10", 0, "easy", 3200, 8, 0.9093, 0.0013),
+        ("cifar10", 0, "hard", 12800, 12, 0.8644, 0.0050),
+        ("cifar100", 0, "dense", 0, 0, 0.6791, 0.0032),
+        ("cifar100", 0, "random", 2048, 10, 0.6528, 0.0158),
+        ("cinic10", 0, "all_tstar_half", 0, 12, 0.8376, 0.0094),
+        ("cinic10", 0, "hard", 51200, 8, 0.8538, 0.0014),
+        ("cifar10", 0.1, "easy", 2048, 10, 0.9048, 0.0031),
+        ("cifar10", 0.5, "all_tstar", 0, 12, 0.8632, 0.0048),
+    ],
+)
 def test_curves_hold_the_published_values(dataset, noise, condition, size, level, mean, std):
     found = row(published.curves(dataset, noise=noise), condition, size, level)
     assert (found["mean"], found["std"]) == pytest.approx((mean, std), abs=5.1e-5)
@@ -64,11 +68,14 @@ def test_what_was_not_published_is_a_usage_error(dataset, noise):
         published.curves(dataset, noise=noise)
 
 
-@pytest.mark.parametrize(("dataset", "levels", "pooled"), [
-    ("cifar10", (6, 8, 10, 12), (0.28, 0.29, 0.44, 0.55)),
-    ("cifar100", (6, 8, 10, 12), (0.47, 0.60, 0.79, 0.97)),
-    ("cinic10", (6, 8), (0.14, 0.17)),
-])
+@pytest.mark.parametrize(
+    ("dataset", "levels", "pooled"),
+    [
+        ("cifar10", (6, 8, 10, 12), (0.28, 0.29, 0.44, 0.55)),
+        ("cifar100", (6, 8, 10, 12), (0.47, 0.60, 0.79, 0.97)),
+        ("cinic10", (6, 8), (0.14, 0.17)),
+    ],
+)
 def test_pooled_standard_deviations(dataset, levels, pooled):
     table = published.curves(dataset)
     for level, expected in zip(levels, pooled):
@@ -86,50 +93,68 @@ def test_pooled_random_spread_exceeds_easys():
 
 # --- the recorded differences, pp over levels 1 to 12 --------------------------------------------------------------
 
-@pytest.mark.parametrize(("dataset", "better", "worse", "expected"), [
-    ("cifar10", ("all_tstar", 0), ("all_tstar_half", 0), 0.77),
-    ("cifar10", ("all_tstar_half", 0), ("all_t0", 0), 1.32),
-    ("cifar100", ("all_tstar", 0), ("all_tstar_half", 0), 1.69),
-    ("cifar100", ("all_tstar_half", 0), ("all_t0", 0), 1.94),
-    ("cinic10", ("all_tstar", 0), ("all_tstar_half", 0), 0.37),
-    ("cinic10", ("all_tstar_half", 0), ("all_t0", 0), 3.17),
-    ("cifar10", ("random", 3200), ("all_tstar_half", 0), 0.34),
-    ("cifar10", ("random", 25600), ("all_tstar_half", 0), 0.0),
-    ("cifar100", ("random", 2048), ("all_tstar_half", 0), 0.49),
-    ("cinic10", ("random", 51200), ("all_tstar_half", 0), -0.20),
-    ("cifar10", ("easy", 3200), ("all_tstar", 0), -0.20),
-    ("cifar10", ("easy", 12800), ("all_tstar", 0), -0.11),
-    ("cifar100", ("easy", 2048), ("all_tstar", 0), -0.32),
-    ("cinic10", ("easy", 51200), ("all_tstar", 0), -0.13),
-    ("cifar10", ("easy", 3200), ("all_tstar_half", 0), 0.57),
-    ("cifar100", ("easy", 2048), ("all_tstar_half", 0), 1.37),
-    ("cinic10", ("easy", 51200), ("all_tstar_half", 0), 0.24),
-    ("cifar10", ("easy", 256), ("all_tstar_half", 0), -0.41),
-    ("cifar10", ("easy", 3200), ("random", 3200), 0.23),
-    ("cifar100", ("easy", 2048), ("random", 2048), 0.88),
-    ("cinic10", ("easy", 51200), ("random", 51200), 0.44),
-    ("cifar10", ("hard", 3200), ("all_tstar_half", 0), -0.98),
-    ("cifar100", ("hard", 2048), ("all_tstar_half", 0), -0.80),
-    ("cinic10", ("hard", 51200), ("all_tstar_half", 0), -1.08),
-    ("cifar10", ("hard", 3200), ("all_t0", 0), 0.34),
-])
+
+@pytest.mark.parametrize(
+    ("dataset", "better", "worse", "expected"),
+    [
+        ("cifar10", ("all_tstar", 0), ("all_tstar_half", 0), 0.77),
+        ("cifar10", ("all_tstar_half", 0), ("all_t0", 0), 1.32),
+        ("cifar100", ("all_tstar", 0), ("all_tstar_half", 0), 1.69),
+        ("cifar100", ("all_tstar_half", 0), ("all_t0", 0), 1.94),
+        ("cinic10", ("all_tstar", 0), ("all_tstar_half", 0), 0.37),
+        ("cinic10", ("all_tstar_half", 0), ("all_t0", 0), 3.17),
+        ("cifar10", ("random", 3200), ("all_tstar_half", 0), 0.34),
+        ("cifar10", ("random", 25600), ("all_tstar_half", 0), 0.0),
+        ("cifar100", ("random", 2048), ("all_tstar_half", 0), 0.49),
+        ("cinic10", ("random", 51200), ("all_tstar_half", 0), -0.20),
+        ("cifar10", ("easy", 3200), ("all_tstar", 0), -0.20),
+        ("cifar10", ("easy", 12800), ("all_tstar", 0), -0.11),
+        ("cifar100", ("easy", 2048), ("all_tstar", 0), -0.32),
+        ("cinic10", ("easy", 51200), ("all_tstar", 0), -0.13),
+        ("cifar10", ("easy", 3200), ("all_tstar_half", 0), 0.57),
+        ("cifar100", ("easy", 2048), ("all_tstar_half", 0), 1.37),
+        ("cinic10", ("easy", 51200), ("all_tstar_half", 0), 0.24),
+        ("cifar10", ("easy", 256), ("all_tstar_half", 0), -0.41),
+        ("cifar10", ("easy", 3200), ("random", 3200), 0.23),
+        ("cifar100", ("easy", 2048), ("random", 2048), 0.88),
+        ("cinic10", ("easy", 51200), ("random", 51200), 0.44),
+        ("cifar10", ("hard", 3200), ("all_tstar_half", 0), -0.98),
+        ("cifar100", ("hard", 2048), ("all_tstar_half", 0), -0.80),
+        ("cinic10", ("hard", 51200), ("all_tstar_half", 0), -1.08),
+        ("cifar10", ("hard", 3200), ("all_t0", 0), 0.34),
+    ],
+)
 def test_recorded_differences(dataset, better, worse, expected):
     assert mean_over_levels(published.curves(dataset), better, worse) == pytest.approx(expected, abs=0.0051)
 
 
-@pytest.mark.parametrize(("dataset", "claim", "above"), [
-    ("cifar10", 2, 11), ("cifar100", 2, 11), ("cinic10", 2, 12),
-    ("cifar10", 9, 11), ("cifar100", 9, 10), ("cinic10", 9, 12),
-])
+@pytest.mark.parametrize(
+    ("dataset", "claim", "above"),
+    [
+        ("cifar10", 2, 11),
+        ("cifar100", 2, 11),
+        ("cinic10", 2, 12),
+        ("cifar10", 9, 11),
+        ("cifar100", 9, 10),
+        ("cinic10", 9, 12),
+    ],
+)
 def test_signs_by_level(dataset, claim, above):
     effects = [level.effect for level in verdicts(dataset)[claim].levels if level.level <= 12]
     assert len(effects) == 12 and sum(e > 0 for e in effects) == above
 
 
-@pytest.mark.parametrize(("dataset", "condition", "last"), [
-    ("cifar10", "all_tstar", 9), ("cifar100", "all_tstar", 9), ("cinic10", "all_tstar", 12),
-    ("cifar10", "all_tstar_half", 4), ("cifar100", "all_tstar_half", 3), ("cinic10", "all_tstar_half", 11),
-])
+@pytest.mark.parametrize(
+    ("dataset", "condition", "last"),
+    [
+        ("cifar10", "all_tstar", 9),
+        ("cifar100", "all_tstar", 9),
+        ("cinic10", "all_tstar", 12),
+        ("cifar10", "all_tstar_half", 4),
+        ("cifar100", "all_tstar_half", 3),
+        ("cinic10", "all_tstar_half", 11),
+    ],
+)
 def test_last_level_within_half_a_point_of_dense(dataset, condition, last):
     table = published.curves(dataset)
     dense = row(table, "dense", 0, 0)["mean"]
@@ -138,9 +163,16 @@ def test_last_level_within_half_a_point_of_dense(dataset, condition, last):
 
 # --- what the published numbers support ----------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("dataset", "size", "fraction"), [
-    ("cifar10", 3200, 0.79), ("cifar10", 12800, 0.92), ("cifar100", 2048, 0.88), ("cinic10", 51200, 0.78),
-])
+
+@pytest.mark.parametrize(
+    ("dataset", "size", "fraction"),
+    [
+        ("cifar10", 3200, 0.79),
+        ("cifar10", 12800, 0.92),
+        ("cifar100", 2048, 0.88),
+        ("cinic10", 51200, 0.78),
+    ],
+)
 def test_retained_fraction_of_easy(dataset, size, fraction):
     found = published.outcomes(dataset, size=size)
     easy, full, half = (found.sample(c).mean for c in ("easy", "all_tstar", "all_tstar_half"))
@@ -149,7 +181,17 @@ def test_retained_fraction_of_easy(dataset, size, fraction):
 
 
 EXPECTED = {  # claim: verdicts on cifar10, cifar100, cinic10
-    1: "RRR", 2: "RRR", 3: "IIR", 4: "RRC", 5: "RRI", 7: "RRI", 8: "IRI", 9: "RRR", 10: "IIR", 11: "RII", 12: "IIC",
+    1: "RRR",
+    2: "RRR",
+    3: "IIR",
+    4: "RRC",
+    5: "RRI",
+    7: "RRI",
+    8: "IRI",
+    9: "RRR",
+    10: "IIR",
+    11: "RII",
+    12: "IIC",
 }
 
 
@@ -181,12 +223,15 @@ def test_no_published_primary_claim_survives_holm_over_six():
     assert len(primary) == 6 and min(v.p_holm for v in primary) == pytest.approx(0.058, abs=0.001)
 
 
-@pytest.mark.parametrize(("dataset", "first", "second", "turned"), [
-    ("cifar10", "easy", "hard", (8, 9)),
-    ("cinic10", "easy", "all_t0", (8, 9, 10)),
-    ("cifar100", "all_tstar_half", "all_t0", (2,)),
-    ("cifar100", "all_tstar", "all_t0", (2, 3)),
-])
+@pytest.mark.parametrize(
+    ("dataset", "first", "second", "turned"),
+    [
+        ("cifar10", "easy", "hard", (8, 9)),
+        ("cinic10", "easy", "all_t0", (8, 9, 10)),
+        ("cifar100", "all_tstar_half", "all_t0", (2,)),
+        ("cifar100", "all_tstar", "all_t0", (2, 3)),
+    ],
+)
 def test_swapped_conditions_turn_the_verdict(dataset, first, second, turned):
     table = published.curves(dataset)
     before = verdicts(dataset, table=table)
@@ -198,8 +243,9 @@ def test_swapped_conditions_turn_the_verdict(dataset, first, second, turned):
 
 def test_swapping_the_rewind_steps_leaves_no_gap():
     table = published.curves("cifar100")
-    swapped = table.assign(condition=table.condition.replace(
-        {"all_tstar": "all_tstar_half", "all_tstar_half": "all_tstar"}))
+    swapped = table.assign(
+        condition=table.condition.replace({"all_tstar": "all_tstar_half", "all_tstar_half": "all_tstar"})
+    )
     found = verdicts("cifar100", table=swapped)
     assert found[2].verdict == "contradicted"
     for claim in (5, 8):
@@ -207,6 +253,7 @@ def test_swapping_the_rewind_steps_leaves_no_gap():
 
 
 # --- agreement -----------------------------------------------------------------------------------------------------
+
 
 def replication(dataset, *, n=8, seed=0, shift=None):
     """Runs of a perfect replication: the published means, off by their own standard error, plus the spread of
@@ -219,11 +266,20 @@ def replication(dataset, *, n=8, seed=0, shift=None):
         std = ddof1(curve.loc[curve["level"].between(6, 10), "std"].mean(), curve["n"].iloc[0])
         spread = std * (rng.normal(size=n) + rng.normal() / np.sqrt(curve["n"].iloc[0]))
         for replicate in range(n):
-            rows.append(pd.DataFrame({
-                "dataset": dataset, "condition": condition, "size": size, "t": curve["t"], "replicate": replicate,
-                "level": curve["level"], "diverged": False,
-                "acc": curve["mean"] + spread[replicate] + (shift or {}).get(condition, 0) / 100,
-            }))
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "dataset": dataset,
+                        "condition": condition,
+                        "size": size,
+                        "t": curve["t"],
+                        "replicate": replicate,
+                        "level": curve["level"],
+                        "diverged": False,
+                        "acc": curve["mean"] + spread[replicate] + (shift or {}).get(condition, 0) / 100,
+                    }
+                )
+            )
     return pd.concat(rows, ignore_index=True)
 
 

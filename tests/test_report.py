@@ -8,7 +8,13 @@ import pytest
 
 from repro.errors import UsageError
 from repro.verify import (
-    CLAIMS, across_datasets, control_verdict, exit_status, from_published, markdown, to_json,
+    CLAIMS,
+    across_datasets,
+    control_verdict,
+    exit_status,
+    from_published,
+    markdown,
+    to_json,
 )
 from repro.verify.report import HEADER, paper_claim, published_support, sentence
 from tests.simulated_runs import MEANS, judge, simulate
@@ -20,6 +26,7 @@ def runs():
 
 
 # --- exit statuses and reports -------------------------------------------------------------------------------------
+
 
 def test_a_contradicted_primary_claim_fails_at_paper_scale_only():
     found = list(judge(simulate({"easy": 89.0})).values())
@@ -33,8 +40,10 @@ def test_other_contradictions_do_not_fail():
 
 
 def test_holm_spares_a_weak_contradiction():
-    weak = [dataclasses.replace(v, verdict="contradicted", p_holm=0.06) if v.primary else v
-            for v in judge(simulate()).values()]
+    weak = [
+        dataclasses.replace(v, verdict="contradicted", p_holm=0.06) if v.primary else v
+        for v in judge(simulate()).values()
+    ]
     strong = [dataclasses.replace(v, p_holm=0.04) if v.primary else v for v in weak]
     assert (exit_status(weak, "paper"), exit_status(strong, "paper")) == (0, 1)
 
@@ -104,6 +113,7 @@ def test_all_datasets_means_each_of_them(runs):
 
 # --- controls ------------------------------------------------------------------------------------------------------
 
+
 def exchanged(runs):
     return runs.assign(condition=runs.condition.replace({"easy": "hard", "hard": "easy"}))
 
@@ -131,8 +141,10 @@ def test_permuted_scores_make_easy_random():
 
 
 def test_permuted_scores_pass_about_as_often_as_they_should():
-    verdicts = [control(simulate({"easy": MEANS["random"]}, n=4, levels=11, seed=seed, noise=1.5), "permute-scores")
-                for seed in range(40)]
+    verdicts = [
+        control(simulate({"easy": MEANS["random"]}, n=4, levels=11, seed=seed, noise=1.5), "permute-scores")
+        for seed in range(40)
+    ]
     assert sum(v.verdict == "passed" for v in verdicts) >= 34  # 38 expected; fewer than 34 has a probability of 1.4 %
 
 
@@ -148,9 +160,14 @@ def test_a_shuffled_mask_is_compared_where_both_have_levels():
     assert found.verdict == "passed" and "at levels 12 to 14" in found.note
 
 
-@pytest.mark.parametrize(("name", "condition"), [
-    ("permute-scores", "random"), ("swap-easy-hard", "hard"), ("shuffle-mask", "shuffled"),
-])
+@pytest.mark.parametrize(
+    ("name", "condition"),
+    [
+        ("permute-scores", "random"),
+        ("swap-easy-hard", "hard"),
+        ("shuffle-mask", "shuffled"),
+    ],
+)
 def test_controls_never_pass_on_missing_data(name, condition):
     runs = simulate({"shuffled": 80.0})
     found = control(runs[runs.condition != condition], name)

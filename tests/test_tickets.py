@@ -40,7 +40,9 @@ def accuracy(net, data, replicate):
 @pytest.mark.parametrize("level", [0, LEVELS])
 def test_trained_weights_give_the_recorded_accuracy(stored, digits, replicate, level):
     net = tickets.network(stored, replicate, level, "trained", data=digits).double()
-    net.load_state_dict(tickets.state_dict(stored, replicate, level, "trained", num_classes=10, in_chans=1), strict=False)
+    net.load_state_dict(
+        tickets.state_dict(stored, replicate, level, "trained", num_classes=10, in_chans=1), strict=False
+    )
     row = read(stored).table().query("replicate == @replicate and level == @level").iloc[0]
     assert accuracy(net, digits, replicate) == pytest.approx(row.acc, abs=1e-12)
     zeros = sum(int((w == 0).sum()) for w in plain_imp.prunable(net))
@@ -69,9 +71,7 @@ def _order(net):
 
 
 def test_ticket_and_trained_weights_are_not_mixed_up(stored):
-    ticket, trained = (
-        tickets.state_dict(stored, 0, 1, part, num_classes=10, in_chans=1) for part in tickets.PARTS
-    )
+    ticket, trained = (tickets.state_dict(stored, 0, 1, part, num_classes=10, in_chans=1) for part in tickets.PARTS)
     rewind = read(stored)["replicate_0/level_0/rewind_weights"]
     flat = torch.cat([tensor.flatten() for tensor in ticket.values()]).numpy()
     kept = flat != 0

@@ -25,8 +25,12 @@ def options(*decorators):
 
 
 PATH = click.Path(path_type=Path)
-DATASET = click.option("--dataset", help="cifar10, cifar100, cinic10, digits, or folder:PATH (train/ and test/ inside).")
-SCALE = click.option("--scale", type=click.Choice(SCALES), help="Protocol to take defaults from [default: the data set's].")
+DATASET = click.option(
+    "--dataset", help="cifar10, cifar100, cinic10, digits, or folder:PATH (train/ and test/ inside)."
+)
+SCALE = click.option(
+    "--scale", type=click.Choice(SCALES), help="Protocol to take defaults from [default: the data set's]."
+)
 SEED = click.option("--seed", type=int, help="Base seed of all random streams [default: the protocol's].")
 REPLICATES = click.option("--replicates", type=click.IntRange(1, MOST),
                           help="Number of replicates [default: the protocol's, 4].")  # fmt: skip

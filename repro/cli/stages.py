@@ -4,7 +4,18 @@ import click
 
 from repro.cli.group import main
 from repro.cli.options import (
-    DATASET, MACHINE, MOST, OUT, PATH, REPLICATES, SCALE, SEED, TRAINING, machine, options, training,
+    DATASET,
+    MACHINE,
+    MOST,
+    OUT,
+    PATH,
+    REPLICATES,
+    SCALE,
+    SEED,
+    TRAINING,
+    machine,
+    options,
+    training,
 )  # fmt: skip
 from repro.errors import UsageError
 from repro.protocol import Scoring, protocol
@@ -44,9 +55,13 @@ def score(dataset, scale, networks, batch_norm, network, normalization, seed, re
 @click.option("--size", type=int, help="M, number of images [paper, Figure 2: 3200, 2048, 51200].")
 @click.option("--scores", type=PATH, help="Score artifact that ranks the images (easy and hard).")
 @options(DATASET, SCALE)
-@click.option("--balanced/--unbalanced", default=None, help="As many of each class [paper: random yes, easy and hard no].")
+@click.option(
+    "--balanced/--unbalanced", default=None, help="As many of each class [paper: random yes, easy and hard no]."
+)
 @click.option("--like", type=PATH, help="Random images with this subset artifact's class histogram.")
-@click.option("--permute-scores", is_flag=True, help="A control that has to fail: permute the scores among images first.")
+@click.option(
+    "--permute-scores", is_flag=True, help="A control that has to fail: permute the scores among images first."
+)
 @options(SEED, REPLICATES, OUT, MACHINE)
 def select(kind, size, scores, dataset, scale, seed, replicates, out, **given):
     """Choose the easiest, hardest or random images to pre-train on.
@@ -103,7 +118,9 @@ def pretrain(subset, dataset, scale, t, network, normalization, seed, replicates
 
 @main.command()
 @click.argument("rewind_point", type=PATH)
-@click.option("--levels", type=click.IntRange(0, MOST), help="Pruning levels after the dense one [paper: 16; CINIC 12].")
+@click.option(
+    "--levels", type=click.IntRange(0, MOST), help="Pruning levels after the dense one [paper: 16; CINIC 12]."
+)
 @click.option("--prune-fraction", type=float, default=0.2, show_default=True, help="Of surviving weights, per level.")
 @click.option("--pruning", type=click.Choice(["magnitude", "random", "shuffled"]), default="magnitude", show_default=True,
               help="magnitude is IMP; the others are controls.")  # fmt: skip

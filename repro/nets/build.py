@@ -12,7 +12,9 @@ from repro.nets.resnet import CifarResNet, Head
 _CIFAR_NAME = re.compile(r"cifar_resnet(\d+)(?:_w(\d+))?")
 
 
-def create(name: str, *, num_classes: int, in_chans: int, replicas: int = 1, batch_innermost: bool = False) -> nn.Module:
+def create(
+    name: str, *, num_classes: int, in_chans: int, replicas: int = 1, batch_innermost: bool = False
+) -> nn.Module:
     """The network called ``name``: ``cifar_resnet20``, ``cifar_resnet14_w4`` (width 4), or any name timm knows.
 
     ``replicas`` above 1 (R networks side by side) and ``batch_innermost`` are for CIFAR ResNets alone (`fusible`).

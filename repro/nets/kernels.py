@@ -1,9 +1,9 @@
 """Convolutions for narrow networks on a CPU that skip pruned weights, compiled by Numba.
 
 R convolutions side by side, with the images of a batch innermost: activations are [1, R*C, H, W*B], so one weight
-multiplies whole rows of W*B numbers, and a weight that is zero costs nothing. Sums are taken over four weights at a time,
-which reads and writes the output a quarter as often. What a replica computes does not depend on who sits beside it, to the
-last bit. The gradient of a weight that is exactly zero is not computed but 0: masked SGD zeroes a pruned weight again
+multiplies whole rows of W*B numbers, and a weight that is zero costs nothing. Sums are taken over four weights at a
+time, which reads and writes the output a quarter as often. What a replica computes does not depend on who sits beside
+it, to the last bit. The gradient of a weight that is exactly zero is not computed but 0: masked SGD zeroes a pruned weight again
 whatever its gradient is, and a kept one is never exactly zero from a continuous initialisation on.
 """
 
@@ -148,7 +148,12 @@ def _backward_input(gradient, weight, padded, geometry, first, outputs, values):
             for i in range(ins):
                 for ky in range(kernel):
                     for kx in range(kernel):
-                        at = i * channel + (y * stride + ky) * line + kx % stride * (line // stride) + kx // stride * batch
+                        at = (
+                            i * channel
+                            + (y * stride + ky) * line
+                            + kx % stride * (line // stride)
+                            + kx // stride * batch
+                        )
                         into = images[at : at + n]
                         tap, last = first[group], first[group + 1]
                         group += 1

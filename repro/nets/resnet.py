@@ -102,4 +102,3 @@ class CifarResNet(nn.Module):
             features = x.mean((2, 3))
         logits = self.fc(features)
         return logits.squeeze(1) if self.replicas == 1 else logits
-

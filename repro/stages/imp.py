@@ -166,7 +166,9 @@ class _Imp:
             jobs.append(Job(rewind, self.data.split(r)[0].numpy(), t, total, seed, r, mask=mask))
         pieces = [_piece(r, level) for r, level in chunk]
         span = sorted({level for _, level in chunk})
-        title = f"imp {self.cell.path.stem}, level {span[0]}{f'-{span[-1]}' if span[1:] else ''}, {len(chunk)} replicates"
+        title = (
+            f"imp {self.cell.path.stem}, level {span[0]}{f'-{span[-1]}' if span[1:] else ''}, {len(chunk)} replicates"
+        )
         with ticker(title, total) as tick:
             state = train(
                 jobs, self.training, cohort_of=self.trainer.cohort, batcher=self.trainer.batcher,
@@ -238,5 +240,7 @@ class _Imp:
             lines.append(f"{level:5d}  {100 * rows.density.mean():10.2f} %  {spread}")
         bad = sorted(set(table.replicate[table.diverged]))
         if bad:
-            lines.append(f"warning: replicates {bad} diverged and count as chance: try a lower --lr (={self.training.lr})")
+            lines.append(
+                f"warning: replicates {bad} diverged and count as chance: try a lower --lr (={self.training.lr})"
+            )
         return tuple(lines)

@@ -9,7 +9,14 @@ from repro.data import Passes
 from repro.errors import RunError, UsageError
 from repro.protocol import protocol
 from repro.stages.common import (
-    Machine, Result, Trainer, data_of, open_data, require_replicates, ticker, training_fields,
+    Machine,
+    Result,
+    Trainer,
+    data_of,
+    open_data,
+    require_replicates,
+    ticker,
+    training_fields,
 )  # fmt: skip
 from repro.stages.growing import Growing
 from repro.train import evaluate
@@ -105,7 +112,9 @@ def pretrain(
                 f"all replicates of {Path(out).stem} diverged (loss not finite from step {table.diverged_at.min()}): "
                 f"lower --lr (={training.lr}) and pass --force"
             )
-        lines = [f"test accuracy after {t} steps: {table.acc.mean():.4f} ± {table.acc.std(ddof=0):.4f} (n={len(table)})"]
+        lines = [
+            f"test accuracy after {t} steps: {table.acc.mean():.4f} ± {table.acc.std(ddof=0):.4f} (n={len(table)})"
+        ]
         if len(diverged):
             bad = ", ".join(map(str, diverged))
             lines.append(f"warning: replicates {bad} diverged (loss not finite): try a lower --lr (={training.lr})")

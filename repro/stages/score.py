@@ -62,7 +62,14 @@ def score(
             names = [f"fold_{f}/network_{k}" for f, k in wanted]
             return cell.preview(names, steps=training.steps, batch_size=training.batch_size)
         todo = [(f, k) for f, k in wanted if f"fold_{f}/network_{k}" not in cell.rows]
-        for chunk in trainer.chunks(todo, lambda row: len(data.splits[row[0]][0]) if scoring.batch_norm == "batch" else trainer.batch_key(data.splits[row[0]][0])):
+        for chunk in trainer.chunks(
+            todo,
+            lambda row: (
+                len(data.splits[row[0]][0])
+                if scoring.batch_norm == "batch"
+                else trainer.batch_key(data.splits[row[0]][0])
+            ),
+        ):
             pieces = [f"fold_{f}/network_{k}" for f, k in chunk]
             pools = [data.splits[f][0].numpy() for f, _ in chunk]
             jobs = [

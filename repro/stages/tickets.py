@@ -14,7 +14,9 @@ from repro.nets import create, layout_of
 PARTS = ("ticket", "trained")
 
 
-def state_dict(path: str | Path, replicate: int, level: int, part: str, *, num_classes: int, in_chans: int) -> dict[str, Tensor]:
+def state_dict(
+    path: str | Path, replicate: int, level: int, part: str, *, num_classes: int, in_chans: int
+) -> dict[str, Tensor]:
     """One network of an imp artifact as named float32 tensors, batch-norm statistics included.
 
     Arguments:

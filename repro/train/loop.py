@@ -164,9 +164,7 @@ def _load(cohort: Cohort, state: Progress, rows: list[int], masks: list[Tensor |
     cohort.train()
 
 
-def _store(
-    cohort: Cohort, state: Progress, rows: list[int], diverged: Tensor, step: int, seconds: float
-) -> Progress:
+def _store(cohort: Cohort, state: Progress, rows: list[int], diverged: Tensor, step: int, seconds: float) -> Progress:
     vectors, momentum, diverged_at = state.vectors.clone(), state.momentum.clone(), state.diverged_at.copy()
     vectors[rows] = cohort.vectors().cpu()
     momentum[rows] = cohort.momentum_vectors().cpu()

@@ -1,12 +1,24 @@
 """From runs to verdicts: statistics, the paper's claims and published curves, reports. Imports no torch."""
 
-from repro.verify.compare import Agreement, agreement
 from repro.verify.claims import CLAIMS, Claim
+from repro.verify.compare import Agreement, agreement
 from repro.verify.controls import CONTROLS, ControlVerdict, control_verdict
 from repro.verify.report import exit_status, markdown, to_json
 from repro.verify.verdicts import Verdict, across_datasets, evaluate, from_published
 
 __all__ = [
-    "CLAIMS", "CONTROLS", "Agreement", "Claim", "ControlVerdict", "Verdict", "across_datasets", "agreement",
-    "control_verdict", "evaluate", "exit_status", "from_published", "markdown", "to_json",
+    "CLAIMS",
+    "CONTROLS",
+    "Agreement",
+    "Claim",
+    "ControlVerdict",
+    "Verdict",
+    "across_datasets",
+    "agreement",
+    "control_verdict",
+    "evaluate",
+    "exit_status",
+    "from_published",
+    "markdown",
+    "to_json",
 ]

@@ -60,8 +60,9 @@ class Agreement:
     note: str = ""
 
 
-def agreement(runs: pd.DataFrame, dataset: str, *, chance: float, size: int | None = None,
-              replicates: int = 2) -> Agreement:
+def agreement(
+    runs: pd.DataFrame, dataset: str, *, chance: float, size: int | None = None, replicates: int = 2
+) -> Agreement:
     """Compare a runs table with the published curves of the same data set and subset size.
 
     A perfect replication agrees about 95 % of the time: max |z| is held against `stats.largest_z`. Own differences
@@ -81,8 +82,13 @@ def agreement(runs: pd.DataFrame, dataset: str, *, chance: float, size: int | No
     largest, bound = max(abs(row.z) for row in rows), largest_z(len(CONDITIONS))
     levels = sorted(set(own.by_level["all_tstar"]) & set(paper.by_level["all_tstar"]))
     return Agreement(
-        dataset=dataset, verdict="agrees" if largest <= bound else "disagrees", largest_z=largest, bound=bound,
-        s=float(s), conditions=rows, levels=tuple(_level(k, own, paper) for k in levels),
+        dataset=dataset,
+        verdict="agrees" if largest <= bound else "disagrees",
+        largest_z=largest,
+        bound=bound,
+        s=float(s),
+        conditions=rows,
+        levels=tuple(_level(k, own, paper) for k in levels),
     )
 
 
@@ -93,8 +99,9 @@ def _condition(condition: str, own: Outcomes, paper: Outcomes, s: float) -> Cond
         differences.append(x.mean - reference.mean)
         groups.append(2 / (1 / x.n + 1 / reference.n))  # the n of two equal groups with the same variance
     z = agreement_z(*differences, s, *groups)
-    return ConditionAgreement(condition, *differences, float(z),
-                              own.sample(condition).mean - paper.sample(condition).mean)
+    return ConditionAgreement(
+        condition, *differences, float(z), own.sample(condition).mean - paper.sample(condition).mean
+    )
 
 
 def _level(level: int, own: Outcomes, paper: Outcomes) -> LevelAgreement:
@@ -105,5 +112,6 @@ def _level(level: int, own: Outcomes, paper: Outcomes) -> LevelAgreement:
     t = distributions.t.ppf(0.975, sum(x.n - 1 for x in pool))
     error = np.array([a.mean - b.mean for a, b in pairs])
     within = abs(error) <= t * s * np.sqrt([1 / a.n + 1 / b.n for a, b in pairs])
-    return LevelAgreement(level, len(pairs), float(within.mean()), float(error.mean()),
-                          float(np.sqrt((error**2).mean())))
+    return LevelAgreement(
+        level, len(pairs), float(within.mean()), float(error.mean()), float(np.sqrt((error**2).mean()))
+    )

@@ -29,8 +29,9 @@ class ControlVerdict:
     note: str = ""
 
 
-def control_verdict(runs: pd.DataFrame, control: str, *, dataset: str, chance: float,
-                    size: int | None = None) -> ControlVerdict:
+def control_verdict(
+    runs: pd.DataFrame, control: str, *, dataset: str, chance: float, size: int | None = None
+) -> ControlVerdict:
     """Judge the runs of a control.
 
     permute-scores: scores permuted among the images; easy - random has to vanish. Passed if its interval contains 0 or
@@ -59,8 +60,15 @@ def control_verdict(runs: pd.DataFrame, control: str, *, dataset: str, chance: f
         if permuted:
             half_gap = (found.sample("all_tstar").mean - found.sample("all_tstar_half").mean) / 2
             word, note = _vanishing(estimate, half_gap), f"{note}, half the gap is {half_gap:+.2f}"
-    return ControlVerdict(**identity, verdict=word, effect=float(estimate.effect), low=float(estimate.low),
-                          high=float(estimate.high), n=estimate.n, note=note)
+    return ControlVerdict(
+        **identity,
+        verdict=word,
+        effect=float(estimate.effect),
+        low=float(estimate.low),
+        high=float(estimate.high),
+        n=estimate.n,
+        note=note,
+    )
 
 
 def _vanishing(estimate: Estimate, half_gap: float) -> str:

@@ -40,13 +40,20 @@ def judge(runs: pd.DataFrame, protocols: Sequence[Protocol], *, figure: str, con
         about = dict(dataset=p.dataset, chance=chance, size=p.subset_size)
         if control:  # spoiled runs say nothing about the paper's claims
             found = control_verdict(runs, control, **about)
-            controls.append(found if unspoiled is None else _informed(found, control_verdict(unspoiled, control, **about)))
+            controls.append(
+                found if unspoiled is None else _informed(found, control_verdict(unspoiled, control, **about))
+            )
             continue
         verdicts += evaluate(runs, figure=figure, scale=scale, replicates=p.replicates, **about)
         if scale == "paper":
             agreements.append(agreement(runs, p.dataset, chance=chance, replicates=p.replicates))
     parts = dict(scale=scale, agreements=agreements, controls=controls)
-    return Judgement(terminal(verdicts, **parts), markdown(verdicts, **parts), to_json(verdicts, **parts), exit_status(verdicts, scale, controls))
+    return Judgement(
+        terminal(verdicts, **parts),
+        markdown(verdicts, **parts),
+        to_json(verdicts, **parts),
+        exit_status(verdicts, scale, controls),
+    )
 
 
 def _informed(control: ControlVerdict, unspoiled: ControlVerdict) -> ControlVerdict:

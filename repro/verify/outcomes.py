@@ -77,8 +77,9 @@ class Outcomes:
         return "; ".join(reasons)
 
 
-def from_runs(runs: pd.DataFrame, dataset: str, *, chance: float, size: int | None = None,
-              replicates: int = 2) -> Outcomes:
+def from_runs(
+    runs: pd.DataFrame, dataset: str, *, chance: float, size: int | None = None, replicates: int = 2
+) -> Outcomes:
     """Outcomes of a runs table (one row per data set, condition, size, replicate and level; see COLUMNS).
 
     chance: accuracy of guessing (1 / classes); a diverged run counts as chance, from the level where it diverged.
@@ -93,8 +94,10 @@ def from_runs(runs: pd.DataFrame, dataset: str, *, chance: float, size: int | No
     twice = rows[rows.duplicated(["key", "replicate", "level"])]
     if len(twice):
         row = twice.iloc[0]
-        raise UsageError(f"the runs of {dataset} hold {row['key']}, replicate {row['replicate']}, level {row['level']} "
-                         f"more than once: verify one recipe at a time")
+        raise UsageError(
+            f"the runs of {dataset} hold {row['key']}, replicate {row['replicate']}, level {row['level']} "
+            f"more than once: verify one recipe at a time"
+        )
     samples, by_level, gaps, failures = {}, {}, {}, {}
     for key, group in rows.groupby("key"):
         by_level[key], failures[key] = _levels(group, chance)
@@ -104,9 +107,15 @@ def from_runs(runs: pd.DataFrame, dataset: str, *, chance: float, size: int | No
                 samples[name] = Sample.of(values)
     by_level = {key: {k: Sample.of(values) for k, values in table.items() if values} for key, table in by_level.items()}
     sizes = rows.loc[(rows["condition"] == "random") & (rows["size"] > 0), "size"]
-    return Outcomes(dataset=dataset, size=size, samples=samples, by_level=by_level, failures=failures,
-                    gaps={name: gap for name, gap in gaps.items() if gap},
-                    smallest=int(sizes.min()) if len(sizes) else size)
+    return Outcomes(
+        dataset=dataset,
+        size=size,
+        samples=samples,
+        by_level=by_level,
+        failures=failures,
+        gaps={name: gap for name, gap in gaps.items() if gap},
+        smallest=int(sizes.min()) if len(sizes) else size,
+    )
 
 
 def _valid_rows(runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
@@ -123,8 +132,10 @@ def _valid_rows(runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
 def _compared_size(rows: pd.DataFrame, dataset: str) -> int:
     sizes = sorted(set(rows.loc[rows["condition"].isin(SUBSETS), "size"]))
     if len(sizes) > 1:
-        raise UsageError(f"the runs of {dataset} hold subsets of several sizes ({', '.join(map(str, sizes))}): "
-                         "name the size to compare")
+        raise UsageError(
+            f"the runs of {dataset} hold subsets of several sizes ({', '.join(map(str, sizes))}): "
+            "name the size to compare"
+        )
     return int(sizes[0]) if sizes else 0
 
 

@@ -27,8 +27,9 @@ def _csv() -> pd.DataFrame:
     places = find_spec("paper_figures").submodule_search_locations
     path = next((p for p in (Path(place, "reference", "paper_curves.csv") for place in places) if p.is_file()), None)
     if path is None:
-        raise RunError("the paper's curves (paper_figures/reference/paper_curves.csv) are missing: "
-                       "install the project again")
+        raise RunError(
+            "the paper's curves (paper_figures/reference/paper_curves.csv) are missing: install the project again"
+        )
     return pd.read_csv(path)
 
 
@@ -43,17 +44,26 @@ def curves(dataset: str, *, noise: float = 0.0) -> pd.DataFrame:
     figure = "2/AppE" if noise == 0 else "4/AppE"
     table = table[(table.figure == figure) & (table.dataset == dataset) & (table.label_noise == noise)]
     if table.empty:
-        raise UsageError(f"the paper has no curves of {dataset} with label noise {noise}: "
-                         f"choose {', '.join(SIZES)} without noise, or cifar10 with 0.1 or 0.5")
-    return pd.DataFrame({
-        "condition": table.condition.str.replace(r"_\d+$", "", regex=True),
-        "size": table.subset_size.fillna(0).astype(int), "t": table.rewind_steps.astype(int),
-        "level": table.level, "mean": table.mean_test_acc, "std": table.std_or_err, "n": table.n_replicates,
-    }).reset_index(drop=True)
+        raise UsageError(
+            f"the paper has no curves of {dataset} with label noise {noise}: "
+            f"choose {', '.join(SIZES)} without noise, or cifar10 with 0.1 or 0.5"
+        )
+    return pd.DataFrame(
+        {
+            "condition": table.condition.str.replace(r"_\d+$", "", regex=True),
+            "size": table.subset_size.fillna(0).astype(int),
+            "t": table.rewind_steps.astype(int),
+            "level": table.level,
+            "mean": table.mean_test_acc,
+            "std": table.std_or_err,
+            "n": table.n_replicates,
+        }
+    ).reset_index(drop=True)
 
 
-def outcomes(dataset: str, *, noise: float = 0.0, size: int | None = None,
-             table: pd.DataFrame | None = None) -> Outcomes:
+def outcomes(
+    dataset: str, *, noise: float = 0.0, size: int | None = None, table: pd.DataFrame | None = None
+) -> Outcomes:
     """The published counterpart of a runs table: summaries without replicates.
 
     size: the subset size compared (default: Figure 2's). table: `curves(...)`, if it has been altered.
@@ -73,5 +83,6 @@ def outcomes(dataset: str, *, noise: float = 0.0, size: int | None = None,
         samples[key] = Sample.published(100 * x["mean"].to_numpy(), 100 * x["std"].to_numpy(), n)
     # like ours, dense is level 0 of all@t*; the line drawn as "dense" for CINIC-10 is level 0 of all@t*/2
     samples["dense"] = by_level["all_tstar"][0]
-    return Outcomes(dataset=dataset, size=size, samples=samples, by_level=by_level,
-                    smallest=int(min(sizes, default=size)))
+    return Outcomes(
+        dataset=dataset, size=size, samples=samples, by_level=by_level, smallest=int(min(sizes, default=size))
+    )

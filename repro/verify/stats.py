@@ -146,8 +146,9 @@ def decide(estimate: Estimate, margin: float = 0.0) -> str:
     return "contradicted" if estimate.high < margin else "inconclusive"
 
 
-def retained_fraction(subset: np.ndarray, full: np.ndarray, base: np.ndarray, *, confidence: float = 0.95,
-                      resamples: int = RESAMPLES) -> tuple[float, float, float]:
+def retained_fraction(
+    subset: np.ndarray, full: np.ndarray, base: np.ndarray, *, confidence: float = 0.95, resamples: int = RESAMPLES
+) -> tuple[float, float, float]:
     """F = (subset - base) / (full - base) of the means, and its bootstrap interval (percentile, replicates together).
 
     subset, full, base: shape (n,), the same replicates in the same order. The resamples are fixed by a fixed seed.

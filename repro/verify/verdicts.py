@@ -13,7 +13,15 @@ from repro.verify import published
 from repro.verify.claims import CLAIMS, PRIMARY_HYPOTHESES, Claim, Part
 from repro.verify.outcomes import Outcomes, from_runs, label
 from repro.verify.stats import (
-    Estimate, Sample, contrast, decide, holm, lower_bound, paired_values, retained_fraction, within_replicates,
+    Estimate,
+    Sample,
+    contrast,
+    decide,
+    holm,
+    lower_bound,
+    paired_values,
+    retained_fraction,
+    within_replicates,
 )
 
 SCALES = ("demo", "small", "paper")
@@ -58,8 +66,17 @@ class Verdict:
     levels: tuple[LevelEffect, ...] = ()
 
 
-def evaluate(runs: pd.DataFrame, *, figure: str = "figure2", dataset: str, scale: str, chance: float,
-             size: int | None = None, replicates: int = 2, confidence: float = 0.95) -> list[Verdict]:
+def evaluate(
+    runs: pd.DataFrame,
+    *,
+    figure: str = "figure2",
+    dataset: str,
+    scale: str,
+    chance: float,
+    size: int | None = None,
+    replicates: int = 2,
+    confidence: float = 0.95,
+) -> list[Verdict]:
     """Verdict on every claim from a runs table (see `outcomes.COLUMNS`).
 
     figure: claims of other figures are judged if their runs are there, and may be missing. scale: at 'paper' the
@@ -93,8 +110,9 @@ def paper_size(runs: pd.DataFrame, dataset: str, scale: str, size: int | None) -
 
 
 def _judge_all(outcomes: Outcomes, *, figure: str, confidence: float) -> list[Verdict]:
-    verdicts = [replace(_judge(claim, outcomes, confidence), promised=claim.figure == figure)
-                for claim in CLAIMS.values()]
+    verdicts = [
+        replace(_judge(claim, outcomes, confidence), promised=claim.figure == figure) for claim in CLAIMS.values()
+    ]
     primary = [i for i, v in enumerate(verdicts) if v.primary and v.p is not None]
     for i, p in zip(primary, holm([verdicts[i].p for i in primary], PRIMARY_HYPOTHESES)):
         verdicts[i] = replace(verdicts[i], p_holm=float(p))
@@ -124,9 +142,16 @@ def _judge(claim: Claim, outcomes: Outcomes, confidence: float) -> Verdict:
     part, estimate = claim.parts[worst], estimates[worst]
     values = within_replicates(_terms(part, outcomes))
     return Verdict(
-        **identity, verdict=verdict, effect=float(estimate.effect), low=float(estimate.low), high=float(estimate.high),
-        median=None if values is None else float(np.median(values)), margin=part.margin, n=estimate.n,
-        p=None if NO_GAP in notes else float(estimate.p), statistic=f"{part.text}, {estimate.method}",
+        **identity,
+        verdict=verdict,
+        effect=float(estimate.effect),
+        low=float(estimate.low),
+        high=float(estimate.high),
+        median=None if values is None else float(np.median(values)),
+        margin=part.margin,
+        n=estimate.n,
+        p=None if NO_GAP in notes else float(estimate.p),
+        statistic=f"{part.text}, {estimate.method}",
         note="; ".join(filter(None, notes)),
         levels=_levels(part, outcomes, confidence),
     )
