@@ -17,8 +17,8 @@ from repro.errors import UsageError
 from repro.nets.build import Layout, create, fusible, layout_of
 
 ENGINES = ("auto", "fused", "sparse", "serial")
-# Widths up to which an engine was the fastest on one CPU core at all image sizes and densities tried (README,
-# performance). At width 8 and above the sparse engine wins only where most weights are pruned.
+# Widths up to which an engine was the fastest on one CPU core over the densities of an IMP run (README, performance). At
+# width 8 and above the sparse engine wins only where most weights are pruned.
 SPARSE_WIDTH = 4
 FUSED_WIDTH = 8
 

@@ -205,7 +205,7 @@ class Trainer:
 
 def _tune_process() -> None:
     torch.backends.cudnn.allow_tf32 = False  # on by default, and then fp32 convolutions are not float32
-    torch.set_flush_denormal(True)  # pruned weights decay into denormals, which cost up to 27 times
+    torch.set_flush_denormal(True)  # pruned networks make denormals, which are many times slower
     try:  # glibc: keep freed memory, or each step's activations are page faults again (a fifth of the time)
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
