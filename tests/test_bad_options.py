@@ -75,13 +75,13 @@ PRETRAIN --milestones 10,x
 PRETRAIN --milestones=-3,5
     milestones \(='-3,5'\) must be steps with commas
 PRETRAIN --milestones 20,10
-    milestones \(=\(20, 10\)\) must ascend
+    milestones \(=\(20, 10\)\) must be steps from 1 on, and ascend
 dry PRETRAIN --lr 0
     lr \(=0.0\) must be a positive finite number
 PRETRAIN --lr nan
     lr \(=nan\) must be a positive finite number
 PRETRAIN --weight-decay inf
-    weight_decay \(=inf\) is not a finite number
+    weight decay \(=inf\) must be 0 or a positive finite number
 PRETRAIN --steps 0
     steps \(=0\) must be at least 1
 PRETRAIN --batch-size -1
