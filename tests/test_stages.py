@@ -10,7 +10,8 @@ from repro import protocol
 from repro.data import Batcher, load
 from repro.nets import create, initialise, layout_of
 from repro.protocol import Scoring
-from repro.stages import imp, pretrain, score, select
+from repro.stages import Machine, imp, pretrain, score, select
+from repro.stages.common import Trainer
 from repro.stages.score import half_ensemble_correlation
 from repro.store import read
 from repro.train.schedule import Training
@@ -147,6 +148,18 @@ def test_permuted_scores_choose_other_images(tmp_path):
         )
     a, b = (set(read(tmp_path / f"{name}.h5")["replicate_0/index"]) for name in "ab")
     assert len(a & b) < 100  # 28 expected by chance
+
+
+def test_training_flushes_denormals(digits):
+    """Weights of pruned networks decay into them, and arithmetic on them is many times slower."""
+    torch.set_flush_denormal(False)
+    try:
+        tiny = torch.tensor([1e-39])
+        assert (tiny * 1).item() != 0  # this processor has them
+        Trainer(digits, NETWORK, RECIPE, Machine(device="cpu"))
+        assert (tiny * 1).item() == 0
+    finally:
+        torch.set_flush_denormal(True)
 
 
 def test_half_ensemble_correlation_equals_scipy_for_two_networks():
