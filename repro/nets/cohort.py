@@ -76,6 +76,7 @@ class Cohort:
         for module in self.modules:
             module.to(device=device, dtype=self.dtype)
         self._attach()
+        self._programs: dict = {}
 
     # --- numbers in and out -------------------------------------------------------------------------------------
 
@@ -165,19 +166,34 @@ class Cohort:
             return module(images.permute(0, 3, 1, 2))
 
     def _backward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Add every replica's gradients; returns the mean cross-entropy of each, [R], detached."""
+        """Add every replica's gradients, keep ``logits`` [R, B, K]; returns the mean cross-entropy of each, [R], detached."""
         if not self.together:  # one graph at a time: only one network's activations are kept
-            parts = []
+            parts, seen = [], []
             for module, x, y in zip(self.modules, images, labels):
-                loss = F.cross_entropy(self._alone(module, x).to(self.dtype), y)
+                logits = self._alone(module, x)
+                loss = F.cross_entropy(logits.to(self.dtype), y)
                 loss.backward()
                 parts.append(loss.detach())
+                seen.append(logits.detach())
+            self.logits = torch.stack(seen)
             return torch.stack(parts)
+        if self.engine == "sparse":
+            losses, self.logits = self._program(images.shape[1], images.shape[2]).step(images, labels)
+            return losses
         logits = self.forward(images)
+        self.logits = logits.detach()
         each = F.cross_entropy(logits.flatten(0, 1).to(self.dtype), labels.flatten(), reduction="none")
         losses = each.view(labels.shape).mean(1)
         losses.sum().backward()
         return losses.detach()
+
+    def _program(self, batch: int, side: int):
+        """The sparse engine's training step for batches of this size; its buffers are made once."""
+        if (batch, side) not in self._programs:
+            from repro.nets.program import Program
+
+            self._programs = {(batch, side): Program(self.modules[0], batch, side)}
+        return self._programs[batch, side]
 
     def step(self, images: Tensor, labels: Tensor, learning_rates: list[float], *, momentum: float,
              weight_decay: float, nesterov: bool = False) -> Tensor:  # fmt: skip

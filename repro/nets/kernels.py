@@ -1,4 +1,4 @@
-"""Convolutions for narrow networks on a CPU that skip pruned weights, compiled by Numba.
+"""Convolutions that skip pruned weights, and batch norm, for narrow networks on a CPU, compiled by Numba.
 
 R convolutions side by side, with the images of a batch innermost: activations are [1, R*C, H, W*B], so one weight
 multiplies whole rows of W*B numbers, and a weight that is zero costs nothing. Sums are taken over four weights at a
@@ -7,6 +7,7 @@ it, to the last bit. The gradient of a weight that is exactly zero is not comput
 whatever its gradient is, and a kept one is never exactly zero from a continuous initialisation on.
 """
 
+import numpy as np
 import torch
 from numba import njit
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ _compiled = njit(fastmath={"contract", "reassoc", "nsz", "arcp"}, cache=True, er
 
 
 @_compiled
-def _pad(x, padded, stride, pad):
+def pad(x, padded, stride, pad):
     """x [N, S, S, B] into the inside of padded [N, S+2*pad, stride, columns, B]: columns apart by their remainder."""
     side, batch = x.shape[1], x.shape[3]
     for n in range(len(x)):
@@ -28,8 +29,8 @@ def _pad(x, padded, stride, pad):
 
 
 @_compiled
-def _unpad(padded, x, stride, pad):
-    """The inverse of `_pad`: the inside of padded into x."""
+def unpad(padded, x, stride, pad):
+    """The inverse of `pad`: the inside of padded into x."""
     side, batch = x.shape[1], x.shape[3]
     for n in range(len(x)):
         for row in range(side):
@@ -61,7 +62,7 @@ def _taps_by_output(weight, geometry, first, offsets, values, places):
 
 
 @_compiled
-def _forward(padded, weight, out, geometry, first, offsets, values, places):
+def forward(padded, weight, out, geometry, first, offsets, values, places):
     """out [R, O, S, S*B] from padded [R, …] and weight [R, O, I, K, K]."""
     line, stride, n = geometry[1], geometry[3], out.shape[3]
     for r in range(len(weight)):
@@ -89,7 +90,7 @@ def _forward(padded, weight, out, geometry, first, offsets, values, places):
 
 
 @_compiled
-def _backward_weight(gradient, padded, weight, out, geometry, first, offsets, values, places):
+def backward_weight(gradient, padded, weight, out, geometry, first, offsets, values, places):
     """Add the gradient of every weight that is not zero to out [R, O*I*K*K]; gradient is that of out [R, O, S, S*B]."""
     line, stride, n = geometry[1], geometry[3], gradient.shape[3]
     zero = values.dtype.type(0)
@@ -125,7 +126,7 @@ def _backward_weight(gradient, padded, weight, out, geometry, first, offsets, va
 
 
 @_compiled
-def _backward_input(gradient, weight, padded, geometry, first, outputs, values):
+def backward_input(gradient, weight, padded, geometry, first, outputs, values):
     """Add to padded [R, …], zeroed, the gradient of the padded images; gradient is that of out [R, O, S, S*B]."""
     channel, line, batch, stride = geometry
     outs, ins, kernel = weight.shape[1], weight.shape[2], weight.shape[3]
@@ -171,59 +172,84 @@ def _backward_input(gradient, weight, padded, geometry, first, outputs, values):
                             tap += 1
 
 
-class _Convolution(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, replicas: int, stride: int) -> Tensor:
-        channels, side = x.shape[1:3]
-        kernel, batch = weight.shape[-1], x.shape[3] // side
-        pad, width = kernel // 2, side + kernel // 2 * 2
-        columns = -(-width // stride)
-        padded = x.new_zeros(channels, width, stride, columns, batch)
-        _pad(x.contiguous().view(channels, side, side, batch).numpy(), padded.numpy(), stride, pad)
-        w = weight.detach().view(replicas, -1, *weight.shape[1:])
-        new_side = (width - kernel) // stride + 1
-        out = x.new_empty(1, len(weight), new_side, new_side * batch)
-        line = stride * columns * batch
-        ctx.geometry, ctx.shape, ctx.pad = (width * line, line, batch, stride), x.shape, pad
-        _forward(padded.view(replicas, -1).numpy(), w.numpy(), _rows(out, replicas), ctx.geometry, *_scratch(w))
-        ctx.save_for_backward(padded, w)
-        return out
+@_compiled
+def normalise(x, residual, weight, bias, eps, rectify, out, mean, var, running_mean, running_var, momentum):
+    """out [C, N] = normalised x [C, N] + residual ([C, N], or [0, 0] for none), rectified or not; mean and (biased) var
+    [C]; the running ones move on. A channel of a narrow network lies in the first-level cache, where all passes are."""
+    n = x.shape[1]
+    zero = x.dtype.type(0)
+    for c in range(len(x)):
+        row, into = x[c], out[c]
+        total = zero
+        for t in range(n):
+            total += row[t]
+        centre = x.dtype.type(total / n)
+        total = zero
+        for t in range(n):
+            total += (row[t] - centre) * (row[t] - centre)
+        mean[c], var[c] = centre, total / n
+        running_mean[c] += momentum * (centre - running_mean[c])
+        running_var[c] += momentum * (total / (n - 1) - running_var[c])
+        scale = weight[c] * x.dtype.type(1 / np.sqrt(var[c] + eps))
+        shift = bias[c] - centre * scale
+        if len(residual):
+            more = residual[c]
+            for t in range(n):
+                into[t] = row[t] * scale + shift + more[t]
+        else:
+            for t in range(n):
+                into[t] = row[t] * scale + shift
+        if rectify:
+            for t in range(n):
+                into[t] = zero if into[t] <= zero else into[t]  # NaN stays NaN
 
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        padded, w = ctx.saved_tensors
-        replicas, rows = len(w), _rows(gradient.contiguous(), len(w))
-        first, offsets, values, places = _scratch(w)
-        dw, dx = torch.zeros_like(w), None
-        _backward_weight(rows, padded.view(replicas, -1).numpy(), w.numpy(), dw.view(replicas, -1).numpy(),
-                         ctx.geometry, first, offsets, values, places)  # fmt: skip
-        if ctx.needs_input_grad[0]:
-            into = torch.zeros_like(padded)
-            _backward_input(rows, w.numpy(), into.view(replicas, -1).numpy(), ctx.geometry, first, places, values)
-            dx = gradient.new_empty(ctx.shape)
-            _, channels, side, _ = ctx.shape
-            _unpad(into.numpy(), dx.view(channels, side, side, -1).numpy(), ctx.geometry[3], ctx.pad)
-        return dx, dw.view(-1, *w.shape[2:]), None, None
+
+@_compiled
+def denormalise(gradient, x, out, weight, mean, var, eps, rectify, dx, rectified, dweight, dbias):
+    """Gradients dx [C, N] of x and ``rectified`` [C, N] of the residual; those of weight and bias [C] are added to."""
+    n = x.shape[1]
+    zero = x.dtype.type(0)
+    for c in range(len(x)):
+        row, outcome, g, into, passed = x[c], out[c], gradient[c], dx[c], rectified[c]
+        centre, inverse = mean[c], x.dtype.type(1 / np.sqrt(var[c] + eps))
+        for t in range(n):
+            passed[t] = zero if rectify and outcome[t] <= zero else g[t]
+        total, along = zero, zero
+        for t in range(n):
+            total += passed[t]
+            along += passed[t] * (row[t] - centre)
+        along *= inverse
+        dbias[c] += total
+        dweight[c] += along
+        scale = weight[c] * inverse
+        a, b = total / n, along / n * inverse
+        for t in range(n):
+            into[t] = scale * (passed[t] - a - (row[t] - centre) * b)
 
 
 class SparseConv2d(nn.Conv2d):
     """R convolutions (groups = R, no bias) of images with the batch innermost: [1, R*I, S, S*B] -> [1, R*O, S2, S2*B].
 
-    Padding is half the kernel. CPU, float32 or float64. The result is that of `torch.nn.Conv2d`; the gradient of a
-    weight that is exactly zero is 0.
+    Padding is half the kernel. CPU, float32 or float64, for evaluation: training is `repro.nets.program`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Convolution.apply(x, self.weight, self.groups, self.stride[0])
+        channels, side = x.shape[1:3]
+        kernel, batch, stride = self.kernel_size[0], x.shape[3] // side, self.stride[0]
+        width = side + kernel // 2 * 2
+        columns, new_side = -(-width // stride), (width - kernel) // stride + 1
+        padded = x.new_zeros(channels, width, stride, columns, batch)
+        pad(x.contiguous().view(channels, side, side, batch).numpy(), padded.numpy(), stride, kernel // 2)
+        w = self.weight.detach().view(self.groups, -1, *self.weight.shape[1:])
+        out = x.new_empty(1, len(self.weight), new_side, new_side * batch)
+        line = stride * columns * batch
+        forward(padded.view(self.groups, -1).numpy(), w.numpy(), out.view(self.groups, -1, *out.shape[2:]).numpy(),
+                (width * line, line, batch, stride), *scratch(w[0]))  # fmt: skip
+        return out
 
 
-def _rows(images: Tensor, replicas: int):
-    """[1, R*O, S, S*B] as NumPy [R, O, S, S*B]."""
-    return images.view(replicas, -1, *images.shape[2:]).numpy()
-
-
-def _scratch(w: Tensor):
-    """Room for one replica's nonzero weights: where groups begin, offsets, values, places."""
-    taps = w[0].numel()
+def scratch(w: Tensor):
+    """Room for one replica's nonzero weights [O, I, K, K]: where groups begin, offsets, values, places."""
+    taps = w.numel()
     whole = torch.empty(3, taps + 2, dtype=torch.int64).numpy()
     return whole[0], whole[1], w.new_empty(taps).numpy(), whole[2]

@@ -5,7 +5,8 @@ is a batched product, so R networks advance in one pass without sharing a single
 ordinary network. The parameters of the R networks are stacked along their first axis.
 
 ``batch_innermost`` swaps the convolutions for those of `repro.nets.kernels`, which skip pruned weights: activations
-are [1, R*C, H, W*B] then, which batch norm and all else take as they are.
+are [1, R*C, H, W*B] then, which batch norm and all else take as they are. It is for evaluation (`repro.nets.program` is
+its training step).
 """
 
 from collections.abc import Callable
@@ -34,23 +35,30 @@ class Head(nn.Module):
         return torch.baddbmm(self.bias.view(self.replicas, 1, -1), x_rbc, w_rck).transpose(0, 1)
 
 
+class NormReLU(nn.BatchNorm2d):
+    """Batch norm, plus a residual, rectified."""
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        y = super().forward(x)
+        return F.relu(y if residual is None else y.add_(residual), inplace=True)
+
+
 class Block(nn.Module):
     """Post-activation basic block; a projection shortcut (1x1 convolution and batch norm) where the shape changes."""
 
     def __init__(self, conv: Callable[..., nn.Conv2d], in_width: int, width: int, stride: int, replicas: int):
         super().__init__()
         self.conv1 = conv(in_width, width, 3, stride)
-        self.bn1 = nn.BatchNorm2d(width * replicas)
+        self.bn1 = NormReLU(width * replicas)
         self.conv2 = conv(width, width, 3, 1)
-        self.bn2 = nn.BatchNorm2d(width * replicas)
+        self.bn2 = NormReLU(width * replicas)
         self.shortcut = nn.Sequential()
         if stride != 1 or in_width != width:
             self.shortcut = nn.Sequential(conv(in_width, width, 1, stride), nn.BatchNorm2d(width * replicas))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = self.bn2(self.conv2(y))
-        return F.relu(y.add_(self.shortcut(x)), inplace=True)
+        y = self.bn1(self.conv1(x))
+        return self.bn2(self.conv2(y), self.shortcut(x))
 
 
 class CifarResNet(nn.Module):
@@ -62,7 +70,7 @@ class CifarResNet(nn.Module):
         num_classes, in_chans: K and C of the images.
         replicas: R networks side by side; input [B, R*C, H, W], output logits [B, R, K]. For R = 1 the output of
             ``forward`` is [B, K], as timm expects.
-        batch_innermost: input [1, R*C, H, W*B], square images, CPU; the output is the same.
+        batch_innermost: input [1, R*C, H, W*B], square images, CPU, no gradients; the output is the same.
 
     Raises UsageError for a depth that is not 6n+2.
     """
@@ -83,7 +91,7 @@ class CifarResNet(nn.Module):
             return kind(in_width * replicas, width * replicas, kernel, stride, kernel // 2, groups=replicas, bias=False)
 
         self.conv = conv(in_chans, width, 3, 1)
-        self.bn = nn.BatchNorm2d(width * replicas)
+        self.bn = NormReLU(width * replicas)
         blocks, channels = [], width
         for stage in range(3):
             for position in range((depth - 2) // 6):
@@ -94,7 +102,7 @@ class CifarResNet(nn.Module):
         self.fc = Head(channels, num_classes, replicas)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn(self.conv(x)), inplace=True)
+        x = self.bn(self.conv(x))
         x = self.blocks(x)
         if self.batch_innermost:
             features = x.view(x.shape[1], x.shape[2] ** 2, -1).mean(1).t()
