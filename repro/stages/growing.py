@@ -125,6 +125,7 @@ class Growing:
                 "vectors": state.vectors.numpy(),
                 "momentum": state.momentum.numpy(),
                 "diverged_at": state.diverged_at,
+                **{f"extra/{name}": array for name, array in state.extra.items()},
             }
             self.work.save(CHECKPOINT, arrays, {"jobs": json.dumps(jobs), "step": state.step, "seconds": state.seconds})
 
@@ -142,6 +143,7 @@ class Growing:
             momentum=torch.from_numpy(arrays["momentum"]),
             diverged_at=arrays["diverged_at"],
             seconds=float(attributes["seconds"]),
+            extra={name.removeprefix("extra/"): a for name, a in arrays.items() if name.startswith("extra/")},
         )
 
     def table(self) -> pd.DataFrame:

@@ -7,6 +7,7 @@ architecture and the optimizer's constants: weights, mask, subset, labels, learn
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,6 +34,10 @@ class Job:
         mask: bool [num_prunable], or None for dense.
         labels: int64 [N] of the whole data set, when they are not the data set's own.
         lr_scale: factor on the recipe's learning rate.
+        warmup: steps over which the rate rises linearly, from 0 at step 0 to the recipe's at this step (protocol
+            section 10).
+        then: int64 [M'] dataset indices it trains on from step ``warmup`` on, with weights, momentum and clock carried
+            over; None is ``subset`` throughout.
         role: prefix of the random streams, for networks that must not share a replicate's data order.
     """
 
@@ -45,7 +50,23 @@ class Job:
     mask: Tensor | None = None
     labels: Tensor | None = None
     lr_scale: float = 1.0
+    warmup: int = 0
+    then: np.ndarray | None = None
     role: str = ""
+
+    def rate(self, training: Training, step: int) -> float:
+        """Learning rate of the update number ``step``."""
+        rising = min(1.0, step / self.warmup) if self.warmup else 1.0
+        return training.lr_at(step) * self.lr_scale * rising
+
+
+class Observer(Protocol):
+    """Something that looks at every training step, and whose arrays are part of a checkpoint."""
+
+    state: dict[str, np.ndarray]
+
+    def __call__(self, step: int, rows: list[int], index: Tensor, logits: Tensor) -> None:
+        """After a step: job numbers, dataset indices int64 [R, B] of the batch, logits [R, B, K] before the update."""
 
 
 @dataclass
@@ -57,28 +78,32 @@ class Progress:
     momentum: Tensor
     diverged_at: np.ndarray
     seconds: float = 0.0
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass
 class _Order:
-    """The data order and augmentation of one job: drawn once per pass over its subset."""
+    """The data order and augmentation of one job over one of its subsets: drawn once per pass."""
 
     job: Job
-    passes: Passes
+    subset: np.ndarray
+    training: Training
     batcher: Batcher
-    augment: bool
     current: int = NEVER
     index: Tensor = field(default=None, repr=False)
     offsets: tuple[Tensor, ...] | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        self.passes = Passes(len(self.subset), self.training.batch_size, self.training.drop_last)
 
     def batch(self, step: int) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         number, rows = self.passes.locate(step)
         if number != self.current:
             address = (self.job.seed, self.job.replicate)
             device = self.batcher.device
-            order = stream(*address, self.job.role + "order", number).permutation(len(self.job.subset))
-            self.index = torch.from_numpy(self.job.subset[order]).to(device)
-            if self.augment:
+            order = stream(*address, self.job.role + "order", number).permutation(len(self.subset))
+            self.index = torch.from_numpy(self.subset[order]).to(device)
+            if self.training.augment:
                 drawn = self.batcher.draw(stream(*address, self.job.role + "augment", number), len(order))
                 self.offsets = tuple(torch.from_numpy(a).to(device) for a in drawn)
             self.current = number
@@ -96,6 +121,7 @@ def train(
     checkpoint: Callable[[Progress], None] | None = None,
     checkpoint_seconds: float = 60.0,
     report: Callable[[int, int], None] | None = None,
+    observe: Observer | None = None,
 ) -> Progress:
     """Train all jobs to their last step.
 
@@ -105,9 +131,10 @@ def train(
         resume: a checkpoint of the same jobs to take up from.
         checkpoint: called with the state about every ``checkpoint_seconds``.
         report: called after each step with (step done, images trained on since the last call).
+        observe: called after each step; its state is saved with checkpoints and restored when resuming.
 
     Returns the final state; ``diverged_at`` holds the step of a job's first loss that was not finite, else -1.
-    Momentum starts at zero: it is not carried into a job (protocol section 4).
+    Momentum starts at zero: it is not carried into a job (protocol section 4), only from its ``subset`` to ``then``.
     """
     state = resume or Progress(
         step=min(job.start for job in jobs),
@@ -115,10 +142,11 @@ def train(
         momentum=torch.zeros(len(jobs), cohort_of(len(jobs)).layout.num_parameters, dtype=jobs[0].vector.dtype),
         diverged_at=np.full(len(jobs), NEVER),
     )
-    orders = [
-        _Order(job, Passes(len(job.subset), training.batch_size, training.drop_last), batcher, training.augment)
-        for job in jobs
-    ]
+    if observe:
+        observe.state.update(state.extra)
+        state.extra = observe.state
+    first = [_Order(job, job.subset, training, batcher) for job in jobs]
+    later = [order if job.then is None else _Order(job, job.then, training, batcher) for job, order in zip(jobs, first)]
     saved, interval = time.monotonic(), checkpoint_seconds
     for begin, end, rows in _segments(jobs, state.step):
         cohort = cohort_of(len(rows))
@@ -127,12 +155,14 @@ def train(
         diverged = torch.full((len(rows),), NEVER, device=cohort.device)
         began = time.monotonic()
         for step in range(begin, end):
-            batches = [orders[j].batch(step) for j in rows]
+            batches = [(first if step < jobs[j].warmup else later)[j].batch(step) for j in rows]
             images, label = _assemble(batcher, batches, targets, cohort.dtype)
-            rates = [training.lr_at(step) * jobs[j].lr_scale for j in rows]
+            rates = [jobs[j].rate(training, step) for j in rows]
             losses = cohort.step(images, label, rates, momentum=training.momentum,
                                  weight_decay=training.weight_decay, nesterov=training.nesterov)  # fmt: skip
             diverged = torch.where(~losses.isfinite() & (diverged == NEVER), step, diverged)
+            if observe:
+                observe(step, rows, torch.stack([index for index, _ in batches]), cohort.logits)
             if report:
                 report(step + 1, label.numel())
             if checkpoint and time.monotonic() - saved > interval and step + 1 < end:
@@ -170,7 +200,7 @@ def _store(cohort: Cohort, state: Progress, rows: list[int], diverged: Tensor, s
     momentum[rows] = cohort.momentum_vectors().cpu()
     for j, at in zip(rows, diverged.tolist()):
         diverged_at[j] = at if diverged_at[j] == NEVER else diverged_at[j]
-    return Progress(step, vectors, momentum, diverged_at, state.seconds + seconds)
+    return Progress(step, vectors, momentum, diverged_at, state.seconds + seconds, state.extra)
 
 
 def _targets(jobs: list[Job], labels: Tensor) -> Tensor:
