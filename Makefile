@@ -14,12 +14,15 @@ REPRO := $(VENV)/bin/python -m repro
 export OMP_NUM_THREADS ?= 1
 export LAUNCH
 
-.PHONY: help demo figure2 test smoke lock clean
+FIGURES := figure1 figure2 figure3 figure4 figure5 figure6 appendix
+
+.PHONY: help demo figures $(FIGURES) verify test smoke lock clean
 help:
-	@echo 'make demo      Figure 2 on real 8x8 digits with verdicts, no GPU, no download (minutes)'
+	@echo 'make demo      every figure on real 8x8 digits with verdicts, no GPU, no download (half an hour)'
 	@echo 'make test      all tests'
 	@echo 'make smoke     every command chained on tiny subsets'
-	@echo 'make figure2   Figure 2 as published (SCALE=paper), or SCALE=small, SCALE=demo'
+	@echo 'make figure2   Figure 2 as published (SCALE=paper), or SCALE=small, SCALE=demo; so figure1 to figure6, appendix'
+	@echo 'make figures   all of them, one plan; make verify: one table of verdicts for the whole paper'
 	@echo 'make lock      resolve requirements.in into requirements.txt'
 
 $(VENV)/.installed: requirements.txt pyproject.toml
@@ -30,14 +33,18 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	@touch $@
 
 demo: $(VENV)/.installed
-	@+$(MAKE) --no-print-directory figure2 SCALE=demo
+	@+$(MAKE) --no-print-directory $(if $(CONTROL),figure2,figures) SCALE=demo
 
-figure2: $(VENV)/.installed
+figures $(FIGURES): NAME = $(if $(filter figures,$@),all,$@)
+figures $(FIGURES): $(VENV)/.installed
 	@mkdir -p $(RESULTS)
-	@$(REPRO) plan $@ $(CHOICE) --make $(RESULTS)/$@.mk --options '$(RUN_OPTIONS)' $(if $(YES),--yes)
-	@+$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(if $(filter demo,$(SCALE)),$(JOBS),1)) -f $(RESULTS)/$@.mk all
-	@$(REPRO) figure $@ $(CHOICE)
-	@$(REPRO) verify $@ $(CHOICE)
+	@$(REPRO) plan $(NAME) $(CHOICE) --make $(RESULTS)/$(NAME).mk --options '$(RUN_OPTIONS)' $(if $(YES),--yes)
+	@+$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(if $(filter demo,$(SCALE)),$(JOBS),1)) -f $(RESULTS)/$(NAME).mk all
+	@$(REPRO) figure $(NAME) $(CHOICE) then verify $(NAME) $(CHOICE)
+
+verify: SCALE := $(if $(wildcard results/paper),paper,demo)
+verify: $(VENV)/.installed
+	@$(REPRO) verify $(CHOICE)
 
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest

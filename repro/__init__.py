@@ -12,6 +12,8 @@ from importlib import import_module
 
 _HOME = {
     "score": "repro.stages", "select": "repro.stages", "pretrain": "repro.stages", "imp": "repro.stages",
+    "warmup": "repro.stages",
+    "barrier": "repro.stages", "branch": "repro.stages", "gradients": "repro.stages",
     "Machine": "repro.stages", "load": "repro.data", "Training": "repro.train.schedule",
     "Scoring": "repro.protocol", "read": "repro.store", "runs": "repro.store.query", "create": "repro.nets",
     "UsageError": "repro.errors", "RunError": "repro.errors",

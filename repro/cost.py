@@ -4,7 +4,7 @@ import time
 from functools import cache
 
 from repro.errors import UsageError
-from repro.plan import Step
+from repro.plan.steps import Step
 from repro.protocol import Protocol
 
 SENSIBLE_HOURS = 12.0

@@ -28,12 +28,36 @@ class Scoring:
 
 
 @dataclass(frozen=True)
+class Warmup:
+    """The learning-rate warm-up study (protocol section 10): subset for w steps, then all data, at a high rate.
+
+    Arguments:
+        steps: the sweep of w; sizes: of the subsets; replicates: networks per condition.
+        balanced_easy, balanced_hard: whether those subsets are class-balanced (published: easy yes, hard no).
+    """
+
+    training: Training
+    steps: tuple[int, ...]
+    sizes: tuple[int, ...]
+    replicates: int = 8
+    balanced_easy: bool = True
+    balanced_hard: bool = False
+
+
+@dataclass(frozen=True)
 class Protocol:
     """One data set's experiment.
 
     Arguments:
         t_star: the rewind step at which all data gives a matching initialisation (section 1); half of it is t*/2.
-        subset_size: M of Figure 2; ``sizes``: the sweep of Figure 3 (section 8).
+        subset_size: M of Figure 2; ``sizes``: the sweep of Figure 3 (section 8) at ``sweep_levels``.
+        noise: shares of randomised labels in Figure 4 (section 9), with subsets of ``noise_size``.
+        barrier_level: pruning level whose accuracy Figure 5 compares with barriers; ``children``: networks trained from
+            a rewind point beside the parent's own run (section 11).
+        barrier_all, barrier_subsets: rewind steps of Figure 5, for all data and for subsets of ``barrier_sizes``;
+            ``onset_steps``: later ones, not pruned, over which the onset of linear mode connectivity is looked for.
+        warmup: the study of Figure 6, where there is one.
+        more_replicates: networks per curve outside Figure 2, whose arms decide most primary claims; None is the same.
         balanced: whether the easiest and hardest subsets are class-balanced. Random ones always are (section 7).
         prune_fraction: of the surviving weights, per level (section 3).
         levels: pruning levels after the dense one; replicates: networks per curve.
@@ -51,7 +75,18 @@ class Protocol:
     sizes: tuple[int, ...]
     levels: int
     replicates: int
+    more_replicates: int | None = None
     balanced: bool = False
+    sweep_levels: tuple[int, ...] = (8, 10, 12)
+    noise: tuple[float, ...] = ()
+    noise_size: int = 2048
+    barrier_level: int = 7
+    barrier_all: tuple[int, ...] = ()
+    barrier_subsets: tuple[int, ...] = ()
+    barrier_sizes: tuple[int, ...] = ()
+    onset_steps: tuple[int, ...] = ()
+    children: int = 2
+    warmup: Warmup | None = None
     prune_fraction: float = 0.2
     normalization: str = "dataset"
     seed: int = 0
@@ -66,35 +101,50 @@ class Protocol:
 _CIFAR = Training(steps=62400, milestones=(31200, 46800), batch_size=128, lr=0.1, drop_last=False)
 _SCORE = Training(steps=7800, batch_size=128, lr=0.1, weight_decay=5e-4, nesterov=True)
 _CINIC = Training(steps=31250, milestones=(15625, 23440), batch_size=256, lr=0.1)
+_WARMUP = Training(steps=7840, milestones=(3920, 5880), batch_size=1024, lr=3.2)
 _DIGITS = Training(steps=440, milestones=(220, 330), batch_size=64, lr=1.0, augment=False)
 
 CIFAR10 = Protocol(
     dataset="cifar10", scale="paper", network="cifar_resnet20", training=_CIFAR,
     scoring=Scoring("lowres_resnet18", _SCORE), t_star=400, subset_size=3200,
     sizes=(256, 512, 1024, 2048, 3200, 6400, 12800, 25600), levels=16, replicates=4, normalization="imagenet",
+    noise=(0.1, 0.5), barrier_all=(100, 200, 400), barrier_subsets=(100, 200), barrier_sizes=(1024, 3200, 12800),
+    onset_steps=(800, 1600, 3200, 6400),
+    warmup=Warmup(_WARMUP, (100, 200, 400, 600, 800, 1200, 1600, 2400, 3200), (5120, 10240, 25600)),
 )  # fmt: skip
 CIFAR100 = Protocol(
     dataset="cifar100", scale="paper", network="cifar_resnet32", training=_CIFAR,
     scoring=Scoring("lowres_resnet50", _SCORE), t_star=800, subset_size=2048,
     sizes=(256, 512, 1024, 2048, 3200, 6400), levels=16, replicates=4, normalization="imagenet",
-    num_classes=100,
+    num_classes=100, barrier_level=11, barrier_all=(200, 400, 800), barrier_subsets=(200, 400),
+    barrier_sizes=(1024, 2048, 6400), onset_steps=(1600, 3200, 6400),
 )  # fmt: skip
 CINIC10 = Protocol(
     dataset="cinic10", scale="paper", network="cifar_resnet56", training=_CINIC,
     scoring=Scoring("cifar_resnet56", replace(_CINIC, steps=8000, milestones=())), t_star=800, subset_size=51200,
     sizes=(12800, 25600, 51200, 102400), levels=12, replicates=4, train_images=180000,
+    barrier_all=(200, 400, 800), barrier_subsets=(200, 400), barrier_sizes=(12800, 25600, 51200),
+    onset_steps=(1600, 3200, 6400),
 )  # fmt: skip
 # The schedule of CIFAR10 divided by 10: it proves the plumbing on a GPU and verifies no published number.
 SMALL = replace(
     CIFAR10, scale="small", training=replace(_CIFAR, steps=6240, milestones=(3120, 4680)),
     scoring=Scoring("cifar_resnet20", replace(_SCORE, steps=780)), t_star=40, subset_size=3200, sizes=(256, 1024, 3200),
-    levels=10, replicates=2,
+    levels=10, replicates=2, sweep_levels=(6, 8, 10), noise_size=1024, barrier_all=(20, 40), barrier_subsets=(20,),
+    barrier_sizes=(256, 1024, 3200), onset_steps=(160, 640),
+    warmup=Warmup(replace(_WARMUP, steps=784, milestones=(392, 588)), (10, 40, 160), (5120, 25600), replicates=2),
 )  # fmt: skip
 # Real images of scikit-learn. README, "The demo", lists the configurations tried before this one was frozen.
 DIGITS = Protocol(
     dataset="digits", scale="demo", network="cifar_resnet14_w4", training=_DIGITS,
     scoring=Scoring("cifar_resnet14_w4", replace(_DIGITS, steps=880, lr=0.1, milestones=()), batch_norm="running"),
-    t_star=20, subset_size=256, sizes=(256,), levels=10, replicates=8, balanced=True, seed=1,
+    t_star=20, subset_size=256, sizes=(128, 256, 512), levels=10, replicates=8, more_replicates=6, balanced=True, seed=1,
+    sweep_levels=(6, 8, 10), noise=(0.1, 0.5), noise_size=256, barrier_all=(10, 20, 40), barrier_subsets=(10,),
+    barrier_sizes=(128, 256, 512), onset_steps=(80, 160, 320),
+    warmup=Warmup(
+        Training(steps=220, milestones=(110, 165), batch_size=128, lr=1.0, augment=False), (20, 40, 80), (256, 512),
+        balanced_hard=True,
+    ),
     image_size=8, in_chans=1, train_images=1437, folds=5,
 )  # fmt: skip
 

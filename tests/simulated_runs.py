@@ -10,13 +10,32 @@ DENSE = 91.1
 STEPS = {"all_tstar": 400, "all_tstar_half": 200, "all_t0": 0, "random": 200, "easy": 200, "hard": 200, "shuffled": 400}
 
 
-def simulate(means=None, *, dataset="cifar10", size=3200, n=8, levels=13, seed=0, noise=0.15, common=0.5):
+NOISY = {
+    0.1: {"all_tstar": 90.5, "all_tstar_half": 89.5, "random": 89.5, "easy": 90.85},
+    0.5: {"all_tstar": 88.4, "all_tstar_half": 88.3, "random": 88.2, "easy": 90.7},
+}
+
+
+def simulate(
+    means=None,
+    *,
+    dataset="cifar10",
+    size=3200,
+    n=8,
+    levels=13,
+    seed=0,
+    noise=0.15,
+    common=0.5,
+    label_noise=0.0,
+    base=None,
+):
     """Runs whose means are percent over levels 6 to 10; common is the spread (pp) all conditions of a replicate share,
-    noise their own."""
+    noise their own. base: the conditions and means that `means` changes (default: MEANS)."""
     rng = np.random.default_rng(seed)
     shared = common * rng.normal(size=n)
+    rng = rng if base is None else np.random.default_rng([seed, size, int(10 * label_noise)])
     rows = []
-    for condition, mean in {**MEANS, **(means or {})}.items():
+    for condition, mean in {**(MEANS if base is None else base), **(means or {})}.items():
         for replicate in range(n):
             own = mean + shared[replicate] + noise * rng.normal()
             for level in range(levels):
@@ -26,15 +45,27 @@ def simulate(means=None, *, dataset="cifar10", size=3200, n=8, levels=13, seed=0
                     (
                         dataset,
                         condition,
-                        size if condition in ("random", "easy", "hard") else 0,
-                        STEPS[condition],
+                        0 if condition.startswith(("all", "shuffled")) else size,
+                        STEPS.get(condition, 200),
+                        label_noise,
                         replicate,
                         level,
                         acc / 100,
                         False,
                     )
                 )
-    return pd.DataFrame(rows, columns=["dataset", "condition", "size", "t", "replicate", "level", "acc", "diverged"])
+    return pd.DataFrame(
+        rows, columns=["dataset", "condition", "size", "t", "noise", "replicate", "level", "acc", "diverged"]
+    )
+
+
+def with_noise(means=None, *, size=2048, **options):
+    """The clean runs, those of the clean subsets of the noise panels' size, and the two noise panels; means:
+    {label noise: {condition: percent}}."""
+    means = means or {}
+    small = simulate(means.get("small"), size=size, base={"random": 90.1, "easy": 90.9}, **options)
+    panels = [simulate(means.get(noise), size=size, base=NOISY[noise], label_noise=noise, **options) for noise in NOISY]
+    return pd.concat([simulate(means.get(0.0), **options), small, *panels], ignore_index=True)
 
 
 def judge(runs, *, dataset="cifar10", scale="paper", chance=0.1, **options):

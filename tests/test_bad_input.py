@@ -47,17 +47,6 @@ def test_a_correction_after_a_refusal_runs(given, tmp_path):
     repro("pretrain", "--subset", out, "-t", 2, *TINY, "--batch-size", 60, "--out", tmp_path / "rewind.h5")
 
 
-@pytest.mark.parametrize("network", ["dataset", "network"])
-def test_masks_of_something_else(network, given, tmp_path):
-    other = ("--network", "cifar_resnet8_w2") if network == "network" else ()
-    repro("pretrain", "--dataset", "digits", "-t", 4, *TINY, *other, "--out", tmp_path / "rewind.h5")
-    if network == "dataset":
-        rewrite(tmp_path / "rewind.h5", dataset="folder:digits")
-    said = complaint("imp", tmp_path / "rewind.h5", "--levels", 1, "--pruning", "shuffled", "--masks", given["imp"],
-                     "--out", tmp_path / "imp.h5")  # fmt: skip
-    assert re.search(rf"imp.h5 has masks for \w+, .*rewind.h5 is of [\w:]+: give --masks of the same {network}", said)
-
-
 def rewrite(path, **recipe) -> None:
     """The artifact with other values in its recipe, as if it had been made with them."""
     old = store.read(path)

@@ -146,16 +146,18 @@ def test_a_cifar_batch_with_a_wrong_checksum(data_root, tmp_path):
     assert not (tmp_path / "random.h5").exists()
 
 
-@pytest.mark.parametrize("stage", ["score", "select", "pretrain", "imp"])
+@pytest.mark.parametrize("stage", ["score", "select", "pretrain", "imp", "warmup", "gradients", "barrier"])
 def test_ctrl_c_in_every_stage(stage, rewind, monkeypatch, tmp_path):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    module = import_module(f"repro.stages.{stage}")
+    module = import_module(f"repro.stages.{ {'imp': 'levels', 'barrier': 'children'}.get(stage, stage) }")
     monkeypatch.setattr(module, "choose" if stage == "select" else "train", interrupted)
     command = {
         "score": ("score", "--dataset", "digits", *TINY), "pretrain": PRETRAIN, "imp": ("imp", rewind),
         "select": ("select", "--kind", "random", "--dataset", "digits", "--size", 9),
+        "warmup": ("warmup", "--dataset", "digits", "--warmup-steps", 3, *TINY), "barrier": ("barrier", rewind),
+        "gradients": ("gradients", "--dataset", "digits", "-t", 3, "--every", 1, *TINY),
     }[stage]  # fmt: skip
     said = complaint(*command, "--out", tmp_path / "x.h5", code=130)
     assert said == "interrupted: what was finished is kept; the same command (without --force) takes it up"

@@ -41,7 +41,7 @@ SELECT -5
 dry SELECT 1400 --balanced
     class \d has 1[34]\d training images .* needs 140: choose a smaller --size, or no balance
 select --kind hard --size 9 --dataset digits
-    'hard' needs a score artifact: give its path
+    'hard' needs --scores: give a score or barrier artifact, or a file of your own
 select --kind random --scores {scores}
     'random' takes no scores: leave them out
 select --kind random --dataset digits --permute-scores
@@ -98,10 +98,6 @@ dry IMP --replicates 3
     3 replicates, but .*rewind.h5 holds 2: run its pretrain command with --replicates 3 first
 dry IMP --levels 100
     100 levels, but level 30 would remove the last 1 of 4964 weights: ask for --levels 29
-IMP --pruning shuffled
-    --pruning shuffled and --masks FILE go together: give both or neither
-dry IMP --levels 2 --pruning shuffled --masks {imp}
-    imp.h5 has no level 2 of replicate 0: ask for fewer
 dry imp {whole} --levels 1
     whole.h5 is trained to the end \(t = 12 of 12 steps\).*a smaller -t
 imp {easy} --levels 1
@@ -111,11 +107,11 @@ imp {tmp}/nothing.h5
 imp {tmp}
     is not a file: give the path of an artifact
 figure figure9
-    unknown figure 'figure9': choose figure2
+    unknown figure 'figure9': choose figure1, figure2, figure3, figure4, figure5, figure6, appendix or all
 plan figure2 --scale demo --dataset cifar10
     demo scale has no data set cifar10: choose among digits
 plan figure2 --control magic
-    unknown control 'magic': choose permute-scores, swap-easy-hard, shuffle-mask
+    unknown control 'magic' of figure2: choose permute-scores, swap-easy-hard, shuffle-mask, with figure2
 figure figure2 --results {tmp}
     imp-all-t0.h5 is missing: run make, or the commands that repro plan --make writes
 figure figure2 --results {imp}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import paper_figures
-from paper_figures.figure2 import CONTROLS, cells
+from paper_figures.cells import CONTROLS, FIGURES, figure2, needed
 from repro import cost, plan, store
 from repro.errors import UsageError
 from repro.nets import create
@@ -19,15 +19,19 @@ from repro.protocol import CIFAR10, CINIC10, DIGITS, datasets_at
 from tests.command_line import ROOT, complaint, repro
 
 PROTOCOL = dataclasses.replace(DIGITS, replicates=2, levels=3, t_star=20, subset_size=256, seed=1, prune_fraction=0.1)
-# Stands for the program: makes the file named by --out from those it is given, and tells.
+KINDS = {"select": "subset"}
+# Stands for the program: makes the files named by --out from those it is given, one command after the other.
 STUB = """#!/bin/sh
-verb=$1
+last=then
 for word in "$@"; do
-  case $last in --scores|--subset|--masks) test -s "$word" || exit 9;; --out) out=$word;; esac
+  case $last in
+    then) verb=$word;;
+    --scores|--subset|--like) test -s "$word" || exit 9;;
+    imp|branch|barrier) test -s "$word" || exit 9;;
+    --out) mkdir -p "$(dirname "$word")" && echo "$FOO" > "$word";;
+  esac
   last=$word
 done
-test "$verb" != imp || test -s "$2" || exit 9
-mkdir -p "$(dirname "$out")" && echo "$FOO" > "$out"
 """
 
 
@@ -53,10 +57,9 @@ def make(rules, *arguments, **environment) -> subprocess.CompletedProcess:
 
 def pretend(step: plan.Step, *, less: int = 0, **recipe) -> None:
     """An artifact that has everything the step asks for, less some pieces, or another recipe."""
-    kinds = {"score": "score", "select": "subset", "pretrain": "pretrain", "imp": "imp"}
     inputs = {str(role): store.read(path) for role, path in enumerate(step.needs)}
     pieces = sorted(step.wanted)[: len(step.wanted) - less]
-    store.write(step.target, kind=kinds[step.command[0]], recipe={**step.recipe, **recipe}, inputs=inputs, arrays={},
+    store.write(step.target, kind=KINDS.get(step.command[0], step.command[0]), recipe={**step.recipe, **recipe}, inputs=inputs, arrays={},
                 table={"piece": pieces}, provenance={}, defaults={})  # fmt: skip
 
 
@@ -68,7 +71,7 @@ def todo(steps):
 @pytest.mark.parametrize("scale", ["demo", "small", "paper"])
 def test_every_artifact_is_made_once_and_after_its_inputs(scale, control, results):
     for protocol in datasets_at(scale):
-        steps = plan.steps(cells(protocol, control) + cells(protocol, None), results)
+        steps = plan.steps(figure2(protocol, control) + figure2(protocol), results)
         made = [step.target for step in steps]
         assert len(set(made)) == len(made)
         for position, step in enumerate(steps):
@@ -79,19 +82,68 @@ def test_every_artifact_is_made_once_and_after_its_inputs(scale, control, result
 
 
 def test_the_cells_of_figure_2():
-    found = {cell.condition: (cell.name, cell.kind, cell.size, cell.t) for cell in cells(CIFAR10)}
+    found = {cell.condition: (cell.name, cell.size, cell.t) for cell in figure2(CIFAR10)}
     assert found == {
-        "all_t0": ("all-t0", "all", 0, 0), "all_tstar_half": ("all-t200", "all", 0, 200),
-        "all_tstar": ("all-t400", "all", 0, 400),
-        "random": ("random3200-t200", "random", 3200, 200), "easy": ("easy3200-t200", "easy", 3200, 200),
-        "hard": ("hard3200-t200", "hard", 3200, 200),
+        "all_t0": ("all-t0", 0, 0), "all_tstar_half": ("all-t200", 0, 200), "all_tstar": ("all-t400", 0, 400),
+        "random": ("random3200-t200", 3200, 200), "easy": ("easy3200-t200", 3200, 200),
+        "hard": ("hard3200-t200", 3200, 200),
     }  # fmt: skip
-    assert [cell.size for cell in cells(CINIC10)][3:] == [51200] * 3
+    assert [cell.size for cell in figure2(CINIC10)][3:] == [51200] * 3
+
+
+def cells_of(figure, protocol):
+    """{(name of the cell): (replicates promised, levels)} of a figure's cells."""
+    items = needed(figure, protocol)
+    return {item.name: (item.promised, item.depth) for item in items if isinstance(item, plan.Cell)}
+
+
+@pytest.mark.parametrize("protocol", [CIFAR10, CINIC10, DIGITS], ids=lambda p: p.dataset)
+def test_figure_3_has_every_size_and_figure_2_within_it(protocol):
+    half = protocol.t_star // 2
+    sizes = {f"{kind}{m}-t{half}" for kind in ("random", "easy", "hard") for m in protocol.sizes}
+    found = cells_of("figure3", protocol)
+    assert set(found) == sizes | {f"all-t{t}" for t in (0, half, protocol.t_star)}
+    assert cells_of("figure2", protocol).items() <= found.items() <= cells_of("appendix", protocol).items()
+
+
+def test_figure_4_is_made_for_cifar10_and_shares_the_clean_runs():
+    noisy = {name for name in cells_of("figure4", CIFAR10) if "noise" in name}
+    expected = {f"all-noise{n}-t{t}" for n in (0.1, 0.5) for t in (200, 400)}
+    assert noisy == expected | {f"{kind}2048-noise{n}-t200" for n in (0.1, 0.5) for kind in ("random", "easy")}
+    assert set(cells_of("figure4", CIFAR10)) - noisy == {"all-t0", "all-t200", "all-t400", "random2048-t200",
+                                                        "easy2048-t200"}  # fmt: skip
+    assert needed("figure4", CINIC10) == needed("figure6", CINIC10) == []
+
+
+def test_figure_5_as_published_for_cinic10():
+    """All data at 200, 400, 800; random and easy of three sizes at 200 and 400; LMC-score subsets at 400."""
+    assert set(cells_of("figure5", CINIC10)) == {
+        *(f"all-t{t}" for t in (200, 400, 800)),
+        *(f"{kind}{m}-t{t}" for kind in ("random", "easy") for m in (12800, 25600, 51200) for t in (200, 400)),
+        *(f"easy{m}-lmc4-t400" for m in (12800, 25600, 51200)),
+    }
+    barriers = [item for item in needed("figure5", CINIC10) if isinstance(item, plan.Barrier)]
+    assert {item.cell.name for item in barriers} == set(cells_of("figure5", CINIC10))
+
+
+def test_the_demo_never_promises_fewer_than_6_replicates_and_8_to_the_primary_arms():
+    for figure in FIGURES:
+        for name, (replicates, _) in cells_of(figure, DIGITS).items():
+            primary = name in cells_of("figure2", DIGITS) or name in ("easy256-noise0.5-t10", "all-noise0.5-t20")
+            assert replicates == (8 if primary else 6), name
+    assert len({*cells_of("figure5", DIGITS)} - {"all-t0"}) >= 12  # fewer conditions give no verdict on Figure 5
+
+
+def test_the_larger_of_two_wishes_is_made(results):
+    small, large = plan.Cell("all_t0", PROTOCOL, 0, levels=1), plan.Cell("all_t0", PROTOCOL, 0, replicates=3)
+    for items in ([small, large], [large, small]):
+        imp = plan.steps(items, results)[-1]
+        assert imp.wanted == {f"replicate_{r}/level_{level}" for r in range(3) for level in range(4)}
 
 
 def test_controls_change_what_they_should(results):
     def commands(control):
-        steps = plan.steps(cells(PROTOCOL, control), results)
+        steps = plan.steps(figure2(PROTOCOL, control), results)
         return {step.target.stem: " ".join(step.command) for step in steps}
 
     plain, permuted, shuffled = (commands(control) for control in (None, "permute-scores", "shuffle-mask"))
@@ -103,40 +155,47 @@ def test_controls_change_what_they_should(results):
         "subset-easy256-permuted", "subset-hard256-permuted"]  # fmt: skip
     assert {name: permuted[name] for name in plain if name in permuted}.items() <= plain.items()
     [extra] = set(shuffled) - set(plain)
-    assert extra == "imp-all-t20-shuffled"
-    assert f"--pruning shuffled --masks {results}/digits/imp-all-t20.h5" in shuffled[extra]
-    swapped = {cell.condition: cell.kind for cell in cells(PROTOCOL, "swap-easy-hard")}
+    assert extra == "branch-all-t20-shuffled"
+    assert shuffled[extra].startswith(f"branch {results}/digits/imp-all-t20.h5 --mask shuffled --levels 1,2,3 ")
+    swapped = {cell.condition: cell.subset and cell.subset.kind for cell in figure2(PROTOCOL, "swap-easy-hard")}
     assert (swapped["easy"], swapped["hard"]) == ("hard", "easy") and commands("swap-easy-hard") == plain
     with pytest.raises(UsageError, match="unknown control 'magic'"):
-        cells(PROTOCOL, "magic")
-    with pytest.raises(UsageError, match="unknown figure 'figure9': choose figure2"):
-        paper_figures.figure("figure9")
+        needed("figure2", PROTOCOL, "magic")
+    with pytest.raises(UsageError, match="unknown control 'swap-easy-hard' of figure3: choose .*, with figure2"):
+        needed("figure3", PROTOCOL, "swap-easy-hard")
+    for asked in (paper_figures.figure, lambda name: needed(name, PROTOCOL)):
+        with pytest.raises(UsageError, match="unknown figure 'figure9': choose figure1, figure2"):
+            asked("figure9")
+    assert set(paper_figures.NAMES) == set(FIGURES)
 
 
 def test_commands_are_those_of_the_program(results):
     """Every planned command is understood, and its options say what the protocol says."""
     from repro.cli import main
 
-    for step in plan.steps(cells(PROTOCOL, "permute-scores") + cells(PROTOCOL, "shuffle-mask"), results):
+    p = dataclasses.replace(PROTOCOL, more_replicates=None, warmup=dataclasses.replace(DIGITS.warmup, replicates=2))
+    items = [item for figure in FIGURES for item in needed(figure, p)]
+    for step in plan.steps([*items, *figure2(p, "permute-scores"), *figure2(p, "shuffle-mask")], results):
         with main.commands[step.command[0]].make_context(step.command[0], list(step.command[1:])) as context:
             given = context.params
         assert given["replicates"] == 2 and str(given["out"]) == str(step.target)
-        expected = {"seed": 1, "levels": 3, "prune_fraction": 0.1, "scale": "demo", "t": step.recipe.get("t")}
+        assert {str(path) for path in step.needs} <= set(step.command)
+        expected = {"seed": 1, "prune_fraction": 0.1, "scale": "demo"}
         assert {name: given[name] for name in expected if name in given}.items() <= expected.items()
 
 
 def test_what_is_complete_is_not_made_again(results):
-    steps = plan.steps(cells(PROTOCOL), results)
+    steps = plan.steps(figure2(PROTOCOL), results)
     assert todo(steps) == [step.target.stem for step in steps]
     for step in steps:
         pretend(step)
     assert todo(steps) == []
-    assert plan.rules([], program=("repro",)) == ".PHONY: all \nall: \n\t@:\n"
+    assert plan.rules([], program=("repro",)) == ".SILENT:\n.PHONY: all \nall: \n\t@:\n"
     by_name = {step.target.stem: step for step in steps}
-    more_levels = todo(plan.steps(cells(plan.resize(PROTOCOL, levels=4)), results))
+    more_levels = todo(plan.steps(figure2(plan.resize(PROTOCOL, levels=4)), results))
     assert more_levels == [name for name in by_name if name.startswith("imp")]
-    assert len(todo(plan.steps(cells(plan.resize(PROTOCOL, replicates=3)), results))) == len(steps)
-    another_seed = todo(plan.steps(cells(plan.resize(PROTOCOL, seed=7)), results))
+    assert len(todo(plan.steps(figure2(plan.resize(PROTOCOL, replicates=3)), results))) == len(steps)
+    another_seed = todo(plan.steps(figure2(plan.resize(PROTOCOL, seed=7)), results))
     assert set(by_name) - set(another_seed) == {"subset-easy256", "subset-hard256"}  # they have none, but new scores
 
     pretend(by_name["imp-all-t20"], less=1)
@@ -151,20 +210,21 @@ def test_what_is_complete_is_not_made_again(results):
 
 
 def test_a_figure_is_not_drawn_from_another_experiment(results):
-    for step in plan.steps(cells(PROTOCOL), results):
+    for step in plan.steps(figure2(PROTOCOL), results):
         pretend(step, **({"lr": 0.25} if step.target.stem == "imp-random256-t10" else {}))
     with pytest.raises(UsageError, match="imp-random256-t10.h5 is of another experiment: lr is 0.25 there and 1.0 he"):
-        plan.collect(cells(PROTOCOL)[3:], results)
+        plan.collect(figure2(PROTOCOL)[3:], results)
     with pytest.raises(UsageError, match="seed is 1 there and 7 here; choose another --results folder"):
-        plan.collect(cells(plan.resize(PROTOCOL, seed=7)), results)
+        plan.collect(figure2(plan.resize(PROTOCOL, seed=7)), results)
 
 
 def test_make_runs_the_rules_in_order_with_a_launcher(stub, results, tmp_path):
-    steps = plan.steps(cells(PROTOCOL, "shuffle-mask"), results)
+    steps = plan.steps(figure2(PROTOCOL, "shuffle-mask"), results)
     rules = tmp_path / "figure2.mk"
     rules.write_text(plan.rules(steps, program=(str(stub),), options="--device cpu"))
     dry = make(rules, "-n", "all", LAUNCH="echo")
-    assert dry.returncode == 0 and len(dry.stdout.splitlines()) == len(steps) + 1 and not results.exists()
+    processes = sum(str(stub) in line for line in dry.stdout.splitlines())
+    assert dry.returncode == 0 and processes < len(steps) and not results.exists()
     log, wrapper = tmp_path / "log", tmp_path / "wrapper"
     wrapper.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec "$@"\n')
     wrapper.chmod(0o755)
@@ -172,26 +232,64 @@ def test_make_runs_the_rules_in_order_with_a_launcher(stub, results, tmp_path):
     assert done.returncode == 0, done.stderr
     assert all(step.target.read_text() == "1\n" for step in steps)
     ran = log.read_text().splitlines()
-    assert Counter(ran) == Counter(f"{stub} {' '.join(step.command)} --device cpu" for step in steps)
+    commands = [word for line in ran for word in line.removeprefix(f"{stub} ").split(" then ")]
+    assert Counter(commands) == Counter(f"{' '.join(step.command)} --device cpu" for step in steps)
+    assert len(ran) == processes
     assert make(rules, "all").returncode == 0 and len(log.read_text().splitlines()) == len(ran)  # without LAUNCH
     assert all(step.target.read_text() == "\n" for step in steps)
 
 
+def chains(steps):
+    """The commands of each process, by verb and target."""
+    lines = [line for line in plan.rules(steps, program=("repro",)).splitlines() if line.startswith("\t$(LAUNCH)")]
+    return [[part.split()[0] + " " + part.split()[-1].rpartition("/")[2].removesuffix(".h5") for part in
+             line.removeprefix("\t$(LAUNCH) repro ").split(" then ")] for line in lines]  # fmt: skip
+
+
+def test_a_process_goes_on_where_nobody_else_waits(results):
+    """Subsets follow their scores; pre-training, pruning and barriers of a cell share a process, cells do not."""
+    cell = plan.Cell("easy", PROTOCOL, 10, plan.Subset("easy", 256))
+    hard = plan.Cell("hard", PROTOCOL, 10, plan.Subset("hard", 256))
+    loose = [plan.Cell("random", PROTOCOL, 10, plan.Subset("random", m)) for m in (128, 256)]
+    assert chains(plan.steps([plan.Barrier(cell), hard, *loose], results)) == [
+        ["score scores", "select subset-easy256", "select subset-hard256"],
+        ["select subset-random128", "select subset-random256"],
+        ["pretrain pretrain-easy256-t10", "imp imp-easy256-t10", "barrier barrier-easy256-t10"],
+        ["pretrain pretrain-hard256-t10", "imp imp-hard256-t10"],
+        ["pretrain pretrain-random128-t10", "imp imp-random128-t10"],
+        ["pretrain pretrain-random256-t10", "imp imp-random256-t10"],
+    ]
+    assert chains(plan.steps([cell], results)) == [["score scores", "select subset-easy256",
+        "pretrain pretrain-easy256-t10", "imp imp-easy256-t10"]]  # fmt: skip
+    two = plan.steps([plan.Barrier(cell), plan.Branch("shuffled", cell)], results)
+    assert chains(two)[1:] == [["barrier barrier-easy256-t10"], ["branch branch-easy256-t10-shuffled"]]
+
+
+def test_every_rule_of_all_figures_waits_for_what_it_reads(stub, results, tmp_path):
+    steps = plan.steps([item for figure in FIGURES for item in needed(figure, DIGITS)], results)
+    rules = tmp_path / "all.mk"
+    rules.write_text(plan.rules(steps, program=(str(stub),)))
+    done = make(rules, "-j8", "all", FOO="x")  # the stub fails where an input is not there yet
+    assert done.returncode == 0 and all(step.target.exists() for step in steps), done.stderr
+
+
 def test_make_stops_when_a_command_fails(stub, results, tmp_path):
     rules = tmp_path / "figure2.mk"
-    rules.write_text(plan.rules(plan.steps(cells(PROTOCOL), results), program=(str(stub),)))
-    stub.write_text(STUB.replace("verb=$1", 'verb=$1; test "$verb" != score || exit 3'))
+    rules.write_text(plan.rules(plan.steps(figure2(PROTOCOL), results), program=(str(stub),)))
+    stub.write_text(STUB.replace("verb=$word", 'verb=$word; test "$verb" != score || exit 3'))
     failed = make(rules, "-j2", "all")
     assert failed.returncode == 2 and "Error 3" in failed.stderr
     assert not (results / "digits" / "subset-easy256.h5").exists()
 
 
 def test_odd_names(results, tmp_path):
-    steps = plan.steps(cells(PROTOCOL)[:1], tmp_path / "my results")
+    steps = plan.steps(figure2(PROTOCOL)[:1], tmp_path / "my results")
     with pytest.raises(UsageError, match="make cannot have ' ' in the path .*my results/.*: choose another --results"):
         plan.rules(steps, program=("repro",))
     rules = tmp_path / "odd.mk"
-    rules.write_text(plan.rules(plan.steps(cells(PROTOCOL)[:1], results), program=("/my $HOME/python", "-m", "repro")))
+    rules.write_text(
+        plan.rules(plan.steps(figure2(PROTOCOL)[:1], results), program=("/my $HOME/python", "-m", "repro"))
+    )
     assert "'/my $HOME/python' -m repro pretrain" in make(rules, "-n", "all").stdout
 
 
@@ -212,7 +310,7 @@ def test_the_makefile_plans_makes_verifies_and_draws(tmp_path):
               "--replicates 3 --levels 9")  # fmt: skip
     planned, *rest = [re.sub(" +", " ", line).strip() for line in told.read_text().splitlines()]
     assert planned == f"plan {choice} --make {tmp_path}/r/figure2.mk --options --data-dir /images --yes"
-    assert rest == [f"figure {choice}", f"verify {choice}"]
+    assert rest == [f"figure {choice} then verify {choice}"]
     program.write_text("#!/bin/sh\nexit 2\n")
     assert make(ROOT / "Makefile", *common).returncode == 2  # a plan that is refused stops everything
 
@@ -224,12 +322,12 @@ def test_cost(results, monkeypatch):
     after = 6 * DIGITS.training.steps - before
     images = 64 * (scores * DIGITS.scoring.training.steps + 8 * before + 8 * 13 * after)
     assert f"in all {scores + pretrained + levels:,} trainings, {images:,} images" in shown
-    steps = plan.steps(cells(dataclasses.replace(DIGITS, replicates=8, levels=12)), results)
+    steps = plan.steps(figure2(dataclasses.replace(DIGITS, replicates=8, levels=12)), results)
     assert cost.total_flops(steps) == images * cost.flops_per_image(DIGITS.network, DIGITS)
     said = complaint("plan", "figure2", "--results", results / "my results", "--make", results / "x.mk")
     assert said.startswith("make cannot have ' ' in the path")
 
-    paper = plan.steps(cells(CIFAR10), results)
+    paper = plan.steps(figure2(CIFAR10), results)
     monkeypatch.setattr(cost, "estimate", lambda todo: ("about 900 hours here", 900.0))
     with pytest.raises(UsageError, match=r"this would take about 900 hours here: add YES=1 \(or --yes\) to do it all"):
         cost.require_sensible(paper, yes=False)

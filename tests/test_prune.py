@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from repro.errors import RunError
-from repro.train.prune import count_to_prune, prune_at_random, prune_by_magnitude, shuffle_within_layers
+from repro.train.prune import count_to_prune, prune_by_magnitude, random_mask, shuffle_within_layers
 
 
 def brute_force(weights, mask, fraction):
@@ -58,19 +58,12 @@ def test_weights_that_are_not_finite_are_refused():
         prune_by_magnitude(torch.tensor([1.0, float("nan"), 2.0, 3.0, 4.0]), torch.ones(5, dtype=torch.bool))
 
 
-def test_random_pruning_removes_as_many_and_only_survivors():
-    mask = torch.rand(400, generator=torch.Generator().manual_seed(0)) < 0.7
-    pruned = prune_at_random(mask, np.random.default_rng(0))
-    assert pruned.sum() == mask.sum() - count_to_prune(int(mask.sum()), 0.2)
-    assert not (pruned & ~mask).any()
-
-
-def test_random_pruning_is_uniform_over_survivors():
-    mask = torch.tensor([True] * 20 + [False] * 5)
-    kept = sum(prune_at_random(mask, np.random.default_rng(s)).int() for s in range(2000))
-    expected = 2000 * (20 - 5) / 20
-    assert (kept[20:] == 0).all()
-    assert (kept[:20] - expected).abs().max() < 5 * math.sqrt(2000 * 0.75 * 0.25)  # five standard errors
+def test_a_random_mask_keeps_as_many_uniformly_over_the_network():
+    mask = torch.tensor([True] * 15 + [False] * 10)
+    drawn = torch.stack([random_mask(mask, np.random.default_rng(s)) for s in range(2000)])
+    assert (drawn.sum(1) == 15).all()
+    expected = 2000 * 15 / 25
+    assert (drawn.sum(0) - expected).abs().max() < 5 * math.sqrt(2000 * 0.6 * 0.4)  # five standard errors
 
 
 def test_shuffling_keeps_each_layers_density():

@@ -13,7 +13,7 @@ DATASETS = tuple(published.SIZES)
 
 
 def verdicts(dataset, **options):
-    return {v.claim: v for v in from_published(dataset, **options)}
+    return {v.claim: v for v in from_published(dataset, **options) if v.claim <= 12}
 
 
 def row(table, condition, size, level):
@@ -218,9 +218,9 @@ def test_matching_interval_by_hand():
     assert se == pytest.approx(t.ppf(0.975, df)) and found.low > 0
 
 
-def test_no_published_primary_claim_survives_holm_over_six():
-    primary = [v for d in DATASETS for v in from_published(d) if v.primary]
-    assert len(primary) == 6 and min(v.p_holm for v in primary) == pytest.approx(0.058, abs=0.001)
+def test_only_easy_under_half_noise_survives_holm_over_six():
+    primary = {(d, v.claim): v.p_holm for d in DATASETS for v in from_published(d) if v.p_holm is not None}
+    assert {key for key, p in primary.items() if p <= 0.05 and key[1] in (5, 8, 16)} == {("cifar10", 16)}
 
 
 @pytest.mark.parametrize(

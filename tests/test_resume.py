@@ -13,7 +13,8 @@ from repro import store
 from repro.nets import create, layout_of
 from tests.command_line import CPU, TINY, complaint, contents, one_sentence, repro, start, wait_for
 
-STAGES = {name: import_module(f"repro.stages.{name}") for name in ("score", "pretrain", "imp")}
+MODULES = {"score": "score", "pretrain": "pretrain", "imp": "levels"}  # where each stage calls `train`
+STAGES = {name: import_module(f"repro.stages.{module}") for name, module in MODULES.items()}
 # Levels of a second or so, with a checkpoint after every step: long enough to be killed in the midst of one.
 OFTEN = ("--checkpoint-seconds", 1e-6)
 TRAINING = (*CPU, "--network", "cifar_resnet8_w4", "--steps", 60, "--batch-size", 64, "--milestones", "30,45")

@@ -121,18 +121,6 @@ def test_replicates_differ_in_initialisation_order_and_fold_and_measures_are_rig
         np.testing.assert_allclose(margin, (own - train.max(1).values).numpy(), rtol=2e-3, atol=2e-3)  # float16
 
 
-@pytest.mark.parametrize("pruning", ["random", "shuffled"])
-def test_control_masks_have_the_densities_of_imp(tmp_path, pruning):
-    recipe = dataclasses.replace(RECIPE, precision="fp32")
-    pretrain(tmp_path / "w.h5", dataset="digits", t=2, replicates=1, network=NETWORK, training=recipe)
-    imp(tmp_path / "imp.h5", tmp_path / "w.h5", levels=2)
-    masks = {"masks": tmp_path / "imp.h5"} if pruning == "shuffled" else {}
-    imp(tmp_path / "control.h5", tmp_path / "w.h5", levels=2, pruning=pruning, **masks)
-    real, control = read(tmp_path / "imp.h5"), read(tmp_path / "control.h5")
-    assert list(real.table().remaining) == list(control.table().remaining)
-    assert not np.array_equal(real["replicate_0/level_2/mask"], control["replicate_0/level_2/mask"])
-
-
 def test_permuted_scores_choose_other_images(tmp_path):
     scoring = Scoring(NETWORK, dataclasses.replace(RECIPE, precision="fp32"), networks=2, batch_norm="running")
     result = score(tmp_path / "s.h5", dataset="digits", scoring=scoring, replicates=1)

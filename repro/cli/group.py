@@ -1,6 +1,7 @@
 """The group of commands, and how its failures end: one sentence and an exit status, no traceback."""
 
 import re
+import sys
 
 import click
 
@@ -15,7 +16,19 @@ class Interrupted(click.ClickException):
 
 
 class Commands(click.Group):
-    """Turns the program's two kinds of failure into one sentence and an exit status."""
+    """Several commands in one process, with "then" between them; failures as one sentence and an exit status."""
+
+    def main(self, args=None, **extra):
+        words = list(sys.argv[1:] if args is None else args)
+        while "then" in words:
+            end = words.index("then")
+            try:
+                super().main(words[:end], **extra)
+            except SystemExit as ended:
+                if ended.code:
+                    raise
+            del words[: end + 1]
+        return super().main(words, **extra)
 
     def invoke(self, ctx: click.Context):
         try:
@@ -53,4 +66,5 @@ def main():
       repro pretrain --subset easy.h5 -t 10 --out easy-t10.h5
       repro imp      easy-t10.h5 --levels 12 --out imp.h5
       repro ls       'level==8' --columns name,acc,density --results .
+    Commands with "then" between them share one process: repro pretrain … then imp … then barrier …
     """

@@ -20,6 +20,14 @@ from repro.cli.options import (
 from repro.errors import UsageError
 from repro.protocol import Scoring, protocol
 
+LABELS = options(
+    click.option("--label-noise", type=float, default=0.0, show_default=True,
+                 help="Share of labels drawn at random [paper, Figure 4: 0.1, 0.5]. Mask search has the true ones."),
+    click.option("--noise-draw", type=click.Choice(["shared", "replicate"]), default="shared", show_default=True,
+                 help="One draw of the noise, or one per replicate."),
+    click.option("--labels", type=PATH, help="Labels of your own: CSV, TXT, NPY or HDF5, all images or the training ones."),
+)  # fmt: skip
+
 
 def show(result) -> None:
     click.echo(str(result))
@@ -30,13 +38,16 @@ def show(result) -> None:
 @click.option("--networks", type=click.IntRange(1, MOST), help="K, networks of the ensemble [paper: 10].")
 @click.option("--batch-norm", type=click.Choice(["batch", "running"]),
               help="Statistics when scoring: of batches of 1000 images, or running ones [published code: batch].")  # fmt: skip
-@options(TRAINING, SEED, REPLICATES, OUT, MACHINE)
-def score(dataset, scale, networks, batch_norm, network, normalization, seed, replicates, out, **given):
-    """EL2N score of every training image: the mean error norm of K networks.
+@click.option("--grand", is_flag=True, help="GraNd too: a backward pass for each image and network.")
+@options(LABELS, TRAINING, SEED, REPLICATES, OUT, MACHINE)
+def score(dataset, scale, networks, batch_norm, grand, label_noise, noise_draw, labels, network, normalization, seed,
+          replicates, out, **given):  # fmt: skip
+    """Scores of every training image, the mean over K networks: EL2N, margin, forgetting events, GraNd.
 
     \b
-    Example:
+    Examples:
       repro score --dataset digits --out scores.h5
+      repro score --dataset digits --label-noise 0.1 --out scores-noise10.h5
     """
     from repro import stages
 
@@ -47,13 +58,21 @@ def score(dataset, scale, networks, batch_norm, network, normalization, seed, re
     scoring = Scoring(network or own.network, training(own.training, given), networks or own.networks,
                       batch_norm or own.batch_norm)  # fmt: skip
     show(stages.score(out, dataset=dataset, scoring=scoring, normalization=normalization or p.normalization,
-                       replicates=replicates or p.replicates, seed=p.seed if seed is None else seed, machine=place))  # fmt: skip
+                       replicates=replicates or p.replicates, seed=p.seed if seed is None else seed,
+                       label_noise=label_noise, noise_draw=noise_draw, labels=labels, grand=grand, machine=place))  # fmt: skip
 
 
 @main.command()
 @click.option("--kind", type=click.Choice(["easy", "hard", "random"]), required=True, help="Which images.")
 @click.option("--size", type=int, help="M, number of images [paper, Figure 2: 3200, 2048, 51200].")
-@click.option("--scores", type=PATH, help="Score artifact that ranks the images (easy and hard).")
+@click.option(
+    "--scores",
+    type=PATH,
+    help="What ranks the images (easy and hard): a score artifact, a barrier artifact, "
+    "or your own CSV, NPY or HDF5, easiest lowest.",
+)
+@click.option("--score", type=click.Choice(["el2n", "margin", "forgetting", "grand"]),
+              help="Which one of a score artifact [paper: el2n].")  # fmt: skip
 @options(DATASET, SCALE)
 @click.option(
     "--balanced/--unbalanced", default=None, help="As many of each class [paper: random yes, easy and hard no]."
@@ -62,24 +81,30 @@ def score(dataset, scale, networks, batch_norm, network, normalization, seed, re
 @click.option(
     "--permute-scores", is_flag=True, help="A control that has to fail: permute the scores among images first."
 )
-@options(SEED, REPLICATES, OUT, MACHINE)
+@options(LABELS, SEED, REPLICATES, OUT, MACHINE)
 def select(kind, size, scores, dataset, scale, seed, replicates, out, **given):
     """Choose the easiest, hardest or random images to pre-train on.
 
     \b
-    Example:
+    Examples:
       repro select --kind easy --size 256 --scores scores.h5 --out easy.h5
+      repro select --kind easy --size 256 --scores scores.h5 --score forgetting --out easy-forgetting.h5
+      repro select --kind random --size 256 --dataset digits --label-noise 0.1 --out random-noise10.h5
     """
     from repro import stages, store
+    from repro.stages.select import ranking_artifact
 
     place = machine(given)
-    source = scores or given["like"]
+    source = ranking_artifact(scores) if scores else None
+    if not scores and given["like"]:
+        source = store.read_header(given["like"], kind="subset")
     if source:
-        kind_of = "score" if scores else "subset"
-        named = store.read_header(source, kind=kind_of).recipe["dataset"]
+        named = source.recipe["dataset"]
         if dataset not in (None, named):
-            raise UsageError(f"--dataset {dataset}, but {source} is of {named}: leave --dataset out")
+            raise UsageError(f"--dataset {dataset}, but {source.path} is of {named}: leave --dataset out")
         p, dataset = protocol(named, scale), None
+    elif dataset is None and scores:
+        raise UsageError(f"{scores} does not say which data set it scores: give --dataset")
     elif dataset is None:
         raise UsageError("select needs --scores (easy, hard), or --dataset (random)")
     else:
@@ -95,8 +120,9 @@ def select(kind, size, scores, dataset, scale, seed, replicates, out, **given):
 @click.option("--subset", type=PATH, help="Subset artifact to pre-train on [default: all training images].")
 @options(DATASET, SCALE)
 @click.option("-t", "--rewind-step", "t", type=int, help="Steps of pre-training, t_r [paper: 400, 800, 800 and half].")
-@options(TRAINING, SEED, REPLICATES, OUT, MACHINE)
-def pretrain(subset, dataset, scale, t, network, normalization, seed, replicates, out, **given):
+@options(LABELS, TRAINING, SEED, REPLICATES, OUT, MACHINE)
+def pretrain(subset, dataset, scale, t, label_noise, noise_draw, labels, network, normalization, seed, replicates, out,
+             **given):  # fmt: skip
     """Train the dense network for t steps: its weights are the rewind point.
 
     \b
@@ -113,7 +139,8 @@ def pretrain(subset, dataset, scale, t, network, normalization, seed, replicates
     show(stages.pretrain(out, dataset=dataset, subset=subset, t=p.t_star if t is None else t,
                           network=network or p.network, training=training(p.training, given),
                           normalization=normalization or (None if subset else p.normalization),
-                          replicates=replicates or p.replicates, seed=p.seed if seed is None else seed, machine=place))  # fmt: skip
+                          replicates=replicates or p.replicates, seed=p.seed if seed is None else seed,
+                          label_noise=label_noise, noise_draw=noise_draw, labels=labels, machine=place))  # fmt: skip
 
 
 @main.command()
@@ -122,11 +149,8 @@ def pretrain(subset, dataset, scale, t, network, normalization, seed, replicates
     "--levels", type=click.IntRange(0, MOST), help="Pruning levels after the dense one [paper: 16; CINIC 12]."
 )
 @click.option("--prune-fraction", type=float, default=0.2, show_default=True, help="Of surviving weights, per level.")
-@click.option("--pruning", type=click.Choice(["magnitude", "random", "shuffled"]), default="magnitude", show_default=True,
-              help="magnitude is IMP; the others are controls.")  # fmt: skip
-@click.option("--masks", type=PATH, help="imp artifact whose masks --pruning shuffled shuffles within layers.")
 @options(REPLICATES, OUT, MACHINE)
-def imp(rewind_point, levels, prune_fraction, pruning, masks, replicates, out, **given):
+def imp(rewind_point, levels, prune_fraction, replicates, out, **given):
     """Iterative magnitude pruning from a rewind point: train, prune, rewind, and again.
 
     \b
@@ -138,5 +162,5 @@ def imp(rewind_point, levels, prune_fraction, pruning, masks, replicates, out, *
     place = machine(given)
     if levels is None:
         levels = protocol(store.read_header(rewind_point, kind="pretrain").recipe["dataset"]).levels
-    show(stages.imp(out, rewind_point, levels=levels, replicates=replicates, pruning=pruning, masks=masks,
-                     prune_fraction=prune_fraction, machine=place))  # fmt: skip
+    show(stages.imp(out, rewind_point, levels=levels, replicates=replicates, prune_fraction=prune_fraction,
+                    machine=place))  # fmt: skip

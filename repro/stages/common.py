@@ -1,4 +1,4 @@
-"""What every stage shares: the machine it runs on, the data it opens, cohorts, progress, and artifacts that grow."""
+"""What every stage shares: the machine it runs on, the data it opens, cohorts, and progress."""
 
 import ctypes
 import sys
@@ -24,6 +24,7 @@ from repro.train.streams import torch_stream
 DEFAULTS = {
     "balanced": False, "permute_scores": False, "pruning": "magnitude", "prune_fraction": 0.2, "precision": "fp32",
     "nesterov": False, "momentum": 0.9, "weight_decay": 1e-4, "drop_last": True, "augment": True, "score": "el2n",
+    "label_noise": 0.0, "noise_draw": "shared", "labels_sha256": "", "grand": False,
 }  # fmt: skip
 COHORT_LIMIT = 16  # more than this gained nothing on one core (README, performance)
 
@@ -34,7 +35,7 @@ class Machine:
 
     Arguments:
         device: 'auto', 'cpu' or 'cuda'.
-        engine: 'auto', 'fused' or 'serial' (`repro.nets.cohort`).
+        engine: 'auto', 'fused', 'sparse' or 'serial' (`repro.nets.cohort`).
         checkpoint_seconds: time between step checkpoints of a long stage.
         data_dir: folder with the data sets; see `repro.data.load`.
         download: fetch a missing CIFAR archive.
@@ -181,6 +182,12 @@ class Trainer:
             network = self._network()
         vector = self.layout.flatten(initialise(network, torch_stream(seed, replicate, role + "init")))
         return vector.double() if self.training.precision == "fp64" else vector
+
+    def module(self, vector: torch.Tensor) -> torch.nn.Module:
+        """One network with the numbers of ``vector``, in their precision, on the device and in evaluation mode."""
+        network = self._network().to(self.device, vector.dtype).eval()
+        network.load_state_dict(self.layout.state_dict(vector), strict=False)
+        return network
 
     def chunks(self, rows: Iterable, key: Callable = lambda row: 0) -> list[list]:
         """Rows in cohorts of at most COHORT_LIMIT, of nearly equal size; rows of another ``key`` (batch sizes) apart.

@@ -19,6 +19,7 @@ from repro.stages.common import (
     training_fields,
 )  # fmt: skip
 from repro.stages.growing import Growing
+from repro.stages.labels import labels_in_use
 from repro.train import evaluate
 from repro.train.loop import NEVER, Job, train
 from repro.train.schedule import Training
@@ -35,6 +36,9 @@ def pretrain(
     training: Training | None = None,
     normalization: str | None = None,
     seed: int | None = None,
+    label_noise: float = 0.0,
+    noise_draw: str = "shared",
+    labels: str | Path | None = None,
     machine: Machine = Machine(),
 ) -> Result:
     """Pre-train ``replicates`` networks for ``t`` steps and write their weights and batch-norm statistics to ``out``.
@@ -45,6 +49,8 @@ def pretrain(
             steps need (paper, section 3).
         t: rewind step; 0 keeps the random initialisation.
         network, training, normalization, seed: the data set's protocol when None.
+        label_noise, noise_draw, labels: train on other labels; see `repro.stages.labels.labels_in_use`. A ``subset``
+            has its own, which are taken over. Test accuracy is by the data set's labels.
 
     Raises UsageError for a t beyond the schedule, a subset of other images or of fewer replicates.
     """
@@ -63,9 +69,10 @@ def pretrain(
             raise UsageError(f"normalization {normalization!r} differs from the subset's: leave the option out")
     else:
         data = open_data(dataset, normalization or recipe.normalization, machine)
+    used = labels_in_use(data, source=chosen, label_noise=label_noise, noise_draw=noise_draw, labels=labels, seed=seed)
     fields = {
         "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization or recipe.normalization,
-        "network": network, "t": t, "seed": seed, **training_fields(training),
+        "network": network, "t": t, "seed": seed, **used.fields, **training_fields(training),
     }  # fmt: skip
     with Growing(out, "pretrain", fields, {"subset": chosen} if chosen else {}, machine) as cell:
         trainer = Trainer(data, network, training, machine)
@@ -82,7 +89,7 @@ def pretrain(
         missing = [r for r in range(replicates) if f"replicate_{r}" not in cell.rows]
         for rows in trainer.chunks(missing, lambda r: trainer.batch_key(images(r))):
             pieces = [f"replicate_{r}" for r in rows]
-            jobs = [Job(trainer.initial(seed, r), images(r), 0, t, seed, r) for r in rows]
+            jobs = [Job(trainer.initial(seed, r), images(r), 0, t, seed, r, labels=used.for_job(r)) for r in rows]
             with ticker(f"pretrain {Path(out).stem}, {len(rows)} replicates", t) as tick:
                 state = train(
                     jobs, training, cohort_of=trainer.cohort, batcher=trainer.batcher, labels=trainer.labels,
@@ -118,5 +125,5 @@ def pretrain(
         if len(diverged):
             bad = ", ".join(map(str, diverged))
             lines.append(f"warning: replicates {bad} diverged (loss not finite): try a lower --lr (={training.lr})")
-        return cell.finish(order=["replicate"], lines=tuple(lines), device=str(trainer.device),
-                           engine="/".join(sorted(trainer.engines)), seed=seed)  # fmt: skip
+        return cell.finish(order=["replicate"], extra=used.arrays(int(cell.table().replicate.max()) + 1), lines=tuple(lines),
+                           device=str(trainer.device), engine="/".join(sorted(trainer.engines)), seed=seed)  # fmt: skip

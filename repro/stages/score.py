@@ -1,15 +1,23 @@
-"""score: EL2N of every training image, the mean error norm of K networks (paper, Definition 2.1; Paul et al. 2021)."""
+"""score: how easy every training image is to learn, by EL2N and other scores, the mean over K networks.
+
+EL2N is the paper's (Definition 2.1; Paul et al. 2021). Margin, forgetting events (Toneva et al. 2019) and GraNd (Paul
+et al. 2021) are taken from the same networks.
+"""
 
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from repro.errors import RunError, UsageError
 from repro.protocol import Scoring, protocol
 from repro.stages.common import Machine, Result, Trainer, open_data, require_replicates, ticker, training_fields
 from repro.stages.growing import Growing
+from repro.stages.labels import labels_in_use
+from repro.stages.select import SCORES
 from repro.train import evaluate
 from repro.train.loop import NEVER, Job, train
+from repro.train.scores import Forgetting, gradient_norms
 from repro.train.streams import stream
 
 RELIABLE = 0.7  # below this rank correlation between half-ensembles, a ranking is mostly noise
@@ -23,23 +31,32 @@ def score(
     normalization: str | None = None,
     replicates: int | None = None,
     seed: int | None = None,
+    label_noise: float = 0.0,
+    noise_draw: str = "shared",
+    labels: str | Path | None = None,
+    grand: bool = False,
     machine: Machine = Machine(),
 ) -> Result:
-    """Train K networks on all training images and write their EL2N scores to ``out``.
+    """Train K networks on all training images and write the images' scores to ``out``.
 
     Arguments:
         dataset: name for `repro.data.load`.
         scoring: network, training, K and batch-norm mode; the data set's protocol when None. Networks are trained for
             ``scoring.training.steps`` steps.
-        replicates: how many replicates the scores are for. It matters only for a data set with folds, where replicate
-            r trains and tests on fold r mod F: K networks are trained for each fold in use.
+        replicates: how many replicates the scores are for. It matters for a data set with folds, where replicate r
+            trains and tests on fold r mod F: K networks are trained for each fold in use. With a noise draw for each
+            replicate, they are trained for each replicate.
+        label_noise, noise_draw, labels: train and score on other labels; see `repro.stages.labels.labels_in_use`.
+        grand: score by the full gradient norm too, which takes a backward pass for each image and network.
 
-    Written: ``fold_f/network_k/el2n`` float32 [n] of each network, ``fold_f/el2n`` their mean, ``fold_f/index`` int64
-    [n] the dataset indices scored. Printed: the Spearman correlation between the mean scores of half-ensembles, with a
-    warning below 0.7.
+    Written: ``fold_f/network_k/el2n`` float32 [n] of each network, likewise ``margin``, ``forgetting`` and ``grand``
+    (see `repro.train`), ``fold_f/el2n`` … their means, ``fold_f/index`` int64 [n] the dataset indices scored, and
+    ``fold_f/half_correlation``, the Spearman correlation between the mean EL2N of half-ensembles, which is printed
+    with a warning below 0.7. With a noise draw for each replicate, ``replicate_r`` stands in place of ``fold_f``.
     """
     recipe = protocol(dataset)
-    require_replicates(recipe.replicates if replicates is None else replicates)
+    replicates = recipe.replicates if replicates is None else replicates
+    require_replicates(replicates)
     scoring = scoring or recipe.scoring
     training, count = scoring.training, scoring.networks
     if count < 1:
@@ -49,38 +66,41 @@ def score(
     seed = recipe.seed if seed is None else seed
     normalization = normalization or recipe.normalization
     data = open_data(dataset, normalization, machine)
-    folds = range(min(len(data.splits), recipe.replicates if replicates is None else replicates))
+    used = labels_in_use(data, label_noise=label_noise, noise_draw=noise_draw, labels=labels, seed=seed)
     fields = {
-        "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization, "score": "el2n",
-        "network": scoring.network, "networks": count, "batch_norm": scoring.batch_norm, "seed": seed,
+        "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization, "network": scoring.network,
+        "networks": count, "batch_norm": scoring.batch_norm, "seed": seed, "grand": grand, **used.fields,
         **training_fields(training),
     }  # fmt: skip
+    # networks are trained for each group: a fold, or a replicate with labels of its own
+    unit, groups = ("replicate", replicates) if used.per_replicate else ("fold", min(len(data.splits), replicates))
     with Growing(out, "score", fields, {}, machine) as cell:
-        wanted = [(f, k) for f in folds for k in range(count)]
+        wanted = {f"{unit}_{g}/network_{k}": (g, k) for g in range(groups) for k in range(count)}
         trainer = Trainer(data, scoring.network, training, machine)
         if machine.dry_run:
-            names = [f"fold_{f}/network_{k}" for f, k in wanted]
-            return cell.preview(names, steps=training.steps, batch_size=training.batch_size)
-        todo = [(f, k) for f, k in wanted if f"fold_{f}/network_{k}" not in cell.rows]
-        for chunk in trainer.chunks(
-            todo,
-            lambda row: (
-                len(data.splits[row[0]][0])
-                if scoring.batch_norm == "batch"
-                else trainer.batch_key(data.splits[row[0]][0])
-            ),
-        ):
-            pieces = [f"fold_{f}/network_{k}" for f, k in chunk]
-            pools = [data.splits[f][0].numpy() for f, _ in chunk]
+            return cell.preview(wanted, steps=training.steps, batch_size=training.batch_size)
+
+        def pool(group: int) -> np.ndarray:
+            return data.split(group)[0].numpy()
+
+        def batches(row: tuple[int, int]) -> int:
+            return len(pool(row[0])) if scoring.batch_norm == "batch" else trainer.batch_key(pool(row[0]))
+
+        for chunk in trainer.chunks([row for piece, row in wanted.items() if piece not in cell.rows], batches):
+            pieces = [f"{unit}_{g}/network_{k}" for g, k in chunk]
+            pools = [pool(g) for g, _ in chunk]
             jobs = [
-                Job(trainer.initial(seed, k, f"score{f}."), pool, 0, training.steps, seed, k, role=f"score{f}.")
-                for (f, k), pool in zip(chunk, pools)
-            ]
+                Job(trainer.initial(seed, k, f"score{g}."), index, 0, training.steps, seed, k,
+                    labels=used.for_job(g), role=f"score{g}.")
+                for (g, k), index in zip(chunk, pools)
+            ]  # fmt: skip
+            truth = torch.stack([torch.from_numpy(used.of(g)) for g, _ in chunk])
+            forgetting = Forgetting(truth, len(chunk))
             with ticker(f"score {Path(out).stem}, {len(chunk)} networks", training.steps) as tick:
                 state = train(
                     jobs, training, cohort_of=trainer.cohort, batcher=trainer.batcher, labels=trainer.labels,
                     resume=cell.checkpoint(pieces), checkpoint=cell.save_checkpoint(pieces),
-                    checkpoint_seconds=machine.checkpoint_seconds, report=tick,
+                    checkpoint_seconds=machine.checkpoint_seconds, report=tick, observe=forgetting,
                 )  # fmt: skip
             if (state.diverged_at != NEVER).any():
                 first = int(np.argmax(state.diverged_at != NEVER))
@@ -92,25 +112,42 @@ def score(
             cohort = trainer.cohort(len(chunk))
             cohort.load(state.vectors.to(cohort.device))
             logits = evaluate.predict(cohort, trainer.batcher, pools, batch_norm=scoring.batch_norm)
+            if grand:
+                cell.save_checkpoint(pieces)(state)  # gradients can take as long as the training
             new = {}
-            for j, (f, k) in enumerate(chunk):
-                truth = data.labels[pools[j]]
+            for j, (g, k) in enumerate(chunk):
+                label = truth[j, pools[j]]
+                arrays = {
+                    "el2n": evaluate.error_norms(logits[j], label).numpy(),
+                    "margin": evaluate.margins(logits[j], label).numpy(),
+                    "forgetting": forgetting.score(j, pools[j]),
+                }
+                if grand:
+                    norms = gradient_norms(trainer.module(state.vectors[j]), trainer.batcher, pools[j], label)
+                    arrays["grand"] = norms.float().numpy()
                 row = {
-                    "fold": f, "network": k, "train_acc": evaluate.correct(logits[j], truth).double().mean().item(),
+                    unit: g, "network": k, "train_acc": evaluate.correct(logits[j], label).double().mean().item(),
                     "seconds": state.seconds / len(chunk),
                 }  # fmt: skip
-                new[pieces[j]] = ({"el2n": evaluate.error_norms(logits[j], truth).numpy()}, row)
+                new[pieces[j]] = (arrays, row)
             cell.add(new)
-        extra, lines = {}, []
-        for f in range(len(data.splits)):
-            if any(f"fold_{f}/network_{k}" not in cell.rows for k in range(count)):
-                continue  # not asked for, or begun by a run that was interrupted
-            scores = np.stack([cell.arrays[f"fold_{f}/network_{k}/el2n"] for k in range(count)])
-            extra |= {f"fold_{f}/el2n": scores.mean(0), f"fold_{f}/index": data.splits[f][0].numpy()}
+        groups = sorted({row[unit] for row in cell.rows.values()})
+        extra, lines = used.arrays(max(replicates, groups[-1] + 1)), []  # an interrupted run may have had more
+        for g in groups:
+            if any(f"{unit}_{g}/network_{k}" not in cell.rows for k in range(count)):
+                continue  # begun by a run that was interrupted
+            extra[f"{unit}_{g}/index"] = pool(g)
+            for name in SCORES:
+                each = [cell.arrays.get(f"{unit}_{g}/network_{k}/{name}") for k in range(count)]
+                if all(values is not None for values in each):  # not GraNd, or made before there were other scores
+                    extra[f"{unit}_{g}/{name}"] = np.stack(each).mean(0)
             if count >= 2:
-                lines.append(_reliability(f, scores, seed))
+                scores = np.stack([cell.arrays[f"{unit}_{g}/network_{k}/el2n"] for k in range(count)])
+                rho = half_ensemble_correlation(scores, stream(seed, g, "halves"))
+                extra[f"{unit}_{g}/half_correlation"] = np.float64(rho)
+                lines.append(_reliability(f"{unit} {g}", rho, count))
         return cell.finish(
-            order=["fold", "network"], extra=extra, lines=tuple(lines), device=str(trainer.device),
+            order=[unit, "network"], extra=extra, lines=tuple(lines), device=str(trainer.device),
             engine="/".join(sorted(trainer.engines)), seed=seed,
         )  # fmt: skip
 
@@ -131,9 +168,8 @@ def half_ensemble_correlation(scores: np.ndarray, rng: np.random.Generator, spli
     return float(np.mean(found))
 
 
-def _reliability(fold: int, scores: np.ndarray, seed: int) -> str:
-    rho = half_ensemble_correlation(scores, stream(seed, fold, "halves"))
-    text = f"fold {fold}: rank correlation between half-ensembles {rho:.2f} (K={len(scores)})"
+def _reliability(group: str, rho: float, count: int) -> str:
+    text = f"{group}: rank correlation between half-ensembles {rho:.2f} (K={count})"
     if rho < RELIABLE:
         text += f"; warning: below {RELIABLE}, the ranking is mostly noise: more networks, longer, or a lower rate"
     return text

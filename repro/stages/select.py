@@ -1,18 +1,24 @@
 """select: the easiest, the hardest or random images, as a subset to pre-train on (paper, section 3)."""
 
+import hashlib
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from repro import store
-from repro.data import choose, histogram, missing_classes
+from repro.data import ImageSet, choose, histogram, missing_classes
+from repro.data.files import read_numbers
 from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.stages.common import Machine, Result, data_of, open_data, require_replicates
 from repro.stages.growing import Growing
+from repro.stages.labels import labels_in_use, only_train_index
 from repro.train.streams import stream
 
 KINDS = ("easy", "hard", "random")
+SCORES = ("el2n", "margin", "forgetting", "grand")
 
 
 def select(
@@ -21,6 +27,7 @@ def select(
     kind: str,
     size: int,
     scores: str | Path | None = None,
+    score: str | None = None,
     dataset: str | None = None,
     balanced: bool | None = None,
     like: str | Path | None = None,
@@ -28,37 +35,52 @@ def select(
     normalization: str | None = None,
     replicates: int,
     seed: int | None = None,
+    label_noise: float = 0.0,
+    noise_draw: str = "shared",
+    labels: str | Path | None = None,
     machine: Machine = Machine(),
 ) -> Result:
     """Choose ``size`` training images for each replicate and write their dataset indices to ``out``.
 
     Arguments:
-        kind: 'easy' (lowest scores), 'hard' (highest) or 'random'. Random subsets are redrawn for each replicate; easy
-            and hard ones are the same for all replicates of a fold (protocol section 5).
-        scores: score artifact; needed for easy and hard.
-        dataset: needed for random, unless ``like`` is given.
-        balanced: equally many of each class; None is the protocol's choice for easy and hard and True for random.
+        kind: 'easy' (lowest scores; of margins the highest), 'hard' (the other end) or 'random'. Random subsets are
+            redrawn for each replicate; easy and hard ones are the same for all replicates of a fold (protocol section
+            5), unless each replicate has scores of its own.
+        scores: what ranks the images, for easy and hard: a score artifact; a barrier artifact (LMC score: mean barrier
+            of an image over the fold's rewind points and their pairs of children, protocol section 11); or a user's
+            CSV, NPY or HDF5 with one number per image, the easiest lowest (`repro.data.files.read_numbers`).
+        score: which one of a score artifact: 'el2n' (when None), 'margin', 'forgetting' or 'grand'.
+        dataset: needed for random, unless ``like`` is given, and for scores from a user's file.
+        balanced: equally many of each class, by the labels in use; None is the protocol's choice for easy and hard and
+            True for random.
         like: subset artifact; random images with that subset's class histogram.
         permute_scores: a control that must fail: permute the scores among the images first.
+        label_noise, noise_draw, labels: other labels, to balance by and to pre-train on; see
+            `repro.stages.labels.labels_in_use`. A score artifact and ``like`` have their own, which are taken over.
 
-    Written: ``replicate_r/index`` int64 [size], easiest or hardest first; ``replicate_r/histogram`` int64 [classes].
+    Written: ``replicate_r/index`` int64 [size], easiest or hardest first; ``replicate_r/histogram`` int64 [classes], by
+    the labels in use; in the table ``wrong_labels``, the share of the images whose label is not the data set's own.
     """
     if kind not in KINDS:
         raise UsageError(f"unknown kind of subset {kind!r}: choose {', '.join(KINDS)}")
     if (kind == "random") == (scores is not None):
         raise UsageError(
-            f"kind {kind!r} {'takes no scores: leave them out' if scores else 'needs a score artifact: give its path'}"
+            f"kind {kind!r} {'takes no scores: leave them out' if scores else 'needs --scores: give a score or barrier artifact, or a file of your own'}"
         )
     if like and kind != "random":
         raise UsageError(f"--like takes the histogram for random subsets, not for {kind!r}: leave it out")
     if permute_scores and kind == "random":
         raise UsageError("--permute-scores is for easy and hard: a random subset has no scores, leave it out")
-    ranked = store.read(scores, kind="score") if scores else None
+    ranked = ranking_artifact(scores) if scores else None
     model = store.read(like, kind="subset") if like else None
     require_replicates(replicates, model)
     source = ranked or model
     if source is None and dataset is None:
-        raise UsageError("a random subset needs --dataset (or --like a subset artifact)")
+        raise UsageError(
+            f"{scores} does not say which data set it scores: give --dataset"
+            if scores
+            else "a random subset needs --dataset (or --like a subset artifact)"
+        )
     recipe = protocol(source.recipe["dataset"] if source else dataset)
     if source:
         data, normalization = data_of(source, machine), source.recipe["normalization"]
@@ -68,25 +90,41 @@ def select(
     if balanced is None:
         balanced = not like if kind == "random" else recipe.balanced
     seed = recipe.seed if seed is None else seed
+    with_labels = source if source and source.kind in ("score", "subset") else None  # barriers are by clean labels
+    used = labels_in_use(
+        data, source=with_labels, label_noise=label_noise, noise_draw=noise_draw, labels=labels, seed=seed
+    )
     fields = {
         "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization, "subset": kind,
-        "size": size, "balanced": balanced,
+        "size": size, "balanced": balanced, **used.fields,
     }  # fmt: skip
     if kind == "random" or permute_scores:
         fields |= {"seed": seed, "permute_scores": permute_scores}
+    if score and not (ranked and ranked.kind == "score"):
+        raise UsageError(f"--score {score} is one of a score artifact: give that as --scores, or leave it out")
+    if ranked and ranked.kind == "score":
+        fields["score"] = score or "el2n"
+        values_of = _of_score_artifact(ranked, fields["score"], len(data.splits), used.per_replicate, replicates)
+    elif ranked:
+        folds = len(data.splits)
+        # a barrier artifact grows under one identity, and the mean over its lines changes with every line
+        fields |= {"score": "lmc", "lines": [len(_lines(ranked, fold, folds)) for fold in range(folds)]}
+        values_of = _of_barrier_artifact(ranked, folds)
+    elif scores:
+        own = _of_file(Path(scores), data)
+        fields |= {"score": "file", "scores_sha256": hashlib.sha256(own.astype("<f8")).hexdigest()}
     inputs = {role: artifact for role, artifact in (("scores", ranked), ("like", model)) if artifact}
-    labels = data.labels.numpy()
 
     def chosen(r: int) -> np.ndarray:
-        fold = r % len(data.splits)
-        values = None
-        if ranked:
-            values = _scores(ranked, fold, replicates)
+        pool, values = data.split(r)[0].numpy(), None
+        if scores:
+            values = values_of(r) if ranked else own[pool]
             if permute_scores:
-                values = stream(seed, fold, "permute").permutation(values)
-            values = _by_dataset_index(values, ranked[f"fold_{fold}/index"], len(labels))
+                group = r if used.per_replicate else r % len(data.splits)
+                values = stream(seed, group, "permute").permutation(values)
+            values = _by_dataset_index(values, pool, len(data.labels))
         model_index = model[f"replicate_{r}/index"] if model else None
-        return choose(kind, size, labels=labels, pool=data.split(r)[0].numpy(), scores=values, balanced=balanced,
+        return choose(kind, size, labels=used.of(r), pool=pool, scores=values, balanced=balanced,
                       rng=stream(seed, r, "subset"), like=model_index)  # fmt: skip
 
     with Growing(out, "subset", fields, inputs, machine) as cell:
@@ -94,24 +132,104 @@ def select(
         for r in range(replicates):
             if f"replicate_{r}" not in cell.rows:
                 index = chosen(r)
-                counts = histogram(labels[index], data.num_classes)
-                absent = len(missing_classes(labels[index], data.num_classes))
-                row = {"replicate": r, "fold": r % len(data.splits), "size": len(index), "missing_classes": absent}
+                label = used.of(r)[index]
+                counts = histogram(label, data.num_classes)
+                row = {
+                    "replicate": r, "fold": r % len(data.splits), "size": len(index),
+                    "missing_classes": len(missing_classes(label, data.num_classes)),
+                    "wrong_labels": float((label != data.labels.numpy()[index]).mean()),
+                }  # fmt: skip
                 new[f"replicate_{r}"] = ({"index": index, "histogram": counts}, row)
         if machine.dry_run:
             return cell.preview(f"replicate_{r}" for r in range(replicates))
         if new:
             cell.add(new)
         lines = [_describe(r, cell.arrays[f"replicate_{r}/histogram"], data.classes) for r in range(replicates)]
-        return cell.finish(order=["replicate"], lines=tuple(lines), device="cpu", engine="none", seed=seed)
+        if not used.own:
+            wrong = cell.table().wrong_labels
+            lines.append(f"labels that are not the data set's own: {100 * wrong.mean():.1f} % (n={len(wrong)})")
+        return cell.finish(order=["replicate"], extra=used.arrays(int(cell.table().replicate.max()) + 1), lines=tuple(lines), device="cpu",
+                           engine="none", seed=seed)  # fmt: skip
 
 
-def _scores(ranked: store.Artifact, fold: int, replicates: int) -> np.ndarray:
-    if f"fold_{fold}/el2n" not in ranked.keys():
-        raise UsageError(
-            f"{ranked.path} has no scores for fold {fold}: run its score command with --replicates {replicates} first"
-        )
-    return ranked[f"fold_{fold}/el2n"]
+def ranking_artifact(path: str | Path) -> store.Artifact | None:
+    """The score or barrier artifact at ``path``; None for a user's own file.
+
+    Raises UsageError for a file that is missing or damaged, and for an artifact of another kind.
+    """
+    path = Path(path)
+    if path.suffix.lower() in (".csv", ".txt", ".npy") or _is_plain_hdf5(path):
+        return None
+    found = store.read(path)
+    if found.kind not in ("score", "barrier"):
+        store.read(path, kind="score")  # says what is needed
+    return found
+
+
+def _is_plain_hdf5(path: Path) -> bool:
+    """Whether it is HDF5 of another program: an artifact begins with its seal."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(8) == b"\x89HDF\r\n\x1a\n"
+    except OSError:
+        return False  # `store.read` says what is wrong
+
+
+def _of_score_artifact(
+    ranked: store.Artifact, score: str, folds: int, per_replicate: bool, replicates: int
+) -> Callable[[int], np.ndarray]:
+    """Replicate -> the scores of its training images, easiest lowest, by ascending index."""
+
+    def values(r: int) -> np.ndarray:
+        unit, group = ("replicate", r) if per_replicate else ("fold", r % folds)
+        key = f"{unit}_{group}/{score}"
+        if f"{unit}_{group}/index" not in ranked:
+            raise UsageError(
+                f"{ranked.path} has no scores for {unit} {group}: run its score command with --replicates {replicates} "
+                "first"
+            )
+        if key not in ranked:
+            there = [name for name in SCORES if f"{unit}_{group}/{name}" in ranked]
+            raise UsageError(f"{ranked.path} has no score {score!r}: choose {' or '.join(there)}, or make it anew "
+                             "by its score command with --force (and --grand for grand)")  # fmt: skip
+        return -ranked[key] if score == "margin" else ranked[key]
+
+    return values
+
+
+def _lines(ranked: store.Artifact, fold: int, folds: int) -> list[str]:
+    """The losses along the lines between children of a fold's parents, batch norm averaged."""
+    found = ((re.fullmatch(r"replicate_(\d+)/pair_\d+_\d+(/averaged)?/train_loss", key), key) for key in ranked.keys())
+    return [key for match, key in found if match and int(match[1]) % folds == fold]
+
+
+def _of_barrier_artifact(ranked: store.Artifact, folds: int) -> Callable[[int], np.ndarray]:
+    """Replicate -> LMC score of its training images: cross-entropy at alpha = 1/2 less the mean of the end points'."""
+    if any(re.fullmatch(r".+/replicate_\d+/pair_.+/train_loss", key) for key in ranked.keys()):
+        raise UsageError(f"{ranked.path} has barriers of several rewind points: run barrier with the one to rank by")
+    alphas = ranked["alphas"].tolist()
+    start, middle, end = (alphas.index(alpha) for alpha in (0.0, 0.5, 1.0))
+
+    def values(r: int) -> np.ndarray:
+        losses = [ranked[key].astype(np.float64) for key in _lines(ranked, r % folds, folds)]
+        barriers = [loss[middle] - (loss[start] + loss[end]) / 2 for loss in losses]
+        barriers = [each for each in barriers if np.isfinite(each).all()]  # a child that diverged says nothing
+        if not barriers:
+            raise UsageError(f"{ranked.path} has no barriers with averaged batch norm for fold {r % folds}: run its "
+                             "barrier command for a replicate of that fold first")  # fmt: skip
+        return np.mean(barriers, 0)
+
+    return values
+
+
+def _of_file(path: Path, data: ImageSet) -> np.ndarray:
+    """A user's scores, float64 [N], of all images that are trained on."""
+    scores = read_numbers(path, "score", size=len(data.labels), train=only_train_index(data))
+    trained_on = np.unique(np.concatenate([train.numpy() for train, _ in data.splits]))
+    if len(absent := trained_on[np.isnan(scores[trained_on])]):
+        raise UsageError(f"{path} has no score for {len(absent)} training images, the first of them {absent[0]}: "
+                         "score them all")  # fmt: skip
+    return scores
 
 
 def _by_dataset_index(values: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:

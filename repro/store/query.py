@@ -56,7 +56,7 @@ def _never_differ(column: pd.Series, plain: pd.Series) -> bool:
 
 def _rows(artifact: Artifact) -> tuple[pd.DataFrame, dict[str, str]]:
     """The artifact's rows, and {prefixed column: the nearer column of the plain name}."""
-    table = artifact.table()
+    table = artifact.table().rename(columns={name: f"table_{name}" for name in HEAD})  # a warm-up has kinds of subsets
     head = dict(zip(HEAD, (str(artifact.path), artifact.kind, artifact.name, artifact.identity), strict=True))
     names = {*HEAD, *table.columns}
     fields, nearer = {}, {}

@@ -42,12 +42,11 @@ def prune_by_magnitude(weights: Tensor, mask: Tensor, fraction: float = 0.2) -> 
     return mask & (weights.abs() > threshold)
 
 
-def prune_at_random(mask: Tensor, rng: np.random.Generator, fraction: float = 0.2) -> Tensor:
-    """The next mask when as many weights go as in magnitude pruning, but uniformly at random among survivors."""
-    survivors = np.flatnonzero(mask.cpu().numpy())
-    removed = rng.choice(survivors, count_to_prune(survivors.size, fraction), replace=False)
-    result = mask.clone()
-    result[torch.from_numpy(removed).to(mask.device)] = False
+def random_mask(mask: Tensor, rng: np.random.Generator) -> Tensor:
+    """A mask that keeps as many weights as ``mask`` does, drawn uniformly over the whole network."""
+    kept = rng.choice(len(mask), int(mask.sum()), replace=False)
+    result = torch.zeros_like(mask)
+    result[torch.from_numpy(kept).to(mask.device)] = True
     return result
 
 

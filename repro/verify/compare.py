@@ -72,7 +72,7 @@ def agreement(
         return Agreement(dataset=dataset, verdict="no published curves")
     size = published.SIZES[dataset] if size is None else size
     own = from_runs(runs, dataset, chance=chance, size=size, replicates=replicates)
-    paper = published.outcomes(dataset, size=size)
+    paper = published.outcomes(dataset, size=size, table=published.curves(dataset))
     own_gap, paper_gap = (outcomes.missing(("all_tstar", *CONDITIONS)) for outcomes in (own, paper))
     if own_gap or paper_gap:
         return Agreement(dataset=dataset, verdict="missing", note=own_gap or f"published: {paper_gap}")

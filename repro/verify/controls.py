@@ -17,7 +17,10 @@ _SPARSEST = 3  # levels at the sparse end over which a shuffled mask is compared
 
 @dataclass(frozen=True, kw_only=True)
 class ControlVerdict:
-    """verdict: 'passed', 'failed', 'inconclusive', 'missing' or 'uninformative' (see `judge`); effect and its 95 % interval in pp."""
+    """verdict: 'passed', 'failed', 'inconclusive', 'missing' or 'uninformative' (see `judge`).
+
+    effect and its 95 % interval (low, high) in pp.
+    """
 
     control: str
     dataset: str

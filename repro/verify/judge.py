@@ -1,16 +1,21 @@
-"""All verdicts on one figure: its claims on every data set, agreement with the published curves, a control."""
+"""All verdicts of the figures asked for: their claims on every data set, agreement with the published curves, a
+control; and the same claims judged on the paper's own numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pandas as pd
-
 from repro.protocol import Protocol
+from repro.verify import connectivity, warmup
+from repro.verify.claim import PAPER_DATASETS
+from repro.verify.claims import CLAIMS
 from repro.verify.compare import agreement
 from repro.verify.controls import ControlVerdict, control_verdict
+from repro.verify.evidence import Evidence
 from repro.verify.report import exit_status, markdown, terminal, to_json
-from repro.verify.verdicts import evaluate
+from repro.verify.subsets import contamination, passes
+from repro.verify.verdict import Verdict
+from repro.verify.verdicts import evaluate, from_published, with_holm
 
 
 @dataclass(frozen=True)
@@ -27,33 +32,63 @@ class Judgement:
         return [(stem.with_name(stem.name + ".md"), self.markdown), (stem.with_name(stem.name + ".json"), self.json)]
 
 
-def judge(runs: pd.DataFrame, protocols: Sequence[Protocol], *, figure: str, control: str | None = None,
-          unspoiled: pd.DataFrame | None = None) -> Judgement:  # fmt: skip
-    """Judge a figure's claims on its runs (see `repro.plan.collect`); missing runs make missing verdicts.
+def judge(evidence: Evidence, protocols: Sequence[Protocol], *, figures: Sequence[str], control: str | None = None,
+          unspoiled: Evidence | None = None, complete: bool = True) -> Judgement:  # fmt: skip
+    """Judge the claims of some figures on what was measured; promised data that are missing make missing verdicts.
 
-    With a control the runs are spoiled on purpose, and the control alone is judged. ``unspoiled`` are the runs of the
-    same figure without it: where they show no effect, the control has nothing to destroy and says nothing.
+    Claims of other figures are shown where their data are there, and never promised. With a control the runs are
+    spoiled on purpose, and the control alone is judged. ``unspoiled`` is the evidence of the same figure without it:
+    where that shows no effect, the control has nothing to destroy and says nothing. complete: everything that the
+    figures need is there; otherwise the exit status is 3 whatever the claims say.
     """
     scale, verdicts, agreements, controls = protocols[0].scale, [], [], []
     for p in protocols:
-        chance = 1 / p.num_classes
-        about = dict(dataset=p.dataset, chance=chance, size=p.subset_size)
+        about = dict(dataset=p.dataset, chance=1 / p.num_classes, size=p.subset_size)
         if control:  # spoiled runs say nothing about the paper's claims
-            found = control_verdict(runs, control, **about)
+            found = control_verdict(evidence.runs, control, **about)
             controls.append(
-                found if unspoiled is None else _informed(found, control_verdict(unspoiled, control, **about))
+                found if unspoiled is None else _informed(found, control_verdict(unspoiled.runs, control, **about))
             )
             continue
-        verdicts += evaluate(runs, figure=figure, scale=scale, replicates=p.replicates, **about)
-        if scale == "paper":
-            agreements.append(agreement(runs, p.dataset, chance=chance, replicates=p.replicates))
+        verdicts += verdicts_on(evidence, p, figures=figures)
+        if scale == "paper" and "figure2" in figures:
+            agreements.append(agreement(evidence.runs, p.dataset, chance=1 / p.num_classes, replicates=p.replicates))
     parts = dict(scale=scale, agreements=agreements, controls=controls)
+    status = exit_status(verdicts, scale, controls) if complete else 3
     return Judgement(
-        terminal(verdicts, **parts),
-        markdown(verdicts, **parts),
-        to_json(verdicts, **parts),
-        exit_status(verdicts, scale, controls),
+        terminal(verdicts, **parts), markdown(verdicts, **parts), to_json(verdicts, **parts, status=status), status
     )
+
+
+def verdicts_on(evidence: Evidence, p: Protocol, *, figures: Sequence[str]) -> list[Verdict]:
+    """The verdicts of `judge` on one data set: Holm is over the primary hypotheses of all figures together."""
+    own = evidence.of(p.dataset)
+    found = evaluate(
+        own.runs, figures=figures, dataset=p.dataset, scale=p.scale, chance=1 / p.num_classes, size=p.subset_size,
+        noise=p.noise, noise_size=p.noise_size, smallest=min(p.sizes), balanced=p.balanced, replicates=p.replicates,
+    )  # fmt: skip
+    for others in ([passes(p)], contamination(own, p), connectivity.verdicts(own, p), warmup.verdicts(own, p)):
+        found += [replace(v, promised=v.promised and CLAIMS[v.claim].figure in figures) for v in others]
+    computed = {number for number, claim in CLAIMS.items() if claim.source == "arithmetic"}  # need no data
+    made = {n for n, c in CLAIMS.items() if p.dataset in c.datasets or p.dataset not in PAPER_DATASETS}
+    asked = {n for n in made if CLAIMS[n].figure in figures}  # listed even where this scale cannot decide them
+    shown = [v for v in found if v.promised or v.claim in asked or v.verdict != "missing" and v.claim not in computed]
+    return with_holm(sorted(shown, key=lambda v: v.claim))
+
+
+def reference() -> Judgement:
+    """The claims judged on the paper's own numbers, of all its data sets: ``repro verify --reference``.
+
+    A claim without numbers is listed where the paper makes it. The exit status is 0.
+    """
+    verdicts = [
+        v
+        for dataset in PAPER_DATASETS
+        for v in from_published(dataset)
+        if v.verdict != "missing" or dataset in CLAIMS[v.claim].datasets
+    ]
+    parts = dict(scale="paper", reference=True)
+    return Judgement(terminal(verdicts, **parts), markdown(verdicts, **parts), to_json(verdicts, scale="paper"), 0)
 
 
 def _informed(control: ControlVerdict, unspoiled: ControlVerdict) -> ControlVerdict:

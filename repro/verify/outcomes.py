@@ -1,7 +1,9 @@
 """From a table of runs to samples: one outcome per replicate for each condition, and what is missing.
 
 A condition is named by its role: all_tstar, all_tstar_half, all_t0 (all data, rewound to t*, t*/2, 0), random, easy,
-hard (subsets of the compared size at t*/2; of another size: "random_256"), and dense, which is level 0 of all_tstar.
+hard (subsets of the compared size at t*/2), and dense, which is level 0 of all_tstar; the appendix has more subsets
+(lmc, forgetting, ...). A run that differs from that says so: "random_256" is of another size, "easy@400" at another
+rewind step, "easy~0.5" pre-trained with half of the labels randomised (there the compared size is the noise panels').
 """
 
 from __future__ import annotations
@@ -19,20 +21,39 @@ SUBSETS = ("random", "easy", "hard")
 COLUMNS = ("dataset", "condition", "size", "t", "replicate", "level", "acc", "diverged")
 SMALLEST = "random_smallest"
 """The smallest random subset of a size sweep."""
+AT_NOISE_SIZE = "@noise"
+"""Ending of a clean condition at the subset size of the noise panels."""
 
-_LABELS = {"all_tstar": "all@t*", "all_tstar_half": "all@t*/2", "all_t0": "all@0", SMALLEST: "smallest random"}
+_LABELS = {
+    "all_tstar": "all@t*",
+    "all_tstar_half": "all@t*/2",
+    "all_t0": "all@0",
+    SMALLEST: "smallest random",
+    "easy_unbalanced": "easy unbalanced",
+    "easy_balanced": "easy balanced",
+    "random_like_easy": "random like easy",
+}
+_OWN_STEP = (*ALL_DATA, "shuffled")  # roles that say their rewind step
 
 _COLLAPSED = 1.5  # a run at or below this multiple of chance has learned nothing
 
 
-def condition_key(condition: str, size: int, compared: int) -> str:
-    """Name of a condition among the samples: the role alone at the compared size, with its size otherwise."""
-    return condition if size in (0, compared) else f"{condition}_{size}"
+def condition_key(condition: str, size: int, compared: int, noise: float = 0.0) -> str:
+    """Name of a condition among the samples: the role, with its size if another than the compared, with its noise."""
+    return (condition if size in (0, compared) else f"{condition}_{size}") + (f"~{noise:g}" if noise else "")
+
+
+def noise_panel(noise: float) -> str:
+    """Name of the panel of Figure 4 with this share of randomised labels."""
+    return f"{noise:.0%} noise".replace("%", " %")
 
 
 def label(condition: str) -> str:
-    """A condition as people write it: all@t* for all_tstar."""
-    return _LABELS.get(condition, condition)
+    """A condition as people write it: all@t* for all_tstar, "easy, 50 % noise" for easy~0.5."""
+    role, _, noise = condition.partition("~")
+    if role.endswith(AT_NOISE_SIZE):
+        return f"clean {label(role.removesuffix(AT_NOISE_SIZE))}"
+    return _LABELS.get(role, role) + (f" ({noise_panel(float(noise))})" if noise else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +62,8 @@ class Outcomes:
 
     samples: per condition, the mean over levels 6 to 10 (of dense: its accuracy). by_level: per condition and level.
     gaps: per condition, why it cannot be used. failures: (diverged, collapsed) runs per condition, of the replicates.
-    smallest: size of the smallest random subset.
+    smallest: size of the smallest random subset. noise_size: subset size of the noise panels. balanced: "easy" is the
+    class-balanced one.
     """
 
     dataset: str
@@ -49,11 +71,17 @@ class Outcomes:
     samples: Mapping[str, Sample]
     by_level: Mapping[str, Mapping[int, Sample]]
     smallest: int
+    noise_size: int
+    balanced: bool = False
     gaps: Mapping[str, str] = field(default_factory=dict)
     failures: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def key(self, condition: str) -> str:
-        return condition_key("random", self.smallest, self.size) if condition == SMALLEST else condition
+        if condition == SMALLEST:
+            return condition_key("random", self.smallest, self.size)
+        if condition.endswith(AT_NOISE_SIZE):
+            return condition_key(condition.removesuffix(AT_NOISE_SIZE), self.noise_size, self.size)
+        return "easy" if condition == ("easy_balanced" if self.balanced else "easy_unbalanced") else condition
 
     def sample(self, condition: str) -> Sample:
         return self.samples[self.key(condition)]
@@ -72,25 +100,39 @@ class Outcomes:
             elif self.key(condition) in self.gaps:
                 reasons.append(self.gaps[self.key(condition)])
             elif self.key(condition) not in self.samples:
-                size = f" of size {self.size}" if condition in SUBSETS else ""
+                noisy = "~" in condition or condition.endswith(AT_NOISE_SIZE)
+                subset = condition.partition("~")[0] not in (*_OWN_STEP, "dense")
+                size = self.smallest if condition == SMALLEST else self.noise_size if noisy else self.size
+                size = f" of size {size}" if subset else ""
                 reasons.append(f"no run of {label(condition)}{size}")
         return "; ".join(reasons)
 
 
 def from_runs(
-    runs: pd.DataFrame, dataset: str, *, chance: float, size: int | None = None, replicates: int = 2
+    runs: pd.DataFrame,
+    dataset: str,
+    *,
+    chance: float,
+    size: int | None = None,
+    noise_size: int | None = None,
+    smallest: int | None = None,
+    balanced: bool = False,
+    replicates: int = 2,
 ) -> Outcomes:
-    """Outcomes of a runs table (one row per data set, condition, size, replicate and level; see COLUMNS).
+    """Outcomes of a runs table (one row per data set, condition, size, t, noise, replicate and level; see COLUMNS).
 
-    chance: accuracy of guessing (1 / classes); a diverged run counts as chance, from the level where it diverged.
-    size: subset size compared (default: the only one, UsageError if there are several). replicates: how many were
-    promised of each condition, at least 2; a condition with fewer complete ones is a gap, and so is a replicate that
-    lacks one of the levels 6 to 10.
+    A table without the column "noise" is of clean runs. chance: accuracy of guessing (1 / classes); a diverged run
+    counts as chance, from the level where it diverged. size: subset size compared (default: the only one, UsageError
+    if there are several); noise_size: the one under label noise (default: the same); smallest: of the sweep (default:
+    the smallest at hand). replicates: how many were
+    promised of each condition, at least 2, where a column "promised" does not say it; a condition with fewer complete
+    ones is a gap, and so is a replicate that lacks one of the levels 6 to 10.
     """
     rows = _valid_rows(runs, dataset)
-    size = _compared_size(rows, dataset) if size is None else size
-    rows = rows.assign(key=[condition_key(c, s, size) for c, s in zip(rows["condition"], rows["size"])])
-    rows = _at_half_step(rows)
+    half = set(rows.loc[rows["condition"] == "all_tstar_half", "t"])
+    size = _compared_size(rows, dataset, half) if size is None else size
+    noise_size = size if noise_size is None else noise_size
+    rows = rows.assign(key=[_key(row, half, size, noise_size) for row in rows.itertuples()])
     twice = rows[rows.duplicated(["key", "replicate", "level"])]
     if len(twice):
         row = twice.iloc[0]
@@ -101,20 +143,26 @@ def from_runs(
     samples, by_level, gaps, failures = {}, {}, {}, {}
     for key, group in rows.groupby("key"):
         by_level[key], failures[key] = _levels(group, chance)
+        known = group["promised"].dropna() if "promised" in group else ()
+        promised = max(2, int(max(known)) if len(known) else replicates)
         for name, levels in {key: LEVELS, **({"dense": (0,)} if key == "all_tstar" else {})}.items():
-            values, gaps[name] = _complete(name, by_level[key], levels, set(group["replicate"]), max(2, replicates))
+            values, gaps[name] = _complete(name, by_level[key], levels, set(group["replicate"]), promised)
             if not gaps[name]:
                 samples[name] = Sample.of(values)
     by_level = {key: {k: Sample.of(values) for k, values in table.items() if values} for key, table in by_level.items()}
-    sizes = rows.loc[(rows["condition"] == "random") & (rows["size"] > 0), "size"]
+    if smallest is None:
+        swept = rows["key"].astype(str).str.fullmatch(r"random(_\d+)?")
+        smallest = rows.loc[swept & (rows["size"] > 0), "size"].min() if swept.any() else size
     return Outcomes(
         dataset=dataset,
         size=size,
+        noise_size=noise_size,
+        balanced=balanced,
         samples=samples,
         by_level=by_level,
         failures=failures,
         gaps={name: gap for name, gap in gaps.items() if gap},
-        smallest=int(sizes.min()) if len(sizes) else size,
+        smallest=int(smallest),
     )
 
 
@@ -122,15 +170,16 @@ def _valid_rows(runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
     absent = [c for c in COLUMNS if c not in runs.columns]
     if absent:
         raise UsageError(f"the runs table lacks the column {absent[0]!r}: it needs {', '.join(COLUMNS)}")
-    rows = runs[(runs["dataset"] == dataset) & runs["condition"].isin((*ALL_DATA, *SUBSETS, "shuffled"))]
+    rows = runs[runs["dataset"] == dataset]
     wrong = rows[(rows["acc"] < 0) | (rows["acc"] > 1)]
     if len(wrong):
         raise UsageError(f"accuracy (={wrong['acc'].iloc[0]}) in the runs of {dataset} is not a fraction of 1")
-    return rows
+    return rows.assign(noise=rows["noise"].astype(float).fillna(0.0) if "noise" in rows else 0.0)
 
 
-def _compared_size(rows: pd.DataFrame, dataset: str) -> int:
-    sizes = sorted(set(rows.loc[rows["condition"].isin(SUBSETS), "size"]))
+def _compared_size(rows: pd.DataFrame, dataset: str, half: set) -> int:
+    compared = rows["condition"].isin(SUBSETS) & (rows["noise"] == 0) & (rows["t"].isin(half) | (not half))
+    sizes = sorted(set(rows.loc[compared, "size"]))
     if len(sizes) > 1:
         raise UsageError(
             f"the runs of {dataset} hold subsets of several sizes ({', '.join(map(str, sizes))}): "
@@ -139,10 +188,11 @@ def _compared_size(rows: pd.DataFrame, dataset: str) -> int:
     return int(sizes[0]) if sizes else 0
 
 
-def _at_half_step(rows: pd.DataFrame) -> pd.DataFrame:
+def _key(row, half: set, size: int, noise_size: int) -> str:
     """Subsets are compared at the rewind step of all@t*/2; runs at another step belong to another figure."""
-    half = set(rows.loc[rows["condition"] == "all_tstar_half", "t"])
-    return rows[~rows["condition"].isin(SUBSETS) | rows["t"].isin(half)] if half else rows
+    elsewhere = row.condition == "all_t" or (row.condition not in _OWN_STEP and half and row.t not in half)
+    key = condition_key(row.condition, row.size, noise_size if row.noise else size)
+    return key + (f"@{int(row.t)}" if elsewhere else "") + (f"~{row.noise:g}" if row.noise else "")
 
 
 def _levels(group: pd.DataFrame, chance: float) -> tuple[dict[int, dict[int, float]], tuple[int, int]]:

@@ -33,11 +33,18 @@ def _csv() -> pd.DataFrame:
     return pd.read_csv(path)
 
 
+NOISE_SIZE = 2048
+"""Subset size compared under label noise, fixed beforehand: the paper does not print Figure 4's."""
+NOISE = {"cifar10": (0.1, 0.5)}
+"""Shares of randomised labels whose curves are published."""
+
+
 def curves(dataset: str, *, noise: float = 0.0) -> pd.DataFrame:
     """Published summaries, one row per condition, size and level.
 
     Columns: condition (str: all_tstar, all_tstar_half, all_t0, random, easy, hard, dense), size (int, 0 for all data),
-    t (int), level (int), mean and std (fractions, ddof 0), n (int). noise: share of randomised labels (0, 0.1, 0.5).
+    t (int), noise (float), level (int), mean and std (fractions, ddof 0), n (int). noise: share of randomised labels
+    (0, 0.1, 0.5); under noise the runs from step 0 are the clean ones again.
     Raises UsageError where the paper has published nothing.
     """
     table = _csv()
@@ -53,6 +60,7 @@ def curves(dataset: str, *, noise: float = 0.0) -> pd.DataFrame:
             "condition": table.condition.str.replace(r"_\d+$", "", regex=True),
             "size": table.subset_size.fillna(0).astype(int),
             "t": table.rewind_steps.astype(int),
+            "noise": noise,
             "level": table.level,
             "mean": table.mean_test_acc,
             "std": table.std_or_err,
@@ -61,21 +69,27 @@ def curves(dataset: str, *, noise: float = 0.0) -> pd.DataFrame:
     ).reset_index(drop=True)
 
 
+def panels(dataset: str) -> pd.DataFrame:
+    """The clean curves and those of every noise panel, as `curves` gives them, one below the other."""
+    return pd.concat([curves(dataset, noise=noise) for noise in (0.0, *NOISE.get(dataset, ()))], ignore_index=True)
+
+
 def outcomes(
-    dataset: str, *, noise: float = 0.0, size: int | None = None, table: pd.DataFrame | None = None
+    dataset: str, *, size: int | None = None, noise_size: int = NOISE_SIZE, table: pd.DataFrame | None = None
 ) -> Outcomes:
     """The published counterpart of a runs table: summaries without replicates.
 
-    size: the subset size compared (default: Figure 2's). table: `curves(...)`, if it has been altered.
+    size: the subset size compared (default: Figure 2's); noise_size: the one under label noise. table: `panels(...)`
+    or `curves(...)`, if it has been altered.
     """
-    table = curves(dataset, noise=noise) if table is None else table
+    table = panels(dataset) if table is None else table
     size = SIZES[dataset] if size is None else size
     samples, by_level = {}, {}
-    sizes = sorted(table.loc[table.condition == "random", "size"].unique())
-    for (condition, own_size), rows in table.groupby(["condition", "size"]):
+    sizes = sorted(table.loc[(table.condition == "random") & (table.noise == 0), "size"].unique())
+    for (condition, own_size, noise), rows in table.groupby(["condition", "size", "noise"]):
         if condition not in (*ALL_DATA, *SUBSETS):
             continue
-        key = condition_key(condition, int(own_size), size)
+        key = condition_key(condition, int(own_size), noise_size if noise else size, noise)
         rows = rows.set_index("level")
         n = int(rows.n.iloc[0])
         by_level[key] = {int(k): Sample.published([100 * r["mean"]], [100 * r["std"]], n) for k, r in rows.iterrows()}
@@ -84,5 +98,10 @@ def outcomes(
     # like ours, dense is level 0 of all@t*; the line drawn as "dense" for CINIC-10 is level 0 of all@t*/2
     samples["dense"] = by_level["all_tstar"][0]
     return Outcomes(
-        dataset=dataset, size=size, samples=samples, by_level=by_level, smallest=int(min(sizes, default=size))
+        dataset=dataset,
+        size=size,
+        noise_size=noise_size,
+        samples=samples,
+        by_level=by_level,
+        smallest=int(min(sizes, default=size)),
     )

@@ -6,25 +6,53 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache
+from textwrap import shorten
 
-from repro.verify.claims import CLAIMS, PAPER_DATASETS
+from repro.verify.claims import CLAIMS
 from repro.verify.compare import Agreement
 from repro.verify.controls import ControlVerdict
 from repro.verify.outcomes import label
-from repro.verify.verdicts import NO_GAP, Verdict, across_datasets, check_scale, from_published
+from repro.verify.verdict import Verdict
+from repro.verify.verdicts import across_datasets, check_scale
+from repro.verify.wording import (
+    by_figure,
+    cells,
+    paper_claim,
+    published_support,
+    reference_sentence,
+    sentence,
+    survives_holm,
+)
 
-SIGNIFICANCE = 0.05
+HEADER = {
+    "P": "P",
+    "claim": "claim",
+    "effect": "effect [95 %], pp",
+    "n": "n",
+    "p": "p",
+    "levels": "levels",
+    "data": "on this data",
+    "paper": "the paper's claim",
+    "published": "the paper's own numbers",
+}
+_NARROW = ("P", "claim", "effect", "n", "data", "short paper", "short published")
+_REFERENCE = ("P", "claim", "effect", "n", "p", "levels", "support")
+_TITLES = {
+    **HEADER,
+    "short paper": "paper's claim",
+    "short published": "the paper's own numbers",
+    "support": "the paper's own numbers",
+}
 
-HEADER = (
-    "claim",
-    "effect [95 %], pp",
-    "n",
-    "p",
-    "levels",
-    "on this data",
-    "the paper's claim",
-    "the paper's own numbers",
+_LEGEND = (
+    "effect: in pp of the mean accuracy over levels 6 to 10 unless another unit stands there; P: one of the six "
+    "primary hypotheses, * significant after Holm over them; p: two-sided against the claim's margin, of claims 19, 27 "
+    "and 28 the larger of two one-sided tests (equivalence, decided by the 90 % interval of the note); levels: how "
+    "many of the pruning levels have an effect above the margin (not tested)."
+)
+_SHORT_LEGEND = (
+    "P: primary hypothesis, * significant after Holm over the six; effects in pp unless another unit stands there.",
+    "C10: CIFAR-10; C100: CIFAR-100; CINIC: CINIC-10; picture: numbers read off a picture.",
 )
 
 
@@ -35,42 +63,7 @@ def exit_status(verdicts: Sequence[Verdict], scale: str, controls: Sequence[Cont
     gaps = [v for v in verdicts if v.promised and v.verdict == "missing"]
     if not (verdicts or controls) or gaps or any(c.verdict == "missing" for c in controls):
         return 3
-    return int(scale == "paper" and any(v.verdict == "contradicted" and _survives_holm(v) for v in verdicts))
-
-
-def _survives_holm(verdict: Verdict) -> bool:
-    return verdict.verdict != "inconclusive" and verdict.p_holm is not None and verdict.p_holm <= SIGNIFICANCE
-
-
-def paper_claim(verdict: Verdict, scale: str) -> str:
-    """What this verdict says about the paper's claim: the same at the paper's scale on its data, nothing elsewhere."""
-    if verdict.dataset not in PAPER_DATASETS:
-        return f"not tested ({verdict.dataset})"
-    if verdict.dataset not in CLAIMS[verdict.claim].datasets:
-        return f"not made for {verdict.dataset}"
-    return verdict.verdict if scale == "paper" else f"not tested ({verdict.dataset} at {scale} scale)"
-
-
-def published_support(claim: int, dataset: str) -> str:
-    """What the paper's own numbers support, in words: with effect and interval on a data set of the paper, over all
-    its data sets otherwise."""
-    datasets = [dataset] if dataset in PAPER_DATASETS else CLAIMS[claim].datasets
-    words = {}
-    for name in datasets:
-        verdict = next(v for v in _published(name) if v.claim == claim)
-        numbers = f" ({verdict.effect:+.2f} [{verdict.low:+.2f}, {verdict.high:+.2f}])" if dataset == name else ""
-        word = {"reproduced": "supported", "inconclusive": f"inconclusive at n = {verdict.n}"}.get(
-            verdict.verdict, verdict.verdict
-        )
-        words.setdefault(word + numbers, []).append(name)
-    return "; ".join(
-        word if dataset in PAPER_DATASETS else f"{word} ({', '.join(names)})" for word, names in words.items()
-    )
-
-
-@cache
-def _published(dataset: str) -> tuple[Verdict, ...]:
-    return tuple(from_published(dataset))
+    return int(scale == "paper" and any(v.verdict == "contradicted" and survives_holm(v) for v in verdicts))
 
 
 def markdown(
@@ -79,24 +72,28 @@ def markdown(
     scale: str,
     agreements: Sequence[Agreement] = (),
     controls: Sequence[ControlVerdict] = (),
+    reference: bool = False,
 ) -> str:
-    """The verdicts of one or more data sets as Markdown: a table each, a sentence a claim, agreement and controls."""
-    lines = []
+    """The verdicts of one or more data sets as Markdown: a table each, grouped by figure, a sentence a claim,
+    agreement and controls. reference: the verdicts are on the paper's own numbers."""
+    lines, columns = [], _REFERENCE if reference else tuple(HEADER)
     for dataset in dict.fromkeys(v.dataset for v in verdicts):
-        chosen = [v for v in verdicts if v.dataset == dataset]
-        lines += [f"## Verdicts on {dataset}, {scale} scale", "", _row(HEADER), _row(["---"] * len(HEADER))]
-        lines += [_row(_cells(v, scale)) for v in chosen]
-        lines += [
-            "",
-            "Mean accuracy over levels 6 to 10; p is two-sided against the claim's margin. "
-            "\\* primary claim significant after Holm over the six primary hypotheses. "
-            "levels: how many of the pruning levels have an effect above the margin (not tested).",
-            "",
-        ]
-        lines += [f"- {sentence(v, scale)}" for v in chosen] + [""]
+        chosen = by_figure([v for v in verdicts if v.dataset == dataset])
+        kind = f"The paper's own numbers, {dataset}" if reference else f"Verdicts on {dataset}, {scale} scale"
+        lines += [f"## {kind}", "", _row([_TITLES[c] for c in columns]), _row(["---"] * len(columns))]
+        for figure, group in chosen.items():
+            lines.append(_row(["", f"**{figure}**", *[""] * (len(columns) - 2)]))
+            for verdict in group:
+                row = cells(verdict, scale)
+                lines.append(_row([row[c].replace("*", "\\*") for c in columns]))
+        lines += ["", _LEGEND.replace("*", "\\*"), ""]
+        tell = reference_sentence if reference else lambda v: sentence(v, scale)
+        lines += [f"- {tell(v)}" for group in chosen.values() for v in group] + [""]
     if len({v.dataset for v in verdicts}) > 1:
         lines += ["## On all data sets", ""]
-        lines += [f"- Claim {n}, {CLAIMS[n].title}: {word}." for n, word in across_datasets(verdicts).items()] + [""]
+        told = {"reproduced": "supported", "missing": "no numbers of some data set"} if reference else {}
+        words = across_datasets(verdicts)
+        lines += [f"- Claim {n}, {CLAIMS[n].title}: {told.get(word, word)}." for n, word in words.items()] + [""]
     for found in agreements:
         lines += [f"## Agreement with the paper's curves, {found.dataset}", "", *_agreement_lines(found), ""]
     if controls:
@@ -110,41 +107,24 @@ def terminal(
     scale: str,
     agreements: Sequence[Agreement] = (),
     controls: Sequence[ControlVerdict] = (),
+    reference: bool = False,
 ) -> str:
-    """The verdicts as aligned columns for a terminal: claim, effect, n, on this data, the paper's claim."""
-    lines = []
+    """The same as aligned columns for a terminal, less p and levels and without sentences."""
+    lines, columns = [], [c for c in _REFERENCE if c not in ("p", "levels")] if reference else _NARROW
     for dataset in dict.fromkeys(v.dataset for v in verdicts):
-        rows = [
-            [cells[i] for i in (0, 1, 2, 5, 6)]
-            for cells in ([*HEADER], *(_cells(v, scale) for v in verdicts if v.dataset == dataset))
-        ]
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        lines += [f"{dataset}, {scale} scale"]
-        lines += [
-            "  " + "  ".join(f"{text:{w}}" for text, w in zip(row, widths)).replace("\\*", "*").rstrip() for row in rows
-        ]
+        chosen = by_figure([v for v in verdicts if v.dataset == dataset])
+        rows = {figure: [_narrow(cells(v, scale)) for v in group] for figure, group in chosen.items()}
+        widths = {c: max(len(_TITLES[c]), *(len(row[c]) for group in rows.values() for row in group)) for c in columns}
+        lines.append(f"{dataset}, {'the paper' if reference else scale + ' scale'}")
+        lines.append(_aligned(_TITLES, widths))
+        for figure, group in rows.items():
+            lines += [figure, *(_aligned(row, widths) for row in group)]
         lines.append("")
+    if verdicts:
+        lines += [*_SHORT_LEGEND, ""]
     lines += [f"agreement with the paper's curves, {found.dataset}: {found.verdict}" for found in agreements]
     lines += [f"control {_control_line(found)}".replace("**", "") for found in controls]
     return "\n".join(lines).rstrip()
-
-
-def sentence(verdict: Verdict, scale: str) -> str:
-    """One plain sentence on a claim."""
-    claim = CLAIMS[verdict.claim]
-    head = f"Claim {claim.number} ({claim.section}): {claim.statement}"
-    if verdict.verdict == "missing":
-        return f"{head} **Missing** on {verdict.dataset}: {verdict.note}."
-    numbers = f"{verdict.statistic}: {_effect(verdict)} pp, n = {verdict.n}"
-    if verdict.margin:
-        numbers += f", margin {verdict.margin:+.2f}"
-    if verdict.median is not None:
-        numbers += f", median {verdict.median:+.2f}"
-    note = f" ({verdict.note})" if verdict.note else ""
-    return (
-        f"{head} **{verdict.verdict.capitalize()}** on {verdict.dataset}, {numbers}{note}. "
-        f"The paper's claim: {paper_claim(verdict, scale)}."
-    )
 
 
 def to_json(
@@ -153,22 +133,26 @@ def to_json(
     scale: str,
     agreements: Sequence[Agreement] = (),
     controls: Sequence[ControlVerdict] = (),
+    status: int | None = None,
 ) -> str:
-    """The same as JSON text; what is not finite is null."""
+    """The same as JSON text; what is not finite is null. status: the exit status, if more than the verdicts decide."""
     entries = [
         {
             **asdict(v),
             "title": CLAIMS[v.claim].title,
             "statement": CLAIMS[v.claim].statement,
             "section": CLAIMS[v.claim].section,
+            "figure": CLAIMS[v.claim].figure,
             "paper_claim": paper_claim(v, scale),
-            "published": published_support(v.claim, v.dataset),
+            "published": published_support(v.claim, v.dataset, v.panel),
+            "source": CLAIMS[v.claim].source,
+            "caveat": CLAIMS[v.claim].caveat,
         }
         for v in verdicts
     ]
     document = {
         "scale": scale,
-        "exit_status": exit_status(verdicts, scale, controls),
+        "exit_status": exit_status(verdicts, scale, controls) if status is None else status,
         "verdicts": entries,
         "agreement": [asdict(a) for a in agreements],
         "controls": [asdict(c) for c in controls],
@@ -188,21 +172,17 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _cells(verdict: Verdict, scale: str) -> list[str]:
-    claim = CLAIMS[verdict.claim]
-    title = f"{claim.number}. {claim.title}" + (" (primary)" if claim.primary else "")
-    ending = [paper_claim(verdict, scale), published_support(claim.number, verdict.dataset)]
-    if verdict.verdict == "missing":
-        word = "missing" if verdict.promised else f"not part of this figure ({claim.figure})"
-        return [title, "", "", "", "", word, *ending]
-    above = sum(level.effect > verdict.margin for level in verdict.levels)
-    word = verdict.verdict + (f": {NO_GAP}" if verdict.p is None else "") + (" \\*" if _survives_holm(verdict) else "")
-    p = "" if verdict.p is None else f"{verdict.p:.2g}"
-    return [title, _effect(verdict), str(verdict.n), p, f"{above}/{len(verdict.levels)}", word, *ending]
+def _narrow(row: dict[str, str]) -> dict[str, str]:
+    short = {
+        "claim": shorten(row["claim"], 48, placeholder=" ..."),
+        "effect": row["effect"].replace("rank correlation", "rho"),
+        "data": row["data"].replace(": no gap to recover", ": no gap"),
+    }
+    return {**row, **short}
 
 
-def _effect(verdict: Verdict) -> str:
-    return f"{verdict.effect:+.2f} [{verdict.low:+.2f}, {verdict.high:+.2f}]"
+def _aligned(row: dict[str, str], widths: dict[str, int]) -> str:
+    return "  " + "  ".join(f"{row[c]:{width}}" for c, width in widths.items()).rstrip()
 
 
 def _agreement_lines(found: Agreement) -> list[str]:

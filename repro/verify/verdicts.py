@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
 
 from repro.errors import UsageError
-from repro.verify import published
-from repro.verify.claims import CLAIMS, PRIMARY_HYPOTHESES, Claim, Part
-from repro.verify.outcomes import Outcomes, from_runs, label
+from repro.protocol import SCALES
+from repro.verify import connectivity, published, warmup
+from repro.verify.claims import CLAIMS, PRIMARY_HYPOTHESES, RUN_CLAIMS, Claim, Part
+from repro.verify.outcomes import SUBSETS, Outcomes, from_runs, label, noise_panel
 from repro.verify.stats import (
     Estimate,
     Sample,
@@ -23,78 +25,69 @@ from repro.verify.stats import (
     retained_fraction,
     within_replicates,
 )
-
-SCALES = ("demo", "small", "paper")
-NO_GAP = "no gap to recover"
-
-
-@dataclass(frozen=True)
-class LevelEffect:
-    """The deciding contrast at one pruning level, in pp: shown, never tested."""
-
-    level: int
-    effect: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What the data say about a claim: verdict is 'reproduced', 'contradicted', 'inconclusive' or 'missing'.
-
-    effect, its interval (low, high), median (over replicates; None for summaries) and margin in pp; p two-sided, of
-    "the effect equals the margin"; p_holm adjusted over the primary hypotheses (None elsewhere); n replicates.
-    Of a claim with several parts these are the least favourable part's, and the note gives all. promised: the figure
-    should have had the data. All numbers are None when the verdict is 'missing'; p is None without a gap to recover.
-    """
-
-    claim: int
-    dataset: str
-    verdict: str
-    effect: float | None = None
-    low: float | None = None
-    high: float | None = None
-    median: float | None = None
-    margin: float = 0.0
-    n: int | None = None
-    p: float | None = None
-    p_holm: float | None = None
-    statistic: str = ""
-    note: str = ""
-    primary: bool = False
-    promised: bool = True
-    levels: tuple[LevelEffect, ...] = ()
+from repro.verify.subsets import passes
+from repro.verify.verdict import ITSELF, NO_GAP, LevelEffect, Verdict
 
 
 def evaluate(
     runs: pd.DataFrame,
     *,
-    figure: str = "figure2",
+    figures: Sequence[str] = ("figure2",),
     dataset: str,
     scale: str,
     chance: float,
     size: int | None = None,
+    noise: Sequence[float] = (),
+    noise_size: int | None = None,
+    smallest: int | None = None,
+    balanced: bool = False,
     replicates: int = 2,
     confidence: float = 0.95,
 ) -> list[Verdict]:
-    """Verdict on every claim from a runs table (see `outcomes.COLUMNS`).
+    """Verdict on every claim about pruned runs (see `outcomes.from_runs` for the table and the remaining arguments).
 
-    figure: claims of other figures are judged if their runs are there, and may be missing. scale: at 'paper' the
-    subset size is the paper's. size: the subset size compared (default: the paper's where the runs have it, else the
-    only one). replicates: how many were promised of each condition; fewer make the verdict 'missing'. confidence: of
-    the intervals; 0.975 at both looks if a second look was declared. Raises UsageError for a table that cannot be read.
+    figures: claims of other figures are judged if their runs are there, and may be missing; so are claims on noise
+    panels that are not in `noise`. scale: at 'paper' the subset size is the paper's. size: the subset size compared
+    (default: the paper's where the runs have it, else the only one). confidence: of the intervals; 0.975 at both looks
+    if a second look was declared. Raises UsageError for a table that cannot be read.
     """
     check_scale(scale)
-    found = from_runs(runs, dataset, chance=chance, replicates=replicates, size=paper_size(runs, dataset, scale, size))
-    return _judge_all(found, figure=figure, confidence=confidence)
+    size = paper_size(runs, dataset, scale, size)
+    given = dict(chance=chance, replicates=replicates, noise_size=noise_size, smallest=smallest, balanced=balanced)
+    planned = {"", *map(noise_panel, noise)}
+    return with_holm(
+        [
+            replace(v, promised=CLAIMS[v.claim].figure in figures and v.panel in planned)
+            for v in _judge_runs(from_runs(runs, dataset, size=size, **given), confidence)
+        ]
+    )
 
 
-def from_published(dataset: str, *, size: int | None = None, table: pd.DataFrame | None = None) -> list[Verdict]:
+def from_published(
+    dataset: str,
+    *,
+    size: int | None = None,
+    noise_size: int = published.NOISE_SIZE,
+    table: pd.DataFrame | None = None,
+) -> list[Verdict]:
     """What the paper's own numbers support, by the same claims; no claim is promised.
 
-    Only means and standard deviations of 4 replicates are published, so the tests are unpaired.
+    Of curves only means and standard deviations of 4 replicates are published, so the tests are unpaired. size,
+    noise_size, table: see `published.outcomes`. Claims nothing was published about are missing.
     """
-    return _judge_all(published.outcomes(dataset, size=size, table=table), figure="", confidence=0.95)
+    found = _judge_runs(published.outcomes(dataset, size=size, noise_size=noise_size, table=table), 0.95)
+    found += _published_elsewhere(dataset)
+    found += [
+        Verdict(claim=number, dataset=dataset, verdict="missing", note="the paper has published no numbers")
+        for number in CLAIMS.keys() - {v.claim for v in found}
+    ]
+    return with_holm([replace(v, promised=False) for v in sorted(found, key=lambda v: v.claim)])
+
+
+@cache
+def _published_elsewhere(dataset: str) -> tuple[Verdict, ...]:
+    """Claims on other tables than that of pruned runs."""
+    return passes(dataset), *connectivity.from_published(dataset), *warmup.from_published(dataset)
 
 
 def check_scale(scale: str) -> None:
@@ -109,37 +102,48 @@ def paper_size(runs: pd.DataFrame, dataset: str, scale: str, size: int | None) -
     return size_of_paper if size is None and (scale == "paper" or size_of_paper in at_hand) else size
 
 
-def _judge_all(outcomes: Outcomes, *, figure: str, confidence: float) -> list[Verdict]:
-    verdicts = [
-        replace(_judge(claim, outcomes, confidence), promised=claim.figure == figure) for claim in CLAIMS.values()
-    ]
-    primary = [i for i, v in enumerate(verdicts) if v.primary and v.p is not None]
-    for i, p in zip(primary, holm([verdicts[i].p for i in primary], PRIMARY_HYPOTHESES)):
-        verdicts[i] = replace(verdicts[i], p_holm=float(p))
-    return verdicts
+def with_holm(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts of one data set with p adjusted over the six primary hypotheses; those not tested count as p = 1."""
+    adjusted = [replace(v, p_holm=None) for v in verdicts]
+    primary = [i for i, v in enumerate(adjusted) if v.primary and v.p is not None]
+    for i, p in zip(primary, holm([adjusted[i].p for i in primary], PRIMARY_HYPOTHESES)):
+        adjusted[i] = replace(adjusted[i], p_holm=float(p))
+    return adjusted
 
 
-def _judge(claim: Claim, outcomes: Outcomes, confidence: float) -> Verdict:
-    identity = dict(claim=claim.number, dataset=outcomes.dataset, primary=claim.primary)
-    reason = outcomes.missing(claim.conditions)
+def _judge_runs(outcomes: Outcomes, confidence: float) -> list[Verdict]:
+    return [_judge(claim, panel, outcomes, confidence) for claim in RUN_CLAIMS for panel in claim.panels]
+
+
+def _judge(claim: Claim, panel: str, outcomes: Outcomes, confidence: float) -> Verdict:
+    parts = [part for part in claim.parts if part.panel == panel]
+    conditions = [c for part in parts for c in part.conditions]
+    identity = dict(claim=claim.number, dataset=outcomes.dataset, panel=panel, primary=claim.is_primary(panel))
+    reason = outcomes.missing(conditions)
     if reason:
         return Verdict(**identity, verdict="missing", note=reason)
-    estimates = [contrast(_terms(part, outcomes), margin=part.margin, confidence=confidence) for part in claim.parts]
-    words = [decide(estimate, part.margin) for estimate, part in zip(estimates, claim.parts)]
+    estimates = [contrast(_terms(part, outcomes), margin=part.margin, confidence=confidence) for part in parts]
+    words = [decide(estimate, part.margin) for estimate, part in zip(estimates, parts)]
     verdict = next((word for word in ("contradicted", "inconclusive") if word in words), "reproduced")
+    described = [p for p in claim.described if p.panel == panel and not outcomes.missing(p.conditions)]
     notes = []
-    if len(claim.parts) > 1:
-        notes.append("; ".join(f"{part.text} {_interval(e)}" for part, e in zip(claim.parts, estimates)))
-    if claim.fraction:
-        gap, note = _fraction(claim.fraction, outcomes, confidence)
-        notes.append(note)
-        if not gap > 0:
-            verdict = "inconclusive"
-            notes.insert(0, NO_GAP)
-    notes.append(_failures(claim, outcomes))
-    side = "high" if verdict == "contradicted" else "low"
-    worst = min(range(len(words)), key=lambda i: getattr(estimates[i], side) - claim.parts[i].margin)
-    part, estimate = claim.parts[worst], estimates[worst]
+    if len(parts) > 1:
+        notes.append("; ".join(f"{part.text} {_interval(e)}, {w}" for part, e, w in zip(parts, estimates, words)))
+    for other in described:
+        e = contrast(_terms(other, outcomes), margin=other.margin, confidence=confidence)
+        side = "above" if e.low > other.margin else "below" if e.high < other.margin else "not told from"
+        notes.append(f"not tested: {other.text} {_interval(e)}, {side} {other.margin:g}")
+    gaps = [_fraction(part.fraction, outcomes, confidence) for part in parts if part.fraction]
+    notes += [note for _, note in gaps]
+    if not all(gap > 0 for gap, _ in gaps):
+        verdict = "inconclusive"
+        notes.insert(0, NO_GAP)
+    if any("~" in c and c.partition("~")[0] in SUBSETS for c in conditions):
+        unknown = ", as the paper does not print Figure 4's" if outcomes.dataset in published.SIZES else ""
+        notes.append(f"subsets of {outcomes.noise_size}, fixed beforehand{unknown}")
+    notes.append(_failures(conditions, outcomes))
+    worst = max(range(len(parts)), key=lambda i: _against(estimates[i], parts[i].margin))
+    part, estimate = parts[worst], estimates[worst]
     values = within_replicates(_terms(part, outcomes))
     return Verdict(
         **identity,
@@ -152,9 +156,16 @@ def _judge(claim: Claim, outcomes: Outcomes, confidence: float) -> Verdict:
         n=estimate.n,
         p=None if NO_GAP in notes else float(estimate.p),
         statistic=f"{part.text}, {estimate.method}",
-        note="; ".join(filter(None, notes)),
+        note="; ".join(filter(None, dict.fromkeys(notes))),
         levels=_levels(part, outcomes, confidence),
     )
+
+
+def _against(estimate: Estimate, margin: float) -> tuple[float, float]:
+    """How unfavourable a part is: its one-sided p of "the effect exceeds the margin", then the effect itself. The
+    claim needs all parts, so the largest p is also the claim's."""
+    p = float(estimate.p)
+    return (p / 2 if estimate.effect > margin else 1 - p / 2), margin - float(estimate.effect)
 
 
 def _terms(part: Part, outcomes: Outcomes) -> list[tuple[float, Sample]]:
@@ -172,16 +183,17 @@ def _fraction(conditions: tuple[str, str, str], outcomes: Outcomes, confidence: 
     gap = f"gap {label(conditions[1])} - {label(conditions[2])} {full.mean - base.mean:+.2f} (lower bound {bound:+.2f})"
     if not bound > 0:
         return bound, gap
+    symbol = "R" if conditions[2] == "all_t0" else "F"  # of what pre-training brings over none, or its second half
     values = paired_values([subset, full, base])
     if values is None:
-        return bound, f"F = {(subset.mean - base.mean) / (full.mean - base.mean):.2f}, {gap}"
+        return bound, f"{symbol} = {(subset.mean - base.mean) / (full.mean - base.mean):.2f}, {gap}"
     fraction, low, high = retained_fraction(*values, confidence=confidence)
-    return bound, f"F = {fraction:.2f} [{low:.2f}, {high:.2f}], {gap}"
+    return bound, f"{symbol} = {fraction:.2f} [{low:.2f}, {high:.2f}], {gap}"
 
 
-def _failures(claim: Claim, outcomes: Outcomes) -> str:
-    conditions = {"all_tstar" if c == "dense" else outcomes.key(c) for c in claim.conditions}
-    counts = [outcomes.failures.get(c, (0, 0)) for c in sorted(conditions)]
+def _failures(conditions: Sequence[str], outcomes: Outcomes) -> str:
+    keys = {"all_tstar" if c == "dense" else outcomes.key(c) for c in conditions}
+    counts = [outcomes.failures.get(c, (0, 0)) for c in sorted(keys)]
     diverged, collapsed = (sum(column) for column in zip(*counts))
     return f"runs diverged: {diverged}, collapsed to chance: {collapsed}" if diverged or collapsed else ""
 
@@ -197,7 +209,12 @@ def _levels(part: Part, outcomes: Outcomes, confidence: float) -> tuple[LevelEff
 
 
 def across_datasets(verdicts: Sequence[Verdict]) -> dict[int, str]:
-    """Per claim, the verdict on "all data sets": reproduced if it is on each that the paper claims it for."""
+    """Per claim that was judged, the verdict on "all data sets": reproduced if it is in every panel on each data set
+    that the paper claims it for, and missing if one of them was not judged."""
     rank = ("missing", "contradicted", "inconclusive", "reproduced")
-    words = {n: [v.verdict for v in verdicts if v.claim == n and v.dataset in c.datasets] for n, c in CLAIMS.items()}
-    return {number: min(found, key=rank.index, default="missing") for number, found in words.items()}
+    found = {}
+    for number in sorted({v.claim for v in verdicts if v.statistic != ITSELF}):
+        chosen = [v for v in verdicts if v.claim == number and v.dataset in CLAIMS[number].datasets]
+        absent = set(CLAIMS[number].datasets) - {v.dataset for v in chosen}
+        found[number] = "missing" if absent else min((v.verdict for v in chosen), key=rank.index)
+    return found

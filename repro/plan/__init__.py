@@ -1,0 +1,28 @@
+"""A figure's runs -> the commands that make them, as make rules; and the finished runs -> tables.
+
+A figure declares what it needs (`paper_figures.cells`) in the terms of `declare`; `steps` gives each artifact's command,
+`make` writes rules, `collect` reads what is finished. Artifacts that two figures share are made once.
+"""
+
+from repro.plan.collect import collect, finished
+from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Subset, WarmupSweep, resize
+from repro.plan.make import rules
+from repro.plan.steps import Step, last, steps, unfinished
+
+__all__ = [
+    "Barrier",
+    "Branch",
+    "Cell",
+    "Chosen",
+    "Gradients",
+    "Step",
+    "Subset",
+    "WarmupSweep",
+    "collect",
+    "finished",
+    "last",
+    "resize",
+    "rules",
+    "steps",
+    "unfinished",
+]

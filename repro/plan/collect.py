@@ -1,0 +1,148 @@
+"""Finished artifacts -> the tables that figures are drawn from and claims are judged on."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from repro import store
+from repro.errors import UsageError
+from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Item, WarmupSweep
+from repro.plan.steps import Step, chain
+from repro.verify.evidence import COLUMNS, Evidence
+
+BINS = np.arange(-5, 10.5, 0.5)
+"""Edges of the published histograms of per-example barriers (protocol section 11)."""
+
+
+def finished(items: Iterable[Item], results: Path) -> list[Item]:
+    """The items whose artifact is there."""
+    return [item for item in items if item.path(results).exists()]
+
+
+def collect(items: Iterable[Item], results: Path) -> Evidence:
+    """The tables of the items' artifacts: only what the protocol asks for, an artifact may hold more.
+
+    Raises UsageError naming the first artifact that is missing or of another recipe.
+    """
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in COLUMNS}
+    seen: set[tuple] = set()
+    for item in dict.fromkeys(items):
+        for name, table in _TABLES[type(item)](item, results):
+            parts[name].append(table)
+        for name, key, table in _beside(item, results):
+            if (name, key) not in seen:
+                seen.add((name, key))
+                parts[name].append(table())
+    return Evidence(**{name: pd.concat(found, ignore_index=True) for name, found in parts.items() if found})
+
+
+def _open(steps: list[Step]) -> store.Artifact:
+    """The artifact of the last step. Raises UsageError if it, or what it was made from, is of another experiment."""
+    path, known = steps[-1].target, {step.target.stem: step for step in steps}
+    if not path.exists():
+        raise UsageError(f"{path} is missing: run make, or the commands that repro plan --make writes")
+    artifact = store.read(path)
+    for made in _ancestry(artifact.lineage):
+        for field, there, here in known[made.name].differing(made.recipe) if made.name in known else ():
+            of = "" if made.name == path.stem else f" of {made.name}"
+            raise UsageError(f"{path} is of another experiment: {field}{of} is {there} there and {here} here; "
+                             "choose another --results folder, or its --seed and --scale")  # fmt: skip
+    return artifact
+
+
+def _ancestry(lineage: store.Lineage) -> Iterator[store.Lineage]:
+    yield lineage
+    for source in lineage.inputs.values():
+        yield from _ancestry(source)
+
+
+def _wanted(steps: list[Step]) -> pd.DataFrame:
+    table = _open(steps).table()
+    return table[table.piece.isin(steps[-1].wanted)]
+
+
+def _labels(cell: Cell, condition: str | None = None) -> dict:
+    return dict(dataset=cell.protocol.dataset, condition=condition or cell.condition, size=cell.size, t=cell.t,
+                noise=cell.noise, promised=cell.promised)  # fmt: skip
+
+
+def _of_cell(cell: Cell, results: Path):
+    steps = chain(cell, results)
+    yield "runs", _wanted(steps).assign(**_labels(cell), artifact=str(steps[-1].target))
+
+
+def _of_branch(branch: Branch, results: Path):
+    steps = chain(branch, results)
+    yield "runs", _wanted(steps).assign(**_labels(branch.cell, branch.condition), artifact=str(steps[-1].target))
+
+
+def _of_barrier(barrier: Barrier, results: Path):
+    steps = chain(barrier, results)
+    artifact, labels = _open(steps), _labels(barrier.cell)
+    table = artifact.table()
+    table = table[table.piece.isin(steps[-1].wanted)]
+    yield "barriers", table.drop(columns="t", errors="ignore").assign(**labels)
+    for mode, rows in table[~table.diverged.astype(bool)].groupby("batch_norm"):
+        per_example, along = [], []
+        for piece in rows.piece:
+            loss, test_loss = artifact[f"{piece}/train_loss"], artifact[f"{piece}/test_loss"]
+            middle = int(np.flatnonzero(artifact["alphas"] == 0.5)[0])
+            per_example.append(loss[middle] - (loss[0] + loss[-1]) / 2)
+            wrong = [_unpacked(artifact[f"{piece}/{split}_wrong"], n) for split, n in
+                     (("train", loss.shape[1]), ("test", test_loss.shape[1]))]  # fmt: skip
+            along.append([a.mean(1, dtype=np.float64) for a in (loss, wrong[0], test_loss, wrong[1])])
+        counts = np.histogram(np.clip(np.concatenate(per_example), BINS[0], BINS[-1]), BINS)[0]
+        yield "histograms", pd.DataFrame({**labels, "batch_norm": mode, "bin_lo": BINS[:-1], "count": counts})
+        means = np.mean(along, 0)
+        columns = dict(zip(("train_loss", "train_error", "test_loss", "test_error"), means))
+        yield "paths", pd.DataFrame({**labels, "batch_norm": mode, "alpha": artifact["alphas"], **columns,
+                                     "n": rows.replicate.nunique()})  # fmt: skip
+
+
+def _unpacked(packed: np.ndarray, count: int) -> np.ndarray:
+    return np.unpackbits(packed, axis=1, count=count)
+
+
+def _of_warmup(sweep: WarmupSweep, results: Path):
+    yield "warmup", _wanted(chain(sweep, results)).assign(dataset=sweep.protocol.dataset)
+
+
+def _of_gradients(item: Gradients, results: Path):
+    table = _wanted(chain(item, results))
+    trained_on = item.subset.kind if item.subset else "all"
+    yield "gradients", table.assign(dataset=item.protocol.dataset, trained_on=trained_on)
+
+
+def _of_chosen(item: Chosen, results: Path):
+    yield from ()  # what is told of any subset is told of this one
+
+
+_TABLES = {Cell: _of_cell, Chosen: _of_chosen, Branch: _of_branch, Barrier: _of_barrier, WarmupSweep: _of_warmup,
+           Gradients: _of_gradients}  # fmt: skip
+
+
+def _beside(item: Item, results: Path):
+    """Tables of the subset and the scores that a cell is made from: (table, key, function that reads it)."""
+    cell = item.cell if isinstance(item, Chosen) else item
+    if not isinstance(cell, Cell) or cell.subset is None:
+        return
+    for step in chain(item, results):
+        if step.command[0] == "score":
+            yield "scores", step.target, lambda step=step: _reliability(cell, step)
+        elif step.target == cell.path(results, "subset"):
+            about = dict(_labels(cell), kind=cell.subset.kind)
+            yield (
+                "subsets",
+                (step.target, cell.condition),
+                lambda step=step, about=about: _wanted([step]).assign(**about),
+            )
+
+
+def _reliability(cell: Cell, step: Step) -> pd.DataFrame:
+    artifact = _open([step])
+    folds = sorted({int(piece.split("/")[0].removeprefix("fold_")) for piece in step.wanted})
+    rows = [(f, float(artifact[key])) for f in folds if (key := f"fold_{f}/half_correlation") in artifact]
+    table = pd.DataFrame(rows, columns=["fold", "half_correlation"])
+    return table.assign(dataset=cell.protocol.dataset, noise=cell.noise)

@@ -1,0 +1,219 @@
+"""What a figure may ask for: cells (pre-train, then IMP), subsets, barriers, branches, warm-up, gradient agreement.
+
+Each knows the file it ends in below a results folder; `repro.plan.steps` knows the commands.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from repro.protocol import Protocol
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Images to pre-train on.
+
+    Arguments:
+        kind: 'easy', 'hard' or 'random'; size: M.
+        score: what ranks easy and hard: 'el2n', 'forgetting', … or 'lmc', the barriers of all data at t*.
+        balanced: class balance of easy and hard; None is the protocol's choice. Random ones are balanced.
+        like: for random: the class histogram of another subset instead.
+        permuted: scores permuted among the images first (a control).
+    """
+
+    kind: str
+    size: int
+    score: str = "el2n"
+    balanced: bool | None = None
+    like: "Subset | None" = None
+    permuted: bool = False
+
+    @property
+    def ranked(self) -> bool:
+        return self.kind != "random"
+
+    def is_balanced(self, protocol: Protocol) -> bool:
+        if not self.ranked:
+            return self.like is None
+        return protocol.balanced if self.balanced is None else self.balanced
+
+    def name(self, protocol: Protocol, noise: float = 0.0) -> str:
+        """File stem: 'easy3200', 'random256-like-easy256-unbalanced', 'easy2048-noise0.5'."""
+        parts = [f"{self.kind}{self.size}"]
+        if self.score == "lmc":  # the mean over that many parents is another score when there are more
+            parts.append(f"lmc{protocol.replicates}")
+        elif self.score != "el2n":
+            parts.append(self.score)
+        if self.ranked and self.is_balanced(protocol) != protocol.balanced:
+            parts.append("balanced" if self.balanced else "unbalanced")
+        if self.like:
+            parts.append(f"like-{self.like.name(protocol)}")
+        if self.permuted:
+            parts.append("permuted")
+        return "-".join([*parts, *_noise(noise)])
+
+
+def _noise(share: float) -> list[str]:
+    return [f"noise{share:g}"] if share else []
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One condition on one data set: a way to pre-train, then IMP.
+
+    Arguments:
+        condition: its role in figures and claims: 'all_tstar', 'all_tstar_half', 'all_t0', 'all_t' (another rewind
+            step), 'random', 'easy', 'hard', 'lmc', 'forgetting', 'easy_balanced' …
+        t: rewind step.
+        subset: what it is pre-trained on; None is all data.
+        noise: share of randomised labels in pre-training.
+        replicates, levels: None is the protocol's.
+    """
+
+    condition: str
+    protocol: Protocol
+    t: int
+    subset: Subset | None = None
+    noise: float = 0.0
+    replicates: int | None = None
+    levels: int | None = None
+
+    @property
+    def promised(self) -> int:
+        """Replicates the figure promises."""
+        return self.protocol.replicates if self.replicates is None else self.replicates
+
+    @property
+    def depth(self) -> int:
+        """Pruning levels after the dense one."""
+        return self.protocol.levels if self.levels is None else self.levels
+
+    @property
+    def size(self) -> int:
+        return self.subset.size if self.subset else 0
+
+    @property
+    def name(self) -> str:
+        """File stem: 'easy3200-t200', 'all-t400', 'all-noise0.5-t20'."""
+        images = self.subset.name(self.protocol, self.noise) if self.subset else "-".join(["all", *_noise(self.noise)])
+        return f"{images}-t{self.t}"
+
+    def path(self, results: Path, kind: str = "imp") -> Path:
+        """The artifact of a kind ('scores', 'subset', 'pretrain', 'imp', 'barrier') that this cell makes or uses."""
+        folder = results / self.protocol.dataset
+        if kind == "scores":
+            return folder / f"{'-'.join(['scores', *_noise(self.noise)])}.h5"
+        if kind == "subset":
+            return folder / f"subset-{self.subset.name(self.protocol, self.noise)}.h5"
+        return folder / f"{kind}-{self.name}.h5"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A subset that nothing is trained on: what it holds is looked at."""
+
+    protocol: Protocol
+    subset: Subset
+    noise: float = 0.0
+    replicates: int | None = None
+
+    @property
+    def cell(self) -> Cell:
+        """The cell it would be pre-trained in; its condition is the kind of images."""
+        return Cell(self.subset.kind, self.protocol, 0, self.subset, self.noise, self.replicates)
+
+    def path(self, results: Path) -> Path:
+        return self.cell.path(results, "subset")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The runs of a cell with its masks shuffled within their layers: a control."""
+
+    condition: str
+    cell: Cell
+    mask: str = "shuffled"
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.cell.protocol
+
+    def path(self, results: Path) -> Path:
+        return results / self.protocol.dataset / f"branch-{self.cell.name}-{self.mask}.h5"
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """Loss barriers between children of a cell's rewind points, the cell's own dense runs among them."""
+
+    cell: Cell
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.cell.protocol
+
+    @property
+    def alphas(self) -> int | None:
+        """Points along the line; None is the middle and the ends. The path of all data is drawn (Figure 1)."""
+        return None if self.cell.subset else 11
+
+    def path(self, results: Path) -> Path:
+        return self.cell.path(results, "barrier")
+
+
+@dataclass(frozen=True)
+class WarmupSweep:
+    """Figure 6 of a data set whose protocol has a warm-up study."""
+
+    protocol: Protocol
+
+    @property
+    def subsets(self) -> list[Subset]:
+        study = self.protocol.warmup
+        balance = {"easy": study.balanced_easy, "random": None, "hard": study.balanced_hard}
+        return [Subset(kind, size, balanced=balance[kind]) for kind in balance for size in study.sizes]
+
+    def path(self, results: Path) -> Path:
+        return results / self.protocol.dataset / "warmup.h5"
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Agreement of mini-batch gradients in the first 2 t* steps, on a subset or (None) on all data."""
+
+    protocol: Protocol
+    subset: Subset | None = None
+    replicates: int | None = None
+
+    @property
+    def promised(self) -> int:
+        return self.protocol.replicates if self.replicates is None else self.replicates
+
+    @property
+    def steps(self) -> int:
+        return 2 * self.protocol.t_star
+
+    @property
+    def every(self) -> int:
+        return max(1, self.protocol.t_star // 20)
+
+    def path(self, results: Path) -> Path:
+        name = self.subset.name(self.protocol) if self.subset else "all"
+        return results / self.protocol.dataset / f"gradients-{name}.h5"
+
+
+Item = Cell | Chosen | Branch | Barrier | WarmupSweep | Gradients
+
+
+def resize(
+    p: Protocol, *, replicates: int | None = None, levels: int | None = None, seed: int | None = None
+) -> Protocol:
+    """The protocol with other numbers of replicates (of every figure) and levels, or another base seed."""
+    changed = {}
+    if replicates is not None:
+        study = p.warmup and replace(p.warmup, replicates=replicates)
+        changed |= {"replicates": replicates, "more_replicates": None, "warmup": study}
+    if levels is not None:
+        swept = tuple(level for level in p.sweep_levels if level <= levels) or (levels,)
+        changed |= {"levels": levels, "barrier_level": min(levels, p.barrier_level), "sweep_levels": swept}
+    return replace(p, **changed, **({} if seed is None else {"seed": seed}))

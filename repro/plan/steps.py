@@ -1,0 +1,282 @@
+"""Declared items -> steps: one command, the artifact it makes, what it reads, and what it costs."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from repro import store
+from repro.errors import UsageError
+from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Item, Subset, WarmupSweep
+from repro.protocol import Protocol
+from repro.train.schedule import Training
+
+
+UNSAID = {"score": "el2n", "label_noise": 0.0}  # what a recipe may leave out
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command and the artifact it makes.
+
+    Arguments:
+        needs: artifacts it reads.
+        wanted: table pieces the artifact must hold to be complete.
+        recipe: fields its recipe must have.
+        networks, images: cost: networks trained and images passed through forward and backward.
+    """
+
+    target: Path
+    command: tuple[str, ...]
+    needs: tuple[Path, ...]
+    wanted: frozenset[str]
+    recipe: dict
+    network: str
+    protocol: Protocol
+    networks: int = 0
+    images: int = 0
+
+    def differing(self, recipe: dict) -> list[tuple[str, object, object]]:
+        """(field, there, here) wherever a recipe is not this step's."""
+        found = [(field, recipe.get(field, UNSAID.get(field)), here) for field, here in self.recipe.items()]
+        return [each for each in found if each[1] != each[2]]
+
+    def lacks(self) -> frozenset[str]:
+        """Pieces the artifact does not have, whatever it was made from; all of them when it is not there."""
+        try:
+            return self.wanted - set(store.read_header(self.target).table().piece)
+        except UsageError:
+            return self.wanted
+
+    def missing(self) -> frozenset[str]:
+        """Pieces not yet in the artifact; all of them when the artifact has another recipe or other inputs."""
+        try:
+            header = store.read_header(self.target)
+            inputs = {store.read_header(path).identity for path in self.needs}
+        except UsageError:  # absent or broken: the command will say
+            return self.wanted
+        if self.differing(header.recipe):
+            return self.wanted
+        if {source.identity for source in header.inputs.values()} != inputs:
+            return self.wanted
+        return self.wanted - set(header.table().piece)
+
+
+def steps(items: Iterable[Item], results: Path) -> list[Step]:
+    """The steps that make the items' artifacts, each artifact once, inputs before what needs them.
+
+    Where two items want different numbers of replicates or levels of one artifact, the larger is made.
+    """
+    found: dict[Path, Step] = {}
+    for item in sorted(items, key=_length, reverse=True):  # the longest chains first
+        for step in chain(item, results):
+            known = found.get(step.target)
+            if known is None or known.wanted < step.wanted:
+                found[step.target] = step
+            else:
+                assert step.wanted <= known.wanted, (
+                    f"{step.target}: one item wants more replicates, another more levels"
+                )
+    return sorted(found.values(), key=lambda step: step.command[0] != "score")
+
+
+def last(items: Iterable[Item], results: Path) -> list[Step]:
+    """The step that makes each item's own artifact."""
+    return [chain(item, results)[-1] for item in items]
+
+
+def _length(item: Item) -> int:
+    return 0 if isinstance(item, WarmupSweep) else len(chain(item, Path()))
+
+
+def unfinished(todo: list[Step]) -> list[Step]:
+    """The steps with something missing, their cost reduced to the share that is."""
+    found = []
+    for step in todo:
+        if missing := step.missing():
+            share = len(missing) / len(step.wanted)
+            cost = {"networks": round(step.networks * share), "images": round(step.images * share)}
+            found.append(replace(step, **cost))
+    return found
+
+
+def chain(item: Item, results: Path) -> list[Step]:
+    """The steps of one item in order; the last makes its own artifact."""
+    return _CHAINS[type(item)](item, results)
+
+
+def _cell(cell: Cell, results: Path) -> list[Step]:
+    p = cell.protocol
+    before = [] if cell.subset is None else _select(cell.subset, p, cell.promised, results, cell.noise)
+    if cell.subset is None:
+        source = ("--dataset", p.dataset, *_noise(cell.noise))
+    else:
+        source = ("--subset", str(before[-1].target))
+    target = cell.path(results, "pretrain")
+    own_labels = cell.subset is not None and cell.subset.score == "lmc"  # barriers are measured on clean labels
+    recipe = _recipe(p, p.training) | {"t": cell.t, "label_noise": 0.0 if own_labels else cell.noise}
+    pretrain = Step(
+        target, ("pretrain", *source, "-t", str(cell.t), *_options(p, cell.promised), "--out", str(target)),
+        tuple(step.target for step in before[-1:]), _replicates(cell.promised), recipe,
+        p.network, p, cell.promised if cell.t else 0, cell.promised * cell.t * p.training.batch_size,
+    )  # fmt: skip
+    return [*before, pretrain, _imp(cell, pretrain, results)]
+
+
+def _imp(cell: Cell, pretrain: Step, results: Path) -> Step:
+    p, target = cell.protocol, cell.path(results)
+    wanted = _levels(cell.promised, range(cell.depth + 1))
+    command = ("imp", str(pretrain.target), "--levels", str(cell.depth), "--replicates", str(cell.promised),
+               "--prune-fraction", str(p.prune_fraction), "--out", str(target))  # fmt: skip
+    recipe = _recipe(p, p.training) | {"t": cell.t, "prune_fraction": p.prune_fraction}
+    return Step(target, command, (pretrain.target,), wanted, recipe, p.network, p, len(wanted),
+                _whole_runs(len(wanted), cell))  # fmt: skip
+
+
+def _whole_runs(count: int, cell: Cell) -> int:
+    """Images of so many trainings from the rewind step to the end."""
+    return count * (cell.protocol.training.steps - cell.t) * cell.protocol.training.batch_size
+
+
+def _branch(branch: Branch, results: Path) -> list[Step]:
+    before, cell, target = _cell(branch.cell, results), branch.cell, branch.path(results)
+    levels = range(1, cell.depth + 1)
+    wanted = _levels(cell.promised, levels)
+    command = ("branch", str(before[-1].target), "--mask", branch.mask, "--levels", ",".join(map(str, levels)),
+               "--replicates", str(cell.promised), "--out", str(target))  # fmt: skip
+    recipe = _recipe(cell.protocol, cell.protocol.training) | {"t": cell.t, "mask": branch.mask}
+    step = Step(target, command, (before[-1].target,), wanted, recipe, cell.protocol.network, cell.protocol,
+                len(wanted), _whole_runs(len(wanted), cell))  # fmt: skip
+    return [*before, step]
+
+
+def _barrier(barrier: Barrier, results: Path) -> list[Step]:
+    before, cell, target = _cell(barrier.cell, results), barrier.cell, barrier.path(results)
+    p, networks = cell.protocol, cell.promised * cell.protocol.children
+    pairs = [(a, b) for b in range(p.children + 1) for a in range(b)]
+    wanted = frozenset(
+        f"replicate_{r}/pair_{a}_{b}/{mode}"
+        for r in range(cell.promised)
+        for a, b in pairs
+        for mode in ("averaged", "recalibrated")
+    )
+    alphas = ("--alphas", str(barrier.alphas)) if barrier.alphas else ()
+    command = ("barrier", str(before[-1].target), "--children", str(p.children), *alphas, "--batch-norm", "both",
+               "--replicates", str(cell.promised), "--out", str(target))  # fmt: skip
+    recipe = {field: value for field, value in _recipe(p, p.training).items() if field != "seed"}
+    points = (barrier.alphas or 3) - 1
+    recipe |= {"form": "children", "level": 0, "alphas": sorted({0.5, *(k / points for k in range(points + 1))})}
+    step = Step(target, command, (before[-1].target,), wanted, recipe, p.network, p, networks,
+                _whole_runs(networks, cell))  # fmt: skip
+    return [*before, step]
+
+
+def _warmup(sweep: WarmupSweep, results: Path) -> list[Step]:
+    p, study, target = sweep.protocol, sweep.protocol.warmup, sweep.path(results)
+    chains = [_select(subset, p, study.replicates, results) for subset in sweep.subsets]
+    sources = [chain[-1].target for chain in chains]
+    wanted = frozenset(
+        f"{name}/w{w}/replicate_{r}"
+        for name in ("all", *(path.stem for path in sources))
+        for w in study.steps
+        for r in range(study.replicates)
+    )
+    command = ("warmup", "--dataset", p.dataset, *(word for path in sources for word in ("--subset", str(path))),
+               "--warmup-steps", ",".join(map(str, study.steps)), *_options(p, study.replicates), "--out", str(target))  # fmt: skip
+    images = len(wanted) * study.training.steps * study.training.batch_size
+    step = Step(target, command, tuple(sources), wanted, _recipe(p, study.training), p.network, p, len(wanted), images)
+    return [step for chain in chains for step in chain] + [step]
+
+
+def _gradients(item: Gradients, results: Path) -> list[Step]:
+    p, target = item.protocol, item.path(results)
+    before = [] if item.subset is None else _select(item.subset, p, item.promised, results)
+    source = ("--subset", str(before[-1].target)) if before else ("--dataset", p.dataset)
+    measured = [*range(0, item.steps, item.every), item.steps]
+    wanted = frozenset(f"replicate_{r}/step_{s}" for r in range(item.promised) for s in measured)
+    command = ("gradients", *source, "-t", str(item.steps), "--every", str(item.every), *_options(p, item.promised),
+               "--out", str(target))  # fmt: skip
+    images = item.promised * (item.steps + 16 * len(measured)) * p.training.batch_size
+    recipe = _recipe(p, p.training) | {"t": item.steps, "every": item.every, "batches": 16}
+    step = Step(target, command, tuple(s.target for s in before[-1:]), wanted, recipe, p.network, p, item.promised,
+                images)  # fmt: skip
+    return [*before, step]
+
+
+def _chosen(item: Chosen, results: Path) -> list[Step]:
+    return _select(item.subset, item.protocol, item.cell.promised, results, item.noise)
+
+
+_CHAINS = {
+    Cell: _cell,
+    Chosen: _chosen,
+    Branch: _branch,
+    Barrier: _barrier,
+    WarmupSweep: _warmup,
+    Gradients: _gradients,
+}
+
+
+def _select(subset: Subset, p: Protocol, replicates: int, results: Path, noise: float = 0.0) -> list[Step]:
+    """The steps that make a subset: its scores, or the subset it is like, first."""
+    cell = Cell("", p, 0, subset, noise)
+    target, balanced = cell.path(results, "subset"), subset.is_balanced(p)
+    recipe = {"dataset": p.dataset, "normalization": p.normalization, "subset": subset.kind, "size": subset.size,
+              "balanced": balanced}  # fmt: skip
+    if subset.ranked:
+        recipe["score"] = subset.score
+    if subset.score != "lmc" and not subset.like:
+        recipe["label_noise"] = noise
+    if subset.score == "lmc":
+        before = _barrier(Barrier(Cell("all_tstar", p, p.t_star)), results)
+        source = ("--scores", str(before[-1].target))
+    elif subset.ranked:
+        before = [_score(cell, max(replicates, p.replicates), results)]
+        source = ("--scores", str(before[-1].target))
+        source += ("--score", subset.score) if subset.score != "el2n" else ()
+    elif subset.like:
+        before = _select(subset.like, p, replicates, results)
+        source = ("--like", str(before[-1].target))
+    else:
+        before, source = [], ("--dataset", p.dataset, *_noise(noise))
+    if not subset.ranked or subset.permuted:
+        recipe |= {"seed": p.seed, "permute_scores": subset.permuted}
+    control = ("--permute-scores",) if subset.permuted else ()
+    balance = ("--balanced" if balanced else "--unbalanced",) if subset.ranked else ()
+    command = ("select", "--kind", subset.kind, "--size", str(subset.size), *source, *balance, *control,
+               *_options(p, replicates), "--out", str(target))  # fmt: skip
+    needs = tuple(step.target for step in before[-1:])
+    return [*before, Step(target, command, needs, _replicates(replicates), recipe, p.network, p)]
+
+
+def _score(cell: Cell, replicates: int, results: Path) -> Step:
+    p, target = cell.protocol, cell.path(results, "scores")
+    wanted = frozenset(
+        f"fold_{f}/network_{k}" for f in range(min(p.folds, replicates)) for k in range(p.scoring.networks)
+    )
+    recipe = _recipe(p, p.scoring.training) | {
+        "network": p.scoring.network, "networks": p.scoring.networks, "batch_norm": p.scoring.batch_norm, "label_noise": cell.noise,
+    }  # fmt: skip
+    images = len(wanted) * p.scoring.training.steps * p.scoring.training.batch_size
+    command = ("score", "--dataset", p.dataset, *_noise(cell.noise), *_options(p, replicates), "--out", str(target))
+    return Step(target, command, (), wanted, recipe, p.scoring.network, p, len(wanted), images)
+
+
+def _options(p: Protocol, replicates: int) -> tuple[str, ...]:
+    return ("--scale", p.scale, "--seed", str(p.seed), "--replicates", str(replicates))
+
+
+def _noise(share: float) -> tuple[str, ...]:
+    return ("--label-noise", f"{share:g}") if share else ()
+
+
+def _recipe(p: Protocol, training: Training) -> dict:
+    return {"dataset": p.dataset, "network": p.network, "normalization": p.normalization, "seed": p.seed,
+            **asdict(training), "milestones": list(training.milestones)}  # fmt: skip
+
+
+def _replicates(count: int) -> frozenset[str]:
+    return frozenset(f"replicate_{r}" for r in range(count))
+
+
+def _levels(replicates: int, levels: range) -> frozenset[str]:
+    return frozenset(f"replicate_{r}/level_{level}" for r in range(replicates) for level in levels)

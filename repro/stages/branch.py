@@ -1,0 +1,243 @@
+"""branch: retrain the levels of a stored run with other masks or other weights: the ablations of a ticket."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro import store
+from repro.data import ImageSet
+from repro.errors import UsageError
+from repro.nets import Layout, create, layout_of
+from repro.stages.common import Machine, Result, data_of, require_replicates
+from repro.stages.growing import Growing
+from repro.stages.levels import Levels, piece_of
+from repro.train.prune import random_mask, shuffle_within_layers
+from repro.train.streams import stream
+
+MASKS = ("own", "shuffled", "random")
+WEIGHTS = ("rewound", "reinitialised")
+ROLE = "branch."  # of the random streams
+TORCH = (".pt", ".pth")
+
+
+def branch(
+    out: str | Path,
+    run: str | Path,
+    *,
+    levels: Sequence[int] | None = None,
+    mask: str | Path = "own",
+    weights: str | Path = "rewound",
+    replicates: int | None = None,
+    machine: Machine = Machine(),
+) -> Result:
+    """Train (replicate, level) of ``run`` to the end again with another ``mask`` or other ``weights``.
+
+    Network, training recipe, data order and seed are those of the run; momentum starts at zero. No level depends on
+    another one, so all of them are trained together.
+
+    Arguments:
+        run: imp artifact.
+        levels: pruned levels (1 and on); None is all the run has.
+        mask: 'own'; 'shuffled' within each layer; 'random', as many weights anywhere in the network; or a file: an imp
+            or branch artifact (its masks of the same replicate and level), a .npy of bool or 0 and 1
+            [layout.num_prunable], or a .pt of a dict from every prunable tensor's name to its mask, in its shape.
+        weights: 'rewound', to the run's rewind point; 'reinitialised', an initialisation of its own random stream,
+            trained from the same step t on, so for as many steps; or a pretrain or imp artifact, whose rewind point it
+            is then, with the clock at that point's t.
+        replicates: the first so many of the run; None is all.
+
+    What is kept of every (replicate, level) is what imp keeps (`repro.stages.levels.Levels`); the weights that its
+    levels started from are ``replicate_r/rewind_weights``. A level whose mask is missing, since what it is taken from
+    diverged, counts as chance.
+
+    Raises UsageError where mask and weights are both the run's own, and for masks or weights of another data set or
+    network, or without a replicate or level that is asked for.
+    """
+    source = store.read(run, kind="imp")
+    data = data_of(source, machine)
+    recipe, inputs, fixed = {**source.recipe, "mask": str(mask), "weights": str(weights)}, {"imp": source}, None
+    if recipe["mask"] not in MASKS:
+        if _there(mask, "mask", MASKS).suffix in (".npy", *TORCH):
+            shape = dict(num_classes=data.num_classes, in_chans=data.in_chans)
+            fixed = read_mask(mask, layout_of(create(recipe["network"], **shape)))
+            digest = hashlib.sha256(np.packbits(fixed.numpy())).hexdigest()
+            recipe |= {"mask": "file", "mask_sha256": digest}
+        elif (other := _read(mask, ("imp", "branch"), "mask", source)).identity == source.identity:
+            recipe["mask"] = "own"
+        else:
+            recipe["mask"], inputs["masks"] = "file", other
+    if recipe["weights"] not in WEIGHTS:
+        _there(weights, "weights", WEIGHTS)
+        point = _read(weights, ("pretrain", "imp"), "weights", source)
+        if point.inputs.get("pretrain", point).identity == source.inputs["pretrain"].identity:
+            recipe["weights"] = "rewound"
+        else:
+            recipe |= {"weights": "point", "t": point.recipe["t"]}
+            inputs["point"] = point
+    if (recipe["mask"], recipe["weights"]) == ("own", "rewound"):
+        raise UsageError(
+            f"the run's own masks and rewound weights would repeat {source.path}: give another --mask (shuffled, "
+            "random or a file) or other --weights (reinitialised or a rewind point)"
+        )
+    if recipe["t"] >= recipe["steps"]:
+        raise UsageError(f"{weights} is trained to the end (t = {recipe['t']} of {recipe['steps']} steps), which "
+                         "leaves nothing to train: give a rewind point of a smaller -t")  # fmt: skip
+    wanted = _wanted(source, levels, replicates)
+    if fixed is not None and len({level for _, level in wanted}) > 1:
+        raise UsageError(f"{mask} is one mask, for which every level would be the same: give the one of --levels that "
+                         "it is to be compared with")  # fmt: skip
+    with Growing(out, "branch", recipe, inputs, machine) as cell:
+        work = _Branch(cell, fixed, data, machine)
+        work.require(wanted)
+        if machine.dry_run:
+            steps = recipe["steps"] - recipe["t"]
+            return cell.preview([piece_of(*row) for row in wanted], steps=steps, batch_size=recipe["batch_size"])
+        missing = [row for row in wanted if piece_of(*row) not in cell.rows]
+        work.add_lost([row for row in missing if work.is_lost(*row)])
+        for rows in work.chunks([row for row in missing if not work.is_lost(*row)]):
+            work.train(rows, [work.job(r, work.weights(r), work.mask(r, level)) for r, level in rows])
+        return cell.finish(
+            order=["replicate", "level"], extra=work.rewind_weights(), lines=work.summary(),
+            device=str(work.trainer.device), engine="/".join(sorted(work.trainer.engines)), seed=recipe["seed"],
+        )  # fmt: skip
+
+
+def _there(path: str | Path, option: str, names: tuple[str, ...]) -> Path:
+    if not Path(path).is_file():
+        raise UsageError(f"unknown {option} {str(path)!r}: choose {', '.join(names)} or the path of a file")
+    return Path(path)
+
+
+def _read(path: str | Path, kinds: tuple[str, str], option: str, source: store.Artifact) -> store.Artifact:
+    """An artifact of one of two kinds, of the same images and network as the run."""
+    artifact = store.read(path)
+    if artifact.kind not in kinds:
+        raise UsageError(f"{path} is a {artifact.kind} artifact where --{option} needs one of {' or '.join(kinds)}: "
+                         "give the path of one")  # fmt: skip
+    for field in ("dataset", "network", "normalization", "data_sha256"):
+        if artifact.recipe[field] != source.recipe[field]:
+            raise UsageError(f"{path} is of {artifact.recipe[field]}, {source.path} of {source.recipe[field]}: "
+                             f"give --{option} of the same {field}")  # fmt: skip
+    return artifact
+
+
+def _wanted(source: store.Artifact, levels: Sequence[int] | None, replicates: int | None) -> list[tuple[int, int]]:
+    """(replicate, level) that are asked for, level by level, all of which the run has."""
+    table = source.table()
+    held = len(set(table.replicate))
+    replicates = held if replicates is None else replicates
+    require_replicates(replicates)
+    if replicates > held:
+        raise UsageError(f"{replicates} replicates, but {source.path} holds {held}: "
+                         f"run its imp command with --replicates {replicates} first")  # fmt: skip
+    there = {(int(level), int(r)) for r, level in zip(table.replicate, table.level)}
+    if levels is None:
+        wanted = {(level, r) for level, r in there if level and r < replicates}
+    else:
+        wanted = {(level, r) for level in levels for r in range(replicates)}
+    if not wanted:
+        raise UsageError(f"{source.path} has no pruned level: run its imp command with --levels 1 or more")
+    for level, r in sorted(wanted):
+        if level < 1:
+            raise UsageError(f"level (={level}) must be 1 or more: level 0 is dense, ask `repro imp` for it")
+        if (level, r) not in there:
+            raise UsageError(f"{source.path} has no level {level} of replicate {r}: ask for other --levels or fewer "
+                             "--replicates, or run its imp command with more")  # fmt: skip
+    return [(r, level) for level, r in sorted(wanted)]
+
+
+def read_mask(path: str | Path, layout: Layout) -> Tensor:
+    """The mask of an NPY or PT file (see `branch`), bool [layout.num_prunable].
+
+    Raises UsageError for a file that cannot be read, other names or shapes, values beside 0 and 1, or no weight left.
+    """
+    try:
+        if Path(path).suffix == ".npy":
+            given = torch.from_numpy(np.load(path, allow_pickle=False))
+        else:
+            given = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever its parts raise
+        raise UsageError(f"{path} cannot be read as a mask ({type(error).__name__}): give a .npy array or a .pt dict "
+                         "of tensors") from error  # fmt: skip
+    if Path(path).suffix == ".npy":
+        parts, shapes = {"the mask": given}, {"the mask": (layout.num_prunable,)}
+    elif isinstance(given, dict) and all(isinstance(part, Tensor) for part in given.values()):
+        parts, shapes = given, {entry.name: entry.shape for entry in layout.prunable}
+    else:
+        raise UsageError(f"{path} holds a {type(given).__name__}: give a dict from names to mask tensors")
+    if odd := sorted(map(str, parts.keys() ^ shapes.keys())):
+        what = "no mask of" if odd[0] in shapes else "a mask of something that is not prunable,"
+        raise UsageError(f"{path} has {what} {odd[0]}: give one for each of the {len(shapes)} prunable tensors")
+    for name, shape in shapes.items():
+        if tuple(parts[name].shape) != shape:
+            raise UsageError(f"{path}: {name} has shape {tuple(parts[name].shape)}, but {shape} is needed: "
+                             "give one entry for each prunable weight")  # fmt: skip
+    flat = torch.cat([parts[name].reshape(-1) for name in shapes])
+    if not bool(((flat == 0) | (flat == 1)).all()):
+        raise UsageError(f"{path} holds values beside 0 and 1: give 1 for weights that are kept, 0 for pruned ones")
+    if not bool(flat.any()):
+        raise UsageError(f"{path} keeps no weight: give a mask with some ones")
+    return flat.bool()
+
+
+class _Branch(Levels):
+    """One branch command: which mask and which weights each level has."""
+
+    def __init__(self, cell: Growing, fixed: Tensor | None, data: ImageSet, machine: Machine):
+        super().__init__(cell, data, machine)
+        self.fixed, self.source, self.point = fixed, cell.inputs["imp"], cell.inputs.get("point")
+        self.masks = cell.inputs.get("masks", self.source)
+        self.dtype = torch.float64 if self.training.precision == "fp64" else torch.float32
+
+    def require(self, wanted: list[tuple[int, int]]) -> None:
+        """Raises UsageError for what the files of masks and weights do not hold."""
+        there = set(self.masks.table().piece)
+        for r, level in wanted:
+            if piece_of(r, level) not in there:
+                raise UsageError(f"{self.masks.path} has no level {level} of replicate {r}: ask for other --levels or "
+                                 f"fewer --replicates, or run its {self.masks.kind} command with more")  # fmt: skip
+            if self.point and self._key(self.point, r) not in self.point:
+                raise UsageError(f"{self.point.path} has no replicate {r}: ask for fewer --replicates, or run its "
+                                 f"{self.point.kind} command with more")  # fmt: skip
+        if all(self.is_lost(*row) for row in wanted):
+            raise UsageError(f"{self.masks.path} has no mask for any of these levels, since it diverged: "
+                             "choose other --levels or another run")  # fmt: skip
+
+    def is_lost(self, replicate: int, level: int) -> bool:
+        """Whether there is no mask, because the level it was to be made from diverged."""
+        return self.fixed is None and f"{piece_of(replicate, level)}/mask" not in self.masks
+
+    def mask(self, replicate: int, level: int) -> Tensor:
+        if self.fixed is not None:
+            return self.fixed
+        address = self.recipe["seed"], replicate
+        stored = self.unpack(self.masks[f"{piece_of(replicate, level)}/mask"])
+        if self.recipe["mask"] == "shuffled":
+            sizes = [entry.size for entry in self.layout.prunable]
+            return shuffle_within_layers(stored, sizes, stream(*address, "shuffle", level))
+        if self.recipe["mask"] == "random":
+            return random_mask(stored, stream(*address, ROLE + "mask", level))
+        return stored
+
+    def weights(self, replicate: int) -> Tensor:
+        """What a replicate's levels start from, [layout.size], before the mask."""
+        kept = self.cell.arrays.get(f"replicate_{replicate}/rewind_weights")
+        if kept is not None:  # its source may have been made anew, elsewhere, since
+            return torch.from_numpy(kept)
+        if self.recipe["weights"] == "reinitialised":
+            return self.trainer.initial(self.recipe["seed"], replicate, ROLE)
+        artifact = self.point or self.source
+        return torch.from_numpy(artifact[self._key(artifact, replicate)]).to(self.dtype)
+
+    @staticmethod
+    def _key(artifact: store.Artifact, replicate: int) -> str:
+        """Where an artifact keeps a rewind point."""
+        return f"replicate_{replicate}/" + ("weights" if artifact.kind == "pretrain" else "level_0/rewind_weights")
+
+    def rewind_weights(self) -> dict[str, np.ndarray]:
+        replicates = sorted(set(self.cell.table().replicate))
+        return {f"replicate_{r}/rewind_weights": self.weights(r).numpy() for r in replicates}

@@ -1,0 +1,172 @@
+"""Rewind points, their parents, and the children that are trained from them with data order of their own."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from repro import store
+from repro.data import ImageSet
+from repro.stages.common import Trainer, ticker
+from repro.stages.growing import Growing
+from repro.stages.lines import Family, vector
+from repro.train import evaluate
+from repro.train.loop import NEVER, Job, train
+
+WORK = "children-"
+
+
+class Point:
+    """A rewind point: an imp or a pretrain artifact."""
+
+    def __init__(self, artifact: store.Artifact):
+        self.artifact, self.name, self.recipe = artifact, artifact.path.stem, artifact.recipe
+        self.stored = artifact.kind == "imp"
+        self.table = artifact.table()
+        self.rows = {row["piece"]: row for row in self.table.to_dict("records")}
+
+    @property
+    def all_data(self) -> bool:
+        """Whether it was pre-trained on all training images with the data set's own labels."""
+        origin = self.artifact.inputs["pretrain"] if self.stored else self.artifact.lineage
+        noisy = origin.recipe.get("label_noise") or origin.recipe.get("labels_sha256")
+        return "subset" not in origin.inputs and not noisy
+
+    def replicates(self, level: int) -> int:
+        """How many replicates, counted from 0, have that level."""
+        count = 0
+        while (f"replicate_{count}/level_{level}" if self.stored else f"replicate_{count}") in self.rows:
+            count += 1
+        return count
+
+
+@dataclass(frozen=True, eq=False)
+class Parent:
+    """One replicate of a point at one level: what its children start from."""
+
+    point: Point
+    replicate: int
+    level: int
+    several: bool
+    data: ImageSet
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.point.name}/" * self.several + f"replicate_{self.replicate}"
+
+    @property
+    def split(self) -> tuple[np.ndarray, np.ndarray]:
+        train_index, test_index = self.data.split(self.replicate)
+        return train_index.numpy(), test_index.numpy()
+
+    @property
+    def row(self) -> dict:
+        point, t = self.point.name, self.point.recipe["t"]
+        return {"point": point, "t": t, "replicate": self.replicate, "level": self.level}
+
+    @cached_property
+    def rewind(self) -> torch.Tensor:
+        key = f"replicate_{self.replicate}/" + ("level_0/rewind_weights" if self.point.stored else "weights")
+        return torch.from_numpy(self.point.artifact[key])
+
+    @property
+    def _stored(self) -> str:
+        return f"replicate_{self.replicate}/level_{self.level}"
+
+    @property
+    def lost(self) -> bool:
+        """Whether imp could not make the level's mask, because the level before diverged."""
+        return self.point.stored and f"{self._stored}/mask" not in self.point.artifact
+
+    def mask(self, num_prunable: int) -> torch.Tensor | None:
+        if not self.level:
+            return None
+        packed = self.point.artifact[f"{self._stored}/mask"]
+        return torch.from_numpy(np.unpackbits(packed, count=num_prunable).astype(bool))
+
+    @cached_property
+    def own(self) -> torch.Tensor | None:
+        """The level's trained weights out of an imp artifact; None when they diverged."""
+        diverged = self.lost or self.point.rows[self._stored]["diverged"]
+        return None if diverged else vector(self.point.artifact[f"{self._stored}/weights"])
+
+    @property
+    def own_acc(self) -> float:
+        return float(self.point.rows[self._stored]["acc"])
+
+
+class Children:
+    """The networks that one command trains, kept in its work folder as soon as their cohort is done."""
+
+    def __init__(self, cell: Growing, trainer: Trainer, data: ImageSet):
+        self.cell, self.trainer, self.data = cell, trainer, data
+        self.there: set[str] = set(cell.arrays)
+        if cell.work:
+            for name in cell.work.names():
+                if name.startswith(WORK) and (loaded := cell.work.load(name)):
+                    cell.arrays.update(loaded[0])
+            self.there = set(cell.arrays)
+        elif cell.rows:  # a dry run has read no arrays
+            self.there = set(store.read_header(cell.path).keys())
+
+    def untrained(self, lines: Iterable[tuple[Parent, int, int]]) -> list[tuple[Parent, int]]:
+        """(parent, child) of every network at the end of a line that is stored nowhere."""
+        ends = {(parent, number): None for parent, *pair in lines for number in pair}
+        return [
+            (parent, number)
+            for parent, number in ends
+            if not (parent.lost or (parent.point.stored and number == 0))
+            and f"{child_name(parent, number)}/weights" not in self.there
+        ]
+
+    def train(self, chunk: list[tuple[Parent, int]]) -> None:
+        training, names, jobs = self.trainer.training, [], []
+        for parent, number in chunk:
+            names.append(child_name(parent, number))
+            recipe = parent.point.recipe
+            role = f"child{number}." if number else ""  # without a role, data order and augmentation are imp's
+            jobs.append(Job(
+                parent.rewind, parent.split[0], recipe["t"], training.steps, recipe["seed"], parent.replicate,
+                mask=parent.mask(self.trainer.layout.num_prunable), role=role,
+            ))  # fmt: skip
+        with ticker(f"barrier {self.cell.path.stem}, {len(jobs)} networks", training.steps) as tick:
+            state = train(
+                jobs, training, cohort_of=self.trainer.cohort, batcher=self.trainer.batcher, labels=self.trainer.labels,
+                resume=self.cell.checkpoint(names), checkpoint=self.cell.save_checkpoint(names),
+                checkpoint_seconds=self.trainer.machine.checkpoint_seconds, report=tick,
+            )  # fmt: skip
+        cohort = self.trainer.cohort(len(jobs))
+        cohort.load(state.vectors.to(cohort.device))
+        tests = [parent.split[1] for parent, _ in chunk]
+        logits = evaluate.predict(cohort, self.trainer.batcher, tests)
+        arrays = {}
+        for j, name in enumerate(names):
+            correct = evaluate.correct(logits[j], self.data.labels[torch.from_numpy(tests[j])])
+            sound = state.diverged_at[j] == NEVER and bool(state.vectors[j].isfinite().all())
+            arrays[f"{name}/weights"] = state.vectors[j].numpy()
+            arrays[f"{name}/acc"] = np.array(correct.double().mean().item() if sound else np.nan)
+        batches = [int(name.removeprefix(WORK)) for name in self.cell.work.names() if name.startswith(WORK)]
+        self.cell.work.save(f"{WORK}{max(batches, default=-1) + 1:05d}", arrays)
+        self.cell.arrays.update(arrays)
+        self.cell.drop_checkpoint()
+
+    def family(self, parent: Parent, lines: dict[str, tuple[int, int]]) -> Family:
+        networks, recorded = {}, {}
+        for number in {end for pair in lines.values() for end in pair}:
+            if parent.lost:
+                networks[number] = None
+            elif parent.point.stored and number == 0:
+                networks[0], recorded[0] = parent.own, parent.own_acc
+            else:
+                name = child_name(parent, number)
+                recorded[number] = float(self.cell.arrays[f"{name}/acc"])
+                diverged = np.isnan(recorded[number])
+                networks[number] = None if diverged else vector(self.cell.arrays[f"{name}/weights"])
+        title = f"{parent.point.artifact.path}, replicate {parent.replicate}"
+        return Family(title, parent.split, networks, recorded, lines, parent.row, parent.rewind)
+
+
+def child_name(parent: Parent, number: int) -> str:
+    return f"{parent.prefix}/child_{number}"

@@ -1,0 +1,231 @@
+"""gradients: how far the gradients of mini-batches agree while training on easy or all data (protocol section 13)."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from repro import store
+from repro.data import Passes
+from repro.errors import RunError, UsageError
+from repro.nets.cohort import Cohort
+from repro.protocol import protocol
+from repro.stages.common import (
+    Machine,
+    Result,
+    Trainer,
+    data_of,
+    open_data,
+    require_replicates,
+    ticker,
+    training_fields,
+)  # fmt: skip
+from repro.stages.growing import Growing
+from repro.stages.labels import labels_in_use
+from repro.train import evaluate
+from repro.train.loop import NEVER, Job, Progress, train
+from repro.train.schedule import Training
+from repro.train.streams import stream
+
+
+def gradients(
+    out: str | Path,
+    *,
+    dataset: str | None = None,
+    subset: str | Path | None = None,
+    t: int,
+    every: int = 10,
+    batches: int = 16,
+    replicates: int,
+    network: str | None = None,
+    training: Training | None = None,
+    normalization: str | None = None,
+    seed: int | None = None,
+    machine: Machine = Machine(),
+) -> Result:
+    """Pre-train as `repro.stages.pretrain` does, and measure the mini-batch gradients on the way.
+
+    At step 0, every ``every`` steps and after step t, the gradients of ``batches`` mini-batches are compared with their
+    mean: cosine similarity, averaged over the batches. Each counts in the mean, so unrelated gradients have
+    1/sqrt(batches), not 0. The training goes on as if nothing had been measured.
+
+    Arguments:
+        dataset, subset, t, network, training, normalization, seed: as for `repro.stages.pretrain`.
+        every: steps between measurements.
+        batches: mini-batches per measurement, at least 2, of the training's batch size, without augmentation, drawn
+            pass by pass over the images trained on, with a new order at each measurement. All parameters count, without
+            weight decay; batch norm uses batch statistics.
+
+    Written: for each (replicate, step) ``replicate_r/step_s/cosines`` (float64 [batches]) and a row: replicate, step,
+    cosine (their mean), acc (test accuracy; chance when diverged), diverged; after the last step
+    ``replicate_r/step_t/weights``, which are those of the rewind point.
+
+    Raises UsageError where pretrain does, and for a subset below one batch.
+    """
+    chosen = store.read(subset, kind="subset") if subset else None
+    recipe = protocol(chosen.recipe["dataset"] if chosen else dataset)
+    training = training or recipe.training
+    network = network or recipe.network
+    seed = recipe.seed if seed is None else seed
+    require_replicates(replicates, chosen)
+    if not 0 <= t <= training.steps:
+        raise UsageError(f"steps t (={t}) must be between 0 and the {training.steps} steps of the schedule")
+    if every < 1:
+        raise UsageError(f"steps between measurements (={every}) must be at least 1: try --every 10")
+    if batches < 2:
+        raise UsageError(f"batches per measurement (={batches}) must be at least 2: try --batches 16")
+    if chosen:
+        data = data_of(chosen, machine)
+        normalization = normalization or chosen.recipe["normalization"]
+        if normalization != chosen.recipe["normalization"]:
+            raise UsageError(f"normalization {normalization!r} differs from the subset's: leave the option out")
+    else:
+        data = open_data(dataset, normalization or recipe.normalization, machine)
+    labels = labels_in_use(data, source=chosen, seed=seed)
+    fields = {
+        "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization or recipe.normalization,
+        "network": network, "t": t, "every": every, "batches": batches, "seed": seed, **labels.fields,
+        **training_fields(training),
+    }  # fmt: skip
+    with Growing(out, "gradients", fields, {"subset": chosen} if chosen else {}, machine) as cell:
+        trainer = Trainer(data, network, training, machine)
+
+        def images(replicate: int) -> np.ndarray:
+            return chosen[f"replicate_{replicate}/index"] if chosen else data.split(replicate)[0].numpy()
+
+        if (size := len(images(0))) < training.batch_size:
+            raise UsageError(f"a subset of {size} images has no full batch of {training.batch_size} to measure: "
+                             "choose a larger --size or a smaller --batch-size")  # fmt: skip
+        work = _Gradients(cell, trainer, [*range(0, t, every), t])
+        if machine.dry_run:
+            wanted = [_piece(r, step) for r in range(replicates) for step in work.steps]
+            return cell.preview(wanted)
+        missing = [r for r in range(replicates) if any(_piece(r, step) not in cell.rows for step in work.steps)]
+        for rows in trainer.chunks(missing, lambda r: trainer.batch_key(images(r))):
+            jobs = [Job(trainer.initial(seed, r), images(r), 0, t, seed, r, labels=labels.for_job(r)) for r in rows]
+            work.run(jobs)
+        return cell.finish(order=["replicate", "step"], extra=labels.arrays(replicates), lines=work.summary(),
+                           device=str(trainer.device), engine="/".join(sorted(trainer.engines)), seed=seed)  # fmt: skip
+
+
+def _piece(replicate: int, step: int) -> str:
+    return f"replicate_{replicate}/step_{step}"
+
+
+class _Gradients:
+    """One gradients command: trains from measurement to measurement."""
+
+    def __init__(self, cell: Growing, trainer: Trainer, steps: list[int]):
+        self.cell, self.trainer, self.steps = cell, trainer, steps
+        self.data, self.training, self.batches = trainer.data, trainer.training, cell.recipe["batches"]
+
+    def run(self, jobs: list[Job]) -> None:
+        """Train and measure one cohort. What is measured goes to the work folder together with a checkpoint."""
+        names = [f"replicate_{job.replicate}" for job in jobs]
+        state, fresh, every = self.cell.checkpoint(names), {}, self.trainer.machine.checkpoint_seconds
+        saved = time.monotonic()
+
+        def keep(state: Progress) -> None:
+            nonlocal saved
+            if fresh:
+                self.cell.add(fresh)
+                fresh.clear()
+            self.cell.save_checkpoint(names)(state)
+            saved = time.monotonic()
+
+        with ticker(f"gradients {self.cell.path.stem}, {len(jobs)} replicates", self.steps[-1]) as tick:
+            for step in self.steps:
+                if state and state.step > step:
+                    continue
+                state = train(
+                    [_until(job, step) for job in jobs], self.training, cohort_of=self.trainer.cohort,
+                    batcher=self.trainer.batcher, labels=self.trainer.labels, resume=state, checkpoint=keep,
+                    checkpoint_seconds=every, report=tick,
+                )  # fmt: skip
+                fresh |= self._measure(jobs, state)
+                if step < self.steps[-1] and time.monotonic() - saved > every:
+                    keep(state)
+        self.cell.add(fresh)
+
+    def _measure(self, jobs: list[Job], state: Progress) -> dict:
+        """The pieces of this step that are missing."""
+        missing = [j for j, job in enumerate(jobs) if _piece(job.replicate, state.step) not in self.cell.rows]
+        if not missing:
+            return {}
+        cohort, batcher = self.trainer.cohort(len(jobs)), self.trainer.batcher
+        cohort.load(state.vectors.to(cohort.device))
+        cohort.load_masks(None)
+        tests = [self.data.split(job.replicate)[1].numpy() for job in jobs]
+        logits = evaluate.predict(cohort, batcher, tests)
+        cosines = self._cosines(cohort, jobs, state.step)
+        pieces = {}
+        for j in missing:
+            diverged = state.diverged_at[j] != NEVER or not bool(state.vectors[j].isfinite().all())
+            right = evaluate.correct(logits[j], self.data.labels[tests[j]]).double().mean().item()
+            row = {
+                "replicate": jobs[j].replicate, "step": state.step, "cosine": cosines[j].mean().item(),
+                "acc": 1 / self.data.num_classes if diverged else right, "diverged": bool(diverged),
+            }  # fmt: skip
+            arrays = {"cosines": cosines[j].numpy()}
+            if state.step == self.steps[-1]:
+                arrays["weights"] = state.vectors[j].numpy()
+            pieces[_piece(jobs[j].replicate, state.step)] = (arrays, row)
+        return pieces
+
+    def _cosines(self, cohort: Cohort, jobs: list[Job], step: int) -> torch.Tensor:
+        """Cosine similarity of each batch's gradient with the mean of all, float64 [R, batches], on the CPU."""
+        batcher, own = self.trainer.batcher, self.trainer.labels
+        labels = torch.stack([own if job.labels is None else job.labels.to(own.device) for job in jobs])
+        each = []
+        cohort.train()  # running statistics move, but only here: training goes on from its own state
+        for index in self._index(jobs, step).to(batcher.device).unbind(1):
+            cohort.gradients.zero_()
+            cohort._backward(batcher.normalise(batcher.gather(index), cohort.dtype), labels.gather(1, index))
+            each.append(cohort.gradients.clone())
+        mean = sum(each) / len(each)
+        dots = torch.stack([_dots(cohort, gradient, mean) for gradient in each], 1)
+        norms = torch.stack([_dots(cohort, gradient, gradient).sqrt() for gradient in each], 1)
+        return (dots / (norms * _dots(cohort, mean, mean).sqrt()[:, None])).cpu()
+
+    def _index(self, jobs: list[Job], step: int) -> torch.Tensor:
+        """Dataset indices of the measured batches, int64 [R, batches, B]."""
+        rows = []
+        for job in jobs:
+            passes = Passes(len(job.subset), self.training.batch_size, drop_last=True)
+            needed = -(-self.batches // passes.steps_per_pass)
+            orders = [
+                stream(job.seed, job.replicate, "gradients.order", step, number).permutation(len(job.subset))
+                for number in range(needed)
+            ]
+            places = [passes.locate(batch) for batch in range(self.batches)]
+            rows.append(np.stack([job.subset[orders[number][place]] for number, place in places]))
+        return torch.from_numpy(np.stack(rows))
+
+    def summary(self) -> tuple[str, ...]:
+        """A line per measured step. Raises RunError when every replicate diverged."""
+        table = self.cell.table()
+        bad = sorted(set(table.replicate[table.diverged]))
+        if len(bad) == table.replicate.nunique():
+            raise RunError(f"all replicates of {self.cell.path.stem} diverged (loss not finite): lower --lr "
+                           f"(={self.training.lr}) and pass --force")  # fmt: skip
+        lines = [" step  cosine similarity  test accuracy"]
+        for step, rows in table.groupby("step"):
+            lines.append(f"{step:5d}  {rows.cosine.mean():17.4f}  {rows.acc.mean():.4f} ± {rows.acc.std(ddof=0):.4f} "
+                         f"(n={len(rows)})")  # fmt: skip
+        if bad:
+            lines.append(f"warning: replicates {bad} diverged: try a lower --lr (={self.training.lr})")
+        return tuple(lines)
+
+
+def _until(job: Job, stop: int) -> Job:
+    return Job(job.vector, job.subset, 0, stop, job.seed, job.replicate, labels=job.labels)
+
+
+def _dots(cohort: Cohort, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Inner products [R], in float64, of two stacks laid out like the cohort's gradients."""
+    total, start = 0, 0
+    for entry in cohort.layout.parameters:
+        block = slice(start, start := start + cohort.replicas * entry.size)
+        total += (a[block] * b[block]).view(cohort.replicas, entry.size).sum(1, dtype=torch.float64)
+    return total

@@ -1,0 +1,122 @@
+"""What imp and branch share: levels of sparse networks trained to the end, how they are measured, what is kept."""
+
+import numpy as np
+import torch
+
+from repro.data import ImageSet
+from repro.errors import RunError
+from repro.stages.common import Machine, Trainer, ticker, training_of
+from repro.stages.growing import Growing
+from repro.train import evaluate
+from repro.train.loop import NEVER, Job, Progress, train
+
+
+def piece_of(replicate: int, level: int) -> str:
+    return f"replicate_{replicate}/level_{level}"
+
+
+class Levels:
+    """Trains the (replicate, level) rows of one command and keeps, for each, in ``cell``:
+
+    mask: np.packbits of the prunable weights; weights: float32, in the order of the layout; test_correct: np.packbits,
+    per example; train_margin: float16 per example; with level 0 ``rewind_weights``, what it started from. And a row of
+    the table.
+    """
+
+    def __init__(self, cell: Growing, data: ImageSet, machine: Machine):
+        self.cell, self.data, self.machine = cell, data, machine
+        self.recipe = cell.recipe
+        self.training = training_of(self.recipe)
+        self.trainer = Trainer(data, self.recipe["network"], self.training, machine)
+        self.layout = self.trainer.layout
+
+    def unpack(self, packed: np.ndarray) -> torch.Tensor:
+        """A kept mask as bool [num_prunable]."""
+        return torch.from_numpy(np.unpackbits(packed, count=self.layout.num_prunable).astype(bool))
+
+    def chunks(self, rows: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+        """(replicate, level) in cohorts."""
+        return self.trainer.chunks(rows, lambda row: self.trainer.batch_key(self.data.split(row[0])[0]))
+
+    def job(self, replicate: int, weights: torch.Tensor, mask: torch.Tensor) -> Job:
+        """Training to the end on all training images, with the clock at the recipe's t (protocol section 4)."""
+        images = self.data.split(replicate)[0].numpy()
+        return Job(weights, images, self.recipe["t"], self.training.steps, self.recipe["seed"], replicate, mask=mask)
+
+    def train(self, rows: list[tuple[int, int]], jobs: list[Job]) -> None:
+        """Train one job per (replicate, level) as one cohort, evaluate them, and keep them."""
+        pieces = [piece_of(*row) for row in rows]
+        span = sorted({level for _, level in rows})
+        levels = f"level {span[0]}{f'-{span[-1]}' if span[1:] else ''}"
+        title = f"{self.cell.kind} {self.cell.path.stem}, {levels}, {len(rows)} networks"
+        with ticker(title, self.training.steps) as tick:
+            state = train(
+                jobs, self.training, cohort_of=self.trainer.cohort, batcher=self.trainer.batcher,
+                labels=self.trainer.labels, resume=self.cell.checkpoint(pieces),
+                checkpoint=self.cell.save_checkpoint(pieces),
+                checkpoint_seconds=self.machine.checkpoint_seconds, report=tick,
+            )  # fmt: skip
+        self.cell.add(self._measure(rows, jobs, state))
+
+    def _measure(self, rows: list[tuple[int, int]], jobs: list[Job], state: Progress) -> dict:
+        cohort = self.trainer.cohort(len(rows))
+        cohort.load(state.vectors.to(cohort.device))
+        splits = [[index.numpy() for index in self.data.split(r)] for r, _ in rows]
+        on_train = evaluate.predict(cohort, self.trainer.batcher, [train for train, _ in splits])
+        on_test = evaluate.predict(cohort, self.trainer.batcher, [test for _, test in splits])
+        pieces = {}
+        for j, (r, level) in enumerate(rows):
+            train_labels, test_labels = (self.data.labels[index] for index in splits[j])
+            correct = evaluate.correct(on_test[j], test_labels)
+            diverged = bool(state.diverged_at[j] != NEVER) or not bool(state.vectors[j].isfinite().all())
+            arrays = {
+                "mask": np.packbits(jobs[j].mask.numpy()),
+                "weights": state.vectors[j].numpy(),
+                "test_correct": np.packbits(correct.numpy()),
+                "train_margin": evaluate.margins(on_train[j], train_labels).half().numpy(),
+            }
+            if level == 0:
+                arrays["rewind_weights"] = jobs[j].vector.numpy()
+            row = self._row(r, level, int(jobs[j].mask.sum()), diverged)
+            row |= {
+                "acc": 1 / self.data.num_classes if diverged else correct.double().mean().item(),
+                "loss": evaluate.losses(on_test[j], test_labels).double().mean().item(),
+                "train_acc": evaluate.correct(on_train[j], train_labels).double().mean().item(),
+                "train_loss": evaluate.losses(on_train[j], train_labels).double().mean().item(),
+                "diverged_at": int(state.diverged_at[j]), "seconds": state.seconds / len(rows),
+            }  # fmt: skip
+            pieces[piece_of(r, level)] = (arrays, row)
+        return pieces
+
+    def _row(self, replicate: int, level: int, remaining: int, diverged: bool) -> dict:
+        density = remaining / self.layout.num_prunable
+        return {
+            "replicate": replicate, "level": level, "remaining": remaining, "density": density, "diverged": diverged
+        }  # fmt: skip
+
+    def add_lost(self, rows: list[tuple[int, int]]) -> None:
+        """Levels without a mask, because what it is taken from diverged: they count as chance, with nothing kept."""
+        if not rows:
+            return
+        nothing = {name: float("nan") for name in ("loss", "train_acc", "train_loss", "density")}
+        nothing |= {"acc": 1 / self.data.num_classes, "diverged_at": NEVER, "seconds": 0.0}
+        self.cell.add({piece_of(r, level): ({}, self._row(r, level, 0, True) | nothing) for r, level in rows})
+
+    def summary(self) -> tuple[str, ...]:
+        """A line per level. Raises RunError when everything diverged."""
+        table = self.cell.table()
+        if table.diverged.all():
+            raise RunError(
+                f"all replicates of {self.cell.path.stem} diverged (loss not finite from step "
+                f"{table.diverged_at.max()}): lower --lr (={self.training.lr}) of its pretrain command, with --force"
+            )
+        lines = ["level  weights left  test accuracy"]
+        for level, rows in table.groupby("level"):
+            spread = f"{rows.acc.mean():.4f} ± {rows.acc.std(ddof=0):.4f} (n={len(rows)})"
+            lines.append(f"{level:5d}  {100 * rows.density.mean():10.2f} %  {spread}")
+        bad = sorted(set(table.replicate[table.diverged]))
+        if bad:
+            lines.append(
+                f"warning: replicates {bad} diverged and count as chance: try a lower --lr (={self.training.lr})"
+            )
+        return tuple(lines)

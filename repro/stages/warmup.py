@@ -1,0 +1,235 @@
+"""warmup: raise the learning rate over w steps on a subset, then train on all data (paper, section 5 and Figure 6)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from repro import store
+from repro.data import ImageSet, Passes
+from repro.errors import UsageError
+from repro.protocol import protocol
+from repro.stages.common import (
+    Machine,
+    Result,
+    Trainer,
+    data_of,
+    open_data,
+    require_replicates,
+    ticker,
+    training_fields,
+)  # fmt: skip
+from repro.stages.growing import Growing
+from repro.train import evaluate
+from repro.train.loop import NEVER, Job, Progress, train
+from repro.train.schedule import Training
+
+ALL = "all"  # name and kind of the baseline, which warms up on all training images
+
+
+def warmup(
+    out: str | Path,
+    *,
+    dataset: str | None = None,
+    subsets: Sequence[str | Path] = (),
+    steps: Sequence[int] | None = None,
+    replicates: int | None = None,
+    network: str | None = None,
+    training: Training | None = None,
+    normalization: str | None = None,
+    seed: int | None = None,
+    machine: Machine = Machine(),
+) -> Result:
+    """Train to the end with every warm-up in ``steps``, on every subset and on all images, and measure the networks.
+
+    The learning rate rises linearly from 0 at step 0 to the recipe's at step w. Until then a network is trained on the
+    subset, from then on with all training images; weights, batch-norm statistics, momentum and clock go on as they are
+    (protocol section 10). All conditions share a replicate's initialisation and random streams: they are paired.
+
+    Arguments:
+        dataset: name for `repro.data.load`; that of the first subset when None.
+        subsets: subset artifacts; each is a condition with the name of its file. All training images always are one.
+        steps: the w's, each above 0 and below the steps of the training. The sweep can grow by more of them.
+        replicates, network, training, normalization, seed: the data set's protocol when None.
+
+    Written: for each (subset, w, replicate) ``<subset>/w<w>/replicate_r/test_correct`` (np.packbits of one bit per test
+    image) and a row: subset, kind, size (0 for all), w, replicate, acc, loss (test) and train_loss (of all training
+    images without augmentation, nats), diverged, diverged_at, seconds. A network whose loss or weights are not finite
+    counts as chance, 1/classes, with ``diverged``: that is a result, and its neighbours are trained on undisturbed.
+
+    Raises UsageError for a w that does not fit, and for a subset of other images, of fewer replicates, with noisy
+    labels, or with the name of another.
+    """
+    chosen = _named([store.read(path, kind="subset") for path in subsets])
+    first = next(iter(chosen.values()), None)
+    if first is None and dataset is None:
+        raise UsageError("a warm-up needs --dataset, or a subset artifact to take it from")
+    recipe = protocol(dataset or first.recipe["dataset"])
+    if recipe.warmup is None and (training is None or steps is None):
+        raise UsageError(f"the protocol of {recipe.dataset} has no warm-up: give the steps, batch size, learning rate "
+                         "and milestones of the training, and the steps of the warm-up")  # fmt: skip
+    training = training or recipe.warmup.training
+    steps = sorted(set(recipe.warmup.steps if steps is None else steps))
+    if replicates is None:
+        replicates = recipe.warmup.replicates if recipe.warmup else recipe.replicates
+    network = network or recipe.network
+    seed = recipe.seed if seed is None else seed
+    require_replicates(replicates)
+    if not steps:
+        raise UsageError("no steps of warm-up to sweep over: give at least one")
+    for w in steps:
+        if not 0 < w < training.steps:
+            raise UsageError(
+                f"{w} steps of warm-up must be above 0 and below the {training.steps} steps of the training"
+            )
+    if first:
+        normalization = normalization or first.recipe["normalization"]
+    normalization = normalization or recipe.normalization
+    data = open_data(dataset, normalization, machine) if dataset else data_of(first, machine)
+    for subset in chosen.values():
+        _check(subset, data, normalization, replicates)
+    fields = {
+        "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization, "network": network,
+        "seed": seed, **training_fields(training),
+    }  # fmt: skip
+    conditions = [_Condition(name, w, r) for name in (ALL, *chosen) for w in steps for r in range(replicates)]
+    with Growing(out, "warmup", fields, chosen, machine) as cell:
+        trainer = Trainer(data, network, training, machine)
+        sweep = _Sweep(cell, trainer, chosen)
+        for name in (ALL, *chosen):  # complains of a subset below one batch
+            Passes(len(sweep.images(name, 0)), training.batch_size, training.drop_last)
+        if machine.dry_run:
+            wanted = [condition.piece for condition in conditions]
+            return cell.preview(wanted, steps=training.steps, batch_size=training.batch_size)
+        missing = [condition for condition in conditions if condition.piece not in cell.rows]
+        for chunk in trainer.chunks(missing, sweep.batch_key):
+            sweep.run(chunk)
+        return cell.finish(
+            order=["kind", "size", "subset", "w", "replicate"], lines=sweep.summary(), device=str(trainer.device),
+            engine="/".join(sorted(trainer.engines)), seed=seed,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Condition:
+    """One network of the sweep."""
+
+    subset: str
+    w: int
+    replicate: int
+
+    @property
+    def piece(self) -> str:
+        return f"{self.subset}/w{self.w}/replicate_{self.replicate}"
+
+
+def _named(subsets: list[store.Artifact]) -> dict[str, store.Artifact]:
+    """Subsets by the stem of their file, which names their pieces. Raises UsageError for a name that is taken."""
+    named: dict[str, store.Artifact] = {}
+    for subset in subsets:
+        name = subset.path.stem
+        if name in (ALL, "table"):
+            raise UsageError(f"{subset.path}: the name {name!r} is taken in the artifact, rename the file")
+        if name in named:
+            raise UsageError(
+                f"{named[name].path} and {subset.path} would both be called {name!r}: give each once, in files of "
+                "different names"
+            )
+        named[name] = subset
+    return named
+
+
+def _check(subset: store.Artifact, data: ImageSet, normalization: str, replicates: int) -> None:
+    own = subset.recipe
+    if own["data_sha256"] != data.checksum:
+        raise UsageError(f"{subset.path} is a subset of {own['dataset']} (sha256 {own['data_sha256'][:12]}…), not of "
+                         f"{data.name} as here ({data.checksum[:12]}…): give subsets of the same images")  # fmt: skip
+    if own["normalization"] != normalization:
+        raise UsageError(f"normalization {normalization!r}, but {subset.path} has {own['normalization']!r}: leave the "
+                         "option out, and give subsets of one normalization")  # fmt: skip
+    if own.get("label_noise", 0) or own.get("labels_sha256", ""):
+        raise UsageError(f"{subset.path} was chosen with other labels than the data set's own, and warm-up is on clean "
+                         "labels: select a subset without label noise")  # fmt: skip
+    require_replicates(replicates, subset)
+
+
+class _Sweep:
+    """One warmup command: who trains on what, and what is kept of it."""
+
+    def __init__(self, cell: Growing, trainer: Trainer, subsets: dict[str, store.Artifact]):
+        self.cell, self.trainer, self.subsets = cell, trainer, subsets
+        self.data, self.training = trainer.data, trainer.training
+
+    def images(self, name: str, replicate: int) -> np.ndarray:
+        """int64 dataset indices of the warm-up."""
+        if name == ALL:
+            return self.data.split(replicate)[0].numpy()
+        return self.subsets[name][f"replicate_{replicate}/index"]
+
+    def batch_key(self, condition: _Condition):
+        """Equal for networks whose batches have equal sizes at every step: those with the last batch kept change sets
+        (and so the size of a batch) at step w."""
+        if self.training.drop_last:
+            return 0
+        return *(len(self.images(name, condition.replicate)) for name in (condition.subset, ALL)), condition.w
+
+    def run(self, chunk: list[_Condition]) -> None:
+        """Train one cohort to the end, evaluate it, and keep what was measured."""
+        seed, total = self.cell.recipe["seed"], self.training.steps
+        jobs = [
+            Job(self.trainer.initial(seed, each.replicate), self.images(each.subset, each.replicate), 0, total, seed,
+                each.replicate, warmup=each.w, then=self.images(ALL, each.replicate))
+            for each in chunk
+        ]  # fmt: skip
+        pieces = [each.piece for each in chunk]
+        done = len(self.cell.rows)
+        title = f"warmup {self.cell.path.stem}, networks {done + 1}-{done + len(chunk)}"
+        with ticker(title, total) as tick:
+            state = train(
+                jobs, self.training, cohort_of=self.trainer.cohort, batcher=self.trainer.batcher,
+                labels=self.trainer.labels, resume=self.cell.checkpoint(pieces),
+                checkpoint=self.cell.save_checkpoint(pieces),
+                checkpoint_seconds=self.trainer.machine.checkpoint_seconds, report=tick,
+            )  # fmt: skip
+        self.cell.add(self._measure(chunk, state))
+
+    def _measure(self, chunk: list[_Condition], state: Progress) -> dict:
+        cohort = self.trainer.cohort(len(chunk))
+        cohort.load(state.vectors.to(cohort.device))
+        splits = [[index.numpy() for index in self.data.split(each.replicate)] for each in chunk]
+        on_train = evaluate.predict(cohort, self.trainer.batcher, [train for train, _ in splits])
+        on_test = evaluate.predict(cohort, self.trainer.batcher, [test for _, test in splits])
+        pieces = {}
+        for j, each in enumerate(chunk):
+            train_labels, test_labels = (self.data.labels[index] for index in splits[j])
+            correct = evaluate.correct(on_test[j], test_labels)
+            at = int(state.diverged_at[j])
+            if at == NEVER and not state.vectors[j].isfinite().all():
+                at = self.training.steps  # the last update did it, after the last loss
+            source = self.subsets[each.subset].recipe if each.subset != ALL else {"subset": ALL, "size": 0}
+            row = {
+                "subset": each.subset, "kind": source["subset"], "size": source["size"], "w": each.w,
+                "replicate": each.replicate,
+                "acc": 1 / self.data.num_classes if at != NEVER else correct.double().mean().item(),
+                "loss": evaluate.losses(on_test[j], test_labels).double().mean().item(),
+                "train_loss": evaluate.losses(on_train[j], train_labels).double().mean().item(),
+                "diverged": at != NEVER, "diverged_at": at, "seconds": state.seconds / len(chunk),
+            }  # fmt: skip
+            pieces[each.piece] = ({"test_correct": np.packbits(correct.numpy())}, row)
+        return pieces
+
+    def summary(self) -> tuple[str, ...]:
+        table = self.cell.table()
+        width = max(len("subset"), *table.subset.str.len())
+        lines = [f"{'subset':<{width}}  kind     size      w  test accuracy"]
+        for (kind, size, name, w), rows in table.groupby(["kind", "size", "subset", "w"]):
+            lost = f", {rows.diverged.sum()} diverged" if rows.diverged.any() else ""
+            spread = f"{rows.acc.mean():.4f} ± {rows.acc.std(ddof=0):.4f} (n={len(rows)}{lost})"
+            lines.append(f"{name:<{width}}  {kind:<6} {size or '':>6}  {w:>5}  {spread}")
+        if table.diverged.any():
+            lines.append(
+                f"warning: {table.diverged.sum()} of {len(table)} networks diverged and count as chance "
+                f"({1 / self.data.num_classes:g}): where that is not what you study, lower --lr (={self.training.lr})"
+            )
+        return tuple(lines)

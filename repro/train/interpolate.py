@@ -1,0 +1,152 @@
+"""Straight lines between networks: the networks on them, what these say about images, and the barrier.
+
+Paper, section 2, "Linear Mode Connectivity"; protocol section 11. Whole vectors are interpolated, batch-norm running
+statistics included, and evaluated on un-augmented images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from repro.data import Batcher
+from repro.errors import UsageError
+from repro.nets.cohort import Cohort
+from repro.train import evaluate
+
+AVERAGED, RECALIBRATED = "averaged", "recalibrated"
+MODES = (AVERAGED, RECALIBRATED)
+"""Batch-norm statistics on the line: interpolated like the weights (published), or taken anew at each alpha."""
+MOST = 1000  # more points on a line are a slip of the keyboard
+
+
+def grid(alphas: int | str | Sequence[float]) -> tuple[float, ...]:
+    """The ascending values of alpha to evaluate; 0, 1/2 and 1 are always among them.
+
+    Arguments:
+        alphas: N for N equally spaced values from 0 to 1, or values between 0 and 1; as text, "11" or "0.25,0.5".
+
+    Raises UsageError for fewer than 2 equally spaced values and for a value outside [0, 1].
+    """
+    try:
+        if isinstance(alphas, str):
+            words = [word for word in alphas.split(",") if word.strip()]
+            alphas = int(words[0]) if len(words) == 1 and words[0].strip().isdigit() else [float(w) for w in words]
+        if isinstance(alphas, int):
+            if not 2 <= alphas <= MOST:
+                raise ValueError
+            alphas = [k / (alphas - 1) for k in range(alphas)]
+        values = {float(alpha) for alpha in alphas}
+        if not values or not all(0 <= value <= 1 for value in values):
+            raise ValueError
+    except ValueError:
+        raise UsageError(
+            f"alphas (={alphas!r}) must be a number of equally spaced values from 2 to {MOST}, like 11, or values from "
+            "0 to 1 with commas, like 0.25,0.5"
+        ) from None
+    return tuple(sorted(values | {0.0, 0.5, 1.0}))
+
+
+def mix(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    """(1 - alpha) a + alpha b in the type of ``a``, computed in float64: exactly a at 0, b at 1, and a where a = b."""
+    return ((1 - alpha) * a.double() + alpha * b.double()).to(a.dtype)
+
+
+def barrier(values: np.ndarray, alphas: Sequence[float]) -> np.ndarray:
+    """Value on the line minus the straight line between its ends' values (at 1/2: their mean), float64 [A, ...].
+
+    Arguments:
+        values: [A, ...], one row for each of ``alphas``, which ascend from 0 to 1.
+    """
+    assert alphas[0] == 0 and alphas[-1] == 1 and len(values) == len(alphas)
+    values = np.asarray(values, np.float64)
+    weight = np.asarray(alphas, np.float64).reshape(-1, *[1] * (values.ndim - 1))
+    return values - ((1 - weight) * values[0] + weight * values[-1])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One network on every training and test image: cross-entropy in nats, float32 [n], and whether wrong, bool [n].
+
+    A network whose logits are not finite is wrong.
+    """
+
+    train_loss: np.ndarray
+    train_wrong: np.ndarray
+    test_loss: np.ndarray
+    test_wrong: np.ndarray
+
+
+@torch.no_grad()
+def recalibrate(cohort: Cohort, batcher: Batcher, index: list[np.ndarray]) -> None:
+    """Take the cohort's batch-norm statistics anew: one pass in training mode over un-augmented images.
+
+    Batches of 1000 in the order of ``index``; the statistics are the mean over batches (PyTorch's cumulative average,
+    momentum None), the last and smaller batch counting as much as the others.
+
+    Arguments:
+        index: for each replica int64 [n] dataset indices, of one length: padding would enter the statistics.
+    """
+    norms = [part for module in cohort.modules for part in module.modules() if isinstance(part, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    rows = torch.from_numpy(np.stack(index)).to(batcher.device)
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+        cohort.train()
+        for chunk in rows.split(evaluate.EVALUATION_BATCH, 1):
+            cohort.forward(batcher.normalise(batcher.gather(chunk), cohort.dtype))
+    finally:
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+
+
+def measure(
+    cohort: Cohort,
+    batcher: Batcher,
+    labels: Tensor,
+    vectors: list[Tensor],
+    splits: list[tuple[np.ndarray, np.ndarray]],
+    batch_norm: str,
+) -> list[Measured]:
+    """What each network says about its training and its test images, in evaluation mode.
+
+    Arguments:
+        labels: int64 [N] of the data set, on the CPU.
+        vectors: R vectors [layout.size], loaded into the cohort of R.
+        splits: for each network its (train index, test index); train indices of one length.
+        batch_norm: 'averaged' takes the statistics in the vectors; 'recalibrated' those of `recalibrate` on the
+            training images, whatever the alpha, end points included, so that a barrier compares like with like.
+    """
+    cohort.load(torch.stack(vectors).to(cohort.device))
+    if batch_norm == RECALIBRATED:
+        recalibrate(cohort, batcher, [train for train, _ in splits])
+    found = []
+    for part in (0, 1):
+        index = [split[part] for split in splits]
+        logits = evaluate.predict(cohort, batcher, index)
+        truth = [labels[torch.from_numpy(rows)] for rows in index]
+        found.append([
+            (evaluate.losses(each, own).numpy(), ~evaluate.correct(each, own).numpy())
+            for each, own in zip(logits, truth)
+        ])  # fmt: skip
+    return [Measured(*on_train, *on_test) for on_train, on_test in zip(*found)]
+
+
+def accuracies(
+    cohort: Cohort, batcher: Batcher, labels: Tensor, vectors: list[Tensor], splits: list, batch_norm: str
+) -> list[float]:
+    """Share of test images that each network classifies correctly; arguments as for `measure`."""
+    cohort.load(torch.stack(vectors).to(cohort.device))
+    if batch_norm == RECALIBRATED:
+        recalibrate(cohort, batcher, [train for train, _ in splits])
+    tests = [test for _, test in splits]
+    logits = evaluate.predict(cohort, batcher, tests)
+    return [
+        evaluate.correct(each, labels[torch.from_numpy(rows)]).double().mean().item()
+        for each, rows in zip(logits, tests)
+    ]

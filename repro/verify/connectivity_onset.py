@@ -1,0 +1,27 @@
+"""Onset of linear mode connectivity over a sweep of rewind steps (paper, section 2)."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+CONNECTED = 0.02
+"""A 0-1 barrier below this counts as zero (paper, section 2, after Draxler, Garipov and Frankle et al.)."""
+
+
+def onset(t: Sequence[int], error_barrier: Sequence[float], threshold: float = CONNECTED) -> int | None:
+    """The smallest step of the sweep at which, and at all later ones of it, the mean barrier is below ``threshold``.
+
+    Arguments:
+        t: rewind step of each row; a step may have several rows (parents, pairs), which are averaged.
+        error_barrier: 0-1 barrier of each row, a fraction: the maximum over alpha. NaN (a diverged pair) is left out;
+            a step with nothing else is not connected.
+
+    Returns None when the last step of the sweep is not connected, or there is none.
+    """
+    means = pd.Series(list(error_barrier), index=list(t), dtype=float).groupby(level=0).mean().sort_index()
+    found = None
+    for step, mean in reversed(list(means.items())):
+        if not mean < threshold:
+            break
+        found = int(step)
+    return found

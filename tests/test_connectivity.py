@@ -1,0 +1,411 @@
+"""Claims 18 to 25: rank correlations against scipy, published barriers, simulated ones with a known truth."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from repro.protocol import protocol
+from repro.verify import connectivity, published_barriers, published_points
+from repro.verify.correlation import advantage, equivalence, regression, spearman
+from repro.verify.evidence import COLUMNS, Evidence
+from repro.verify.stats import one_sample
+
+SIZES = (25600, 51200)
+CINIC10 = replace(protocol("cinic10", "paper"), barrier_sizes=SIZES)
+T_STAR, HALF = CINIC10.t_star, CINIC10.t_star // 2
+ALL = {"all_tstar": T_STAR, "all_tstar_half": HALF, "all_t": 200}
+SUBSETS = ("random", "easy", "hard")
+BARRIER = {"all_tstar": 0.4, "all_tstar_half": 0.9, "all_t": 1.6, "random": 0.9, "easy": 0.5, "hard": 1.4}
+
+
+def conditions():
+    """(condition, size, t) of 15 conditions: all data at three steps, three subsets of two sizes at two steps."""
+    return [(c, 0, t) for c, t in ALL.items()] + [(c, s, t) for c in SUBSETS for s in SIZES for t in (200, HALF)]
+
+
+def simulate(mean=None, *, parents=4, seed=0, recalibrated=None, noise=0.02, error=0.1):
+    """Evidence in which final accuracy falls with the barrier; pre-train accuracy follows it much more loosely.
+
+    mean: barrier by condition; recalibrated: the same with recalibrated batch norm (default: none measured).
+    """
+    rng = np.random.default_rng(seed)
+    parent = 0.05 * rng.normal(size=parents)
+    barriers, runs = [], []
+    for condition, size, t in conditions():
+        own = {**BARRIER, **(mean or {})}[condition] * (1.0 + 0.15 * (size and t == 200)) + 1e-6 * size
+        shuffled = 0.5 + 0.1 * rng.normal()
+        for r in range(parents):
+            final = 0.9 - 0.02 * own + 0.001 * parent[r]
+            pretrain = shuffled - 0.1 * own
+            for level in range(11):
+                runs.append(("cinic10", condition, size, t, 0.0, r, level, final, 0.8**level, False))
+            for mode, table in (("averaged", None), ("recalibrated", recalibrated)):
+                if mode == "recalibrated" and table is None:
+                    continue
+                centre = own if table is None else table[condition]
+                for a, b in ((0, 1), (0, 2), (1, 2)):
+                    ce = centre + parent[r] + noise * rng.normal()
+                    barriers.append(
+                        {
+                            "dataset": "cinic10", "condition": condition, "size": size, "t": t, "noise": 0.0,
+                            "replicate": r, "level": 0, "a": a, "b": b, "fresh": a > 0, "batch_norm": mode,
+                            "train_ce": ce, "train_error_max": error * ce, "test_error_max": error * ce,
+                            "share_below_half": 0.8 - 0.3 * ce, "diverged": False,
+                            "pretrain_acc": pretrain, "pretrain_acc_recalibrated": pretrain,
+                        }
+                    )  # fmt: skip
+    return Evidence(
+        runs=pd.DataFrame(runs, columns=list(COLUMNS["runs"])),
+        barriers=pd.DataFrame(barriers, columns=list(COLUMNS["barriers"])),
+    )
+
+
+def judge(evidence, of=CINIC10):
+    found = connectivity.verdicts(evidence.of("cinic10"), of)
+    assert [v.claim for v in found] == list(range(18, 26))
+    return {v.claim: v for v in found}
+
+
+@cache
+def published():
+    return {v.claim: v for v in connectivity.from_published("cinic10")}
+
+
+@cache
+def plain():
+    return judge(simulate())
+
+
+def swapped(evidence, one="easy", other="random"):
+    names = {one: other, other: one}
+    return Evidence(**{n: getattr(evidence, n).replace({"condition": names}) for n in ("runs", "barriers")})
+
+
+# --- statistics
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_spearman_is_scipys(ties):
+    x, y = np.random.default_rng(3).normal(size=(2, 15))
+    if ties:
+        x, y = np.round(x), np.round(y)
+    assert spearman(x, y) == pytest.approx(scipy.stats.spearmanr(x, y).statistic, abs=1e-12)
+
+
+def test_spearman_of_a_resample_is_scipys_on_the_points_written_out():
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(2, 7))
+    counts = rng.multinomial(7, np.full(7, 1 / 7), size=20)
+    written = [scipy.stats.spearmanr(np.repeat(x, c), np.repeat(y, c)).statistic for c in counts]
+    np.testing.assert_allclose(spearman(x, y, counts), written, atol=1e-12)
+
+
+def test_bootstrap_interval_is_that_of_every_resample():
+    """Three groups of two have 27 equally likely resamples: quantiles and p of them all, found by brute force."""
+    rng = np.random.default_rng(5)
+    barrier, pretrain, final = rng.normal(size=(3, 6))
+    members = np.array([[0, 3], [1, 4], [2, 5]])
+    deltas = []
+    for draw in np.ndindex(3, 3, 3):
+        at = members[list(draw)].ravel()
+        rho = [abs(scipy.stats.spearmanr(x[at], final[at]).statistic) for x in (barrier, pretrain)]
+        deltas.append(rho[0] - rho[1])
+    found = advantage(barrier, pretrain, final, [0, 1, 2, 0, 1, 2], confidence=0.8, resamples=100_000)
+    assert found.n == 3
+    low, high = np.quantile(np.repeat(deltas, 1000), [0.1, 0.9])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
+    p = 2 * min(np.mean(np.array(deltas) <= 1e-12), np.mean(np.array(deltas) >= -1e-12))
+    assert found.p == pytest.approx(min(1, p), abs=0.01)
+
+
+def test_points_without_variation_decide_nothing():
+    found = advantage(np.ones(12), np.arange(12.0), np.arange(12.0))
+    assert (found.low, found.high, found.p) == (-np.inf, np.inf, 1.0)
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.2, 0.4, -1.0])
+def test_equivalence_is_two_t_tests(mean):
+    x = mean + 0.2 * scipy.stats.norm.ppf((np.arange(8) + 0.5) / 8)
+    found = equivalence(one_sample(x), 0.25)
+    below = scipy.stats.ttest_1samp(x, 0.25, alternative="less")
+    above = scipy.stats.ttest_1samp(x, -0.25, alternative="greater")
+    assert found.p == pytest.approx(max(below.pvalue, above.pvalue), rel=1e-9)
+    assert (found.verdict == "reproduced") == (found.p < 0.05)
+    outside = scipy.stats.ttest_1samp(x, 0).confidence_interval()
+    assert (found.verdict == "contradicted") == (outside.low > 0.25 or outside.high < -0.25)
+
+
+def test_equivalence_without_spread_is_open():
+    assert equivalence(one_sample(np.zeros(4)), 0.25).verdict == "inconclusive"
+
+
+def test_regression_is_the_t_test_of_a_slope():
+    x, y = np.random.default_rng(0).normal(size=(2, 9))
+    found, reference = regression(x, y), scipy.stats.pearsonr(x, y)
+    assert found.p == pytest.approx(reference.pvalue)
+    assert found.effect == pytest.approx(np.polyfit(x, y, 1)[0])
+    assert (found.low > 0) == (found.p < 0.05 and found.effect > 0)
+
+
+# --- the paper's own numbers (claims 18 to 25 of the list of claims)
+
+
+def test_published_histograms_have_the_recorded_means_and_shares():
+    note = published()[18].note
+    assert "all@200 mean 1.6, 28.5 % below 0.5" in note and "all@400 mean 0.8, 59.7 % below 0.5" in note
+    assert "random@200 mean 2.1, 21.9 % below 0.5" in published()[19].note
+    assert "easy@200 mean 1.0, 46.6 % below 0.5" in published()[20].note
+    counts = published_points.histograms("cinic10")
+    highest = counts[counts["bin_lo"] == 0].set_index(["condition", "t"])["count"]
+    assert round(highest["all", 200], -3) == 257_000 and round(highest["all", 400], -3) == 536_000
+
+
+def test_published_rank_correlations_and_their_interval():
+    points = published_points.scatter("cinic10")
+    for rows, rhos in ((points, (-0.84, 0.65)), (points[points["condition"] != "lmc"], (-0.87, 0.71))):
+        found = [scipy.stats.spearmanr(rows[c], rows["final"]).statistic for c in ("barrier", "pretrain_acc")]
+        assert [round(x, 2) for x in found] == list(rhos)
+    verdict = published()[22]
+    assert verdict.verdict == "reproduced" and verdict.primary
+    assert (round(verdict.effect, 2), round(verdict.low, 2), round(verdict.high, 2)) == (0.19, 0.05, 0.37)
+    assert "rho of barrier -0.84, of pre-train accuracy +0.65; over 41 points" in verdict.note
+    assert "parents averaged: +0.14" in verdict.note and "inconclusive" in verdict.note  # weaker than the text
+
+
+def test_inferred_conditions_hold_two_parents():
+    points = published_points.scatter("cinic10")
+    sizes = points.groupby("group").size()
+    assert len(points) == 41 and len(sizes) == 21 and sorted(sizes)[:2] == [1, 2] and sizes.max() == 2
+    alone = points[points["group"] == sizes.idxmin()]
+    assert alone[["condition", "t"]].to_numpy().tolist() == [["random", 200.0]]
+    assert (points.groupby("group")[["condition"]].nunique() == 1).all().all()
+
+
+@pytest.mark.parametrize(
+    ("claim", "word"),
+    [(18, "reproduced"), (19, "inconclusive"), (20, "inconclusive"), (21, "inconclusive"), (22, "reproduced"),
+     (23, "reproduced"), (24, "inconclusive"), (25, "inconclusive")],
+)  # fmt: skip
+def test_what_the_papers_own_numbers_support(claim, word):
+    verdict = published()[claim]
+    assert verdict.verdict == word and verdict.note.endswith("read off a picture")
+
+
+def test_published_effects():
+    found = published()
+    assert found[24].effect == pytest.approx(100 * (0.8606 - 0.8598), abs=0.01)
+    assert found[25].effect == pytest.approx((0.4531 + 0.2754) / 2)
+    assert found[20].effect == pytest.approx((1.6 + 0.8) / 2 - 1.0, abs=0.05)
+    assert found[21].effect == 0 and "(0, 0.5]" in found[21].note
+    x = [np.log2(t) for t in (800, 800, 400, 400, 200, 200)]
+    slope = np.polyfit(x, [0.4531, 0.2754, 0.548, 0.936, 1.3169, 1.8006], 1)[0]
+    assert found[18].effect == pytest.approx(-slope)
+
+
+def test_swapping_two_conditions_of_the_paper_turns_its_verdict():
+    points, bins = (f("cinic10") for f in (published_points.scatter, published_points.histograms))
+    exchanged = points.replace({"condition": {"easy": "random", "random": "easy"}})
+    exchanged["t"] = points["t"].where(points["condition"] == "all", np.tile([200, 400], 21)[:41])
+    found = {v.claim: v.verdict for v in published_barriers.judge_points(exchanged, bins, "cinic10")}
+    assert found[23] == "contradicted"
+    crossed = points.rename(columns={"barrier": "pretrain_acc", "pretrain_acc": "barrier"})
+    found = {v.claim: v.verdict for v in published_barriers.judge_points(crossed, bins, "cinic10")}
+    assert found[22] == "contradicted"
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "digits"])
+def test_other_data_sets_have_no_published_barriers(dataset):
+    found = connectivity.from_published(dataset)
+    assert len(found) == 8 and all(v.verdict == "missing" and v.note for v in found)
+
+
+# --- simulated barriers
+
+
+def test_known_truth_is_reproduced():
+    found = plain()
+    assert {n: v.verdict for n, v in found.items() if n != 24 and n != 21} == dict.fromkeys(
+        (18, 19, 20, 22, 23, 25), "reproduced"
+    )
+    assert found[21].verdict == found[24].verdict == "missing"
+    assert found[18].unit in ("nats", "pp") and "nats" in found[18].note and "pp" in found[18].note
+    assert found[22].n == 15 and found[23].n == 4 and found[22].primary and found[23].primary
+
+
+def test_effects_are_those_computed_by_hand():
+    evidence = simulate()
+    rows = evidence.barriers
+    cells = rows.groupby(["condition", "size", "t", "replicate"])["train_ce"].mean()
+    difference = [
+        np.mean([cells["random", s, t, r] - cells["easy", s, t, r] for s in SIZES for t in (200, HALF)])
+        for r in range(4)
+    ]
+    reference = scipy.stats.ttest_1samp(difference, 0)
+    found = plain()
+    assert found[23].effect == pytest.approx(np.mean(difference)) and found[23].p == pytest.approx(reference.pvalue)
+    assert found[25].margin == 2
+    assert found[25].effect == pytest.approx(100 * 0.1 * cells["all_tstar", 0, T_STAR].mean())
+    gap = cells["all_tstar_half", 0, HALF].mean() - cells["all_tstar", 0, T_STAR].mean()
+    assert f"equivalence margin {gap / 2:.2f}" in found[19].note
+
+
+def test_rank_correlations_average_the_parents_of_a_condition_first():
+    evidence = simulate()
+    keys = ["condition", "size", "t"]
+    means = evidence.barriers.groupby(keys)[["train_ce", "pretrain_acc"]].mean()
+    final = evidence.runs[evidence.runs["level"] == 7].groupby(keys)["acc"].mean().loc[means.index]
+    rho = [abs(scipy.stats.spearmanr(means[c], final).statistic) for c in means]
+    assert plain()[22].effect == pytest.approx(rho[0] - rho[1])
+
+
+def test_opposite_truth_is_contradicted():
+    found = judge(simulate({"all_tstar": 1.2, "all_tstar_half": 0.6}))
+    assert found[18].verdict == "contradicted"
+    assert {found[n].verdict for n in (19, 20)} == {"inconclusive"}
+    assert all(found[n].note.startswith("no gap to recover") and found[n].p is None for n in (19, 20))
+    found = judge(simulate({"random": 1.5, "easy": 1.4}))
+    assert found[19].verdict == found[20].verdict == "contradicted"
+    assert judge(simulate(error=0.01))[25].verdict == "contradicted"
+
+
+def test_a_gap_of_half_stays_open():
+    found = judge(simulate({"random": 0.9 + 0.25 - 1e-6 * 51200, "easy": 0.65 - 1e-6 * 51200}, noise=0.1))
+    assert found[19].verdict == found[20].verdict == "inconclusive"
+
+
+def test_swapping_easy_and_random_turns_the_verdict():
+    found, turned = plain(), judge(swapped(simulate()))
+    assert (found[23].verdict, turned[23].verdict) == ("reproduced", "contradicted")
+    assert turned[23].effect == pytest.approx(-found[23].effect)
+    assert turned[20].verdict == turned[19].verdict == "contradicted"
+
+
+def test_pretrain_accuracy_that_predicts_better_contradicts():
+    evidence = simulate()
+    barriers = evidence.barriers.copy()
+    final = evidence.runs.groupby(["condition", "size", "t"])["acc"].mean()
+    barriers["pretrain_acc"] = [final[c, s, t] for c, s, t in zip(*(barriers[k] for k in ("condition", "size", "t")))]
+    unrelated = dict(zip(conditions(), np.random.default_rng(2).permutation(15).astype(float)))
+    barriers["train_ce"] = [unrelated[key] for key in zip(*(barriers[k] for k in ("condition", "size", "t")))]
+    assert judge(replace(evidence, barriers=barriers))[22].verdict == "contradicted"
+
+
+def test_a_verdict_that_flips_with_batch_norm_is_told():
+    other = {**BARRIER, "easy": 1.2, "random": 0.6}
+    found = judge(simulate(recalibrated=other))
+    assert found[23].verdict == "reproduced"
+    assert "with recalibrated batch norm contradicted" in found[23].note and "the verdict flips" in found[23].note
+    steady = judge(simulate(recalibrated=BARRIER))
+    assert "with recalibrated batch norm reproduced" in steady[23].note and "flips" not in steady[23].note
+    noise = np.random.default_rng(1).permutation(list(BARRIER.values()))
+    found = judge(simulate(recalibrated=dict(zip(BARRIER, map(float, noise)))))
+    assert "the verdict flips: as published reproduced" in found[22].note
+    assert "fresh children only" in found[22].note and "within t = 400 (7 conditions)" in found[22].note
+
+
+def test_few_conditions_give_no_verdict():
+    evidence = simulate()
+    kept = evidence.barriers["condition"].isin(("easy", "random", "all_tstar"))
+    planned = replace(CINIC10, barrier_all=(T_STAR,))
+    found = judge(replace(evidence, barriers=evidence.barriers[kept]), planned)[22]
+    assert found.verdict == "inconclusive" and found.n == 9 and found.p == 1
+    assert found.note.startswith("no verdict with fewer than 12 conditions")
+
+
+def test_diverged_pairs_are_left_out_and_counted():
+    evidence = simulate()
+    barriers = evidence.barriers.copy()
+    bad = barriers.index[(barriers["condition"] == "easy") & (barriers["replicate"] == 1) & (barriers["a"] == 1)]
+    barriers.loc[bad, ["train_ce", "train_error_max"]] = np.nan
+    barriers.loc[bad, "diverged"] = True
+    found = judge(replace(evidence, barriers=barriers))
+    assert found[23].verdict == "reproduced" and f"a child diverged: {len(bad)}" in found[23].note
+
+
+def test_zero_steps_sparse_children_and_noisy_labels_play_no_part():
+    evidence = simulate()
+    extra = evidence.barriers.assign(train_ce=9.0)
+    more = pd.concat([evidence.barriers, extra.assign(level=7), extra.assign(noise=0.5)], ignore_index=True)
+    found = judge(replace(evidence, barriers=more))
+    assert {n: v.effect for n, v in found.items()} == {n: v.effect for n, v in plain().items()}
+    start = extra[extra["condition"] == "all_tstar"].assign(condition="all_t0", t=0)
+    runs = evidence.runs[evidence.runs["condition"] == "all_tstar"].assign(condition="all_t0", t=0)
+    with_start = Evidence(runs=pd.concat([evidence.runs, runs]), barriers=pd.concat([evidence.barriers, start]))
+    assert judge(with_start)[22].n == 15
+
+
+def test_the_mode_of_histograms():
+    def histograms(half, full):
+        rows = [
+            ("cinic10", c, 0, t, "averaged", low, 100 + 50 * (low == top))
+            for c, t, top in (("all_tstar_half", HALF, half), ("all_tstar", T_STAR, full))
+            for low in np.arange(-5, 10, 0.5)
+        ]
+        return replace(simulate(), histograms=pd.DataFrame(rows, columns=list(COLUMNS["histograms"])))
+
+    words = {pair: judge(histograms(*pair))[21] for pair in ((1.0, 0.0), (0.0, 0.0), (0.0, 0.5))}
+    assert [v.verdict for v in words.values()] == ["reproduced", "inconclusive", "contradicted"]
+    assert words[1.0, 0.0].effect == 1.0
+
+
+def test_lmc_subsets_are_compared_at_the_same_size_and_step():
+    evidence = simulate()
+    easy = evidence.runs[(evidence.runs["condition"] == "easy") & (evidence.runs["size"] == 25600)]
+    rng = np.random.default_rng(0)
+    lmc = easy.assign(condition="lmc", acc=easy["acc"] - 0.01 + 0.001 * rng.normal(size=len(easy)))
+    found = judge(replace(evidence, runs=pd.concat([evidence.runs, lmc])))[24]
+    assert found.verdict == "reproduced" and found.effect == pytest.approx(1.0, abs=0.1) and found.n == 4
+    collapsed = easy.assign(condition="lmc", diverged=easy["level"] == 6)
+    found = judge(replace(evidence, runs=pd.concat([evidence.runs, collapsed])))[24]
+    assert found.effect == pytest.approx(100 * (easy.loc[easy["level"] > 5, "acc"].mean() - 0.1))
+
+
+def test_onset_over_the_sweep_is_in_the_note():
+    evidence = simulate()
+    later = evidence.barriers[evidence.barriers["condition"] == "all_tstar"]
+    later = later.assign(condition="all_t", t=1600, train_error_max=0.001)
+    found = judge(replace(evidence, barriers=pd.concat([evidence.barriers, later])))
+    assert "onset over steps 200 to 1600: t = 1600" in found[25].note
+
+
+@pytest.mark.parametrize("parents", [0, 1])
+def test_missing_without_two_parents(parents):
+    evidence = simulate(parents=parents) if parents else Evidence()
+    found = judge(evidence)
+    words = {n: v.verdict for n, v in found.items()}
+    assert set(words.values()) == {"missing"} and all(v.note for v in found.values())
+
+
+@pytest.mark.parametrize(
+    ("left_out", "lacking"),
+    [
+        (lambda b: b["replicate"] >= 2, {18, 19, 20, 21, 22, 23, 25}),  # 2 of 4 parents
+        (lambda b: (b["condition"] == "easy") & (b["size"] == 25600), {22, 23}),
+        (lambda b: b["condition"] == "all_t", {22}),
+    ],
+)
+def test_barriers_that_were_promised_and_lack_are_missing(left_out, lacking):
+    evidence = simulate()
+    barriers = evidence.barriers.assign(promised=4)
+    found = judge(replace(evidence, barriers=barriers[~left_out(barriers)]))
+    assert {n for n, v in found.items() if v.verdict == "missing"} - {21, 24} == lacking - {21}
+
+
+def test_parents_without_every_size_and_step_do_not_bend_the_mean():
+    evidence = simulate()
+    barriers = evidence.barriers.assign(promised=2)
+    barriers.loc[(barriers["condition"] == "random") & (barriers["size"] == 25600), "train_ce"] += 2.0
+    few = barriers[(barriers["size"] != 25600) | (barriers["replicate"] < 2)]
+    found = judge(replace(evidence, barriers=few))[23]
+    assert found.n == 2 and found.effect == pytest.approx(1.43, abs=0.05)
+
+
+def test_swapping_the_steps_of_all_data_turns_claim_18():
+    points, bins = (f("cinic10") for f in (published_points.scatter, published_points.histograms))
+    t = points["t"].where(points["condition"] != "all", points["t"].map({200: 800, 400: 400, 800: 200}))
+    found = {v.claim: v.verdict for v in published_barriers.judge_points(points.assign(t=t), bins, "cinic10")}
+    assert found[18] == "contradicted"
