@@ -81,8 +81,9 @@ def appendix(p: Protocol) -> list[Item]:
     onset = [Cell("all_t", p, t, replicates=few, levels=0) for t in p.onset_steps]
     dense = [_all_at(p, t) for t in p.barrier_all]
     scores = [_ranked_by(p, score, p.subset_size) for score in ("lmc", "forgetting")]
+    noisy = [Chosen(p, Subset("hard", p.noise_size), noise, few) for noise in p.noise]
     return [
-        *figure3(p), *scores, *composition, *onset, *(Barrier(cell) for cell in (*dense, *onset)),
+        *figure3(p), *scores, *noisy, *composition, *onset, *(Barrier(cell) for cell in (*dense, *onset)),
         Gradients(p, replicates=few), Gradients(p, easy, replicates=few),
     ]  # fmt: skip
 

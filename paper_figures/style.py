@@ -61,7 +61,9 @@ def heading(title: str, protocols: Sequence[Protocol], control: str | None) -> s
     """The line above a figure: which one, at which scale, and what a reader must know before believing it."""
     scale = protocols[0].scale
     note = f"{title} at {scale} scale" + (f", control {control} (has to fail)" if control else "")
-    return note + (": a configuration chosen because rewinding helped there before" if scale == "demo" else "")
+    return note + (
+        ": a configuration chosen with other seeds, because rewinding helped there" if scale == "demo" else ""
+    )
 
 
 def no_runs(panel: Axes, what: str = "no runs") -> None:

@@ -154,6 +154,19 @@ def test_an_end_point_that_is_not_what_was_measured_is_an_error(folder, tmp_path
         successive(tmp_path / "b.h5", path, machine=CPU)
 
 
+def test_recalibrated_lines_too_have_end_points_that_were_measured(folder, tmp_path):
+    path = altered(folder / "imp.h5", tmp_path / "imp.h5", _other_row)
+    with pytest.raises(RunError, match="network 0 has test accuracy .* is on record"):
+        successive(tmp_path / "b.h5", path, batch_norm="recalibrated", machine=CPU)
+
+
+def test_the_onset_is_that_of_clean_rewind_points(folder, tmp_path):
+    clean = children_module.Point(read(folder / "w.h5"))
+    recipe = {"dataset": "digits", "network": NETWORK, "training": RECIPE, "seed": SEED, "machine": CPU}
+    pretrain(tmp_path / "noisy.h5", t=T, replicates=1, label_noise=0.5, **recipe)
+    assert clean.all_data and not children_module.Point(read(tmp_path / "noisy.h5")).all_data
+
+
 def test_children_have_a_data_order_of_their_own(folder, tmp_path, monkeypatch):
     asked = []
 

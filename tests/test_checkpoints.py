@@ -95,3 +95,12 @@ def test_checkpoints_that_do_not_fit_are_refused(states, tmp_path, name, sentenc
     _broken(name, states, tmp_path / "X.pt")
     found = complaint("barrier", tmp_path / "A.pt", tmp_path / "X.pt", "--network", NETWORK, "--dataset", "digits")
     assert re.search(sentence, found), found
+
+
+def test_a_checkpoint_under_another_name_is_the_same_network(states, tmp_path):
+    words = ("--network", NETWORK, "--dataset", "digits", "--out", tmp_path / "ab.h5")
+    run("barrier", tmp_path / "A.pt", tmp_path / "B.pt", *words)
+    torch.save(states[0], tmp_path / "renamed.pt")  # other bytes: the name is inside
+    assert (tmp_path / "renamed.pt").read_bytes() != (tmp_path / "A.pt").read_bytes()
+    assert "reused 1" in run("barrier", tmp_path / "renamed.pt", tmp_path / "B.pt", *words).stdout
+    assert "another recipe: a_sha256 is" in complaint("barrier", tmp_path / "B.pt", tmp_path / "B.pt", *words)

@@ -223,6 +223,8 @@ BAD = {
     "short.csv": ("1\n2\n", r"short.csv has 2 labels where 20 \(all images\) or 10 \(training images\) are needed"),
     "nan.csv": ("nan\n" * 20, "20 of the 20 labels in .*nan.csv are NaN: give each image a number"),
     "words.csv": ("label\ncat\n", "words.csv cannot be read as one label per image .*cat"),
+    "comment.csv": ("# nothing\n", r"\(it is empty\)"),
+    "PK.npy": ("PK\x03\x04 broken", "PK.npy cannot be read as one label per image"),
     "wide.csv": ("1,2,3\n", "it has 3 columns, not one, or index and label"),
     "twice.csv": ("1,2\n1,3\n", "must name each image once, by an index from 0 to 19"),
     "beyond.csv": ("20,1\n", "must name each image once, by an index from 0 to 19"),
@@ -292,3 +294,23 @@ def test_clean_recipes_have_the_identity_they_had(tmp_path):
         defaults = {field: value for field, value in common.DEFAULTS.items() if field not in new - {"score"}}
         assert store.identity(found.kind, before, found.inputs, defaults) == found.identity
         assert "labels" not in found
+
+
+def test_labels_of_a_part_of_the_training_images_are_refused(tmp_path, digits):
+    few = tmp_path / "few.csv"
+    few.write_text("".join(f"{i},0\n" for i in range(20)))
+    said = complaint("pretrain", "--dataset", "digits", "-t", 1, *TINY, "--labels", few, "--out", tmp_path / "w.h5")
+    assert said == f"{few} has no label for 1777 training images, the first of them 20: label them all"
+
+
+def test_more_replicates_of_an_interrupted_run_keep_their_labels(tmp_path, monkeypatch):
+    """Two replicates are computed and the artifact never written; asked for one, it holds the labels of both."""
+    command = ("score", "--dataset", "digits", "--networks", 1, *TINY[:-2], "--label-noise", 0.2, "--noise-draw",
+               "replicate", "--out", tmp_path / "s.h5")  # fmt: skip
+    with monkeypatch.context() as broken:
+        broken.setattr("repro.stages.growing.Growing.finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        complaint(*command, "--replicates", 2, code=130)
+    repro(*command, "--replicates", 1)
+    assert "computed 0, reused 2" in repro(*command, "--replicates", 2).stdout
+    select = ("select", "--kind", "easy", "--size", 40, "--scores", tmp_path / "s.h5", "--replicates", 2)
+    repro(*select, "--out", tmp_path / "e.h5")

@@ -218,6 +218,76 @@ def test_a_figure_is_not_drawn_from_another_experiment(results):
         plan.collect(figure2(plan.resize(PROTOCOL, seed=7)), results)
 
 
+def test_what_an_artifact_was_made_from_is_looked_at_too(results):
+    """An imp recipe does not say which images were pre-trained on: its inputs do."""
+    for step in plan.steps(figure2(PROTOCOL), results):
+        pretend(step, **({"subset": "hard"} if step.target.stem == "subset-easy256" else {}))
+    easy = [cell for cell in figure2(PROTOCOL) if cell.condition == "easy"]
+    with pytest.raises(
+        UsageError, match="imp-easy256-t10.h5 is of another experiment: subset of subset-easy256 is hard"
+    ):
+        plan.collect(easy, results)
+
+
+@pytest.mark.parametrize(
+    ("item", "field", "other"),
+    [
+        (lambda: plan.Barrier(plan.Cell("all_tstar", PROTOCOL, 20)), "alphas", [0.0, 0.5, 1.0]),
+        (lambda: plan.Gradients(PROTOCOL), "batches", 4),
+        (lambda: plan.Gradients(PROTOCOL), "t", 20),
+        (lambda: plan.Chosen(PROTOCOL, plan.Subset("easy", 256)), "score", "margin"),
+        (lambda: plan.Chosen(PROTOCOL, plan.Subset("random", 256), 0.1), "label_noise", 0.5),
+        (lambda: plan.Cell("all_tstar", PROTOCOL, 20, noise=0.1, levels=0), "label_noise", 0.0),
+        (lambda: plan.Branch("shuffled", plan.Cell("all_tstar", PROTOCOL, 20)), "mask", "random"),
+    ],
+)
+def test_a_complete_artifact_of_another_recipe_is_not_taken(item, field, other, results):
+    steps = plan.steps([item()], results)
+    for step in steps:
+        pretend(step)
+    assert todo(steps) == []
+    owner = next(step for step in reversed(steps) if field in step.recipe)
+    pretend(owner, **{field: other})
+    assert owner.target.stem in todo(steps)
+
+
+def test_fewer_levels_are_shown_at_fewer_levels():
+    assert plan.resize(CIFAR10, levels=9).sweep_levels == (8,)
+    assert plan.resize(CIFAR10, levels=3).sweep_levels == (3,) and plan.resize(CIFAR10, levels=3).barrier_level == 3
+    everybody = plan.resize(DIGITS, replicates=9)
+    assert all(item.promised == 9 for item in needed("appendix", everybody) if isinstance(item, plan.Cell))
+    assert everybody.warmup.replicates == 9
+
+
+def test_commands_share_a_process_and_stop_at_the_first_failure(results):
+    sizes = ("--dataset", "digits", "--replicates", 1, "--kind", "random")
+    done = repro("select", *sizes, "--size", 20, "--out", results / "a.h5", "then",
+                 "select", *sizes, "--size", 30, "--out", results / "b.h5")  # fmt: skip
+    assert done.stdout.count("computed 1") == 2
+    said = complaint("select", *sizes, "--size", 0, "--out", results / "c.h5", "then",
+                     "select", *sizes, "--size", 30, "--out", results / "d.h5")  # fmt: skip
+    assert "subset size (=0)" in said and not (results / "d.h5").exists()
+
+
+def test_figures_that_a_data_set_does_not_have(results):
+    said = complaint("figure", "figure6", "--scale", "paper", "--dataset", "cifar100", "--results", results)
+    assert said == "the paper has no figure6 on cifar100: leave --dataset out"
+    assert (
+        "cifar100" in repro("plan", "figure3", "--scale", "paper", "--dataset", "cifar100", "--results", results).stdout
+    )
+
+
+def test_verify_is_not_complete_while_an_artifact_is_missing(results, monkeypatch):
+    """Though no claim needs it: status 3, and the first missing artifact is named."""
+    steps = plan.steps([plan.Barrier(plan.Cell("all_tstar", PROTOCOL, 20))], results)
+    assert steps[-1].lacks() == steps[-1].wanted
+    for step in steps:
+        pretend(step)
+    assert steps[-1].lacks() == frozenset()
+    pretend(steps[-1], less=2)
+    assert len(steps[-1].lacks()) == 2
+
+
 def test_make_runs_the_rules_in_order_with_a_launcher(stub, results, tmp_path):
     steps = plan.steps(figure2(PROTOCOL, "shuffle-mask"), results)
     rules = tmp_path / "figure2.mk"

@@ -236,6 +236,21 @@ def test_the_lmc_score_is_the_mean_barrier_over_rewind_points_and_pairs(mode, di
     assert "b.h5 has no barriers with averaged batch norm for fold 2: run its barrier command" in said
 
 
+def test_barriers_of_more_parents_are_another_score(digits, tmp_path):
+    barrier_artifact(tmp_path / "b.h5", digits)
+    command = ("select", "--kind", "easy", "--size", 60, "--scores", tmp_path / "b.h5", "--out", tmp_path / "e.h5")
+    repro(*command, "--replicates", 1)
+    grown = read(tmp_path / "b.h5")
+    arrays = {key: grown[key] for key in grown.keys()}
+    arrays |= {key.replace("replicate_1/", "replicate_6/"): arrays[key] for key in arrays if "replicate_1/" in key}
+    store.write(tmp_path / "b.h5", kind="barrier", recipe=grown.recipe, inputs={}, arrays=arrays, table=grown.table(),
+                provenance={}, defaults={})  # fmt: skip
+    assert read(tmp_path / "b.h5").identity == grown.identity
+    assert "another recipe: lines is [5, 1, 0, 0, 0] there and [5, 2, 0, 0, 0] here" in complaint(
+        *command, "--replicates", 2
+    )
+
+
 def test_barriers_of_several_rewind_points_are_no_one_score(digits, tmp_path):
     barrier_artifact(tmp_path / "b.h5", digits, mode="/averaged", point="all-t20/")
     with pytest.raises(

@@ -17,8 +17,8 @@ from repro.errors import UsageError
 from repro.nets.build import Layout, create, fusible, layout_of
 
 ENGINES = ("auto", "fused", "sparse", "serial")
-# Widths up to which an engine was the fastest on one CPU core over the densities of an IMP run (README, performance). At
-# width 8 and above the sparse engine wins only where most weights are pruned.
+# Widths up to which an engine was the fastest on one CPU core at every density and image size tried (README,
+# performance). At width 8 the sparse engine is slower than serial only for dense networks on 32x32 images.
 SPARSE_WIDTH = 4
 FUSED_WIDTH = 8
 
@@ -192,7 +192,7 @@ class Cohort:
         if (batch, side) not in self._programs:
             from repro.nets.program import Program
 
-            self._programs = {(batch, side): Program(self.modules[0], batch, side)}
+            self._programs[batch, side] = Program(self.modules[0], batch, side)
         return self._programs[batch, side]
 
     def step(self, images: Tensor, labels: Tensor, learning_rates: list[float], *, momentum: float,
