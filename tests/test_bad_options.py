@@ -55,11 +55,11 @@ select --kind easy --scores {scores} --size 80 --replicates 4
 select --kind easy --scores {scores} --dataset cifar10
     --dataset cifar10, but .*scores.h5 is of digits
 dry PRETRAIN --steps 100 -t 101
-    rewind step t \(=101\) must be between 0 and the 100 steps of the schedule
+    step t \(=101\) must be between 0 and the 100 steps of the schedule
 PRETRAIN -t -1
-    rewind step t \(=-1\) must be between 0 and the \d+ steps
+    step t \(=-1\) must be between 0 and the \d+ steps
 dry PRETRAIN -t 1000000000000000000
-    rewind step t \(=1000000000000000000\) must be between 0 and
+    step t \(=1000000000000000000\) must be between 0 and
 dry pretrain --subset {easy} --replicates 2 --batch-size 81
     a subset of 80 images has no full batch of 81
 pretrain --subset {easy} --dataset digits

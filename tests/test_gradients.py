@@ -131,7 +131,7 @@ def test_divergence_fails_with_the_rate(tmp_path):
 
 @pytest.mark.parametrize("words, said", [
     (("--every", 0), "steps between measurements (=0) must be at least 1: try --every 10"),
-    (("-t", 13), "steps t (=13) must be between 0 and the 12 steps of the schedule"),
+    (("-t", 13), "step t (=13) must be between 0 and the 12 steps of the schedule"),
     (("--batches", 1), "Invalid value for '--batches': 1 is not in the range 2<=x<=1000."),
     (("--subset", "x.h5"), "gradients needs either --dataset (all its training images) or --subset"),
     (("--batch-size", 1438, "--keep-last"), "a subset of 1437 images has no full batch of 1438 to measure"),

@@ -165,7 +165,7 @@ class Cohort:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return module(images.permute(0, 3, 1, 2))
 
-    def _backward(self, images: Tensor, labels: Tensor) -> Tensor:
+    def backward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Add every replica's gradients, keep ``logits`` [R, B, K]; returns the mean cross-entropy of each, [R], detached."""
         if not self.together:  # one graph at a time: only one network's activations are kept
             parts, seen = [], []
@@ -203,7 +203,7 @@ class Cohort:
         back to zero after the update, so neither momentum nor weight decay can revive them.
         """
         self.gradients.zero_()
-        losses = self._backward(images, labels)
+        losses = self.backward(images, labels)
         with torch.no_grad():
             self.gradients.add_(self.weights, alpha=weight_decay)
             self.momentum.mul_(momentum).add_(self.gradients)

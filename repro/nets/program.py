@@ -41,12 +41,12 @@ class _Convolution:
         return self.out
 
     def backward(self, gradient, *, wants_input: bool = True):
-        rows, (first, offsets, values, places) = self._rows(gradient), self.scratch
+        rows, (first, _, values, outputs) = self._rows(gradient), self.scratch
         kernels.backward_weight(rows, self._flat(self.padded), self.weight, self.dweight, self.geometry, *self.scratch)
         if not wants_input:
             return None
         self.dpadded.fill(0)
-        kernels.backward_input(rows, self.weight, self._flat(self.dpadded), self.geometry, first, places, values)
+        kernels.backward_input(rows, self.weight, self._flat(self.dpadded), self.geometry, first, outputs, values)
         kernels.unpad(self.dpadded, self.dx, self.stride, self.pad)
         return self.dx
 

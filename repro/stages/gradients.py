@@ -6,23 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from repro import store
 from repro.data import Passes
 from repro.errors import RunError, UsageError
 from repro.nets.cohort import Cohort
-from repro.protocol import protocol
-from repro.stages.common import (
-    Machine,
-    Result,
-    Trainer,
-    data_of,
-    open_data,
-    require_replicates,
-    ticker,
-    training_fields,
-)  # fmt: skip
+from repro.stages.beginning import begin
+from repro.stages.common import Machine, Result, Trainer, ticker
 from repro.stages.growing import Growing
-from repro.stages.labels import labels_in_use
 from repro.train import evaluate
 from repro.train.loop import NEVER, Job, Progress, train
 from repro.train.schedule import Training
@@ -63,38 +52,17 @@ def gradients(
 
     Raises UsageError where pretrain does, and for a subset below one batch.
     """
-    chosen = store.read(subset, kind="subset") if subset else None
-    recipe = protocol(chosen.recipe["dataset"] if chosen else dataset)
-    training = training or recipe.training
-    network = network or recipe.network
-    seed = recipe.seed if seed is None else seed
-    require_replicates(replicates, chosen)
-    if not 0 <= t <= training.steps:
-        raise UsageError(f"steps t (={t}) must be between 0 and the {training.steps} steps of the schedule")
+    start = begin(dataset=dataset, subset=subset, t=t, replicates=replicates, network=network, training=training,
+                  normalization=normalization, seed=seed, machine=machine)  # fmt: skip
+    training = start.training
     if every < 1:
         raise UsageError(f"steps between measurements (={every}) must be at least 1: try --every 10")
     if batches < 2:
         raise UsageError(f"batches per measurement (={batches}) must be at least 2: try --batches 16")
-    if chosen:
-        data = data_of(chosen, machine)
-        normalization = normalization or chosen.recipe["normalization"]
-        if normalization != chosen.recipe["normalization"]:
-            raise UsageError(f"normalization {normalization!r} differs from the subset's: leave the option out")
-    else:
-        data = open_data(dataset, normalization or recipe.normalization, machine)
-    labels = labels_in_use(data, source=chosen, seed=seed)
-    fields = {
-        "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization or recipe.normalization,
-        "network": network, "t": t, "every": every, "batches": batches, "seed": seed, **labels.fields,
-        **training_fields(training),
-    }  # fmt: skip
-    with Growing(out, "gradients", fields, {"subset": chosen} if chosen else {}, machine) as cell:
-        trainer = Trainer(data, network, training, machine)
-
-        def images(replicate: int) -> np.ndarray:
-            return chosen[f"replicate_{replicate}/index"] if chosen else data.split(replicate)[0].numpy()
-
-        if (size := len(images(0))) < training.batch_size:
+    fields = start.fields | {"every": every, "batches": batches}
+    with Growing(out, "gradients", fields, start.inputs, machine) as cell:
+        trainer = Trainer(start.data, start.network, training, machine)
+        if (size := len(start.images(0))) < training.batch_size:
             raise UsageError(f"a subset of {size} images has no full batch of {training.batch_size} to measure: "
                              "choose a larger --size or a smaller --batch-size")  # fmt: skip
         work = _Gradients(cell, trainer, [*range(0, t, every), t])
@@ -102,11 +70,10 @@ def gradients(
             wanted = [_piece(r, step) for r in range(replicates) for step in work.steps]
             return cell.preview(wanted)
         missing = [r for r in range(replicates) if any(_piece(r, step) not in cell.rows for step in work.steps)]
-        for rows in trainer.chunks(missing, lambda r: trainer.batch_key(images(r))):
-            jobs = [Job(trainer.initial(seed, r), images(r), 0, t, seed, r, labels=labels.for_job(r)) for r in rows]
-            work.run(jobs)
-        return cell.finish(order=["replicate", "step"], extra=labels.arrays(replicates), lines=work.summary(),
-                           device=str(trainer.device), engine="/".join(sorted(trainer.engines)), seed=seed)  # fmt: skip
+        for rows in trainer.chunks(missing, lambda r: trainer.batch_key(start.images(r))):
+            work.run([start.job(trainer, r) for r in rows])
+        return cell.finish(order=["replicate", "step"], extra=start.labels.arrays(replicates), lines=work.summary(),
+                           device=str(trainer.device), engine="/".join(sorted(trainer.engines)), seed=start.seed)  # fmt: skip
 
 
 def _piece(replicate: int, step: int) -> str:
@@ -181,7 +148,7 @@ class _Gradients:
         cohort.train()  # running statistics move, but only here: training goes on from its own state
         for index in self._index(jobs, step).to(batcher.device).unbind(1):
             cohort.gradients.zero_()
-            cohort._backward(batcher.normalise(batcher.gather(index), cohort.dtype), labels.gather(1, index))
+            cohort.backward(batcher.normalise(batcher.gather(index), cohort.dtype), labels.gather(1, index))
             each.append(cohort.gradients.clone())
         mean = sum(each) / len(each)
         dots = torch.stack([_dots(cohort, gradient, mean) for gradient in each], 1)

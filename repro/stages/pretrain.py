@@ -2,26 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
-
-from repro import store
 from repro.data import Passes
-from repro.errors import RunError, UsageError
-from repro.protocol import protocol
-from repro.stages.common import (
-    Machine,
-    Result,
-    Trainer,
-    data_of,
-    open_data,
-    require_replicates,
-    ticker,
-    training_fields,
-)  # fmt: skip
+from repro.errors import RunError
+from repro.stages.beginning import begin
+from repro.stages.common import Machine, Result, Trainer, ticker
 from repro.stages.growing import Growing
-from repro.stages.labels import labels_in_use
 from repro.train import evaluate
-from repro.train.loop import NEVER, Job, train
+from repro.train.loop import NEVER, train
 from repro.train.schedule import Training
 
 
@@ -54,42 +41,22 @@ def pretrain(
 
     Raises UsageError for a t beyond the schedule, a subset of other images or of fewer replicates.
     """
-    chosen = store.read(subset, kind="subset") if subset else None
-    recipe = protocol(chosen.recipe["dataset"] if chosen else dataset)
-    training = training or recipe.training
-    network = network or recipe.network
-    seed = recipe.seed if seed is None else seed
-    require_replicates(replicates, chosen)
-    if not 0 <= t <= training.steps:
-        raise UsageError(f"rewind step t (={t}) must be between 0 and the {training.steps} steps of the schedule")
-    if chosen:
-        data = data_of(chosen, machine)
-        normalization = normalization or chosen.recipe["normalization"]
-        if normalization != chosen.recipe["normalization"]:
-            raise UsageError(f"normalization {normalization!r} differs from the subset's: leave the option out")
-    else:
-        data = open_data(dataset, normalization or recipe.normalization, machine)
-    used = labels_in_use(data, source=chosen, label_noise=label_noise, noise_draw=noise_draw, labels=labels, seed=seed)
-    fields = {
-        "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization or recipe.normalization,
-        "network": network, "t": t, "seed": seed, **used.fields, **training_fields(training),
-    }  # fmt: skip
-    with Growing(out, "pretrain", fields, {"subset": chosen} if chosen else {}, machine) as cell:
-        trainer = Trainer(data, network, training, machine)
-
-        def images(replicate: int) -> np.ndarray:
-            if chosen:
-                return chosen[f"replicate_{replicate}/index"]
-            return data.split(replicate)[0].numpy()
-
-        Passes(len(images(0)), training.batch_size, training.drop_last)  # complains of a subset below one batch
+    start = begin(
+        dataset=dataset, subset=subset, t=t, replicates=replicates, network=network, training=training,
+        normalization=normalization, seed=seed, machine=machine, label_noise=label_noise, noise_draw=noise_draw,
+        labels=labels,
+    )  # fmt: skip
+    data, training = start.data, start.training
+    with Growing(out, "pretrain", start.fields, start.inputs, machine) as cell:
+        trainer = Trainer(data, start.network, training, machine)
+        Passes(len(start.images(0)), training.batch_size, training.drop_last)  # complains of a subset below one batch
         if machine.dry_run:
             wanted = [f"replicate_{r}" for r in range(replicates)]
             return cell.preview(wanted, steps=t, batch_size=training.batch_size)
         missing = [r for r in range(replicates) if f"replicate_{r}" not in cell.rows]
-        for rows in trainer.chunks(missing, lambda r: trainer.batch_key(images(r))):
+        for rows in trainer.chunks(missing, lambda r: trainer.batch_key(start.images(r))):
             pieces = [f"replicate_{r}" for r in rows]
-            jobs = [Job(trainer.initial(seed, r), images(r), 0, t, seed, r, labels=used.for_job(r)) for r in rows]
+            jobs = [start.job(trainer, r) for r in rows]
             with ticker(f"pretrain {Path(out).stem}, {len(rows)} replicates", t) as tick:
                 state = train(
                     jobs, training, cohort_of=trainer.cohort, batcher=trainer.batcher, labels=trainer.labels,
@@ -125,5 +92,5 @@ def pretrain(
         if len(diverged):
             bad = ", ".join(map(str, diverged))
             lines.append(f"warning: replicates {bad} diverged (loss not finite): try a lower --lr (={training.lr})")
-        return cell.finish(order=["replicate"], extra=used.arrays(int(cell.table().replicate.max()) + 1), lines=tuple(lines),
-                           device=str(trainer.device), engine="/".join(sorted(trainer.engines)), seed=seed)  # fmt: skip
+        return cell.finish(order=["replicate"], extra=start.labels.arrays(int(cell.table().replicate.max()) + 1), lines=tuple(lines),
+                           device=str(trainer.device), engine="/".join(sorted(trainer.engines)), seed=start.seed)  # fmt: skip
