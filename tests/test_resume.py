@@ -17,7 +17,8 @@ MODULES = {"score": "score", "pretrain": "pretrain", "imp": "levels"}  # where e
 STAGES = {name: import_module(f"repro.stages.{module}") for name, module in MODULES.items()}
 # Levels of a second or so, with a checkpoint after every step: long enough to be killed in the midst of one.
 OFTEN = ("--checkpoint-seconds", 1e-6)
-TRAINING = (*CPU, "--network", "cifar_resnet8_w4", "--steps", 60, "--batch-size", 64, "--milestones", "30,45")
+SLOW = (*CPU, "--engine", "serial")  # slow enough to be killed in the middle
+TRAINING = (*SLOW, "--network", "cifar_resnet8_w4", "--steps", 60, "--batch-size", 64, "--milestones", "30,45")
 COMMANDS = {
     "score": ("score", "--dataset", "digits", *TRAINING, "--networks", 3, "--replicates", 2),
     "pretrain": ("pretrain", "--dataset", "digits", "-t", 50, *TRAINING, "--replicates", 2),
@@ -45,7 +46,7 @@ def short(folder):
 
 @pytest.fixture(scope="module")
 def imp_command(rewind):
-    return ("imp", rewind, "--levels", 2, *CPU)
+    return ("imp", rewind, "--levels", 2, *SLOW)
 
 
 @pytest.fixture(scope="module")
