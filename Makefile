@@ -18,7 +18,7 @@ FIGURES := figure1 figure2 figure3 figure4 figure5 figure6 appendix
 
 .PHONY: help demo figures $(FIGURES) verify test smoke lock clean
 help:
-	@echo 'make demo      every figure on real 8x8 digits with verdicts, no GPU, no download (half an hour)'
+	@echo 'make demo      every figure on real 8x8 digits with verdicts, no GPU, no download (20 to 30 minutes)'
 	@echo 'make test      all tests'
 	@echo 'make smoke     every command chained on tiny subsets'
 	@echo 'make figure2   Figure 2 as published (SCALE=paper), or SCALE=small, SCALE=demo; so figure1 to figure6, appendix'
