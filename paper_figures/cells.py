@@ -109,7 +109,7 @@ def needed(name: str, p: Protocol, control: str | None = None) -> list[Item]:
 
 
 def _few(p: Protocol) -> int | None:
-    """Replicates of what no primary claim needs."""
+    """Replicates of what Figure 2 and the decisive arms of Figure 4 do not hold."""
     return p.more_replicates
 
 

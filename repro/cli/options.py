@@ -33,7 +33,7 @@ SCALE = click.option(
 )
 SEED = click.option("--seed", type=int, help="Base seed of all random streams [default: the protocol's].")
 REPLICATES = click.option("--replicates", type=click.IntRange(1, MOST),
-                          help="Number of replicates [default: all of the run that is read, else the protocol's].")  # fmt: skip
+                          help="Number of replicates [default: the protocol's; imp, barrier, branch: all of their input].")  # fmt: skip
 OUT = click.option("--out", type=PATH, required=True, help="Artifact to write (HDF5). It grows: nothing is redone.")
 RESULTS = click.option("--results", type=PATH, help="Folder of artifacts [default: results/SCALE].")
 CONTROL = click.option(
