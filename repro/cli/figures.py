@@ -1,14 +1,15 @@
-"""plan, figure, verify."""
+"""plan, figure, verify, archive."""
 
 import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from repro.cli.group import Failure, main
 from repro.cli.options import CONTROL, MOST, PANELS, PATH, REPLICATES, RESULTS, SEED, options
 from repro.errors import RunError, UsageError
-from repro.protocol import SCALES, Protocol, datasets_at
+from repro.protocol import SCALES
 
 FIGURE_OPTIONS = (
     click.option("--scale", type=click.Choice(SCALES), default="demo", show_default=True),
@@ -17,46 +18,6 @@ FIGURE_OPTIONS = (
     RESULTS,
 )  # fmt: skip
 FIGURE = options(click.argument("name", metavar="FIGURE"), *FIGURE_OPTIONS)
-
-
-class _Study:
-    """What a figure command is about: protocols, results folder, and the items of each of its figures."""
-
-    def __init__(self, name, scale, datasets, control, seed, replicates, levels, results):
-        from paper_figures.cells import FIGURES, needed
-        from repro import plan
-
-        known = datasets_at(scale)
-        if unknown := set(datasets) - {p.dataset for p in known}:
-            names = ", ".join(p.dataset for p in known)
-            raise UsageError(f"{scale} scale has no data set {', '.join(sorted(unknown))}: choose among {names}")
-        chosen = [
-            plan.resize(p, replicates=replicates, levels=levels, seed=seed)
-            for p in known
-            if not datasets or p.dataset in datasets
-        ]
-        self.name, self.control = name, control
-        self.figures = tuple(FIGURES) if name == "all" else (name,)
-        declared = {(f, p): needed(f, p, control) for f in self.figures for p in chosen}
-        self.protocols = [p for p in chosen if any(declared[f, p] for f in self.figures)]
-        if not self.protocols:
-            raise UsageError(f"the paper has no {name} on {', '.join(p.dataset for p in chosen)}: leave --dataset out")
-        self._declared = declared
-        self.results = results or Path("results") / scale
-        if self.results.exists() and not self.results.is_dir():
-            raise UsageError(f"--results {self.results} is a file: give a folder")
-
-    def items(self, *figures: str) -> list:
-        """What these figures (default: all of the study) need, on all data sets, each item once."""
-        found = (item for (f, _), items in self._declared.items() if f in (figures or self.figures) for item in items)
-        return list(dict.fromkeys(found))
-
-    def protocols_of(self, figure: str) -> list[Protocol]:
-        return [p for p in self.protocols if self._declared[figure, p]]
-
-    def stem(self, name: str) -> Path:
-        """Path, less the suffix, of what is written about a figure."""
-        return self.results / (f"{name}-{self.control}" if self.control else name)
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -81,8 +42,9 @@ def plan_command(name, makefile, extra, yes, **given):
       repro plan all --scale paper
     """
     from repro import cost, plan
+    from repro.plan.study import Study
 
-    study = _Study(name, **given)
+    study = Study(name, **given)
     steps = plan.steps(study.items(), study.results)
     todo = plan.unfinished(steps)
     if makefile:
@@ -102,59 +64,93 @@ def figure_command(name, **given):
       repro figure figure2 --scale demo
       repro figure all
     """
-    import paper_figures
     from paper_figures import style
-    from repro import plan
+    from repro.plan.study import Study
 
-    study = _Study(name, **given)
-    for figure in study.figures:
-        if not (protocols := study.protocols_of(figure)):
-            continue  # the paper has it on none of the data sets asked for
-        evidence = plan.collect(study.items(figure), study.results)
-        drawn, table = paper_figures.figure(figure).draw(evidence, protocols, control=study.control)
-        click.echo("\n".join(map(str, style.save(drawn, table, study.stem(figure)))))
+    study = Study(name, **given)
+    for figure in study.drawn:
+        click.echo("\n".join(map(str, style.save(*study.draw(figure), study.stem(figure)))))
+
+
+@main.command("archive")
+@FIGURE
+@click.option("--out", type=PATH, help="Zip to write [default: RESULTS/FIGURE.zip].")
+def archive_command(name, out, **given):
+    """Write everything of a figure (or of all) into one zip, an RO-Crate, as for Zenodo.
+
+    It holds the figures, what they plot, verdicts, the artifacts with all they were made from, recipe and checksums;
+    figures and verdicts are made anew from the artifacts. `repro verify --archive` checks it on any machine.
+
+    \b
+    Example:
+      repro archive figure2 --scale demo
+      repro archive all --out archive.zip
+    """
+    from repro import archive
+    from repro.plan.study import Study
+
+    study = Study(name, **given)
+    if lacking := archive.missing(study):
+        target = "figures" if name == "all" else name
+        raise Failure(f"{len(lacking)} artifacts are missing, incomplete or made from others than those that are there, "
+                      f"the first {lacking[0]}: make them with `make {target}`", 3)  # fmt: skip
+    path, count = archive.write(study, out)
+    click.echo(f"{path}: {count} files, {path.stat().st_size:,} bytes")
 
 
 @main.command("verify")
 @click.argument("name", metavar="[FIGURE]", default="all")
 @options(*FIGURE_OPTIONS)
 @click.option("--reference", is_flag=True, help="Judge the paper's own published numbers instead of runs.")
-def verify_command(name, reference, **given):
+@click.option("--archive", type=PATH, help="Check a zip that repro archive wrote; needs no data and no GPU.")
+@click.pass_context
+def verify_command(context, name, reference, archive, **given):
     """Judge the paper's claims on finished runs: a table on stdout, Markdown and JSON beside the figures.
 
-    Exit status: 0 the runs are complete; 1 at paper scale a primary claim is contradicted; 3 runs are missing.
+    With --archive the runs are those of an archive: checksums are compared, and what its figures plot and its verdicts
+    are computed again and have to be the same.
+
+    Exit status: 0 the runs are complete; 1 at paper scale a primary claim is contradicted, or an archive was altered;
+    3 runs are missing.
 
     \b
     Example:
       repro verify --scale demo
       repro verify figure2 --scale demo
       repro verify --reference
+      repro verify --archive figure2.zip
     """
-    from repro import plan
+    from repro.plan.study import Study
     from repro.verify import judge as judging
 
+    if archive:
+        _alone(context, "archive")
+        from repro.archive import check
+
+        report = check(archive)
+        click.echo(report)
+        sys.exit(report.exit_status)
     if reference:
         click.echo(judging.reference().terminal)
         return
-    study = _Study(name, **given)
-    items = study.items()
-    present = plan.finished(items, study.results)
-    lacking = [step.target for step in plan.last(items, study.results) if step.lacks()]
-    if not present:
+    study = Study(name, **given)
+    count, lacking = len(study.items()), study.lacking()
+    if not study.finished():
         target = "figures" if name == "all" else name
         raise Failure(f"{study.results} has no run of {name}: make them with `make {target}`", 3)
-    unspoiled = None
-    if study.control in ("permute-scores", "swap-easy-hard"):
-        plain = _Study(name, **{**given, "control": None}).items()
-        if len(plan.finished(plain, study.results)) == len(plain):
-            unspoiled = plan.collect(plain, study.results)
-    judgement = judging.judge(plan.collect(present, study.results), study.protocols, figures=study.figures,
-                              control=study.control, unspoiled=unspoiled, complete=not lacking)  # fmt: skip
-    stem = study.stem("paper" if name == "all" else name)
-    files = judgement.files(stem.with_name(f"{stem.name}-verdicts"))
+    judgement = study.judge()
+    files = judgement.files(study.verdicts_stem)
     for path, text in files:
         _write_text(path, text)
     if lacking:
-        click.echo(f"{len(lacking)} of {len(items)} artifacts are missing or incomplete, the first {lacking[0]}\n")
+        click.echo(f"{len(lacking)} of {count} artifacts are missing or incomplete, the first {lacking[0]}\n")
     click.echo(f"{judgement.terminal}\n\nevery number, and a sentence on each claim: {files[0][0]}")
     sys.exit(judgement.exit_status)
+
+
+def _alone(context: click.Context, option: str) -> None:
+    """Raises UsageError when anything beside this option was given: the archive says all the rest itself."""
+    for name in context.params:
+        if name != option and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            word = next(p.opts[0] for p in context.command.params if p.name == name)
+            raise UsageError(f"--{option} says itself which figure, scale and runs it holds: leave {word} out")

@@ -1,0 +1,139 @@
+"""What an archive holds: figures, verdicts, the artifacts with everything they were made from, recipe and checksums."""
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+from repro import plan, store
+from repro.archive.zipped import METADATA, PREVIEW, RECIPE, SUMS, pack, sha256, sums_text
+from repro.errors import UsageError
+from repro.plan.study import Study
+from repro.store.files import write_whole
+from repro.store.provenance import ROOT
+
+FORMAT, FORMAT_VERSION = "lottery-data-diet archive", 1
+RESULTS = "results"  # folder of the archive: a results folder as the program leaves it
+MADE_BY = ("program", "git_revision", "git_dirty", "image_digest", "requirements_sha256", "python", "packages")
+
+
+def missing(study: Study) -> list[Path]:
+    """Artifacts of the study and of what they are made from that are not there, are incomplete, or of other inputs."""
+    return [step.target for step in plan.unfinished(_steps(study))]
+
+
+def _steps(study: Study) -> list[plan.Step]:
+    """Of everything that its figures and verdicts are computed from."""
+    plain = study.unspoiled()
+    return plan.steps([*study.items(), *(plain.items() if plain else [])], study.results)
+
+
+def write(study: Study, out: Path | None = None) -> tuple[Path, int]:
+    """Draws and judges anew from the artifacts and writes the archive, whole or not at all: (its path, files in it).
+
+    Arguments:
+        study: nothing of it may be `missing`.
+        out: its path, which ends in .zip; None is beside the figures.
+
+    Raises UsageError for another ending and for a damaged artifact; RunError when it cannot be written.
+    """
+    out = out or study.stem(study.name).with_suffix(".zip")
+    if out.suffix != ".zip":
+        raise UsageError(f"--out {out} does not end in .zip: an archive would overwrite something else")
+    with store.writer_lock(out), tempfile.TemporaryDirectory() as made:
+        paths = {_inside(study, step.target): step.target for step in _steps(study)}
+        recipe = recipe_of(study, {name: record_of(store.read(paths[name])) for name in sorted(paths)})
+        members = _drawn(study, Path(made)) | {name: paths[name] for name in sorted(paths)}
+        members |= {name: ROOT / name for name in ("requirements.txt", "LICENSE") if (ROOT / name).is_file()}
+        members[RECIPE] = (json.dumps(recipe, indent=1) + "\n").encode()
+        write_whole(out, _described(members, recipe))
+    return out, len(members) + 3
+
+
+def _described(members: dict[str, Path | bytes], recipe: dict) -> Iterator[bytes]:
+    """The blocks of the zip, with the description and the checksums in front."""
+    from repro.archive.crate import describe
+
+    digests = {name: _sha256(source) for name, source in members.items()}
+    sizes = {name: len(s) if isinstance(s, bytes) else s.stat().st_size for name, s in members.items()}
+    described = dict(zip((METADATA, PREVIEW), describe(recipe, sizes, digests)))
+    digests |= {name: _sha256(content) for name, content in described.items()}
+    listed = {SUMS: sums_text(digests).encode()}
+    return pack({**described, **listed, **members}, digests, datetime.fromisoformat(recipe["finished"]))
+
+
+def _sha256(source: Path | bytes) -> str:
+    return hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else sha256(source)
+
+
+def _inside(study: Study, path: Path) -> str:
+    return f"{RESULTS}/{path.relative_to(study.results).as_posix()}"
+
+
+def _drawn(study: Study, folder: Path) -> dict[str, Path | bytes]:
+    """Figures, their tables and the verdicts, as `repro figure` and `repro verify` make them."""
+    from paper_figures import style
+
+    members: dict[str, Path | bytes] = {}
+    for figure in study.drawn:
+        paths = style.save(*study.draw(figure), folder / study.stem(figure).name)
+        members |= {f"{RESULTS}/{path.name}": path for path in paths}
+    for path, text in study.judge().files(study.verdicts_stem):
+        members[f"{RESULTS}/{path.name}"] = text.encode()
+    return members
+
+
+def recipe_of(study: Study, records: dict[str, dict]) -> dict:
+    """``recipe.json``: what was asked, by which protocols, and how each artifact came about.
+
+    Arguments:
+        records: name in the archive -> `record_of` the artifact.
+
+    Times are of the first run's start and the last one's end, so that the same artifacts give the same archive.
+    """
+    runs = [run for record in records.values() for run in runs_of(record["provenance"])]
+    finished = max((run["finished"] for run in runs if "finished" in run), default="1980-01-01T00:00:00+00:00")
+    data: dict[str, list[str]] = {}
+    for recipe in (record["recipe"] for record in records.values()):
+        own = data.setdefault(recipe["dataset"], [])
+        own += [digest for digest in [recipe.get("data_sha256")] if digest and digest not in own]
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "asked": study.asked,
+        "figures": study.drawn,
+        "started": min((run["started"] for run in runs if "started" in run), default=finished),
+        "finished": finished,
+        "archived_by": made_here(),
+        "data_sha256": data,
+        "protocols": json.loads(json.dumps([asdict(p) for p in study.protocols])),
+        "artifacts": records,
+    }
+
+
+def made_here() -> dict:
+    """The program that runs now, as its provenance tells it."""
+    here = store.provenance(device="", threads=1, seed=0, started=time.time(), wall_seconds=0)
+    return {field: here[field] for field in MADE_BY}
+
+
+def record_of(artifact: store.Artifact) -> dict:
+    """One artifact in ``recipe.json``."""
+    inputs = {role: {"name": source.name, "identity": source.identity} for role, source in artifact.inputs.items()}
+    return {
+        "kind": artifact.kind,
+        "identity": artifact.identity,
+        "content_sha256": artifact.content_sha256,
+        "recipe": artifact.recipe,
+        "inputs": inputs,
+        "provenance": artifact.provenance,
+    }
+
+
+def runs_of(provenance: dict) -> list[dict]:
+    """The commands that an artifact grew by."""
+    return provenance.get("runs", [provenance])

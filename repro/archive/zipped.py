@@ -1,0 +1,166 @@
+"""Zip files: written block by block, and unpacked with distrust."""
+
+import hashlib
+import io
+import re
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from repro.errors import RunError, UsageError
+
+BLOCK = 1 << 20
+SUMS, RECIPE = "SHA256SUMS", "recipe.json"
+METADATA, PREVIEW = "ro-crate-metadata.json", "ro-crate-preview.html"  # as RO-Crate wants them
+PACKED = {
+    ".csv",
+    ".html",
+    ".json",
+    ".md",
+    ".txt",
+    "",
+}  # text is deflated; artifacts and pictures are compressed already
+_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sums_text(digests: Mapping[str, str]) -> str:
+    """What ``sha256sum -c`` reads."""
+    return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+
+
+class _Blocks(io.RawIOBase):
+    """A file to be written whose bytes are handed on at once; it cannot seek, so zipfile never goes back."""
+
+    def __init__(self):
+        self.parts: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        self.parts.append(bytes(data))
+        return len(data)
+
+    def take(self) -> Iterator[bytes]:
+        parts, self.parts = self.parts, []
+        yield from parts
+
+
+def pack(members: Mapping[str, Path | bytes], digests: Mapping[str, str], when: datetime) -> Iterator[bytes]:
+    """The bytes of a zip, in blocks: members in the order given, all with one date, the same for the same members.
+
+    Arguments:
+        members: name -> file or content; digests: name -> sha256 of it, as it was described.
+
+    Raises RunError when a file is no longer what its digest says.
+    """
+    out = _Blocks()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, source in members.items():
+            info = zipfile.ZipInfo(name, when.timetuple()[:6])
+            info.create_system, info.external_attr = 3, 0o100644 << 16  # Unix: rw-r--r--
+            info.compress_type = zipfile.ZIP_DEFLATED if Path(name).suffix in PACKED else zipfile.ZIP_STORED
+            digest = hashlib.sha256()
+            with _reader(source) as file, archive.open(info, "w", force_zip64=True) as member:
+                while block := file.read(BLOCK):
+                    digest.update(block)
+                    member.write(block)
+                    yield from out.take()
+            if digests.get(name) not in (None, digest.hexdigest()):
+                raise RunError(f"{source} was changed while it was archived: run the same command again")
+    yield from out.take()
+
+
+def _reader(source: Path | bytes):
+    return io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
+
+
+def unpack(path: Path, folder: Path) -> list[str]:
+    """Unpacks an archive of ours into an empty folder; returns its names after every checksum has been compared.
+
+    Raises UsageError for a file that is no archive of ours: not a zip, truncated, without recipe, description and checksums,
+    or with names that would leave the folder; RunError that names the first file that was altered, that is missing or
+    that nobody vouches for, and when the disk has no room for it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            _require_ours(path, [entry.filename for entry in entries])
+            _require_room(path, sum(entry.file_size for entry in entries), folder)
+            found = {entry.filename: _extract(path, archive, entry, folder) for entry in entries}
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist: check the path") from None
+    except (zipfile.BadZipFile, IsADirectoryError) as error:
+        raise UsageError(f"{path} is no zip file or is truncated: give a file that repro archive wrote") from error
+    except OSError as error:
+        raise RunError(f"cannot unpack {path} ({error.strerror or error}): allow reading it, or set TMPDIR") from error
+    recorded = read_sums(path, folder / SUMS)
+    for name in sorted({*found, *recorded} - {SUMS}):
+        if name not in recorded:
+            raise RunError(f"{path} has a file that it does not vouch for: {name} is not in {SUMS}")
+        if name not in found:
+            raise RunError(f"{path} is incomplete: {name} is in {SUMS} and not in the archive")
+        if found[name] != recorded[name]:
+            raise RunError(f"{path} was altered: {name} has another sha256 than {SUMS} says")
+    return list(found)
+
+
+def read_sums(archive: Path, path: Path) -> dict[str, str]:
+    """Name -> sha256. Raises RunError for what is no such list."""
+    try:
+        found = [_LINE.fullmatch(line) for line in path.read_text().splitlines()]
+    except UnicodeDecodeError:
+        found = [None]
+    if None in found or len({line[2] for line in found}) < len(found):
+        raise RunError(f"{archive} was altered: {path.name} is no list of checksums")
+    return {line[2]: line[1] for line in found}
+
+
+def _require_ours(path: Path, names: list[str]) -> None:
+    if lacks := [name for name in (RECIPE, SUMS, METADATA) if name not in names]:
+        raise UsageError(
+            f"{path} is no archive of this program (it has no {lacks[0]}): give one that repro archive wrote"
+        )
+    for name in names:
+        parts = name.split("/")
+        if {"", ".", ".."} & set(parts) or re.search(r"[\\:\x00-\x1f]", name):
+            raise UsageError(f"{path} is no archive of this program: {name!r} would be unpacked elsewhere")
+        if names.count(name) > 1:
+            raise UsageError(f"{path} is no archive of this program: it holds {name} twice")
+
+
+def _require_room(path: Path, size: int, folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise RunError(f"{path} needs {size:,} bytes in {folder.parent} and {free:,} are free: set TMPDIR to another")
+
+
+def _extract(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> str:
+    """Writes one entry, of at most its declared size; returns its sha256."""
+    target, digest = folder / entry.filename, hashlib.sha256()
+    try:
+        source = archive.open(entry)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # no such method, or encrypted
+        raise RunError(f"{path} was altered: {entry.filename} cannot be read") from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source, open(target, "wb") as out:
+        while block := _next(path, source, entry):
+            digest.update(block)
+            out.write(block)
+    return digest.hexdigest()
+
+
+def _next(path: Path, source, entry: zipfile.ZipInfo) -> bytes:
+    try:
+        return source.read(BLOCK)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise RunError(f"{path} was altered: {entry.filename} is damaged") from error

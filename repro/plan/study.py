@@ -1,0 +1,104 @@
+"""What a figure command is about: protocols, a results folder, and what each of its figures needs, shows and claims."""
+
+from pathlib import Path
+
+from paper_figures.cells import FIGURES, needed
+from repro.errors import UsageError
+from repro.plan.collect import collect, finished
+from repro.plan.declare import resize
+from repro.plan.steps import last
+from repro.protocol import Protocol, datasets_at
+
+UNSPOILED = ("permute-scores", "swap-easy-hard")
+"""Controls that are judged beside the same figure without them, where its runs are there."""
+
+
+class Study:
+    """One figure (or ``all``) at a scale, on some data sets.
+
+    Arguments:
+        name: a figure, or 'all'; control: an experiment that has to fail, of Figure 2.
+        datasets: only these; none is all of the scale.
+        seed, replicates, levels: None is the protocol's.
+        results: folder of artifacts; None is ``results/<scale>``.
+
+    Raises UsageError for a figure, control or data set that there is not.
+    """
+
+    def __init__(self, name, scale, datasets=(), control=None, seed=None, replicates=None, levels=None, results=None):
+        known = datasets_at(scale)
+        if unknown := set(datasets) - {p.dataset for p in known}:
+            names = ", ".join(p.dataset for p in known)
+            raise UsageError(f"{scale} scale has no data set {', '.join(sorted(unknown))}: choose among {names}")
+        chosen = [
+            resize(p, replicates=replicates, levels=levels, seed=seed)
+            for p in known
+            if not datasets or p.dataset in datasets
+        ]
+        self.name, self.control = name, control
+        self.figures = tuple(FIGURES) if name == "all" else (name,)
+        declared = {(f, p): needed(f, p, control) for f in self.figures for p in chosen}
+        self.protocols = [p for p in chosen if any(declared[f, p] for f in self.figures)]
+        if not self.protocols:
+            raise UsageError(f"the paper has no {name} on {', '.join(p.dataset for p in chosen)}: leave --dataset out")
+        self._declared = declared
+        self.asked = {"name": name, "scale": scale, "datasets": list(datasets), "control": control, "seed": seed}
+        self.asked |= {"replicates": replicates, "levels": levels}
+        """The arguments less the folder, in JSON types: ``Study(**asked, results=…)`` asks the same again."""
+        self.results = results or Path("results") / scale
+        if self.results.exists() and not self.results.is_dir():
+            raise UsageError(f"--results {self.results} is a file: give a folder")
+
+    def items(self, *figures: str) -> list:
+        """What these figures (default: all of the study) need, on all data sets, each item once."""
+        found = (item for (f, _), items in self._declared.items() if f in (figures or self.figures) for item in items)
+        return list(dict.fromkeys(found))
+
+    def protocols_of(self, figure: str) -> list[Protocol]:
+        return [p for p in self.protocols if self._declared[figure, p]]
+
+    @property
+    def drawn(self) -> list[str]:
+        """The figures that the paper has on at least one of the data sets asked for."""
+        return [figure for figure in self.figures if self.protocols_of(figure)]
+
+    def stem(self, name: str) -> Path:
+        """Path, less the suffix, of what is written about a figure."""
+        return self.results / (f"{name}-{self.control}" if self.control else name)
+
+    @property
+    def verdicts_stem(self) -> Path:
+        """Path, less the suffix, of the verdicts."""
+        stem = self.stem("paper" if self.name == "all" else self.name)
+        return stem.with_name(f"{stem.name}-verdicts")
+
+    def draw(self, figure: str):
+        """(matplotlib figure, table of what it plots) from the artifacts. Raises UsageError as `collect` does."""
+        import paper_figures  # matplotlib takes a second to load
+
+        evidence = collect(self.items(figure), self.results)
+        return paper_figures.figure(figure).draw(evidence, self.protocols_of(figure), control=self.control)
+
+    def finished(self) -> list:
+        """The items whose artifact is there."""
+        return finished(self.items(), self.results)
+
+    def lacking(self) -> list[Path]:
+        """The items' own artifacts that are missing or incomplete."""
+        return [step.target for step in last(self.items(), self.results) if step.lacks()]
+
+    def unspoiled(self) -> "Study | None":
+        """The same without the control, where it is judged beside that and all its artifacts are there."""
+        if self.control not in UNSPOILED:
+            return None
+        plain = Study(**{**self.asked, "control": None}, results=self.results)
+        return plain if len(plain.finished()) == len(plain.items()) else None
+
+    def judge(self):
+        """The `repro.verify.judge.Judgement` on the artifacts that are there; missing ones make its status 3."""
+        from repro.verify.judge import judge
+
+        unspoiled = (plain := self.unspoiled()) and collect(plain.items(), plain.results)
+        evidence = collect(self.finished(), self.results)
+        return judge(evidence, self.protocols, figures=self.figures, control=self.control, unspoiled=unspoiled,
+                     complete=not self.lacking())  # fmt: skip
