@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ def provenance(*, device: str, threads: int, seed: int, started: float, wall_sec
     """Everything that may explain a difference between two runs of one recipe, in JSON types.
 
     Arguments:
-        device: its name as torch gives it, or the CPU's.
+        device: 'cpu', 'cuda' or 'cuda:N'.
         threads: of torch, in this process.
         seed: the base seed.
         started: seconds since the epoch, as `time.time` gives them.
@@ -30,11 +31,13 @@ def provenance(*, device: str, threads: int, seed: int, started: float, wall_sec
     requirements = ROOT / "requirements.txt"
     return {
         "program": f"{PROGRAM} {_version(PROGRAM)}",
-        **_git(),
-        "image_digest": os.environ.get("REPRO_IMAGE_DIGEST"),
+        **_revision(),
+        "image_digest": os.environ.get("REPRO_IMAGE_DIGEST"),  # set in the image, see container/build
+        "image_base": os.environ.get("REPRO_IMAGE_BASE"),
         "requirements_sha256": hashlib.sha256(requirements.read_bytes()).hexdigest() if requirements.exists() else None,
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "device": device,
+        **_gpu(device),
         "cpu": cpu_model(),
         "platform": platform.platform(),
         "threads": threads,
@@ -70,18 +73,46 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _gpu(device: str) -> dict:
+    """Name of the GPU and version of its driver, None on a CPU."""
+    if not device.startswith("cuda"):
+        return {"gpu": None, "driver": None}
+    import torch  # here, because reading an artifact must not load it
+
+    return {"gpu": torch.cuda.get_device_name(device), "driver": _driver()}
+
+
 @functools.cache
-def _git() -> dict:
-    """Revision and whether the code differs from it; None for both where this is no checkout or git is missing."""
-
-    def ask(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
-
+def _driver() -> str | None:
+    """Version of NVIDIA's driver, as the kernel module tells it, else nvidia-smi (WSL has no such module)."""
     try:
-        if Path(ask("rev-parse", "--show-toplevel")).resolve() != ROOT:  # installed inside somebody else's checkout
-            return {"git_revision": None, "git_dirty": None}
-        changed = ask("status", "--porcelain", "--", "repro", "paper_figures", "requirements.txt")
-        return {"git_revision": ask("rev-parse", "HEAD"), "git_dirty": bool(changed)}
+        found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", Path("/proc/driver/nvidia/version").read_text())
+        if found:
+            return found[0]
+    except OSError:
+        pass
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return _ask(*command).splitlines()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return None
+
+
+@functools.cache
+def _revision() -> dict:
+    """Revision of the code and whether it was changed since: of the checkout, or as the image was told when built."""
+    try:
+        git = ("git", "-C", str(ROOT))
+        if Path(_ask(*git, "rev-parse", "--show-toplevel")).resolve() == ROOT:  # else: inside somebody else's checkout
+            changed = _ask(*git, "status", "--porcelain", "--", "repro", "paper_figures", "requirements.txt")
+            return {"git_revision": _ask(*git, "rev-parse", "HEAD"), "git_dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
+        pass
+    told = os.environ.get("REPRO_REVISION")
+    if not told:
         return {"git_revision": None, "git_dirty": None}
+    return {"git_revision": told.removesuffix("-dirty"), "git_dirty": told.endswith("-dirty")}
+
+
+def _ask(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
