@@ -16,13 +16,15 @@ export LAUNCH
 
 FIGURES := figure1 figure2 figure3 figure4 figure5 figure6 appendix
 
-.PHONY: help demo figures $(FIGURES) verify test smoke lock clean
+.PHONY: help demo figures $(FIGURES) verify archive test smoke lock image image-check clean
 help:
 	@echo 'make demo      every figure on real 8x8 digits with verdicts, no GPU, no download (20 to 30 minutes)'
 	@echo 'make test      all tests'
 	@echo 'make smoke     every command chained on tiny subsets'
 	@echo 'make figure2   Figure 2 as published (SCALE=paper), or SCALE=small, SCALE=demo; so figure1 to figure6, appendix'
 	@echo 'make figures   all of them, one plan; make verify: one table of verdicts for the whole paper'
+	@echo 'make archive   everything of all figures, or of FIGURE=figure2, in one zip to publish; SCALE= and the rest as above'
+	@echo 'make image     the CUDA image, by docker, podman or buildah; make image-check builds and tries one without them'
 	@echo 'make lock      resolve requirements.in into requirements.txt'
 
 $(VENV)/.installed: requirements.txt pyproject.toml
@@ -37,7 +39,7 @@ demo: $(VENV)/.installed
 
 figures $(FIGURES): NAME = $(if $(filter figures,$@),all,$@)
 figures $(FIGURES): $(VENV)/.installed
-	@mkdir -p $(RESULTS)
+	@mkdir -p $(RESULTS) && test -w $(RESULTS) || { echo '$(RESULTS) cannot be written by user '$$(id -u)': make the folder first, or name another one with RESULTS= (in a container: --user)' >&2; exit 2; }
 	@$(REPRO) plan $(NAME) $(CHOICE) --make $(RESULTS)/$(NAME).mk --options '$(RUN_OPTIONS)' $(if $(YES),--yes)
 	@+$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(if $(filter demo,$(SCALE)),$(JOBS),1)) -f $(RESULTS)/$(NAME).mk all
 	@$(REPRO) figure $(NAME) $(CHOICE) then verify $(NAME) $(CHOICE)
@@ -45,6 +47,10 @@ figures $(FIGURES): $(VENV)/.installed
 verify: SCALE := $(if $(wildcard results/paper),paper,demo)
 verify: $(VENV)/.installed
 	@$(REPRO) verify $(CHOICE)
+
+archive: SCALE := $(if $(wildcard results/paper),paper,demo)
+archive: $(VENV)/.installed
+	@$(REPRO) archive $(or $(FIGURE),all) $(CHOICE)
 
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest
@@ -56,6 +62,12 @@ lock: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install --quiet uv
 	$(VENV)/bin/python -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	  --custom-compile-command 'make lock' --no-emit-index-url --no-emit-find-links requirements.in -o requirements.txt
+
+image:
+	@container/build $(IMAGE)
+
+image-check: $(VENV)/.installed
+	@container/check || { status=$$?; test $$status = 77 || exit $$status; }
 
 clean:
 	rm -rf $(VENV) build *.egg-info
