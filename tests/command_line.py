@@ -1,6 +1,7 @@
 """The command line for tests: in this process where that will do, in its own where signals and limits matter."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -43,7 +44,13 @@ def start(*words, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
     """Starts a command in a process of its own."""
     command = [*launcher, sys.executable, "-m", "repro", *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            preexec_fn=_hear_ctrl_c)  # fmt: skip
+
+
+def _hear_ctrl_c() -> None:
+    """What a shell starts in the background ignores SIGINT, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(path: Path, process: subprocess.Popen, *, after: Path | None = None) -> None:
