@@ -287,6 +287,7 @@ def test_provenance(monkeypatch, tmp_path):
 def test_reading_loads_neither_torch_nor_pandas_and_needs_no_git(tmp_path):
     script = """
 os.environ["PATH"] = "/nonexistent"
+os.environ.pop("REPRO_REVISION", None)  # an image was told
 record = store.provenance(device="cpu", threads=1, seed=0, started=0.0, wall_seconds=0.0)
 store.write(path, **CELL, arrays={"a": np.ones(3)}, table={"n": [1]}, provenance=record)
 print(store.read(path).provenance["git_revision"], {"torch", "pandas"} & set(sys.modules))
