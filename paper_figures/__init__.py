@@ -1,11 +1,11 @@
-"""One module per figure of the paper: how it is drawn (`draw`); which runs it needs (`cells`), and `reference/`."""
+"""One module per figure of the paper, and `scores`: how it is drawn (`draw`); which runs it needs (`cells`), and `reference/`."""
 
 from importlib import import_module
 from types import ModuleType
 
 from repro.errors import UsageError
 
-NAMES = ("figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "appendix")
+NAMES = ("figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "appendix", "scores")
 
 
 def figure(name: str) -> ModuleType:

@@ -83,10 +83,11 @@ def _paint_scores(row: SubFigure, tables: Tables, protocol: Protocol) -> None:
     arms = [half, top, *subsets(protocol, size, ("random", "random_like_easy", "easy", *COMPOSITION[:2]))]
     curve_panel(panels[1], tables["composition"], protocol, arms, title="easiness or choice of classes", columns=2,
                 published_range=y_range)  # fmt: skip
-    _half_ensembles(panels[2], tables["half-ensemble correlation"])
+    half_ensembles(panels[2], tables["half-ensemble correlation"])
 
 
-def _half_ensembles(panel: Axes, scores: pd.DataFrame) -> None:
+def half_ensembles(panel: Axes, scores: pd.DataFrame) -> None:
+    """Reliability of scores: rank correlations of half-ensembles by the share of randomised labels."""
     panel.set_title("EL2N of two half-ensembles", fontsize=10)
     if scores.empty:
         return no_runs(panel)

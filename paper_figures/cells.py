@@ -48,10 +48,12 @@ def figure5(p: Protocol) -> list[Item]:
     """Barriers of many initialisations, and the accuracy of the networks pruned from them."""
     cells = [_all_at(p, t) for t in p.barrier_all]
     for t in p.barrier_subsets:
-        kinds = ("random", "easy") if p.scale == "paper" else ("random", "easy", "hard")
+        kinds = ("random", "easy") if p.full else ("random", "easy", "hard")
         cells += [_arm(p, kind, size, t) for size in p.barrier_sizes for kind in kinds]
     if p.scale == "paper":
         cells += [_ranked_by(p, "lmc", size) for size in p.barrier_sizes]
+    elif p.scale == "day":  # conditions whose pruned runs Figures 2 and 4 have: only their children are new
+        cells += [_arm(p, "hard", p.subset_size), _arm(p, "random", p.noise_size), _arm(p, "easy", p.noise_size)]
     else:
         cells += [_ranked_by(p, score, p.subset_size) for score in ("lmc", "forgetting")]
     return cells + [Barrier(cell) for cell in cells]
@@ -88,21 +90,33 @@ def appendix(p: Protocol) -> list[Item]:
     ]  # fmt: skip
 
 
+def scores(p: Protocol) -> list[Item]:
+    """Subsets of the noise panels' size by scores on clean and on randomised labels; nothing is trained on them."""
+    kinds = ("easy", "random", "hard")
+    return [Chosen(p, Subset(kind, p.noise_size), noise) for noise in (0.0, *p.noise) for kind in kinds]
+
+
 FIGURES: dict[str, Callable[[Protocol], list[Item]]] = {
     "figure1": figure1, "figure2": figure2, "figure3": figure3, "figure4": figure4, "figure5": figure5,
-    "figure6": figure6, "appendix": appendix,
+    "figure6": figure6, "appendix": appendix, "scores": scores,
 }  # fmt: skip
+_AT = {"day": ("figure1", "figure2", "figure4", "figure5", "figure6"), "scores": ("scores",)}
+
+
+def figures_at(scale: str) -> tuple[str, ...]:
+    """The figures of a scale: elsewhere than at the scale ``scores``, its own is contained in Figure 4."""
+    return _AT.get(scale, tuple(name for name in FIGURES if name != "scores"))
 
 
 def needed(name: str, p: Protocol, control: str | None = None) -> list[Item]:
-    """What a figure needs on one data set, each item once: nothing where the paper does not have it.
+    """What a figure needs on one data set, each item once: nothing where the paper, or this scale, does not have it.
 
     Raises UsageError for an unknown figure, and for a control that it does not have.
     """
     if name not in FIGURES:
         raise UsageError(f"unknown figure {name!r}: choose {', '.join(FIGURES)} or all")
     if control is None:
-        return list(dict.fromkeys(FIGURES[name](p)))
+        return list(dict.fromkeys(FIGURES[name](p))) if name in figures_at(p.scale) else []
     if name != "figure2" or control not in CONTROLS:
         raise UsageError(f"unknown control {control!r} of {name}: choose {', '.join(CONTROLS)}, with figure2")
     return figure2(p, control)

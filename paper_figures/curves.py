@@ -88,7 +88,7 @@ def curve_panel(
 ) -> None:
     """Accuracy (%) against pruning level with bands of one standard deviation, and the legend beneath.
 
-    table: `summarise`. published_range: of the y axis (%) at paper scale, where the published means are thin lines.
+    table: `summarise`. published_range: of the y axis (%) at the published schedule, whose means are thin lines.
     colors: (colour, marker) of arms that do not look as `LOOKS` says, such as a series of sizes.
     """
     colors = colors or {}
@@ -101,7 +101,7 @@ def curve_panel(
     if dense is not None:
         look = LOOKS["dense"]
         panel.axhline(dense, color=look.color, linestyle=look.line, label=look.label, lw=1.4)
-    paper = protocol.scale == "paper"
+    paper = protocol.full
     band, faint = (0.2, 0.1) if paper else (0.1, 0.06)  # folds widen the demo's bands: they overlap
     for arm in arms:
         rows = arm.of(shown)

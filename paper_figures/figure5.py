@@ -134,7 +134,7 @@ def _histograms(figure, evidence: Evidence, protocol: Protocol) -> list[pd.DataF
     if any(len(table) for table in tables):
         panels[0, 0].set_xlim(-5, 10)
         top = max(table["share_pct"].max() for table in tables if len(table))
-        panels[0, 0].set_ylim(0, max(HIST_RANGE[1], 1.05 * top) if protocol.scale == "paper" else 1.05 * top)
+        panels[0, 0].set_ylim(0, max(HIST_RANGE[1], 1.05 * top) if protocol.full else 1.05 * top)
     return tables
 
 
@@ -142,7 +142,7 @@ def _published_histogram(panel: Axes, protocol: Protocol, arm: Arm) -> None:
     table = published_points.histograms(protocol.dataset)
     kind = "all" if arm.size == 0 else arm.condition
     table = table[(table["condition"] == kind) & (table["size"] == arm.size) & (table["t"] == arm.t)]
-    if protocol.scale == "paper" and len(table):
+    if protocol.full and len(table):
         share = 100 * table["count"] / table["count"].sum()
         panel.stairs(share, [*table["bin_lo"], table["bin_lo"].iloc[-1] + 0.5], color="black", lw=0.7)
         panel.text(0.97, 0.66, "line: as published", transform=panel.transAxes, ha="right", va="top", fontsize=7)
@@ -153,7 +153,7 @@ def _scatter(panel: Axes, points: pd.DataFrame, conditions: pd.DataFrame, protoc
     if points.empty:
         return no_runs(panel)
     scale = 1 if x == "barrier" else 100
-    if protocol.scale == "paper":
+    if protocol.full:
         _published_scatter(panel, protocol, x)
     markers = steps(points)
     for (kind, t), rows in points.groupby(["kind", "t"]):
@@ -165,7 +165,7 @@ def _scatter(panel: Axes, points: pd.DataFrame, conditions: pd.DataFrame, protoc
     rho, low, high = rank_correlation(conditions[x].to_numpy(float), conditions["final_acc"].to_numpy(float))
     interval = f"Spearman ρ = {rho:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
     panel.set_title(f"{interval}\nover {len(conditions)} conditions", fontsize=8)
-    if protocol.scale == "paper" and protocol.dataset in Y_RANGES:
+    if protocol.full and protocol.dataset in Y_RANGES:
         y_range(panel, *Y_RANGES[protocol.dataset], 100 * conditions["final_acc"].to_numpy(float))
     grid(panel)
 
@@ -203,9 +203,7 @@ def _legend(figure: SubFigure, points: pd.DataFrame, protocol: Protocol) -> None
                for kind, color in KINDS.items() if kind in known]  # fmt: skip
     handles += [Line2D([], [], color="#555555", lw=0, marker=marker, label=f"t = {t:,}")
                 for t, marker in steps(points).items()]  # fmt: skip
-    hollow = (
-        "; hollow: as published (each a parent)" if protocol.scale == "paper" and protocol.dataset in Y_RANGES else ""
-    )
+    hollow = "; hollow: as published (each a parent)" if protocol.full and protocol.dataset in Y_RANGES else ""
     n = counts(by_condition(points)["n"])
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.2, fontsize=7, title_fontsize=7, frameon=False,
                   title=f"large: mean over parents ({n}), light: each parent{hollow}")  # fmt: skip

@@ -64,11 +64,11 @@ def _panel(panel: Axes, table: pd.DataFrame, protocol: Protocol, kind: str) -> N
         label = f"{size:,}" if size else f"all {protocol.train_images:,}"
         panel.plot(x, y, color=color, marker=marker, ms=6, mec="white", mew=0.6, lw=1.4, label=label)
         panel.fill_between(x, y - spread, y + spread, color=color, alpha=0.2, lw=0)
-    if protocol.scale == "paper":
+    if protocol.full:
         _published(panel, protocol, kind, looks)
     log2_axis(panel, table["w"], "warm-up steps")
     grid(panel)
-    if protocol.scale == "paper":
+    if protocol.full:
         y_range(panel, *Y_RANGES[kind], 100 * table["mean_acc"].to_numpy(float))
     _diverged(panel, table, looks)
 

@@ -1,14 +1,72 @@
-"""What a plan costs: trainings, images, FLOPs, and time on this machine, measured by training for a few seconds."""
+"""What a plan costs: trainings, images, FLOPs, and time on this machine, measured by doing the plan's work for 20 s.
 
+A step's time is that of its training images, dense or sparse, of the images it measures networks on, and of starting
+its process. One network of the plan is measured, the one that takes most of it; the others count by their FLOPs.
+"""
+
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 
 from repro.errors import UsageError
-from repro.plan.steps import Step
+from repro.plan import Step, processes
 from repro.protocol import Protocol
 
 SENSIBLE_HOURS = 12.0
-CALIBRATE_IMAGES = 10**8  # plans below this many images take minutes anywhere, and are not worth measuring first
+WORTH_MEASURING = 2e13  # FLOPs; a plan of fewer takes minutes anywhere
+CALIBRATION = 20.0  # seconds, of which starting a process and warming up take some
+SPARSE = 0.1  # share of the weights left in the second of the two measurements of training
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one process does with one network, in images a second: dense training, training with a tenth of the weights,
+    and measuring networks (forward alone). start: seconds until a process is at work. device: its name."""
+
+    dense: float
+    sparse: float
+    forward: float
+    start: float
+    device: str
+
+    def seconds(self, step: Step) -> float:
+        """Of a step of this network. An image takes a time that is linear in the share of the weights that is left."""
+        slope = (1 / self.dense - 1 / self.sparse) / (1 - SPARSE)
+        return step.images * (1 / self.dense - slope * (1 - step.density)) + step.evaluated / self.forward
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds of work of all processes together, and on the clock with ``jobs`` of them at once.
+
+    Processes are taken in the order of the rules by whoever is free; that some wait for others is left out.
+    """
+
+    network: str
+    speed: Speed
+    work: float
+    clock: float
+    jobs: int
+
+    def __str__(self) -> str:
+        rates = f"trains {self.speed.dense:,.0f} images/s dense"
+        if abs(self.speed.sparse / self.speed.dense - 1) > 0.1:
+            rates += f", {self.speed.sparse:,.0f} with {SPARSE:.0%} of the weights"
+        at_once = f"{self.jobs} processes at once, taken not to slow each other" if self.jobs > 1 else "one process"
+        return (
+            f"about {_spoken(self.clock)} here with {at_once}, on one {self.speed.device}: {self.network} was just "
+            f"measured ({rates}, and measures {self.speed.forward:,.0f} images/s; a process starts in "
+            f"{self.speed.start:.1f} s), and other networks are taken to run at the same rate of FLOPs"
+        )
+
+
+def _spoken(seconds: float) -> str:
+    if seconds < 2 * 3600:
+        return f"{max(1, round(seconds / 60))} minutes"
+    return f"{seconds / 3600:,.{int(seconds < 36_000)}f} hours"
 
 
 @cache
@@ -27,45 +85,98 @@ def flops_per_image(network: str, protocol: Protocol) -> int:
     return 3 * counter.get_total_flops()
 
 
-def images_per_second(protocol: Protocol, *, seconds: float = 5.0) -> float:
-    """Measured here and now: the protocol's network trained on noise, with the engine it would use."""
+def total_flops(todo: list[Step]) -> int:
+    """FLOPs of all trainings of the steps."""
+    return sum(step.images * flops_per_image(step.network, step.protocol) for step in todo)
+
+
+def predict(todo: list[Step], *, jobs: int, measure: Callable[[str, Protocol], Speed] | None = None) -> Prediction:
+    """The time the steps would take here. measure: gives the speed of a network; `calibrate` by default."""
+    shares: dict[tuple[str, Protocol], int] = {}
+    for step in todo:
+        key = step.network, step.protocol
+        shares[key] = shares.get(key, 0) + total_flops([step])
+    network, protocol = max(shares, key=shares.get)
+    speed = (measure or calibrate)(network, protocol)
+    unit = flops_per_image(network, protocol)
+    busy = [0.0] * jobs
+    for process in processes(todo):
+        work = sum(speed.seconds(step) * flops_per_image(step.network, step.protocol) / unit for step in process)
+        busy[busy.index(min(busy))] += speed.start + work
+    return Prediction(network, speed, sum(busy), max(busy), jobs)
+
+
+def calibrate(network: str, protocol: Protocol, seconds: float = CALIBRATION) -> Speed:
+    """Measured here and now, in one process, on noise, with the engine and the cohort that the steps would have."""
     import numpy as np
     import torch
 
-    from repro.data import Batcher
-    from repro.nets import create, initialise, layout_of
-    from repro.nets.cohort import Cohort, choose_engine
+    from repro.data import ImageSet
+    from repro.nets.cohort import choose_engine
+    from repro.stages.common import COHORT_LIMIT, Machine, Trainer
+    from repro.train.evaluate import EVALUATION_BATCH, predict
     from repro.train.loop import Job, train
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    net = dict(num_classes=protocol.num_classes, in_chans=protocol.in_chans)
-    engine = choose_engine(
-        "auto", protocol.network, replicas=protocol.replicates, device=device, precision=protocol.training.precision
-    )
-    replicas = 1 if engine == "serial" else protocol.replicates  # one after the other, each costs the same
-    cohort = Cohort(protocol.network, replicas=replicas, engine=engine, device=device,
-                    precision=protocol.training.precision, **net)  # fmt: skip
-    single = initialise(create(protocol.network, **net), torch.Generator().manual_seed(0))
-    vector, batch, size = layout_of(single).flatten(single), protocol.training.batch_size, protocol.image_size
-    noise = torch.randint(0, 256, (4 * batch, size, size, protocol.in_chans), dtype=torch.uint8)
-    labels = torch.randint(0, protocol.num_classes, (4 * batch,), device=device)
-    mean = [0.5] * protocol.in_chans
-    batcher = Batcher(noise, mean, mean, augment=protocol.training.augment, device=device)
-    images, elapsed, start = 0, 0.0, 0
+    ends = time.monotonic() + seconds
+    start = _start_up()
+    size, count = protocol.image_size, 2 * EVALUATION_BATCH
+    noise = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, size, size, protocol.in_chans), dtype=torch.uint8, generator=noise)
+    labels = torch.randint(0, protocol.num_classes, (count,), generator=noise)
+    everything, grey = np.arange(count), (0.5,) * protocol.in_chans
+    data = ImageSet("noise", images, labels, tuple(map(str, range(protocol.num_classes))), (), grey, grey, "")
+    training = protocol.training if network == protocol.network else protocol.scoring.training
+    trainer = Trainer(data, network, training, Machine())
+    replicas = min(COHORT_LIMIT, protocol.replicates)
+    engine = choose_engine("auto", network, replicas=replicas, device=trainer.device, precision=training.precision)
+    replicas = 1 if engine == "serial" else replicas  # one after the other, each costs the same
+    vectors = [trainer.initial(0, r) for r in range(replicas)]
+    dense = torch.ones(trainer.layout.num_prunable, dtype=torch.bool)
+    sparse = torch.rand(len(dense), generator=noise) < SPARSE
+
+    def trains(mask: torch.Tensor) -> Callable[[int], int]:
+        def steps(k: int) -> int:
+            jobs = [Job(vector, everything, 0, k, 0, r, mask=mask, lr_scale=0.0) for r, vector in enumerate(vectors)]
+            train(jobs, training, cohort_of=trainer.cohort, batcher=trainer.batcher, labels=trainer.labels)
+            return k * training.batch_size * replicas
+
+        return steps
+
+    def evaluates(k: int) -> int:
+        for _ in range(k):
+            predict(trainer.cohort(replicas), trainer.batcher, [everything[:EVALUATION_BATCH]] * replicas)
+        return k * EVALUATION_BATCH * replicas
+
+    work = [trains(dense), trains(sparse), evaluates]
+    for each in work:  # the first time, memory is taken and kernels are loaded
+        each(1)
+    left = max(1.0, ends - time.monotonic())
+    rates = [_rate(each, left / len(work)) for each in work]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU (PyTorch sees no GPU)"
+    return Speed(*rates, start=start, device=device)
+
+
+def _rate(work: Callable[[int], int], seconds: float, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Images a second of work(k), which does k rounds and returns their images: ever more rounds, until time is up."""
+    images, elapsed, rounds = 0, 0.0, 1
     while elapsed < seconds:
-        steps = 1 if start == 0 else 3
-        jobs = [Job(vector, np.arange(4 * batch), start, start + steps, 0, r) for r in range(replicas)]
-        began = time.perf_counter()
-        train(jobs, protocol.training, cohort_of=lambda _: cohort, batcher=batcher, labels=labels)
-        if start:  # the first step warms up
-            elapsed += time.perf_counter() - began
-            images += steps * batch * replicas
-        start += steps
+        began = clock()
+        images += work(rounds)
+        took = clock() - began
+        elapsed += took
+        rounds = max(1, min(2 * rounds, int(rounds * (seconds - elapsed) / max(took, 1e-9))))
     return images / elapsed
 
 
-def report(name: str, steps: list[Step], todo: list[Step]) -> str:
-    """One line per missing step, the totals, and the hours they would take here."""
+def _start_up() -> float:
+    """Seconds until another process of the program has what it needs to train."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import repro.cli, repro.stages, repro.nets.program"], check=True)
+    return time.perf_counter() - began
+
+
+def report(name: str, steps: list[Step], todo: list[Step], prediction: Prediction | None = None) -> str:
+    """One line per missing step, the totals, and the time they would take here."""
     if not todo:
         return f"{name}: all {len(steps)} artifacts are complete, nothing to do"
     lines = [f"{name}: {len(steps) - len(todo)} of {len(steps)} artifacts are complete; to make:"]
@@ -74,41 +185,20 @@ def report(name: str, steps: list[Step], todo: list[Step]) -> str:
         lines.append(f"  {step.target!s:{width}}  {step.networks:5,} trainings  {step.images:15,} images")
     networks, images, flops = sum(step.networks for step in todo), sum(step.images for step in todo), total_flops(todo)
     lines.append(f"in all {networks:,} trainings, {images:,} images, {flops:.2g} FLOPs")
-    if images > CALIBRATE_IMAGES:
-        lines.append(f"{flops / 1e13 / 3600:,.0f} GPU-hours at 10 TFLOP/s sustained (arithmetic, not measured)")
-        lines.append(estimate(todo)[0])
+    if prediction:
+        if prediction.clock > 2 * 3600:
+            lines.append(f"{flops / 1e13 / 3600:,.0f} GPU-hours at 10 TFLOP/s sustained (arithmetic, not measured)")
+        lines.append(str(prediction))
     return "\n".join(lines)
 
 
-def total_flops(todo: list[Step]) -> int:
-    """FLOPs of all trainings of the steps."""
-    return sum(step.images * flops_per_image(step.network, step.protocol) for step in todo)
+def worth_measuring(todo: list[Step]) -> bool:
+    """Whether there is enough to do for anybody to wait 20 s for a prediction."""
+    return total_flops(todo) > WORTH_MEASURING
 
 
-@cache
-def _measured(protocol: Protocol) -> float:
-    return images_per_second(protocol)
-
-
-def estimate(todo: list[Step]) -> tuple[str, float]:
-    """(a sentence, hours): the steps' time here, from the measured speed of one network and everybody's FLOPs."""
-    import torch
-
-    protocol = todo[0].protocol
-    rate = _measured(protocol)
-    speed = rate * flops_per_image(protocol.network, protocol)
-    hours = total_flops(todo) / speed / 3600
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU (PyTorch sees no GPU)"
-    return (
-        f"about {hours:,.0f} hours here, on one {device}: {protocol.network} was just measured at {rate:,.0f} images/s, "
-        f"{speed / 1e12:.2g} TFLOP/s, and the rest is taken to run at the same rate of FLOPs"
-    ), hours
-
-
-def require_sensible(todo: list[Step], *, yes: bool) -> None:
+def require_sensible(prediction: Prediction | None, *, yes: bool) -> None:
     """Raises UsageError when the steps would take longer than anybody wants and ``yes`` was not given."""
-    if yes or sum(step.images for step in todo) <= CALIBRATE_IMAGES:
-        return
-    hours = estimate(todo)[1]
-    if hours > SENSIBLE_HOURS:
-        raise UsageError(f"this would take about {hours:,.0f} hours here: add YES=1 (or --yes) to do it all the same")
+    if prediction and not yes and prediction.clock > SENSIBLE_HOURS * 3600:
+        hours = f"{prediction.clock / 3600:,.0f} hours"
+        raise UsageError(f"this would take about {hours} here: add YES=1 (or --yes) to do it all the same")

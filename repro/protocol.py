@@ -9,7 +9,10 @@ from dataclasses import dataclass, replace
 from repro.errors import UsageError
 from repro.train.schedule import Training
 
-SCALES = ("demo", "small", "paper")
+SCALES = ("demo", "scores", "small", "day", "paper")
+"""Sizes of the experiment, the largest last."""
+FULL = ("day", "paper")
+"""Those with the published training schedule: their verdicts on the paper's data are verdicts on its claims."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class Protocol:
         prune_fraction: of the surviving weights, per level (section 3).
         levels: pruning levels after the dense one; replicates: networks per curve.
         normalization: 'dataset' or 'imagenet' constants (section 6).
-        image_size, in_chans, num_classes, train_images, folds: the data, for `repro.plan`, which opens none.
+        image_size, in_chans, num_classes, train_images, test_images, folds: the data, for `repro.plan`, which opens
+            none.
     """
 
     dataset: str
@@ -94,7 +98,17 @@ class Protocol:
     in_chans: int = 3
     num_classes: int = 10
     train_images: int = 50000
+    test_images: int = 10000
     folds: int = 1
+
+    @property
+    def all_images(self) -> int:
+        return self.train_images + self.test_images
+
+    @property
+    def full(self) -> bool:
+        """Whether it has the published schedule: what is measured may then be set beside the published numbers."""
+        return self.scale in FULL
 
 
 # Published with the open_lth code base: it keeps the last partial batch and uses ImageNet constants (sections 0, 6).
@@ -123,10 +137,20 @@ CINIC10 = Protocol(
     dataset="cinic10", scale="paper", network="cifar_resnet56", training=_CINIC,
     scoring=Scoring("cifar_resnet56", replace(_CINIC, steps=8000, milestones=())), t_star=800, subset_size=51200,
     sizes=(12800, 25600, 51200, 102400), levels=12, replicates=4, train_images=180000,
+    test_images=90000,
     barrier_all=(200, 400, 800), barrier_subsets=(200, 400), barrier_sizes=(12800, 25600, 51200),
     onset_steps=(1600, 3200, 6400),
 )  # fmt: skip
-# The schedule of CIFAR10 divided by 10: it proves the plumbing on a GPU and verifies no published number.
+# What an evaluator with one fast GPU runs: the published schedule on CIFAR-10 within a day of training at 250,000
+# images of ResNet-20 a second (2.16e10 images), for every primary claim. All arms have the 8 replicates that a primary
+# claim needs. Figure 5 has 14 conditions (12 are the fewest for a verdict): beside its own, the pruned runs of Figures
+# 2 and 4. Figure 6 has the paper's smallest and largest subset, which its claims are about.
+DAY = replace(
+    CIFAR10, scale="day", sizes=(3200,), levels=10, replicates=8, sweep_levels=(6, 8, 10), barrier_sizes=(3200, 12800),
+    onset_steps=(), warmup=replace(CIFAR10.warmup, sizes=(5120, 25600)),
+)  # fmt: skip
+# CIFAR10 with every number of steps divided by 10 (and fewer replicates, levels and sizes): it proves the plumbing on a
+# GPU and verifies no published number.
 SMALL = replace(
     CIFAR10, scale="small", training=replace(_CIFAR, steps=6240, milestones=(3120, 4680)),
     scoring=Scoring("cifar_resnet20", replace(_SCORE, steps=780)), t_star=40, subset_size=3200, sizes=(256, 1024, 3200),
@@ -134,6 +158,10 @@ SMALL = replace(
     barrier_sizes=(256, 1024, 3200), onset_steps=(160, 640),
     warmup=Warmup(replace(_WARMUP, steps=784, milestones=(392, 588)), (10, 40, 160), (5120, 25600), replicates=2),
 )  # fmt: skip
+# `make scores`: EL2N of CIFAR-10 without a GPU. The published scoring recipe (K = 10, 7,800 steps) with a network that
+# the sparse engine trains in an hour or two a core. Nothing is pre-trained or pruned: the rest of the fields only
+# chooses subsets, 8 random ones beside the easiest and the hardest.
+SCORES = replace(CIFAR10, scale="scores", scoring=Scoring("cifar_resnet14_w4", _SCORE), replicates=8, warmup=None)
 # Real images of scikit-learn. README, "The demo", lists the configurations tried before this one was frozen.
 DIGITS = Protocol(
     dataset="digits", scale="demo", network="cifar_resnet14_w4", training=_DIGITS,
@@ -145,10 +173,10 @@ DIGITS = Protocol(
         Training(steps=220, milestones=(110, 165), batch_size=128, lr=1.0, augment=False), (20, 40, 80), (256, 512),
         balanced_hard=True,
     ),
-    image_size=8, in_chans=1, train_images=1437, folds=5,
+    image_size=8, in_chans=1, train_images=1437, test_images=360, folds=5,
 )  # fmt: skip
 
-_PROTOCOLS = {(p.dataset, p.scale): p for p in (CIFAR10, CIFAR100, CINIC10, SMALL, DIGITS)}
+_PROTOCOLS = {(p.dataset, p.scale): p for p in (CIFAR10, CIFAR100, CINIC10, DAY, SMALL, SCORES, DIGITS)}
 
 
 def protocol(dataset: str, scale: str | None = None) -> Protocol:

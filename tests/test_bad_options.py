@@ -107,7 +107,7 @@ imp {tmp}/nothing.h5
 imp {tmp}
     is not a file: give the path of an artifact
 figure figure9
-    unknown figure 'figure9': choose figure1, figure2, figure3, figure4, figure5, figure6, appendix or all
+    unknown figure 'figure9': choose figure1, figure2, figure3, figure4, figure5, figure6, appendix, scores or all
 plan figure2 --scale demo --dataset cifar10
     demo scale has no data set cifar10: choose among digits
 plan figure2 --control magic

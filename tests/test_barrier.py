@@ -19,7 +19,7 @@ from repro.stages import children as children_module
 from repro.stages.common import Trainer
 from repro.stages.lines import Family, measured
 from repro.store import read
-from repro.train import interpolate, loop
+from repro.train import interpolate, loop, order
 from repro.train.schedule import Training
 from repro.verify.connectivity_onset import onset
 from tests import plain_imp
@@ -174,8 +174,8 @@ def test_children_have_a_data_order_of_their_own(folder, tmp_path, monkeypatch):
         asked.append((seed, replicate, purpose))
         return stream(seed, replicate, purpose, *address)
 
-    stream = loop.stream
-    monkeypatch.setattr(loop, "stream", watched)
+    stream = order.stream
+    monkeypatch.setattr(order, "stream", watched)
     barrier(tmp_path / "b.h5", folder / "w.h5", replicates=1, machine=CPU)
     assert set(asked) == {(SEED, 0, f"{role}order") for role in ("", "child1.", "child2.")}
     stored = read(tmp_path / "b.h5")

@@ -158,7 +158,7 @@ def test_unequal_batches_in_one_cohort_are_refused(images, labels):
         run(various_jobs(labels), images, labels, recipe=recipe)
 
 
-@pytest.mark.parametrize("engine", ["fused", "sparse", "serial"])
+@pytest.mark.parametrize("engine", ["fused", "sparse", "serial", "graph", "fused-graph"])
 def test_nesterov_and_last_partial_batch_equal_torch(images, labels, engine):
     recipe = dataclasses.replace(RECIPE, drop_last=False, nesterov=True, steps=12, batch_size=48, weight_decay=5e-4)
     everything = np.arange(N)
@@ -235,9 +235,10 @@ def test_momentum_is_not_carried_into_a_job(images, labels):
     ("cifar_resnet20_w8", 8, "cpu", "fp32", "fused"),
     ("cifar_resnet20_w8", 1, "cpu", "fp32", "serial"),
     ("cifar_resnet20", 8, "cpu", "fp32", "serial"),
-    ("cifar_resnet20", 8, "cuda", "fp32", "fused"),
-    ("cifar_resnet20", 1, "cuda", "fp32", "serial"),
-    ("resnet18", 8, "cuda", "fp32", "serial"),
+    ("cifar_resnet20", 8, "cuda", "fp32", "graph"),
+    ("cifar_resnet20", 1, "cuda", "fp32", "graph"),
+    ("resnet18", 8, "cuda", "fp32", "graph"),
+    ("resnet18", 8, "cpu", "fp32", "serial"),
 ])  # fmt: skip
 def test_engine_choice(network, replicas, device, precision, engine):
     device = torch.device(device)
@@ -248,6 +249,7 @@ def test_engine_choice(network, replicas, device, precision, engine):
 @pytest.mark.parametrize("engine, network, device, precision, message", [
     ("fused", "resnet18", "cpu", "fp32", "'resnet18' cannot be fused"),
     ("sparse", "resnet18", "cpu", "fp32", "'resnet18' cannot be sparse"),
+    ("fused-graph", "resnet18", "cuda", "fp32", "'resnet18' cannot be fused-graph .* use --engine graph"),
     ("sparse", "cifar_resnet20", "cuda", "fp32", "needs a CPU and fp32"),
     ("sparse", "cifar_resnet20", "cpu", "bf16", "needs a CPU and fp32"),
 ])  # fmt: skip

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import paper_figures
-from paper_figures.cells import CONTROLS, FIGURES, figure2, needed
+from paper_figures.cells import CONTROLS, FIGURES, figure2, figures_at, needed
 from repro import cost, plan, store
 from repro.errors import UsageError
 from repro.nets import create
-from repro.protocol import CIFAR10, CINIC10, DIGITS, datasets_at
+from repro.protocol import CIFAR10, CINIC10, DAY, DIGITS, SCALES, SCORES, datasets_at
+from repro.protocol import protocol as protocol_of
 from tests.command_line import ROOT, complaint, repro
 
 PROTOCOL = dataclasses.replace(DIGITS, replicates=2, levels=3, t_star=20, subset_size=256, seed=1, prune_fraction=0.1)
@@ -38,6 +39,12 @@ done
 @pytest.fixture
 def results(tmp_path):
     return tmp_path / "results"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_measured(monkeypatch):
+    """A prediction takes 20 s of measurements; tests/test_cost.py has the arithmetic."""
+    monkeypatch.setattr(cost, "calibrate", lambda network, protocol: cost.Speed(400.0, 400.0, 1200.0, 5.0, "CPU"))
 
 
 @pytest.fixture
@@ -68,7 +75,7 @@ def todo(steps):
 
 
 @pytest.mark.parametrize("control", [None, *CONTROLS])
-@pytest.mark.parametrize("scale", ["demo", "small", "paper"])
+@pytest.mark.parametrize("scale", ["demo", "small", "day", "paper"])
 def test_every_artifact_is_made_once_and_after_its_inputs(scale, control, results):
     for protocol in datasets_at(scale):
         steps = plan.steps(figure2(protocol, control) + figure2(protocol), results)
@@ -132,6 +139,39 @@ def test_the_demo_never_promises_fewer_than_6_replicates_and_8_to_the_primary_ar
             primary = name in cells_of("figure2", DIGITS) or name in ("easy256-noise0.5-t10", "all-noise0.5-t20")
             assert replicates == (8 if primary else 6), name
     assert len({*cells_of("figure5", DIGITS)} - {"all-t0"}) >= 12  # fewer conditions give no verdict on Figure 5
+
+
+def test_what_a_day_is_for():
+    """All arms with the 8 replicates of a primary claim; at least the 12 conditions that Figure 5 asks for; the subset
+    sizes and steps that claims 5, 8, 16, 22, 23 and 26 compare."""
+    assert figures_at("day") == ("figure1", "figure2", "figure4", "figure5", "figure6")
+    assert needed("figure3", DAY) == needed("appendix", DAY) == []
+    assert protocol_of("cifar10") is CIFAR10 and protocol_of("cifar10", "day") is DAY and SCALES[-1] == "paper"
+    assert (DAY.training, DAY.scoring, DAY.t_star) == (CIFAR10.training, CIFAR10.scoring, CIFAR10.t_star)
+    for figure in figures_at("day"):
+        assert {replicates for replicates, _ in cells_of(figure, DAY).values()} <= {8}, figure
+    assert cells_of("figure2", DAY).keys() == cells_of("figure2", CIFAR10).keys()
+    assert cells_of("figure4", DAY).keys() == cells_of("figure4", CIFAR10).keys()
+    assert set(needed("figure1", DAY)) <= {*needed("figure2", DAY), *needed("figure5", DAY)}  # costs nothing more
+    barriers = {item.cell.name for item in needed("figure5", DAY) if isinstance(item, plan.Barrier)}
+    pairs = {(m, t) for m in (3200, 12800) for t in (100, 200)} | {(2048, 200)}
+    assert barriers == {
+        "all-t100", "all-t200", "all-t400", "hard3200-t200",
+        *(f"{kind}{m}-t{t}" for kind in ("random", "easy") for m, t in pairs),
+    }  # fmt: skip
+    shared = {name for name in cells_of("figure5", DAY) if "2048" in name or name == "hard3200-t200"}
+    assert shared <= cells_of("figure2", DAY).keys() | cells_of("figure4", DAY).keys()
+    assert DAY.warmup.steps == CIFAR10.warmup.steps and DAY.warmup.replicates == 8
+    assert DAY.warmup.sizes == (CIFAR10.warmup.sizes[0], CIFAR10.warmup.sizes[-1])
+
+
+def test_scores_alone(results):
+    """The published scoring recipe with another network, and the three kinds of subsets on three sets of labels."""
+    assert SCORES.scoring == dataclasses.replace(CIFAR10.scoring, network=SCORES.scoring.network)
+    steps = plan.steps(needed("scores", SCORES), results)
+    assert Counter(step.command[0] for step in steps) == {"score": 3, "select": 9}
+    assert [needed("scores", p) for p in (DIGITS, CIFAR10, DAY)] == [[], [], []]
+    assert all(needed(name, SCORES) == [] for name in FIGURES if name != "scores")
 
 
 def test_the_larger_of_two_wishes_is_made(results):
@@ -269,7 +309,11 @@ def test_commands_share_a_process_and_stop_at_the_first_failure(results):
     assert "subset size (=0)" in said and not (results / "d.h5").exists()
 
 
-def test_figures_that_a_data_set_does_not_have(results):
+def test_figures_that_a_data_set_or_a_scale_does_not_have(results):
+    said = complaint("plan", "figure3", "--scale", "day", "--results", results)
+    assert said == "there is no figure3 at day scale: choose figure1, figure2, figure4, figure5, figure6 or all"
+    assert complaint("plan", "scores", "--results", results).startswith("there is no scores at demo scale: choose fig")
+    assert complaint("figure", "figure2", "--scale", "scores").endswith("at scores scale: choose scores or all")
     said = complaint("figure", "figure6", "--scale", "paper", "--dataset", "cifar100", "--results", results)
     assert said == "the paper has no figure6 on cifar100: leave --dataset out"
     assert (
@@ -374,18 +418,24 @@ def test_the_makefile_plans_makes_verifies_and_draws(tmp_path):
     program.chmod(0o755)
     common = ("-C", str(ROOT), "figure2", "SCALE=demo", f"VENV={venv}", f"REPRO={program}", f"RESULTS={tmp_path}/r")
     done = make(ROOT / "Makefile", *common, "SEED=7", "CONTROL=swap-easy-hard", "REPLICATES=3", "LEVELS=9", "YES=1",
-                "DATA=/images", "DATASETS=digits", "LAUNCH=echo launched")  # fmt: skip
+                "DATA=/images", "DATASETS=digits", "LAUNCH=echo launched", "JOBS=3")  # fmt: skip
     assert done.returncode == 0 and "launched true" in done.stdout, done.stderr
     choice = (f"figure2 --scale demo --results {tmp_path}/r --dataset digits --seed 7 --control swap-easy-hard "
               "--replicates 3 --levels 9")  # fmt: skip
     planned, *rest = [re.sub(" +", " ", line).strip() for line in told.read_text().splitlines()]
-    assert planned == f"plan {choice} --make {tmp_path}/r/figure2.mk --options --data-dir /images --yes"
+    assert planned == f"plan {choice} --make {tmp_path}/r/figure2.mk --options --data-dir /images --jobs 3 --yes"
     assert rest == [f"figure {choice} then verify {choice}"]
+    for words, scale, jobs in ((("scores",), "scores", 3), (("figure2", "SCALE=day"), "day", 1)):
+        dry = make(
+            ROOT / "Makefile", "-n", "-C", str(ROOT), *words, f"VENV={venv}", f"REPRO={program}", "JOBS=3"
+        ).stdout
+        assert re.search(rf"plan {words[0]} --scale {scale} --results results/{scale} .*--jobs {jobs}\b", dry)
+        assert f"-j{jobs} -f results/{scale}/{words[0]}.mk all" in dry
     program.write_text("#!/bin/sh\nexit 2\n")
     assert make(ROOT / "Makefile", *common).returncode == 2  # a plan that is refused stops everything
 
 
-def test_cost(results, monkeypatch):
+def test_cost(results):
     shown = repro("plan", "figure2", "--results", results, "--replicates", 8, "--levels", 12).stdout
     scores, pretrained, levels = 5 * 10, 5 * 8, 6 * 8 * 13
     before = DIGITS.t_star + 4 * (DIGITS.t_star // 2)  # steps of pre-training of a replicate, over the conditions
@@ -397,12 +447,14 @@ def test_cost(results, monkeypatch):
     said = complaint("plan", "figure2", "--results", results / "my results", "--make", results / "x.mk")
     assert said.startswith("make cannot have ' ' in the path")
 
-    paper = plan.steps(figure2(CIFAR10), results)
-    monkeypatch.setattr(cost, "estimate", lambda todo: ("about 900 hours here", 900.0))
-    with pytest.raises(UsageError, match=r"this would take about 900 hours here: add YES=1 \(or --yes\) to do it all"):
-        cost.require_sensible(paper, yes=False)
-    cost.require_sensible(paper, yes=True)
-    cost.require_sensible(steps, yes=False)  # minutes anywhere
+    paper = ("plan", "figure2", "--scale", "paper", "--dataset", "cifar10", "--results", results)
+    shown = repro(*paper, "--jobs", 4).stdout
+    assert "hours here with 4 processes at once" in shown and "400 images/s dense" in shown
+    refused = repro(*paper, "--make", results / "x.mk", code=2)
+    assert (
+        "this would take about 2," in refused.stderr and "hours here: add YES=1 (or --yes) to do it" in refused.stderr
+    )
+    assert repro(*paper, "--make", results / "x.mk", "--yes").stdout == refused.stdout
 
 
 @pytest.mark.parametrize("protocol", [DIGITS, CIFAR10], ids=lambda p: p.network)

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from paper_figures.cells import FIGURES, needed
+from paper_figures.cells import figures_at, needed
 from repro import protocol
 from repro.cli import main
 from repro.protocol import DIGITS
@@ -149,7 +149,7 @@ def test_from_the_plan_to_the_verdicts(tiny_demo, tmp_path):
     assert "all 16 artifacts are complete" in repro("plan", "figure2", "--results", results).stdout  # shared
 
     drawn = repro("figure", "all", "--results", results).stdout.split()
-    for name in FIGURES:
+    for name in figures_at("demo"):
         assert [str(results / f"{name}.{kind}") in drawn for kind in ("pdf", "png", "csv")] == [True] * 3
         assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     table = repro("verify", "--results", results).stdout

@@ -32,9 +32,12 @@ def _write_text(path: Path, text: str) -> None:
 @FIGURE
 @click.option("--make", "makefile", type=PATH, help="Write make rules for what is missing to this file.")
 @click.option("--options", "extra", default="", help="Options to add to every command of the rules.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that will run at once.")
 @click.option("--yes", is_flag=True, help="Go ahead although this machine would need very long.")
-def plan_command(name, makefile, extra, yes, **given):
+def plan_command(name, makefile, extra, jobs, yes, **given):
     """List the runs of a figure (or of all) with their cost, and write make rules for those that are missing.
+
+    What is long enough is predicted for this machine, by doing the same work for 20 seconds.
 
     \b
     Example:
@@ -49,9 +52,10 @@ def plan_command(name, makefile, extra, yes, **given):
     todo = plan.unfinished(steps)
     if makefile:
         _write_text(makefile, plan.rules(todo, program=(sys.executable, "-m", "repro"), options=extra))
-    click.echo(cost.report(name, steps, todo))
-    if todo and makefile:
-        cost.require_sensible(todo, yes=yes)
+    prediction = cost.predict(todo, jobs=jobs) if cost.worth_measuring(todo) else None
+    click.echo(cost.report(name, steps, todo, prediction))
+    if makefile:
+        cost.require_sensible(prediction, yes=yes)
 
 
 @main.command("figure")
@@ -110,8 +114,8 @@ def verify_command(context, name, reference, archive, **given):
     With --archive the runs are those of an archive: checksums are compared, and what its figures plot and its verdicts
     are computed again and have to be the same.
 
-    Exit status: 0 the runs are complete; 1 at paper scale a primary claim is contradicted, or an archive was altered;
-    3 runs are missing.
+    Exit status: 0 the runs are complete; 1 at paper or day scale a primary claim is contradicted, or an
+    archive was altered; 3 runs are missing.
 
     \b
     Example:

@@ -8,7 +8,7 @@ import click
 from repro.errors import UsageError
 from repro.protocol import SCALES
 
-ENGINES = ("auto", "fused", "sparse", "serial")
+ENGINES = ("auto", "graph", "fused-graph", "fused", "sparse", "serial")
 PRECISIONS = ("fp32", "bf16")
 MOST = 1000  # replicates, networks or levels: beyond, it is a slip of the keyboard
 

@@ -6,7 +6,7 @@ A figure declares what it needs (`paper_figures.cells`) in the terms of `declare
 
 from repro.plan.collect import collect, finished
 from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Subset, WarmupSweep, resize
-from repro.plan.make import rules
+from repro.plan.make import processes, rules
 from repro.plan.steps import Step, last, steps, unfinished
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "collect",
     "finished",
     "last",
+    "processes",
     "resize",
     "rules",
     "steps",

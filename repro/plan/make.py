@@ -22,7 +22,7 @@ def rules(todo: list[Step], *, program: tuple[str, ...], options: str = "") -> s
     for step in todo:
         if odd := re.search(r"[^\w./+,@-]", str(step.target)):
             raise UsageError(f"make cannot have {odd[0]!r} in the path {step.target}: choose another --results folder")
-    chains = _chains(todo)
+    chains = processes(todo)
     maker = {step.target: chain[-1].target for chain in chains for step in chain}
     targets = [str(chain[-1].target) for chain in chains]
     lines = [".SILENT:", f".PHONY: all {' '.join(targets)}", f"all: {' '.join(targets)}", "\t@:"]
@@ -39,8 +39,8 @@ def rules(todo: list[Step], *, program: tuple[str, ...], options: str = "") -> s
     return "\n".join(lines) + "\n"
 
 
-def _chains(todo: list[Step]) -> list[list[Step]]:
-    """The steps in rows, each step after the one it reads where nothing else reads that.
+def processes(todo: list[Step]) -> list[list[Step]]:
+    """The steps of each process, in order: each step after the one it reads where nothing else reads that.
 
     Choosing images takes no time: subsets follow their scores, and those that need none are chosen together.
     """

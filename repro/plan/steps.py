@@ -10,7 +10,6 @@ from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Item, S
 from repro.protocol import Protocol
 from repro.train.schedule import Training
 
-
 UNSAID = {"score": "el2n", "label_noise": 0.0}  # what a recipe may leave out
 
 
@@ -23,6 +22,8 @@ class Step:
         wanted: table pieces the artifact must hold to be complete.
         recipe: fields its recipe must have.
         networks, images: cost: networks trained and images passed through forward and backward.
+        evaluated: images passed through forward alone, to measure networks.
+        density: mean share of the prunable weights that are left in its trainings.
     """
 
     target: Path
@@ -34,6 +35,8 @@ class Step:
     protocol: Protocol
     networks: int = 0
     images: int = 0
+    evaluated: int = 0
+    density: float = 1.0
 
     def differing(self, recipe: dict) -> list[tuple[str, object, object]]:
         """(field, there, here) wherever a recipe is not this step's."""
@@ -54,9 +57,8 @@ class Step:
             inputs = {store.read_header(path).identity for path in self.needs}
         except UsageError:  # absent or broken: the command will say
             return self.wanted
-        if self.differing(header.recipe):
-            return self.wanted
-        if {source.identity for source in header.inputs.values()} != inputs:
+        given = {source.identity for source in header.inputs.values()}
+        if self.differing(header.recipe) or given != inputs:
             return self.wanted
         return self.wanted - set(header.table().piece)
 
@@ -94,9 +96,15 @@ def unfinished(todo: list[Step]) -> list[Step]:
     for step in todo:
         if missing := step.missing():
             share = len(missing) / len(step.wanted)
-            cost = {"networks": round(step.networks * share), "images": round(step.images * share)}
-            found.append(replace(step, **cost))
+            cost = {name: round(getattr(step, name) * share) for name in ("networks", "images", "evaluated")}
+            found.append(replace(step, **cost, density=_density(missing, step.protocol)))
     return found
+
+
+def _density(pieces: Iterable[str], p: Protocol) -> float:
+    """Mean share of the weights left over the (replicate, level) pieces of imp and branch; 1 of any others."""
+    levels = [int(piece.rpartition("/level_")[2]) for piece in pieces if "/level_" in piece]
+    return sum((1 - p.prune_fraction) ** level for level in levels) / len(levels) if levels else 1.0
 
 
 def chain(item: Item, results: Path) -> list[Step]:
@@ -118,6 +126,7 @@ def _cell(cell: Cell, results: Path) -> list[Step]:
         target, ("pretrain", *source, "-t", str(cell.t), *_options(p, cell.promised), "--out", str(target)),
         tuple(step.target for step in before[-1:]), _replicates(cell.promised), recipe,
         p.network, p, cell.promised if cell.t else 0, cell.promised * cell.t * p.training.batch_size,
+        cell.promised * p.test_images,
     )  # fmt: skip
     return [*before, pretrain, _imp(cell, pretrain, results)]
 
@@ -129,7 +138,7 @@ def _imp(cell: Cell, pretrain: Step, results: Path) -> Step:
                "--prune-fraction", str(p.prune_fraction), "--out", str(target))  # fmt: skip
     recipe = _recipe(p, p.training) | {"t": cell.t, "prune_fraction": p.prune_fraction}
     return Step(target, command, (pretrain.target,), wanted, recipe, p.network, p, len(wanted),
-                _whole_runs(len(wanted), cell))  # fmt: skip
+                _whole_runs(len(wanted), cell), len(wanted) * p.all_images, _density(wanted, p))  # fmt: skip
 
 
 def _whole_runs(count: int, cell: Cell) -> int:
@@ -143,9 +152,10 @@ def _branch(branch: Branch, results: Path) -> list[Step]:
     wanted = _levels(cell.promised, levels)
     command = ("branch", str(before[-1].target), "--mask", branch.mask, "--levels", ",".join(map(str, levels)),
                "--replicates", str(cell.promised), "--out", str(target))  # fmt: skip
-    recipe = _recipe(cell.protocol, cell.protocol.training) | {"t": cell.t, "mask": branch.mask}
-    step = Step(target, command, (before[-1].target,), wanted, recipe, cell.protocol.network, cell.protocol,
-                len(wanted), _whole_runs(len(wanted), cell))  # fmt: skip
+    p = cell.protocol
+    recipe = _recipe(p, p.training) | {"t": cell.t, "mask": branch.mask}
+    step = Step(target, command, (before[-1].target,), wanted, recipe, p.network, p, len(wanted),
+                _whole_runs(len(wanted), cell), len(wanted) * p.all_images, _density(wanted, p))  # fmt: skip
     return [*before, step]
 
 
@@ -162,11 +172,13 @@ def _barrier(barrier: Barrier, results: Path) -> list[Step]:
     alphas = ("--alphas", str(barrier.alphas)) if barrier.alphas else ()
     command = ("barrier", str(before[-1].target), "--children", str(p.children), *alphas, "--batch-norm", "both",
                "--replicates", str(cell.promised), "--out", str(target))  # fmt: skip
-    recipe = {field: value for field, value in _recipe(p, p.training).items() if field != "seed"}
-    points = (barrier.alphas or 3) - 1
+    recipe, points = _recipe(p, p.training), (barrier.alphas or 3) - 1
+    del recipe["seed"]
     recipe |= {"form": "children", "level": 0, "alphas": sorted({0.5, *(k / points for k in range(points + 1))})}
+    on_lines = p.children + 1 + len(pairs) * (points - 1)  # networks of a parent, measured with either batch norm
+    each = on_lines * (2 * p.all_images + p.train_images) + p.train_images + (2 + p.children) * p.test_images
     step = Step(target, command, (before[-1].target,), wanted, recipe, p.network, p, networks,
-                _whole_runs(networks, cell))  # fmt: skip
+                _whole_runs(networks, cell), cell.promised * each)  # fmt: skip
     return [*before, step]
 
 
@@ -183,7 +195,8 @@ def _warmup(sweep: WarmupSweep, results: Path) -> list[Step]:
     command = ("warmup", "--dataset", p.dataset, *(word for path in sources for word in ("--subset", str(path))),
                "--warmup-steps", ",".join(map(str, study.steps)), *_options(p, study.replicates), "--out", str(target))  # fmt: skip
     images = len(wanted) * study.training.steps * study.training.batch_size
-    step = Step(target, command, tuple(sources), wanted, _recipe(p, study.training), p.network, p, len(wanted), images)
+    step = Step(target, command, tuple(sources), wanted, _recipe(p, study.training), p.network, p, len(wanted), images,
+                len(wanted) * p.all_images)  # fmt: skip
     return [step for chain in chains for step in chain] + [step]
 
 
@@ -198,7 +211,7 @@ def _gradients(item: Gradients, results: Path) -> list[Step]:
     images = item.promised * (item.steps + 16 * len(measured)) * p.training.batch_size
     recipe = _recipe(p, p.training) | {"t": item.steps, "every": item.every, "batches": 16}
     step = Step(target, command, tuple(s.target for s in before[-1:]), wanted, recipe, p.network, p, item.promised,
-                images)  # fmt: skip
+                images, len(wanted) * p.test_images)  # fmt: skip
     return [*before, step]
 
 
@@ -258,7 +271,8 @@ def _score(cell: Cell, replicates: int, results: Path) -> Step:
     }  # fmt: skip
     images = len(wanted) * p.scoring.training.steps * p.scoring.training.batch_size
     command = ("score", "--dataset", p.dataset, *_noise(cell.noise), *_options(p, replicates), "--out", str(target))
-    return Step(target, command, (), wanted, recipe, p.scoring.network, p, len(wanted), images)
+    return Step(target, command, (), wanted, recipe, p.scoring.network, p, len(wanted), images,
+                len(wanted) * p.train_images)  # fmt: skip
 
 
 def _options(p: Protocol, replicates: int) -> tuple[str, ...]:

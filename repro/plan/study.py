@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from paper_figures.cells import FIGURES, needed
+from paper_figures.cells import FIGURES, figures_at, needed
 from repro.errors import UsageError
 from repro.plan.collect import collect, finished
 from repro.plan.declare import resize
@@ -36,7 +36,9 @@ class Study:
             if not datasets or p.dataset in datasets
         ]
         self.name, self.control = name, control
-        self.figures = tuple(FIGURES) if name == "all" else (name,)
+        self.figures = figures_at(scale) if name == "all" else (name,)
+        if name in FIGURES and name not in figures_at(scale):
+            raise UsageError(f"there is no {name} at {scale} scale: choose {', '.join(figures_at(scale))} or all")
         declared = {(f, p): needed(f, p, control) for f in self.figures for p in chosen}
         self.protocols = [p for p in chosen if any(declared[f, p] for f in self.figures)]
         if not self.protocols:

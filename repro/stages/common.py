@@ -35,7 +35,7 @@ class Machine:
 
     Arguments:
         device: 'auto', 'cpu' or 'cuda'.
-        engine: 'auto', 'fused', 'sparse' or 'serial' (`repro.nets.cohort`).
+        engine: 'auto' or one of `repro.nets.cohort.ENGINES`.
         checkpoint_seconds: time between step checkpoints of a long stage.
         data_dir: folder with the data sets; see `repro.data.load`.
         download: fetch a missing CIFAR archive.
@@ -138,7 +138,7 @@ class Trainer:
     network: str
     training: Training
     machine: Machine
-    engines: set[str] = field(default_factory=set)
+    cohorts: list[Cohort] = field(default_factory=list)
 
     def __post_init__(self):
         _tune_process()
@@ -170,10 +170,16 @@ class Trainer:
         engine = choose_engine(
             self.machine.engine, self.network, replicas=replicas, device=self.device, precision=self.training.precision
         )
-        self.engines.add(engine)
-        return Cohort(self.network, replicas=replicas, num_classes=self.data.num_classes,
-                      in_chans=self.data.in_chans, engine=engine, device=self.device,
-                      precision=self.training.precision)  # fmt: skip
+        self.cohorts.append(
+            Cohort(self.network, replicas=replicas, num_classes=self.data.num_classes, in_chans=self.data.in_chans,
+                   engine=engine, device=self.device, precision=self.training.precision)
+        )  # fmt: skip
+        return self.cohorts[-1]
+
+    @property
+    def engines(self) -> set[str]:
+        """The engines that cohorts were trained with; of a cohort that only evaluated, the one it has."""
+        return set().union(*(cohort.used or {cohort.engine} for cohort in self.cohorts))
 
     def initial(self, seed: int, replicate: int, role: str = "") -> torch.Tensor:
         """The random initialisation of a replicate, [layout.size]."""

@@ -28,10 +28,10 @@ def predict(cohort: Cohort, batcher: Batcher, index: list[np.ndarray], *, batch_
     cohort.train(batch_norm == "batch")
     parts = []
     for chunk in rows.split(EVALUATION_BATCH, 1):
-        parts.append(cohort.forward(batcher.normalise(batcher.gather(chunk), cohort.dtype)).float().cpu())
+        parts.append(cohort.forward(batcher.normalise(batcher.gather(chunk), cohort.dtype)).float())
     cohort.train()
     cohort.buffers.copy_(buffers)
-    logits = torch.cat(parts, 1)
+    logits = torch.cat(parts, 1).cpu()  # one copy at the end: until then, a GPU is not waited for
     return [each[: len(rows)] for each, rows in zip(logits, index)]
 
 

@@ -4,110 +4,25 @@ A job is one network's stretch of training, from a step to a step. Jobs of a coh
 architecture and the optimizer's constants: weights, mask, subset, labels, learning rate, first and last step.
 """
 
+import gc
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from repro.data import Batcher, Passes
+from repro.data import Batcher
 from repro.errors import RunError
 from repro.nets.cohort import Cohort
+from repro.train.job import NEVER, Job, Observer, Progress
+from repro.train.runner import Runner
 from repro.train.schedule import Training
-from repro.train.streams import stream
 
-NEVER = -1
+__all__ = ["NEVER", "Job", "Observer", "Progress", "train"]
 
-
-@dataclass(frozen=True)
-class Job:
-    """One network's stretch of training.
-
-    Arguments:
-        vector: [layout.size] parameters and float buffers at the first step.
-        subset: int64 [M] dataset indices it trains on.
-        start, stop: steps [start, stop), counted from the random initialisation.
-        seed, replicate: address of its random streams: data order and augmentation.
-        mask: bool [num_prunable], or None for dense.
-        labels: int64 [N] of the whole data set, when they are not the data set's own.
-        lr_scale: factor on the recipe's learning rate.
-        warmup: steps over which the rate rises linearly, from 0 at step 0 to the recipe's at this step (protocol
-            section 10).
-        then: int64 [M'] dataset indices it trains on from step ``warmup`` on, with weights, momentum and clock carried
-            over; None is ``subset`` throughout.
-        role: prefix of the random streams, for networks that must not share a replicate's data order.
-    """
-
-    vector: Tensor
-    subset: np.ndarray
-    start: int
-    stop: int
-    seed: int
-    replicate: int
-    mask: Tensor | None = None
-    labels: Tensor | None = None
-    lr_scale: float = 1.0
-    warmup: int = 0
-    then: np.ndarray | None = None
-    role: str = ""
-
-    def rate(self, training: Training, step: int) -> float:
-        """Learning rate of the update number ``step``."""
-        rising = min(1.0, step / self.warmup) if self.warmup else 1.0
-        return training.lr_at(step) * self.lr_scale * rising
-
-
-class Observer(Protocol):
-    """Something that looks at every training step, and whose arrays are part of a checkpoint."""
-
-    state: dict[str, np.ndarray]
-
-    def __call__(self, step: int, rows: list[int], index: Tensor, logits: Tensor) -> None:
-        """After a step: job numbers, dataset indices int64 [R, B] of the batch, logits [R, B, K] before the update."""
-
-
-@dataclass
-class Progress:
-    """State of a cohort in mid-training: what a checkpoint holds. Row j belongs to job j."""
-
-    step: int
-    vectors: Tensor
-    momentum: Tensor
-    diverged_at: np.ndarray
-    seconds: float = 0.0
-    extra: dict[str, np.ndarray] = field(default_factory=dict)
-
-
-@dataclass
-class _Order:
-    """The data order and augmentation of one job over one of its subsets: drawn once per pass."""
-
-    job: Job
-    subset: np.ndarray
-    training: Training
-    batcher: Batcher
-    current: int = NEVER
-    index: Tensor = field(default=None, repr=False)
-    offsets: tuple[Tensor, ...] | None = field(default=None, repr=False)
-
-    def __post_init__(self):
-        self.passes = Passes(len(self.subset), self.training.batch_size, self.training.drop_last)
-
-    def batch(self, step: int) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        number, rows = self.passes.locate(step)
-        if number != self.current:
-            address = (self.job.seed, self.job.replicate)
-            device = self.batcher.device
-            order = stream(*address, self.job.role + "order", number).permutation(len(self.subset))
-            self.index = torch.from_numpy(self.subset[order]).to(device)
-            if self.training.augment:
-                drawn = self.batcher.draw(stream(*address, self.job.role + "augment", number), len(order))
-                self.offsets = tuple(torch.from_numpy(a).to(device) for a in drawn)
-            self.current = number
-        return self.index[rows], self.offsets and tuple(a[rows] for a in self.offsets)
+TURN = 200  # steps that a part of a cohort too large for the memory trains before the next part does
 
 
 def train(
@@ -130,11 +45,14 @@ def train(
         labels: int64 [N] of the data set, on the device.
         resume: a checkpoint of the same jobs to take up from.
         checkpoint: called with the state about every ``checkpoint_seconds``.
-        report: called after each step with (step done, images trained on since the last call).
+        report: called after each step, or block of steps, with (steps done, images trained on since the last call).
         observe: called after each step; its state is saved with checkpoints and restored when resuming.
 
     Returns the final state; ``diverged_at`` holds the step of a job's first loss that was not finite, else -1.
     Momentum starts at zero: it is not carried into a job (protocol section 4), only from its ``subset`` to ``then``.
+
+    A cohort that does not fit into the device's memory is trained in halves, from the last state that was kept. Raises
+    RunError when a single network does not fit.
     """
     state = resume or Progress(
         step=min(job.start for job in jobs),
@@ -145,34 +63,100 @@ def train(
     if observe:
         observe.state.update(state.extra)
         state.extra = observe.state
-    first = [_Order(job, job.subset, training, batcher) for job in jobs]
-    later = [order if job.then is None else _Order(job, job.then, training, batcher) for job, order in zip(jobs, first)]
-    saved, interval = time.monotonic(), checkpoint_seconds
+    runner = Runner(jobs, training, batcher, labels, report, observe)
+    keeper = Keeper(checkpoint, checkpoint_seconds, observe)
+    most = len(jobs)  # that fit into the memory together, as far as is known
     for begin, end, rows in _segments(jobs, state.step):
-        cohort = cohort_of(len(rows))
-        _load(cohort, state, rows, [jobs[j].mask for j in rows])
-        targets = _targets([jobs[j] for j in rows], labels)
-        diverged = torch.full((len(rows),), NEVER, device=cohort.device)
-        began = time.monotonic()
-        for step in range(begin, end):
-            batches = [(first if step < jobs[j].warmup else later)[j].batch(step) for j in rows]
-            images, label = _assemble(batcher, batches, targets, cohort.dtype)
-            rates = [jobs[j].rate(training, step) for j in rows]
-            losses = cohort.step(images, label, rates, momentum=training.momentum,
-                                 weight_decay=training.weight_decay, nesterov=training.nesterov)  # fmt: skip
-            diverged = torch.where(~losses.isfinite() & (diverged == NEVER), step, diverged)
-            if observe:
-                observe(step, rows, torch.stack([index for index, _ in batches]), cohort.logits)
-            if report:
-                report(step + 1, label.numel())
-            if checkpoint and time.monotonic() - saved > interval and step + 1 < end:
-                state = _store(cohort, state, rows, diverged, step + 1, time.monotonic() - began)
-                asked = time.monotonic()
-                checkpoint(state)
-                began = saved = time.monotonic()
-                interval = max(checkpoint_seconds, 20 * (saved - asked))  # saving takes at most a twentieth of the time
-        state = _store(cohort, state, rows, diverged, end, time.monotonic() - began)
+        while begin < end:
+            keeper.keep(state)
+            parts = _parts(rows, most)
+            stop = end if len(parts) == 1 else min(end, begin + TURN)
+            try:
+                for part in parts:
+                    cohort = None
+                    cohort = cohort_of(len(part))
+                    if cohort.too_large and len(part) > 1:
+                        raise torch.OutOfMemoryError
+                    state = runner.train(cohort, state, part, begin, stop, keeper if len(parts) == 1 else None)
+            except torch.OutOfMemoryError:
+                state = None
+            if state is None:  # not in the handler: there the exception holds what it ran out of memory with
+                most = _halve(cohort, len(part), training, batcher.device)
+                state = keeper.recall()
+                begin = max(begin, state.step)
+            else:
+                begin = stop
+                if begin < end and keeper.due:
+                    keeper.checkpoint(state)
     return state
+
+
+class Keeper:
+    """The last good state: in memory, to go on from when memory runs out, and as checkpoints when they are due.
+
+    Arguments:
+        save: writes a checkpoint; None for none.
+        seconds: time between checkpoints, more if saving would take above a twentieth of the time.
+        observe: whoever looks at the steps, whose arrays belong to the state.
+    """
+
+    def __init__(self, save: Callable[[Progress], None] | None, seconds: float, observe: Observer | None):
+        self.save, self.seconds, self.observe = save, seconds, observe
+        self.saved, self.interval = time.monotonic(), seconds
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return self.save is not None and time.monotonic() - self.saved > self.interval
+
+    def checkpoint(self, state: Progress) -> None:
+        """Write the state, and keep it."""
+        asked = time.monotonic()
+        self.save(state)
+        self.saved = time.monotonic()
+        self.interval = max(self.seconds, 20 * (self.saved - asked))
+        self.keep(state)
+
+    def keep(self, state: Progress) -> None:
+        """Keep the state in memory."""
+        self.state, self.extra = state, {name: array.copy() for name, array in state.extra.items()}
+
+    def recall(self) -> Progress:
+        """The state kept last; what the observer has seen since is forgotten."""
+        if self.observe:
+            self.observe.state.update({name: array.copy() for name, array in self.extra.items()})
+        return self.state
+
+
+def _halve(cohort: Cohort | None, size: int, training: Training, device: torch.device) -> int:
+    """The largest cohort to try after one of ``size`` did not fit, whose memory is freed.
+
+    Raises RunError when there is no smaller one.
+    """
+    if size == 1:
+        raise RunError(
+            f"one network with batches of {training.batch_size} does not fit into the free memory of {device}: end "
+            "what else runs there, or take a device with more memory or --device cpu"
+        )
+    if cohort is None or not cohort.too_large:  # else it was said before
+        print(f"warning: {size} networks do not fit into the free memory of {device} together: training at most "
+              f"{-(-size // 2)} at a time", file=sys.stderr)  # fmt: skip
+    if cohort:
+        cohort.release()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return -(-size // 2)
+
+
+def _parts(rows: list[int], most: int) -> list[list[int]]:
+    """The rows in as few parts of at most ``most`` as can be, of nearly equal size."""
+    parts, rows = [], list(rows)
+    for remaining in range(-(-len(rows) // most), 0, -1):
+        size = -(-len(rows) // remaining)
+        parts.append(rows[:size])
+        rows = rows[size:]
+    return parts
 
 
 def _segments(jobs: list[Job], first: int) -> list[tuple[int, int, list[int]]]:
@@ -184,40 +168,3 @@ def _segments(jobs: list[Job], first: int) -> list[tuple[int, int, list[int]]]:
         if rows:
             stretches.append((begin, end, rows))
     return stretches
-
-
-def _load(cohort: Cohort, state: Progress, rows: list[int], masks: list[Tensor | None]) -> None:
-    cohort.load(state.vectors[rows].to(cohort.device))
-    cohort.load_momentum(state.momentum[rows].to(cohort.device))
-    dense = torch.ones(cohort.layout.num_prunable, dtype=torch.bool)
-    cohort.load_masks(torch.stack([dense if m is None else m.cpu() for m in masks]).to(cohort.device))
-    cohort.train()
-
-
-def _store(cohort: Cohort, state: Progress, rows: list[int], diverged: Tensor, step: int, seconds: float) -> Progress:
-    vectors, momentum, diverged_at = state.vectors.clone(), state.momentum.clone(), state.diverged_at.copy()
-    vectors[rows] = cohort.vectors().cpu()
-    momentum[rows] = cohort.momentum_vectors().cpu()
-    for j, at in zip(rows, diverged.tolist()):
-        diverged_at[j] = at if diverged_at[j] == NEVER else diverged_at[j]
-    return Progress(step, vectors, momentum, diverged_at, state.seconds + seconds, state.extra)
-
-
-def _targets(jobs: list[Job], labels: Tensor) -> Tensor:
-    """Labels [N] when all jobs share the data set's own, else [R, N]."""
-    if all(job.labels is None for job in jobs):
-        return labels
-    return torch.stack([labels if job.labels is None else job.labels.to(labels.device) for job in jobs])
-
-
-def _assemble(batcher: Batcher, batches: list, labels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Images [R, B, H, W, C] in ``dtype`` and labels [R, B] of one step."""
-    if len({len(index) for index, _ in batches}) > 1:
-        sizes = sorted({len(index) for index, _ in batches})
-        raise RunError(f"batches of one cohort differ in size {sizes}: train those subsets in separate cohorts")
-    index = torch.stack([index for index, _ in batches])
-    offsets = None
-    if batches[0][1] is not None:
-        offsets = tuple(torch.stack(parts) for parts in zip(*(offset for _, offset in batches)))
-    images = batcher.normalise(batcher.gather(index, offsets), dtype)
-    return images, labels[index] if labels.ndim == 1 else labels.gather(1, index)

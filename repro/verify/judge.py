@@ -51,7 +51,7 @@ def judge(evidence: Evidence, protocols: Sequence[Protocol], *, figures: Sequenc
             )
             continue
         verdicts += verdicts_on(evidence, p, figures=figures)
-        if scale == "paper" and "figure2" in figures:
+        if p.full and "figure2" in figures:
             agreements.append(agreement(evidence.runs, p.dataset, chance=1 / p.num_classes, replicates=p.replicates))
     parts = dict(scale=scale, agreements=agreements, controls=controls)
     status = exit_status(verdicts, scale, controls) if complete else 3

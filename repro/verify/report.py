@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from textwrap import shorten
 
+from repro.protocol import FULL
 from repro.verify.claims import CLAIMS
 from repro.verify.compare import Agreement
 from repro.verify.controls import ControlVerdict
@@ -58,12 +59,12 @@ _SHORT_LEGEND = (
 
 def exit_status(verdicts: Sequence[Verdict], scale: str, controls: Sequence[ControlVerdict] = ()) -> int:
     """0, 1 or 3: 3 if promised data are missing (of a control too, or there is nothing at all), at any scale; 1 if,
-    at paper scale, a primary claim is contradicted after Holm. Elsewhere no sign of an effect ever matters."""
+    at paper or day scale, a primary claim is contradicted after Holm. Elsewhere no sign of an effect ever matters."""
     check_scale(scale)
     gaps = [v for v in verdicts if v.promised and v.verdict == "missing"]
     if not (verdicts or controls) or gaps or any(c.verdict == "missing" for c in controls):
         return 3
-    return int(scale == "paper" and any(v.verdict == "contradicted" and survives_holm(v) for v in verdicts))
+    return int(scale in FULL and any(v.verdict == "contradicted" and survives_holm(v) for v in verdicts))
 
 
 def markdown(

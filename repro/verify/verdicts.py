@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from repro.errors import UsageError
-from repro.protocol import SCALES
+from repro.protocol import FULL, SCALES
 from repro.verify import connectivity, published, warmup
 from repro.verify.claims import CLAIMS, PRIMARY_HYPOTHESES, RUN_CLAIMS, Claim, Part
 from repro.verify.outcomes import SUBSETS, Outcomes, from_runs, label, noise_panel
@@ -47,7 +47,7 @@ def evaluate(
     """Verdict on every claim about pruned runs (see `outcomes.from_runs` for the table and the remaining arguments).
 
     figures: claims of other figures are judged if their runs are there, and may be missing; so are claims on noise
-    panels that are not in `noise`. scale: at 'paper' the subset size is the paper's. size: the subset size compared
+    panels that are not in `noise`. scale: at 'paper' and 'day' the subset size is the paper's. size: the subset size compared
     (default: the paper's where the runs have it, else the only one). confidence: of the intervals; 0.975 at both looks
     if a second look was declared. Raises UsageError for a table that cannot be read.
     """
@@ -99,7 +99,7 @@ def paper_size(runs: pd.DataFrame, dataset: str, scale: str, size: int | None) -
     """The size to compare: the one asked for, else the paper's at its scale or where the runs have it, else None."""
     size_of_paper = published.SIZES.get(dataset)
     at_hand = set(runs.loc[runs["dataset"] == dataset, "size"]) if {"dataset", "size"} <= {*runs.columns} else set()
-    return size_of_paper if size is None and (scale == "paper" or size_of_paper in at_hand) else size
+    return size_of_paper if size is None and (scale in FULL or size_of_paper in at_hand) else size
 
 
 def with_holm(verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -88,7 +88,7 @@ BY_NUMBER = {claim.number: claim for claim in CLAIMS}
 def verdicts(evidence: Evidence, protocol: Protocol) -> list[Verdict]:
     """Verdicts on claims 26 to 30 from the warm-up runs of one data set; 'missing' where they are lacking."""
     rows, study = evidence.warmup, protocol.warmup
-    comparable = protocol.scale == "paper" and protocol.dataset == "cifar10"
+    comparable = protocol.full and protocol.dataset == "cifar10"
     if rows.empty or study is None:
         reason = "no warm-up runs" if study else f"the protocol of {protocol.dataset} has no warm-up study"
         promised = {n: study is not None and (comparable or n != 29) for n in BY_NUMBER}
@@ -97,7 +97,7 @@ def verdicts(evidence: Evidence, protocol: Protocol) -> list[Verdict]:
     if comparable:
         baseline = _baseline(sweep, published_sweep("easy"))
     else:
-        reason = "compared with the paper's at its scale on cifar10 only"
+        reason = "compared with the paper's at its schedule on cifar10 only"
         baseline = replace(_missing(29, protocol.dataset, reason), promised=False)
     return [_slopes(sweep), _hard(sweep), _shortest(sweep), baseline, _parts(sweep, protocol)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
+from repro.protocol import FULL
 from repro.verify.claims import CLAIMS, PAPER_DATASETS
 from repro.verify.verdict import ITSELF, NO_GAP, Verdict
 from repro.verify.verdicts import from_published
@@ -21,12 +22,12 @@ def survives_holm(verdict: Verdict) -> bool:
 
 
 def paper_claim(verdict: Verdict, scale: str) -> str:
-    """What this verdict says about the paper's claim: the same at the paper's scale on its data, nothing elsewhere."""
+    """What this verdict says about the paper's claim: the same with the paper's schedule on its data, nothing elsewhere."""
     if verdict.dataset not in PAPER_DATASETS:
         return f"not tested ({verdict.dataset})"
     if verdict.dataset not in CLAIMS[verdict.claim].datasets:
         return f"not made for {verdict.dataset}"
-    return verdict.verdict if scale == "paper" else f"not tested ({verdict.dataset} at {scale} scale)"
+    return verdict.verdict if scale in FULL else f"not tested ({verdict.dataset} at {scale} scale)"
 
 
 def support(published: Verdict, *, at_n: bool = True) -> str:

@@ -1,0 +1,34 @@
+"""bench."""
+
+from pathlib import Path
+
+import click
+
+from repro.cli.group import main
+from repro.cli.options import PATH
+
+
+@main.command("bench")
+@click.option("--quick", is_flag=True, help="A smoke run of about a minute; its numbers mean little.")
+@click.option("--only", multiple=True, metavar="SECTION",
+              help="roofline, rows, growth, stages or demo (repeatable) [default: all].")  # fmt: skip
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--compile", "compiled", is_flag=True, help="Also torch.compile on a CPU, which compiles for a minute.")
+@click.option("--results", type=PATH, default=Path("results/demo"), show_default=True,
+              help="Finished demo to take the profile of.")  # fmt: skip
+@click.option("--out", type=PATH, default=Path("results/bench"), show_default=True,
+              help="Folder for bench.json and bench.md.")  # fmt: skip
+def bench_command(out, **given):
+    """Measure this machine: images/s and memory of every engine against a plain script, stages, limits of the device.
+
+    Variants are timed in turns, each in a process of its own; the table gives medians, ranges and n. About ten minutes
+    on a CPU, which should be doing nothing else.
+
+    \b
+    Example:
+      repro bench
+      repro bench --only demo --results results/demo
+    """
+    from repro.bench import bench
+
+    click.echo(bench(out, **given), nl=False)

@@ -1,0 +1,176 @@
+"""What a plan costs: counted images against what really passes through the networks, and time by closed forms."""
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paper_figures.cells import figure2, figures_at, needed
+from repro import cost, plan, protocol
+from repro.errors import UsageError
+from repro.protocol import CIFAR10, DIGITS, SCORES, datasets_at
+from repro.train import evaluate, interpolate
+from tests.command_line import repro
+
+SPEED = cost.Speed(dense=1000.0, sparse=4000.0, forward=8000.0, start=3.0, device="CPU")
+RESULTS = Path("results")
+ALL = plan.Cell("all_tstar", DIGITS, 20)
+
+
+def step_of(item) -> plan.Step:
+    return plan.steps([item], RESULTS)[-1]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A demo that takes seconds, with two replicates, which are two folds."""
+    training = dataclasses.replace(DIGITS.training, steps=6, milestones=(4,))
+    p = dataclasses.replace(
+        DIGITS, network="cifar_resnet8_w4", training=training, t_star=2, replicates=2, more_replicates=None, levels=1,
+        scoring=dataclasses.replace(DIGITS.scoring, network="cifar_resnet8_w4", networks=1, training=training),
+    )  # fmt: skip
+    monkeypatch.setitem(protocol._PROTOCOLS, ("digits", "demo"), p)
+    return p
+
+
+def test_the_images_that_networks_are_measured_on_are_counted(tiny, tmp_path, monkeypatch):
+    """Against the images that the commands really pass forward, command by command."""
+    seen = Counter()
+    predict, recalibrate = evaluate.predict, interpolate.recalibrate
+
+    def counting(function):
+        def counted(cohort, batcher, index, **options):
+            seen[command] += sum(map(len, index))
+            return function(cohort, batcher, index, **options)
+
+        return counted
+
+    monkeypatch.setattr(evaluate, "predict", counting(predict))
+    monkeypatch.setattr(interpolate, "recalibrate", counting(recalibrate))
+    cell = plan.Cell("easy", tiny, 1, plan.Subset("easy", 256))
+    steps = plan.steps([plan.Barrier(cell)], tmp_path)
+    for step in steps:
+        command = step.command[0]
+        repro(*step.command)
+    assert set(seen) == {"score", "pretrain", "imp", "barrier"} == {s.command[0] for s in steps if s.evaluated}
+    for step in steps:
+        assert seen[step.command[0]] == pytest.approx(step.evaluated, rel=2e-3), step.target  # folds differ by one
+    path = (
+        step_of(plan.Barrier(ALL)).evaluated
+        - step_of(plan.Barrier(dataclasses.replace(cell, protocol=DIGITS))).evaluated
+    )
+    assert path == 8 * 3 * 8 * (3 * 1437 + 2 * 360)  # of 8 parents and 3 pairs, 8 more points each, twice and once more
+
+
+def test_density_is_the_mean_over_the_levels_that_are_trained(monkeypatch):
+    kept = 1 - DIGITS.prune_fraction
+    imp = step_of(ALL)
+    assert imp.density == pytest.approx((1 - kept**11) / (11 * (1 - kept)))  # a geometric series
+    assert {step_of(item).density for item in (plan.Barrier(ALL), plan.WarmupSweep(DIGITS))} == {1.0}
+    shuffled = step_of(plan.Branch("shuffled", ALL))
+    assert shuffled.density == pytest.approx(kept * (1 - kept**10) / (10 * (1 - kept)))
+    deepest = {piece for piece in imp.wanted if piece.endswith(("/level_9", "/level_10"))}
+    monkeypatch.setattr(plan.Step, "missing", lambda step: frozenset(deepest))
+    [rest] = plan.unfinished([imp])
+    assert rest.density == pytest.approx((kept**9 + kept**10) / 2)
+    assert (rest.networks, rest.images, rest.evaluated) == (16, imp.images * 2 // 11, imp.evaluated * 2 // 11)
+
+
+def test_seconds_are_linear_in_what_is_left_of_the_weights():
+    step = dataclasses.replace(step_of(ALL), images=12_000, evaluated=16_000)
+    for density, training in ((1.0, 12.0), (0.1, 3.0), (0.55, 7.5), (0.325, 5.25)):
+        assert SPEED.seconds(dataclasses.replace(step, density=density)) == pytest.approx(training + 2.0)
+
+
+def test_a_prediction_is_the_sum_over_steps_and_processes():
+    """One network is measured, that with most of the FLOPs; others count by theirs; processes share the work."""
+    asked = []
+
+    def measure(network, p):
+        asked.append((network, p))
+        return SPEED
+
+    steps = plan.steps(figure2(CIFAR10), RESULTS)
+    scoring = [step for step in steps if step.command[0] == "score"]
+    others = [step for step in steps if step.command[0] != "score"]
+    ratio = cost.flops_per_image("lowres_resnet18", CIFAR10) / cost.flops_per_image("cifar_resnet20", CIFAR10)
+    assert 13 < ratio < 14 and len(scoring) == 1
+    expected = SPEED.seconds(scoring[0]) * ratio + sum(map(SPEED.seconds, others))
+    started = len(plan.processes(steps))
+    found = cost.predict(steps, jobs=1, measure=measure)
+    assert asked == [("cifar_resnet20", CIFAR10)]
+    assert found.work == pytest.approx(expected + 3.0 * started) and found.clock == found.work
+    two = cost.predict(steps, jobs=2, measure=measure)
+    assert two.work == pytest.approx(found.work) and found.work / 2 <= two.clock < 0.6 * found.work
+    longest = [step for step in steps if step.target.stem in ("pretrain-all-t0", "imp-all-t0")]
+    many = cost.predict(steps, jobs=1000, measure=measure)  # nobody waits for a free place
+    assert many.clock == pytest.approx(3.0 + sum(map(SPEED.seconds, longest)))
+    assert cost.predict(scoring, jobs=1, measure=measure).network == "lowres_resnet18"
+
+
+def test_three_processes_take_two_rounds_of_two():
+    """The score sets of `make scores`: alike, and none waits for another."""
+    steps = [step for step in plan.steps(needed("scores", SCORES), RESULTS) if step.command[0] == "score"]
+    assert len(plan.processes(steps)) == 3
+    each = 3.0 + (9_984_000 / SPEED.dense + 500_000 / SPEED.forward)  # 10 networks, 7,800 steps of 128; 50,000 images
+    for jobs, rounds in ((1, 3), (2, 2), (3, 1), (8, 1)):
+        found = cost.predict(steps, jobs=jobs, measure=lambda *_: SPEED)
+        assert (found.work, found.clock) == (pytest.approx(3 * each), pytest.approx(rounds * each))
+
+
+def test_what_is_said_of_a_prediction():
+    steps = plan.steps(figure2(DIGITS), RESULTS)
+    found = cost.predict(steps, jobs=2, measure=lambda *_: SPEED)
+    text = cost.report("figure2", steps, steps, found)
+    assert text.splitlines()[-1] == str(found) and "GPU-hours" not in text
+    assert f"about {round(found.clock / 60)} minutes here with 2 processes at once" in text
+    assert "1,000 images/s dense, 4,000 with 10% of the weights" in text
+    same = dataclasses.replace(SPEED, sparse=1050.0)  # an engine that masks do not speed up
+    assert "of the weights" not in str(cost.predict(steps, jobs=1, measure=lambda *_: same))
+    long = dataclasses.replace(found, clock=40 * 3600.0)
+    assert "GPU-hours at 10 TFLOP/s" in cost.report("figure2", steps, steps, long)
+    with pytest.raises(UsageError, match=r"this would take about 40 hours here: add YES=1 \(or --yes\)"):
+        cost.require_sensible(long, yes=False)
+    for prediction, yes in ((long, True), (found, False), (None, False), (dataclasses.replace(long, clock=9e3), False)):
+        cost.require_sensible(prediction, yes=yes)
+    assert cost.report("figure2", steps, []) == "figure2: all 16 artifacts are complete, nothing to do"
+
+
+def test_only_what_takes_long_is_worth_measuring():
+    demo = plan.steps([item for name in figures_at("demo") for item in needed(name, DIGITS)], RESULTS)
+    assert cost.worth_measuring(demo) and not cost.worth_measuring(demo[:1]) and not cost.worth_measuring([])
+    assert cost.worth_measuring(plan.steps(needed("scores", SCORES), RESULTS))
+
+
+@pytest.mark.parametrize("seconds_a_round", [0.01, 0.4, 30.0])
+def test_a_rate_is_images_by_time_and_keeps_to_its_time(seconds_a_round):
+    now = 0.0
+
+    def work(rounds):
+        nonlocal now
+        now += rounds * seconds_a_round
+        return 50 * rounds
+
+    assert cost._rate(work, 5.0, clock=lambda: now) == pytest.approx(50 / seconds_a_round)
+    assert 5.0 <= now < 5.0 + max(2 * seconds_a_round, 1e-9)
+
+
+def test_calibration_measures_with_the_programs_own_engine(tiny, monkeypatch):
+    monkeypatch.setattr(cost, "_start_up", lambda: 1.5)
+    speed = cost.calibrate("cifar_resnet8_w4", tiny, seconds=0.1)
+    assert speed.start == 1.5 and np.isfinite([speed.dense, speed.sparse, speed.forward]).all()
+    assert speed.forward > speed.dense > 0  # a third of the work
+
+
+def test_a_day_and_an_hour():
+    """Images of ResNet-20, or as many FLOPs, at 250,000 a second: everything at day scale, Figure 2 at small."""
+    unit = cost.flops_per_image("cifar_resnet20", CIFAR10)
+    for scale, figures, seconds in (("day", figures_at("day"), 86_400), ("small", ("figure2",), 3_600)):
+        [p] = datasets_at(scale)
+        steps = plan.steps([item for name in figures for item in needed(name, p)], RESULTS)
+        images = sum(
+            (step.images + step.evaluated / 3) * cost.flops_per_image(step.network, p) / unit for step in steps
+        )
+        assert images / 250_000 < seconds, scale

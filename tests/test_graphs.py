@@ -1,0 +1,398 @@
+"""Static steps, as CUDA graphs replay them: on a CPU the same bits as eager training; what happens when they fail."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from repro.data import Batcher
+from repro.errors import RunError
+from repro.nets import create, layout_of
+from repro.nets.cohort import EAGER, Cohort
+from repro.nets.update import masked_sgd
+from repro.stages import Machine
+from repro.stages.common import Trainer
+from repro.train import stepper
+from repro.train.job import NEVER, Job
+from repro.train.loop import train
+from repro.train.schedule import Training
+from repro.train.scores import Forgetting
+from tests.test_engine import CLASSES, N, NETWORK, SIZE, batcher_of, initial, various_jobs
+
+STATIC = sorted(EAGER)
+IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (N, SIZE, SIZE, 2), dtype=np.uint8))
+LABELS = torch.from_numpy(np.random.default_rng(1).integers(0, CLASSES, N))
+# 57 images make batches of 16, 16, 16 and 9: a block of three steps, and one alone
+RECIPE = Training(steps=25, batch_size=16, lr=0.1, milestones=(10, 18), drop_last=False, nesterov=True)
+
+
+@pytest.fixture(autouse=True)
+def blocks_of_three(monkeypatch):
+    monkeypatch.setattr("repro.train.runner.STEPS", 3)
+
+
+class Cohorts(dict):
+    """Cohorts of one engine by size, each made once, as `Trainer.cohort` does."""
+
+    def __init__(self, engine, *, precision="fp32", network=NETWORK, device="cpu"):
+        self.how = {"engine": engine, "precision": precision, "device": torch.device(device)}
+        self.network = network
+
+    def __missing__(self, replicas: int):
+        self[replicas] = Cohort(self.network, replicas=replicas, num_classes=CLASSES, in_chans=2, **self.how)
+        return self[replicas]
+
+    @property
+    def used(self):
+        return set().union(*(cohort.used for cohort in self.values()))
+
+
+@cache
+def shared(engine, precision):
+    return Cohorts(engine, precision=precision)
+
+
+BATCHERS = {}  # by augmentation
+
+
+def run(jobs, engine, *, recipe=RECIPE, cohorts=None, **options):
+    """Train with cohorts of one's own, or else those that all tests share: what was recorded has to serve any job."""
+    cohorts = shared(engine, recipe.precision) if cohorts is None else cohorts
+    batcher = BATCHERS.setdefault(recipe.augment, batcher_of(IMAGES, augment=recipe.augment))
+    return train(jobs, recipe, cohort_of=cohorts.__getitem__, batcher=batcher, labels=LABELS, **options)
+
+
+def all_kinds_of_jobs(stop=25):
+    """Four jobs that differ in mask, learning rate, warm-up, first and last step."""
+    everything, mask = np.arange(N), torch.from_numpy(np.random.default_rng(3).random(sizes().num_prunable) < 0.4)
+    noisy = torch.from_numpy(np.random.default_rng(4).integers(0, CLASSES, N))
+    return [
+        Job(initial(0, dtype=torch.float32), everything[:57], 0, stop, seed=0, replicate=0, mask=mask),
+        Job(initial(1, dtype=torch.float32), everything[60:117], 3, stop, seed=0, replicate=1, labels=noisy),
+        Job(initial(2, dtype=torch.float32), everything[20:77], 0, stop - 2, seed=7, replicate=2, lr_scale=0.3,
+            role="child1."),
+        Job(initial(3, dtype=torch.float32), everything[:57], 0, stop, seed=0, replicate=3, warmup=13,
+            then=everything[90:147]),
+    ]  # fmt: skip
+
+
+def sizes():
+    return layout_of(create(NETWORK, num_classes=CLASSES, in_chans=2))
+
+
+def same(a, b):
+    pairs = [(getattr(a, name), getattr(b, name)) for name in ("vectors", "momentum", "diverged_at")]
+    return all(np.array_equal(x, y, equal_nan=True) for x, y in pairs)
+
+
+# --- the same bits as the eager engines ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", STATIC)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_static_steps_give_the_bits_of_the_eager_engine(engine, precision):
+    recipe = dataclasses.replace(RECIPE, precision=precision)
+    jobs = all_kinds_of_jobs()
+    eager = run(jobs, EAGER[engine], recipe=recipe)
+    assert same(run(jobs, engine, recipe=recipe), eager)
+    assert shared(engine, precision).used == {engine}
+    assert all(not torch.equal(eager.vectors[j], job.vector) for j, job in enumerate(jobs))
+    again = [dataclasses.replace(job, labels=None, mask=None) for job in all_kinds_of_jobs(7)]  # nothing is remembered
+    assert same(run(again, engine, recipe=recipe), run(again, EAGER[engine], recipe=recipe))
+
+
+@pytest.mark.parametrize("engine", STATIC)
+def test_without_augmentation_on_dense_networks(engine):
+    recipe = dataclasses.replace(RECIPE, augment=False, nesterov=False, steps=21)
+    jobs = [Job(initial(r, dtype=torch.float32), np.arange(N), 0, 21, seed=1, replicate=r) for r in range(2)]
+    assert same(run(jobs, engine, recipe=recipe), run(jobs, EAGER[engine], recipe=recipe))
+
+
+@pytest.mark.parametrize("engine", STATIC)
+def test_checkpoints_of_either_are_taken_up_by_the_other(engine):
+    jobs, eager, static = all_kinds_of_jobs(), [], []
+    recipe = dataclasses.replace(RECIPE, drop_last=True)  # blocks of three all along
+    whole = run(jobs, EAGER[engine], recipe=recipe, checkpoint=eager.append, checkpoint_seconds=0)
+    assert same(run(jobs, engine, recipe=recipe, checkpoint=static.append, checkpoint_seconds=0), whole)
+    assert [state.step for state in static] == [6, 9, 12, 15, 18, 21, 22, 24]  # segments end at 3, 23 and 25
+    for state in eager:
+        if state.step in (7, 19):
+            assert same(run(jobs, engine, recipe=recipe, resume=state), whole)
+    for state in static[3:4]:
+        assert same(run(jobs, EAGER[engine], recipe=recipe, resume=state), whole)
+
+
+@pytest.mark.parametrize("engine", STATIC)
+def test_a_diverging_replica_is_dated_to_the_step_and_alone(engine):
+    jobs = various_jobs(LABELS, dtype=torch.float32)
+    recipe = dataclasses.replace(RECIPE, drop_last=True)
+    healthy = run(jobs, engine, recipe=recipe)
+    jobs[0] = dataclasses.replace(jobs[0], lr_scale=1e30)
+    sick = run(jobs, engine, recipe=recipe)
+    assert same(sick, run(jobs, EAGER[engine], recipe=recipe))
+    assert 0 < sick.diverged_at[0] < 5 and list(sick.diverged_at[1:]) == [NEVER] * 3
+    assert torch.equal(sick.vectors[1:], healthy.vectors[1:])
+
+
+@pytest.mark.parametrize("engine", STATIC)
+def test_observers_see_every_step(engine):
+    class Watch:
+        def __init__(self):
+            self.state, self.seen = {}, []
+
+        def __call__(self, step, rows, index, logits):
+            self.seen.append((step, rows, index.clone(), logits.float().clone()))
+
+    watches, reports = {}, {}
+    for each in (engine, EAGER[engine]):
+        watches[each], reports[each] = Watch(), []
+        run(all_kinds_of_jobs(16), each, observe=watches[each],
+            report=lambda step, images, told=reports[each]: told.append((step, images)))  # fmt: skip
+    for ours, theirs in zip(watches[engine].seen, watches[EAGER[engine]].seen, strict=True):
+        assert ours[:2] == theirs[:2] and torch.equal(ours[2], theirs[2]) and torch.equal(ours[3], theirs[3])
+    ours, theirs = reports[engine], reports[EAGER[engine]]
+    assert ours[-1][0] == theirs[-1][0] == 16
+    assert sum(n for _, n in ours) == sum(n for _, n in theirs)
+
+
+def test_a_network_of_timm_is_trained_by_graph():
+    recipe = dataclasses.replace(RECIPE, steps=3, augment=False)
+    net = create("test_resnet", num_classes=CLASSES, in_chans=2)
+    jobs = [Job(layout_of(net).flatten(net) * (1 + r / 9), np.arange(57), 0, 3, seed=0, replicate=r) for r in (0, 1)]
+    ends = []
+    for engine in ("graph", "serial"):
+        cohorts = Cohorts(engine, network="test_resnet")
+        ends.append(run(jobs, engine, recipe=recipe, cohorts=cohorts))
+        assert cohorts.used == {engine}
+    assert same(*ends) and not torch.equal(ends[0].vectors[0], jobs[0].vector)
+
+
+def test_a_parameter_that_is_not_used_gets_no_gradient():
+    net = torch.nn.ModuleDict({"used": torch.nn.Linear(3, 1), "idle": torch.nn.Linear(3, 1)})
+    for parameter in net.parameters():
+        parameter.grad = torch.full_like(parameter, 0.0)
+    x = torch.tensor([[1.0, 2.0, 3.0]])
+    stepper._set_gradients(net["used"](x).sum(), net)
+    assert torch.equal(net["used"].weight.grad, x) and not net["idle"].weight.grad.any()
+
+
+# --- the update ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_update_is_torchs_sgd_then_the_mask(nesterov):
+    generator = torch.Generator().manual_seed(0)
+    rates, n, m = torch.tensor([0.3, 0.0, 0.7], dtype=torch.float64), 50, 31
+    owner = torch.arange(n, dtype=torch.int32) % 3
+    start = torch.randn(n, generator=generator, dtype=torch.float64)
+    mask = (torch.rand(m, generator=generator) < 0.5).double()
+    weights, momentum = start.clone(), torch.zeros(n, dtype=torch.float64)
+    plain = [torch.nn.Parameter(start[owner == r].clone()) for r in range(3)]
+    optimizer = torch.optim.SGD([{"params": [p], "lr": rate.item()} for p, rate in zip(plain, rates)], lr=1.0,
+                                momentum=0.9, weight_decay=0.01, nesterov=nesterov)  # fmt: skip
+    keep = torch.cat([mask, torch.ones(n - m)])
+    for _ in range(4):
+        gradients = torch.randn(n, generator=generator, dtype=torch.float64)
+        for r, parameter in enumerate(plain):
+            parameter.grad = gradients[owner == r].clone()
+        optimizer.step()
+        with torch.no_grad():
+            for r, parameter in enumerate(plain):
+                parameter.mul_(keep[owner == r])
+        masked_sgd(weights, gradients, momentum, mask, rates, owner, factor=0.9, weight_decay=0.01, nesterov=nesterov)
+    for r, parameter in enumerate(plain):
+        torch.testing.assert_close(weights[owner == r], parameter.detach(), rtol=1e-13, atol=1e-15)
+
+
+TRITON = """
+import torch
+from repro.nets.fused_update import fused_masked_sgd
+from repro.nets.update import masked_sgd
+torch.manual_seed(0)
+n, m = 2500, 1700  # neither a multiple of the kernel's block
+mask, owner = (torch.rand(m) < 0.5).float(), torch.arange(n, dtype=torch.int32) % 3
+for nesterov in (False, True):
+    start = [torch.randn(n) for _ in range(3)]
+    ours, theirs = ([tensor.clone() for tensor in start] for _ in range(2))
+    for update, (weights, gradients, momentum) in ((fused_masked_sgd, ours), (masked_sgd, theirs)):
+        update(weights, gradients, momentum, mask, torch.tensor([0.1, 0.0, 0.5]), owner,
+               factor=0.9, weight_decay=0.01, nesterov=nesterov)
+    assert not torch.equal(theirs[0], start[0])
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours[2], theirs[2], rtol=1e-5, atol=1e-6)
+"""
+
+
+def test_the_fused_kernel_equals_the_plain_update():
+    """By Triton's interpreter, which has to be chosen before Triton is imported: in a process of its own."""
+    pytest.importorskip("triton")
+    found = subprocess.run([sys.executable, "-c", TRITON], env={**os.environ, "TRITON_INTERPRET": "1"},
+                           capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert found.returncode == 0, found.stderr
+
+
+# --- when static steps do not work --------------------------------------------------------------------------------
+
+
+def plant(monkeypatch, *updates):
+    monkeypatch.setattr(stepper, "updates_for", lambda device, dtype: list(updates))
+
+
+def without_weight_decay(*arguments, weight_decay, **options):
+    masked_sgd(*arguments, weight_decay=0.0, **options)
+
+
+def twice_the_rate(weights, gradients, momentum, mask, rates, owner, **options):
+    masked_sgd(weights, gradients, momentum, mask, 2 * rates, owner, **options)
+
+
+def cannot_be_recorded(*arguments, **options):
+    raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+
+@pytest.mark.parametrize("engine", STATIC)
+@pytest.mark.parametrize("precision, wrong, said", [
+    ("fp32", without_weight_decay, "differs from eager training by "),
+    ("bf16", twice_the_rate, "differs from eager training by "),
+    ("fp32", cannot_be_recorded, "failed (operation not permitted when stream is capturing)"),
+])  # fmt: skip
+def test_wrong_steps_are_found_before_they_are_used(engine, precision, wrong, said, capsys, monkeypatch):
+    recipe = dataclasses.replace(RECIPE, precision=precision, steps=12)
+    jobs = [dataclasses.replace(job, start=0, stop=12) for job in all_kinds_of_jobs()]
+    eager = run(jobs, EAGER[engine], recipe=recipe)
+    plant(monkeypatch, wrong)
+    cohorts = Cohorts(engine, precision=precision)
+    assert same(run(jobs, engine, recipe=recipe, cohorts=cohorts), eager)
+    warning = capsys.readouterr().err
+    assert warning.startswith(f"warning: engine {engine} {said}") and warning.count("\n") == 1
+    assert warning.endswith(f": training goes on with engine {EAGER[engine]} instead of {engine}\n")
+    assert cohorts.used == {EAGER[engine]}
+
+
+def test_the_plain_update_takes_the_place_of_a_wrong_kernel(capsys, monkeypatch):
+    jobs, cohorts = all_kinds_of_jobs(9), Cohorts("graph")
+    eager = run(jobs, "serial")
+    plant(monkeypatch, cannot_be_recorded, without_weight_decay, masked_sgd)
+    assert same(run(jobs, "graph", cohorts=cohorts), eager)
+    assert capsys.readouterr().err == "" and cohorts.used == {"graph"}
+
+
+@pytest.mark.parametrize("engine", STATIC)
+def test_the_comparison_leaves_no_trace(engine):
+    cohort = Cohorts(engine)[2]
+    cohort.load(torch.stack([initial(r, dtype=torch.float32) for r in range(2)]))
+    cohort.momentum.normal_()
+    cohort.load_masks(torch.rand(2, sizes().num_prunable) < 0.5)
+    cohort.train()
+    steps = stepper.stepper_of(cohort, batcher_of(IMAGES), dataclasses.replace(RECIPE, augment=False), N)
+    steps.targets.copy_(LABELS)
+    block = steps.block(10, 16, logits=False)
+    block.index.copy_(torch.arange(320).view(10, 2, 16) % N)
+    block.rates.fill_(0.05)
+    state = (cohort.weights, cohort.momentum, cohort.buffers, cohort.mask, steps.targets, block.index, block.rates)
+    before, random = [tensor.clone() for tensor in state], torch.random.get_rng_state()
+    assert steps._prepare(block)
+    assert all(torch.equal(now, then) for now, then in zip(state, before))
+    assert torch.equal(torch.random.get_rng_state(), random)
+
+
+def test_images_that_do_not_fit_on_the_device_are_trained_eagerly(capsys, monkeypatch):
+    jobs = all_kinds_of_jobs(9)
+    eager = run(jobs, "serial")
+    monkeypatch.setattr(BATCHERS[True], "resident", False)
+    assert same(run(jobs, "graph", cohorts=Cohorts("graph")), eager)
+    assert "engine graph needs the images in the memory of cpu" in capsys.readouterr().err
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_of_memory(monkeypatch):
+    """Cohorts of more than ``most`` networks run out of memory in their ``at``-th step, or block of steps."""
+
+    def limit(most, at=1):
+        for owner, name, size in ((Cohort, "backward", lambda cohort: cohort.replicas),
+                                  (stepper.Stepper, "_steps", lambda steps: steps.cohort.replicas)):  # fmt: skip
+            count = [0]
+
+            def watched(self, *arguments, inner=getattr(owner, name), size=size, count=count):
+                count[0] += size(self) > most
+                if size(self) > most and count[0] >= at:
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+                return inner(self, *arguments)
+
+            monkeypatch.setattr(owner, name, watched)
+
+    return limit
+
+
+@pytest.mark.parametrize("engine, at", [("serial", 7), ("graph", 1)])
+def test_out_of_memory_halves_the_cohort_and_changes_no_bit(engine, at, short_of_memory, capsys, monkeypatch):
+    monkeypatch.setattr("repro.train.loop.TURN", 8)
+    jobs = all_kinds_of_jobs()
+    counts = {plenty: Forgetting(LABELS, 4) for plenty in (True, False)}
+    whole = run(jobs, engine, observe=counts[True])
+    short_of_memory(1, at)
+    cohorts, saved = Cohorts(engine), []
+    few = run(jobs, engine, observe=counts[False], cohorts=cohorts, checkpoint=saved.append,
+              checkpoint_seconds=0)  # fmt: skip
+    assert same(few, whole)
+    for name, array in counts[True].state.items():
+        assert np.array_equal(array, counts[False].state[name])
+    warning = "warning: {} networks do not fit into the free memory of cpu together: training at most {} at a time\n"
+    first = 3 if at == 1 else 4  # the fourth job starts at step 3
+    assert capsys.readouterr().err == warning.format(first, 2) + warning.format(2, 1)
+    again = run(jobs, engine, resume=saved[-1], cohorts=cohorts, observe=Forgetting(LABELS, 4))
+    assert same(again, whole)
+    assert "2 networks" not in capsys.readouterr().err  # that they do not fit is known
+
+
+def test_a_network_that_does_not_fit_alone_is_an_error(short_of_memory):
+    short_of_memory(0)
+    with pytest.raises(
+        RunError, match=r"^one network with batches of 16 does not fit into the free memory of cpu: end "
+    ):
+        run(all_kinds_of_jobs(), "serial")
+
+
+# --- as users see it ----------------------------------------------------------------------------------------------
+
+
+def test_the_engine_on_record_is_the_one_that_trained(digits_trainer, capsys, monkeypatch):
+    trainer, jobs = digits_trainer
+    plant(monkeypatch, twice_the_rate)
+    train(jobs, trainer.training, cohort_of=trainer.cohort, batcher=trainer.batcher, labels=trainer.labels)
+    assert trainer.engines == {"serial"} and "instead of graph" in capsys.readouterr().err
+
+
+@pytest.fixture
+def digits_trainer():
+    from repro.data import load
+
+    recipe = dataclasses.replace(RECIPE, steps=2, drop_last=True)
+    trainer = Trainer(load("digits"), NETWORK, recipe, Machine(device="cpu", engine="graph"))
+    jobs = [Job(trainer.initial(0, r), np.arange(40), 0, 2, seed=0, replicate=r) for r in (0, 1)]
+    return trainer, jobs
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="recording a graph needs a CUDA device, and there is none")
+@pytest.mark.parametrize("engine", STATIC)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recorded_steps_train_like_eager_ones_on_a_gpu(engine, precision, capsys):
+    torch.backends.cudnn.allow_tf32 = False
+    recipe = dataclasses.replace(RECIPE, precision=precision, lr=1e-4)  # few and small steps: rounding is not amplified
+    jobs, ends = all_kinds_of_jobs(), []
+    batcher = Batcher(IMAGES, (0.4, 0.5), (0.2, 0.3), augment=True, device="cuda")
+    for each in (engine, engine, EAGER[engine]):
+        cohorts = Cohorts(each, precision=precision, device="cuda")
+        ends.append(train(jobs, recipe, cohort_of=cohorts.__getitem__, batcher=batcher, labels=LABELS.cuda()))
+        assert cohorts.used == {each}, capsys.readouterr().err
+    tolerance = 1e-4 if precision == "fp32" else 1e-2
+    torch.testing.assert_close(ends[0].vectors, ends[2].vectors, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(ends[0].vectors, ends[1].vectors, rtol=tolerance, atol=tolerance)
