@@ -18,6 +18,7 @@ from repro.protocol import Protocol
 SENSIBLE_HOURS = 12.0
 WORTH_MEASURING = 2e13  # FLOPs; a plan of fewer takes minutes anywhere
 CALIBRATION = 20.0  # seconds, of which starting a process and warming up take some
+IMAGES = 9984  # of the training set measured on: full batches of 64, 128, 256 and more
 SPARSE = 0.1  # share of the weights left in the second of the two measurements of training
 
 
@@ -90,14 +91,15 @@ def total_flops(todo: list[Step]) -> int:
     return sum(step.images * flops_per_image(step.network, step.protocol) for step in todo)
 
 
-def predict(todo: list[Step], *, jobs: int, measure: Callable[[str, Protocol], Speed] | None = None) -> Prediction:
+def predict(todo: list[Step], *, jobs: int, device: str = "auto",
+            measure: Callable[[str, Protocol, str], Speed] | None = None) -> Prediction:  # fmt: skip
     """The time the steps would take here. measure: gives the speed of a network; `calibrate` by default."""
     shares: dict[tuple[str, Protocol], int] = {}
     for step in todo:
         key = step.network, step.protocol
         shares[key] = shares.get(key, 0) + total_flops([step])
     network, protocol = max(shares, key=shares.get)
-    speed = (measure or calibrate)(network, protocol)
+    speed = (measure or calibrate)(network, protocol, device)
     unit = flops_per_image(network, protocol)
     busy = [0.0] * jobs
     for process in processes(todo):
@@ -106,7 +108,7 @@ def predict(todo: list[Step], *, jobs: int, measure: Callable[[str, Protocol], S
     return Prediction(network, speed, sum(busy), max(busy), jobs)
 
 
-def calibrate(network: str, protocol: Protocol, seconds: float = CALIBRATION) -> Speed:
+def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: float = CALIBRATION) -> Speed:
     """Measured here and now, in one process, on noise, with the engine and the cohort that the steps would have."""
     import numpy as np
     import torch
@@ -116,17 +118,18 @@ def calibrate(network: str, protocol: Protocol, seconds: float = CALIBRATION) ->
     from repro.stages.common import COHORT_LIMIT, Machine, Trainer
     from repro.train.evaluate import EVALUATION_BATCH, predict
     from repro.train.loop import Job, train
+    from repro.train.stepper import STEPS
 
     ends = time.monotonic() + seconds
     start = _start_up()
-    size, count = protocol.image_size, 2 * EVALUATION_BATCH
+    size, count = protocol.image_size, IMAGES
     noise = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, size, size, protocol.in_chans), dtype=torch.uint8, generator=noise)
     labels = torch.randint(0, protocol.num_classes, (count,), generator=noise)
     everything, grey = np.arange(count), (0.5,) * protocol.in_chans
     data = ImageSet("noise", images, labels, tuple(map(str, range(protocol.num_classes))), (), grey, grey, "")
     training = protocol.training if network == protocol.network else protocol.scoring.training
-    trainer = Trainer(data, network, training, Machine())
+    trainer = Trainer(data, network, training, Machine(device=device))
     replicas = min(COHORT_LIMIT, protocol.replicates)
     engine = choose_engine("auto", network, replicas=replicas, device=trainer.device, precision=training.precision)
     replicas = 1 if engine == "serial" else replicas  # one after the other, each costs the same
@@ -148,12 +151,18 @@ def calibrate(network: str, protocol: Protocol, seconds: float = CALIBRATION) ->
         return k * EVALUATION_BATCH * replicas
 
     work = [trains(dense), trains(sparse), evaluates]
-    for each in work:  # the first time, memory is taken and kernels are loaded
+    for each in work:  # the first time, memory is taken and kernels are loaded, and a GPU records its steps
         each(1)
+        if trainer.device.type == "cuda":
+            each(STEPS)
     left = max(1.0, ends - time.monotonic())
     rates = [_rate(each, left / len(work)) for each in work]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU (PyTorch sees no GPU)"
-    return Speed(*rates, start=start, device=device)
+    name = "CPU"
+    if trainer.device.type == "cuda":
+        name = torch.cuda.get_device_name(trainer.device)
+    elif not torch.cuda.is_available():
+        name = "CPU (PyTorch sees no GPU)"
+    return Speed(*rates, start=start, device=name)
 
 
 def _rate(work: Callable[[int], int], seconds: float, clock: Callable[[], float] = time.perf_counter) -> float:

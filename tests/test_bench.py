@@ -295,7 +295,7 @@ def test_stages_and_the_profile_of_a_demo(tmp_path, monkeypatch):
     assert profile["share_outside"] == pytest.approx(6.0 / (6.0 + stage)) and 0 < profile["share_training"] < 1
     packages = dict.fromkeys(("torch", "torchvision", "timm", "numba"))
     head = {"finished": "now", "wall_seconds": 1.0, "cpu": "x", "cores": 1, "platform": "p", "python": "3",
-            "git_revision": None, "git_dirty": None, "packages": packages}  # fmt: skip
+            "git_revision": None, "git_dirty": None, "driver": None, "packages": packages}  # fmt: skip
     text = report.markdown({"machine": head, "device": "cpu", "demo": profile})
     assert f"Outside the stages: {100 * profile['share_outside']:.1f} %" in text and "| barrier | 1 | " in text
 

@@ -48,6 +48,7 @@ def build(tmp_path):
         (("docker", "buildah", "podman"), {}, "docker build"),
         (("docker", "buildah", "podman"), {"NO_DAEMON": "1"}, "buildah build --layers --format docker"),
         (("podman",), {}, "podman build --format docker"),
+        (("docker", "buildah"), {"ENGINE": "buildah build"}, "buildah build"),
     ],
 )
 def test_an_image_is_its_contents_and_their_digest(build, engines, environment, chosen):

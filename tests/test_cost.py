@@ -88,7 +88,7 @@ def test_a_prediction_is_the_sum_over_steps_and_processes():
     """One network is measured, that with most of the FLOPs; others count by theirs; processes share the work."""
     asked = []
 
-    def measure(network, p):
+    def measure(network, p, device):
         asked.append((network, p))
         return SPEED
 

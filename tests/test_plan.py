@@ -44,7 +44,7 @@ def results(tmp_path):
 @pytest.fixture(autouse=True)
 def nothing_is_measured(monkeypatch):
     """A prediction takes 20 s of measurements; tests/test_cost.py has the arithmetic."""
-    monkeypatch.setattr(cost, "calibrate", lambda network, protocol: cost.Speed(400.0, 400.0, 1200.0, 5.0, "CPU"))
+    monkeypatch.setattr(cost, "calibrate", lambda *_: cost.Speed(400.0, 400.0, 1200.0, 5.0, "CPU"))
 
 
 @pytest.fixture
@@ -147,7 +147,9 @@ def test_what_a_day_is_for():
     assert figures_at("day") == ("figure1", "figure2", "figure4", "figure5", "figure6")
     assert needed("figure3", DAY) == needed("appendix", DAY) == []
     assert protocol_of("cifar10") is CIFAR10 and protocol_of("cifar10", "day") is DAY and SCALES[-1] == "paper"
-    assert (DAY.training, DAY.scoring, DAY.t_star) == (CIFAR10.training, CIFAR10.scoring, CIFAR10.t_star)
+    assert (dataclasses.replace(DAY.training, precision="fp32"), DAY.t_star) == (CIFAR10.training, CIFAR10.t_star)
+    scoring = dataclasses.replace(DAY.scoring, training=dataclasses.replace(DAY.scoring.training, precision="fp32"))
+    assert scoring == CIFAR10.scoring and DAY.training.precision == DAY.scoring.training.precision == "bf16"
     for figure in figures_at("day"):
         assert {replicates for replicates, _ in cells_of(figure, DAY).values()} <= {8}, figure
     assert cells_of("figure2", DAY).keys() == cells_of("figure2", CIFAR10).keys()

@@ -78,7 +78,7 @@ def describe(recipe: dict, sizes: dict[str, int], digests: dict[str, str]) -> tu
 
 def _title(recipe: dict) -> str:
     asked = recipe["asked"]
-    name = "all figures" if asked["name"] == "all" else asked["name"].capitalize().replace("re", "re ", 1)
+    name = "all figures" if asked["name"] == "all" else asked["name"].capitalize().replace("Figure", "Figure ")
     control = f", control {asked['control']} (has to fail)" if asked["control"] else ""
     return f"{TITLE}, reproduced: {name} at {asked['scale']} scale{control}, on {', '.join(recipe['data_sha256'])}"
 

@@ -47,7 +47,7 @@ def bench(out: Path, *, device: str = "auto", quick: bool = False, only: tuple[s
             continue
         print(f"bench: {section}", file=sys.stderr, flush=True)
         record |= _run(section, where, quick, compiled, results, record)
-        machine = store.provenance(device=name, threads=1, seed=0, started=began, wall_seconds=time.time() - began)
+        machine = store.provenance(device=where, threads=1, seed=0, started=began, wall_seconds=time.time() - began)
         record["machine"] = {**machine, "cores": len(os.sched_getaffinity(0))}
         _write(out / "bench.json", json.dumps(record, indent=1) + "\n")
         _write(out / "bench.md", text := report.markdown(record))

@@ -30,11 +30,12 @@ def spread(found: dict, unit: str = "") -> str:
 
 
 def _head(machine: dict, device: str) -> str:
+    driver = f" (driver {machine['driver']})" if machine["driver"] else ""
     packages = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "torchvision", "timm", "numba"))
     revision = machine["git_revision"] or "no checkout"
     changed = ", with changes" if machine["git_dirty"] else ""
     return (
-        f"# Benchmark\n\n{machine['finished']}, {machine['wall_seconds']:.0f} s; device: {device}; CPU: "
+        f"# Benchmark\n\n{machine['finished']}, {machine['wall_seconds']:.0f} s; device: {device}{driver}; CPU: "
         f"{machine['cpu']}, {machine['cores']} cores, one thread unless said otherwise; {machine['platform']}; Python "
         f"{machine['python']}, {packages}; revision {revision}{changed}.\n\n"
         "Every number is the median over n rounds (with the range) of turns a, b, c, a, b, c, …, each variant in a "

@@ -75,7 +75,7 @@ def _chain(folder: Path, quick: bool) -> list[dict]:
     training = replace(p.training, steps=44, milestones=(22, 33)) if quick else p.training
     scoring = replace(p.scoring, networks=2, training=replace(p.scoring.training, steps=training.steps * 2))
     out = {name: folder / f"{name}.h5" for name in ("score", "select", "pretrain", "imp", "barrier", "copy")}
-    rows = [_row("data loading", "digits, with the import of scikit-learn", [_timed(lambda: load("digits"))])]
+    rows = [_row("data loading", "digits", [_timed(lambda: load("digits"))])]
 
     def stage(name: str, what: str, work: Callable) -> None:
         ran = _timed(work)

@@ -15,6 +15,7 @@ from statistics import median
 
 from repro.bench.variants import Variant, build
 from repro.errors import RunError
+from repro.train.stepper import STEPS
 
 LARGE_STEP = 2**19  # pixels: on a CPU such a step takes about a second, and is a turn
 _context = multiprocessing.get_context("forkserver")
@@ -32,13 +33,16 @@ def ratios(values: Sequence[float], baseline: Sequence[float]) -> dict:
     return summary([value / base for value, base in zip(values, baseline)])
 
 
-def steps_for(seconds: float, timed: Callable[[int], float]) -> int:
-    """How many steps take about ``seconds``, at least one; ``timed`` runs so many and returns how long they took."""
-    timed(1)  # the first step makes buffers, and may compile
-    steps = 1
+def steps_for(seconds: float, timed: Callable[[int], float], multiple: int = 1) -> int:
+    """How many steps take about ``seconds``, at least one; ``timed`` runs so many and returns how long they took.
+
+    multiple: the steps come in so many at once, as a GPU replays them.
+    """
+    timed(multiple)  # the first makes buffers, and may compile or record
+    steps = multiple
     while True:
         took = timed(steps)
-        wanted = max(1, round(steps * seconds / took))
+        wanted = multiple * max(1, round(steps * seconds / took / multiple))
         if took >= seconds / 4:
             return wanted
         steps = min(wanted, 8 * steps)
@@ -63,14 +67,13 @@ class Measured:
 def measure(variants: Sequence[Variant], *, device: str, rounds: int, seconds: float) -> list[Measured]:
     """Time the variants in turns (a, b, c, a, b, c, …), each turn about ``seconds`` and at least one step.
 
-    On a CPU they are warmed up one after the other, since together they might not fit into memory; on a GPU at once.
+    They are warmed up one after the other: together they might not fit into memory, and would slow each other.
     """
     workers = [[_Worker(variant, device, seconds) for _ in range(variant.processes)] for variant in variants]
     try:
         for each in (worker for team in workers for worker in team):
             each.start()
-            if device == "cpu":
-                each.ready()
+            each.ready()
         found = [Measured(variant) for variant in variants]
         for result, team in zip(found, workers):
             answers = [worker.ready() for worker in team]
@@ -160,7 +163,7 @@ def _serve(pipe, variant: Variant, device: str, seconds: float) -> None:
         if device == "cpu" and variant.images_per_step * variant.protocol.image_size**2 >= LARGE_STEP:
             timed(steps := 1)
         else:
-            steps = steps_for(seconds, timed)
+            steps = steps_for(seconds, timed, STEPS if device == "cuda" else 1)
         pipe.send({"engine": engine, "steps": steps})
         while (steps := pipe.recv()) is not None:
             before = time.process_time()

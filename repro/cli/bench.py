@@ -5,14 +5,14 @@ from pathlib import Path
 import click
 
 from repro.cli.group import main
-from repro.cli.options import PATH
+from repro.cli.options import DEVICE, PATH
 
 
 @main.command("bench")
 @click.option("--quick", is_flag=True, help="A smoke run of about a minute; its numbers mean little.")
 @click.option("--only", multiple=True, metavar="SECTION",
               help="roofline, rows, growth, stages or demo (repeatable) [default: all].")  # fmt: skip
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@DEVICE
 @click.option("--compile", "compiled", is_flag=True, help="Also torch.compile on a CPU, which compiles for a minute.")
 @click.option("--results", type=PATH, default=Path("results/demo"), show_default=True,
               help="Finished demo to take the profile of.")  # fmt: skip

@@ -7,7 +7,7 @@ import click
 from click.core import ParameterSource
 
 from repro.cli.group import Failure, main
-from repro.cli.options import CONTROL, MOST, PANELS, PATH, REPLICATES, RESULTS, SEED, options
+from repro.cli.options import CONTROL, DEVICE, MOST, PANELS, PATH, REPLICATES, RESULTS, SEED, options
 from repro.errors import RunError, UsageError
 from repro.protocol import SCALES
 
@@ -33,8 +33,9 @@ def _write_text(path: Path, text: str) -> None:
 @click.option("--make", "makefile", type=PATH, help="Write make rules for what is missing to this file.")
 @click.option("--options", "extra", default="", help="Options to add to every command of the rules.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that will run at once.")
+@DEVICE
 @click.option("--yes", is_flag=True, help="Go ahead although this machine would need very long.")
-def plan_command(name, makefile, extra, jobs, yes, **given):
+def plan_command(name, makefile, extra, jobs, device, yes, **given):
     """List the runs of a figure (or of all) with their cost, and write make rules for those that are missing.
 
     What is long enough is predicted for this machine, by doing the same work for 20 seconds.
@@ -52,7 +53,7 @@ def plan_command(name, makefile, extra, jobs, yes, **given):
     todo = plan.unfinished(steps)
     if makefile:
         _write_text(makefile, plan.rules(todo, program=(sys.executable, "-m", "repro"), options=extra))
-    prediction = cost.predict(todo, jobs=jobs) if cost.worth_measuring(todo) else None
+    prediction = cost.predict(todo, jobs=jobs, device=device) if cost.worth_measuring(todo) else None
     click.echo(cost.report(name, steps, todo, prediction))
     if makefile:
         cost.require_sensible(prediction, yes=yes)

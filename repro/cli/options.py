@@ -40,8 +40,9 @@ CONTROL = click.option(
     "--control", help="An experiment that has to fail: permute-scores, swap-easy-hard or shuffle-mask."
 )
 PANELS = click.option("--dataset", "datasets", multiple=True, help="Only these panels (repeatable) [default: all].")
+DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 MACHINE = options(
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    DEVICE,
     click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True,
                  help="How replicates are trained together."),
     click.option("--data-dir", type=PATH, help="Folder that holds the data sets [default: data]."),

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from repro.errors import UsageError
 from repro.nets.build import Layout, create, fusible, layout_of
@@ -42,7 +43,7 @@ def choose_engine(engine: str, network: str, *, replicas: int, device: torch.dev
     if engine != "auto":
         return engine
     if device.type == "cuda":
-        return CUDA_ENGINE if fusible(network) else "graph"
+        return CUDA_ENGINE
     if not fusible(network):
         return "serial"
     width = create(network, num_classes=2, in_chans=1).conv.out_channels
@@ -90,6 +91,9 @@ class Cohort:
             self.modules = [single] + [create(network, **build) for _ in range(replicas - 1)]
         for module in self.modules:
             module.to(device=device, dtype=self.dtype)
+            for part in module.modules():
+                if isinstance(part, _BatchNorm) and part.momentum is not None:
+                    part.num_batches_tracked = None  # nobody reads it, and counting is a kernel for each norm and step
         self._attach()
         self._programs: dict = {}
         self.stepper = None  # of the engines with static steps: `repro.train.stepper.stepper_of`

@@ -10,7 +10,7 @@ BLOCK = 1024
 @triton.jit
 def _masked_sgd(weights, gradients, momentum, mask, rates, owner, n, m, factor, weight_decay,
                 NESTEROV: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     there = at < n
     weight = tl.load(weights + at, mask=there, other=0.0)
     gradient = tl.load(gradients + at, mask=there, other=0.0) + weight_decay * weight

@@ -84,21 +84,24 @@ class Measured:
 def recalibrate(cohort: Cohort, batcher: Batcher, index: list[np.ndarray]) -> None:
     """Take the cohort's batch-norm statistics anew: one pass in training mode over un-augmented images.
 
-    Batches of 1000 in the order of ``index``; the statistics are the mean over batches (PyTorch's cumulative average,
-    momentum None), the last and smaller batch counting as much as the others.
+    Batches of 1000 in the order of ``index``; the statistics are the mean over batches (a cumulative average), the last
+    and smaller batch counting as much as the others.
 
     Arguments:
         index: for each replica int64 [n] dataset indices, of one length: padding would enter the statistics.
     """
-    norms = [part for module in cohort.modules for part in module.modules() if isinstance(part, _BatchNorm)]
+    parts = (part for module in cohort.modules for part in module.modules())
+    norms = [part for part in parts if isinstance(part, _BatchNorm) and part.running_mean is not None]
     momenta = [norm.momentum for norm in norms]
     rows = torch.from_numpy(np.stack(index)).to(batcher.device)
     try:
         for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
+            norm.running_mean.zero_()
+            norm.running_var.fill_(1)
         cohort.train()
-        for chunk in rows.split(evaluate.EVALUATION_BATCH, 1):
+        for number, chunk in enumerate(rows.split(evaluate.EVALUATION_BATCH, 1), 1):
+            for norm in norms:  # as PyTorch does where momentum is None, but without waiting for a counter on a GPU
+                norm.momentum = 1 / number
             cohort.forward(batcher.normalise(batcher.gather(chunk), cohort.dtype))
     finally:
         for norm, momentum in zip(norms, momenta):

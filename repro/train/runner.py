@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,12 +11,10 @@ from repro.data import Batcher
 from repro.errors import RunError
 from repro.nets.cohort import Cohort
 from repro.train.job import NEVER, Job, Observer, Progress
+from repro.train.keeper import Keeper
 from repro.train.order import Order, send
 from repro.train.schedule import Training
 from repro.train.stepper import STEPS, Block, Stepper, stepper_of
-
-if TYPE_CHECKING:
-    from repro.train.loop import Keeper
 
 
 class Runner:
@@ -38,7 +35,7 @@ class Runner:
         self.later = [one if job.then is None else order(job, job.then) for job, one in zip(jobs, self.first)]
 
     def train(self, cohort: Cohort, state: Progress, rows: list[int], begin: int, end: int,
-              keeper: "Keeper | None") -> Progress:  # fmt: skip
+              keeper: Keeper | None) -> Progress:  # fmt: skip
         """The state with the jobs ``rows`` trained as one cohort from step ``begin`` to ``end``.
 
         With a ``keeper``, checkpoints are made in between.
@@ -71,11 +68,11 @@ class Runner:
             if self.report:
                 self.report(step, index.numel())
             if keeper and keeper.due and step < end:
-                state = _store(cohort, state, rows, diverged, step, time.monotonic() - began)
+                state = _store(cohort, state, rows, diverged, step, began)
                 keeper.checkpoint(state)
                 began = time.monotonic()
         cohort.used.add(cohort.engine)
-        return _store(cohort, state, rows, diverged, end, time.monotonic() - began)
+        return _store(cohort, state, rows, diverged, end, began)
 
     def _eager_step(self, cohort: Cohort, rows: list[int], targets: Tensor, step: int) -> tuple:
         """Losses [1, R], index [1, R, B] and logits [1, R, B, K] of one step."""
@@ -118,12 +115,13 @@ def _load(cohort: Cohort, state: Progress, rows: list[int], masks: list[Tensor |
     cohort.train()
 
 
-def _store(cohort: Cohort, state: Progress, rows: list[int], diverged: Tensor, step: int, seconds: float) -> Progress:
+def _store(cohort: Cohort, state: Progress, rows: list[int], diverged: Tensor, step: int, began: float) -> Progress:
     vectors, momentum, diverged_at = state.vectors.clone(), state.momentum.clone(), state.diverged_at.copy()
     vectors[rows] = cohort.vectors().cpu()
     momentum[rows] = cohort.momentum_vectors().cpu()
     for j, at in zip(rows, diverged.tolist()):
         diverged_at[j] = at if diverged_at[j] == NEVER else diverged_at[j]
+    seconds = time.monotonic() - began  # only now has a GPU done all of it
     return Progress(step, vectors, momentum, diverged_at, state.seconds + seconds, state.extra)
 
 

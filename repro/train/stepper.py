@@ -9,6 +9,7 @@ Before a recording is used, its result is compared with that of eager steps; if 
 cohort falls back to its eager engine with a warning.
 """
 
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -97,21 +98,22 @@ class Stepper:
         cohort, (images, labels) = self.cohort, self._batch(block, k)
         logits = None if block.logits is None else block.logits[k]
         cohort.gradients.zero_()
+        branches = _branches(cohort)
         if cohort.together:
-            seen = cohort.forward(images)
-            each = F.cross_entropy(seen.flatten(0, 1).to(cohort.dtype), labels.flatten(), reduction="none")
-            losses = each.view(labels.shape).mean(1)
-            _set_gradients(losses.sum(), cohort.modules[0])
-            _keep(losses, block.losses[k], seen, logits)
+            with branches[0]:
+                seen = cohort.forward(images)
+                each = F.cross_entropy(seen.flatten(0, 1).to(cohort.dtype), labels.flatten(), reduction="none")
+                losses = each.view(labels.shape).mean(1)
+                _set_gradients(losses.sum(), cohort.modules[0])
+                _keep(losses, block.losses[k], seen, logits)
         else:
-            branches = _branches(cohort)
             for r, (module, branch) in enumerate(zip(cohort.modules, branches)):
                 with branch:
                     seen = cohort.forward_one(module, images[r])
                     loss = F.cross_entropy(seen.to(cohort.dtype), labels[r])
                     _set_gradients(loss, module)
                     _keep(loss, block.losses[k, r], seen, None if logits is None else logits[r])
-            _join(cohort)
+        _join(cohort)
         with torch.no_grad():
             self.updates[0](cohort.weights, cohort.gradients, cohort.momentum, cohort.mask, block.rates[k], self.owner,
                             **self.constants)  # fmt: skip
@@ -133,6 +135,7 @@ class Stepper:
             if len(self.updates) == 1:
                 self.cohort.fall_back(f"engine {self.cohort.engine} {failure}")
                 return False
+            print(f"warning: the fused update {failure}: trying the plain one", file=sys.stderr)
             self.updates = self.updates[1:]
 
     def _attempt(self, block: Block) -> str | None:
@@ -171,8 +174,12 @@ class Stepper:
                     self._steps(block)  # every step of it: kernels are compiled for the alignment of their arguments
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=_pool(), stream=stream):
-                self._steps(block)
+            try:
+                with torch.cuda.graph(graph, pool=_pool(), stream=stream):
+                    self._steps(block)
+            except BaseException:
+                _abandon_pool()
+                raise
         return graph.replay
 
     def _difference(self, block: Block, run: Callable[[], None]) -> float:
@@ -225,9 +232,12 @@ def _keep(loss: Tensor, losses: Tensor, seen: Tensor, logits: Tensor | None) -> 
 
 
 def _branches(cohort: Cohort) -> list:
-    """A context for each replica: a stream that has waited for the current one."""
+    """A context for each module: a stream that has waited for the current one.
+
+    Never the stream that records: PyTorch frees its cuBLAS workspace with the first recording that is thrown away.
+    """
     if cohort.device.type != "cuda":
-        return [nullcontext()] * cohort.replicas
+        return [nullcontext()] * len(cohort.modules)
     streams = _side_streams(cohort)
     for stream in streams:
         stream.wait_stream(torch.cuda.current_stream())
@@ -242,7 +252,7 @@ def _join(cohort: Cohort) -> None:
 
 def _side_streams(cohort: Cohort) -> list:
     streams = _streams(cohort.device)[1:]
-    return [streams[r % len(streams)] for r in range(cohort.replicas)]
+    return [streams[r % len(streams)] for r in range(len(cohort.modules))]
 
 
 @cache
@@ -255,6 +265,15 @@ def _streams(device: torch.device) -> list:
 def _pool() -> tuple[int, int]:
     """The memory pool that all recordings share: they are never replayed at the same time."""
     return torch.cuda.graph_pool_handle()
+
+
+def _abandon_pool() -> None:
+    """Leave the pool of a failed recording: PyTorch before 2.12 keeps it marked as being recorded to."""
+    try:
+        torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), _pool())
+    except RuntimeError:
+        pass  # PyTorch ended it itself
+    _pool.cache_clear()
 
 
 def _apart(found: Tensor, wanted: Tensor) -> float:
