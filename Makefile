@@ -26,7 +26,7 @@ help:
 	@echo 'make figure2   Figure 2 as published (SCALE=paper), or SCALE=day, small, demo; so figure1 to figure6, appendix'
 	@echo 'make figures   all of them, one plan; make verify: one table of verdicts for the whole paper'
 	@echo 'make scores    EL2N of the real CIFAR-10, clean and with 10 and 50 % of the labels randomised, in hours on a CPU'
-	@echo 'make bench     this machine: images/s and memory of every engine against a plain script (10 minutes, leave it alone)'
+	@echo 'make bench     this machine: images/s and memory of every engine against a plain script (12 minutes, leave it alone)'
 	@echo 'make archive   everything of all figures, or of FIGURE=figure2, in one zip to publish; SCALE= and the rest as above'
 	@echo 'make image     the CUDA image, by docker, podman or buildah; make image-check builds one on a fresh Debian and tries it'
 	@echo 'make lock      resolve requirements.in into requirements.txt'
