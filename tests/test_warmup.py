@@ -241,7 +241,7 @@ def test_a_run_taken_up_from_its_checkpoint_ends_with_the_same_bits(tmp_path, fe
 
     # a clock that ticks with every look at it, so that checkpoints come at the same steps everywhere
     monkeypatch.setattr(
-        import_module("repro.train.loop"), "time", SimpleNamespace(monotonic=itertools.count().__next__)
+        import_module("repro.train.keeper"), "time", SimpleNamespace(monotonic=itertools.count().__next__)
     )
     monkeypatch.setattr(STAGE, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
