@@ -197,7 +197,8 @@ def report(name: str, steps: list[Step], todo: list[Step], prediction: Predictio
     if prediction:
         if prediction.clock > 2 * 3600:
             hours = flops / 1e13 / 3600
-            lines.append(f"{f'{hours:,.0f}' if hours > 10 else f'{hours:.2g}'} GPU-hours at 10 TFLOP/s sustained (arithmetic, not measured)")
+            hours = f"{hours:,.0f}" if hours > 10 else f"{hours:.2g}"
+            lines.append(f"{hours} GPU-hours at 10 TFLOP/s sustained (arithmetic, not measured)")
         lines.append(str(prediction))
     return "\n".join(lines)
 

@@ -42,9 +42,11 @@ def test_a_correction_after_a_refusal_runs(given, tmp_path):
     out = tmp_path / "easy.h5"
     command = ("select", "--kind", "easy", "--scores", given["scores"], "--replicates", 2, "--out", out)
     complaint(*command, "--size", 60000)
-    repro(*command, "--size", 60)
+    assert f"{out}: computed 2, reused 0" in repro(*command, "--size", 60).stdout
     complaint("pretrain", "--subset", out, "-t", 2, *TINY, "--out", tmp_path / "rewind.h5")  # 60 is no full batch
-    repro("pretrain", "--subset", out, "-t", 2, *TINY, "--batch-size", 60, "--out", tmp_path / "rewind.h5")
+    right = ("pretrain", "--subset", out, "-t", 2, *TINY, "--batch-size", 60, "--out", tmp_path / "rewind.h5")
+    assert "rewind.h5: computed 2, reused 0" in repro(*right).stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"easy.h5", "rewind.h5"}
 
 
 def rewrite(path, **recipe) -> None:

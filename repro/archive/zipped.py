@@ -15,14 +15,8 @@ from repro.errors import RunError, UsageError
 BLOCK = 1 << 20
 SUMS, RECIPE = "SHA256SUMS", "recipe.json"
 METADATA, PREVIEW = "ro-crate-metadata.json", "ro-crate-preview.html"  # as RO-Crate wants them
-PACKED = {
-    ".csv",
-    ".html",
-    ".json",
-    ".md",
-    ".txt",
-    "",
-}  # text is deflated; artifacts and pictures are compressed already
+# Text is deflated; artifacts and pictures are compressed already.
+PACKED = {".csv", ".html", ".json", ".md", ".txt", ""}
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 

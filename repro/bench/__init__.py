@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from repro.errors import RunError, UsageError
+from repro.store.files import write_failure, write_whole
 
 SECTIONS = ("roofline", "rows", "growth", "stages", "demo")
 
@@ -49,8 +50,8 @@ def bench(out: Path, *, device: str = "auto", quick: bool = False, only: tuple[s
         record |= _run(section, where, quick, compiled, results, record)
         machine = store.provenance(device=where, threads=1, seed=0, started=began, wall_seconds=time.time() - began)
         record["machine"] = {**machine, "cores": len(os.sched_getaffinity(0))}
-        _write(out / "bench.json", json.dumps(record, indent=1) + "\n")
-        _write(out / "bench.md", text := report.markdown(record))
+        write_whole(out / "bench.json", [(json.dumps(record, indent=1) + "\n").encode()])
+        write_whole(out / "bench.md", [(text := report.markdown(record)).encode()])
     return text
 
 
@@ -128,15 +129,4 @@ def _require_writable(folder: Path) -> None:
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise _cannot_write(folder, error) from error
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> RunError:
-    return RunError(f"cannot write {path} ({error.strerror.lower()}): choose another --out or allow it")
+        raise write_failure(folder, error) from error

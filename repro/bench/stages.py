@@ -134,10 +134,10 @@ def figures_of(results: Path, folder: Path) -> dict:
 def demo_profile(results: Path) -> dict:
     """Where the time of a finished demo went, from the provenance of its artifacts.
 
-    {"kinds": rows {kind, artifacts, networks, wall, training}, "processes", "span", "start_up", "planning", "figures",
-    "stages", "outside", "share_outside", "share_training"}, in seconds. ``training`` is what a stage recorded as seconds in training steps, None where it
-    records none. ``outside`` the stages are start-up and loading (of every process that wrote artifacts), planning, and
-    figures with verdicts, in CPU seconds, measured now.
+    {"kinds": rows {kind, artifacts, rows, wall, training}, "processes", "span", "start_up", "planning", "figures",
+    "stages", "outside", "share_outside", "share_training"}, in seconds. ``training`` is what a stage recorded as seconds
+    in training steps, None where it records none. ``outside`` the stages are start-up and loading (of every process that
+    wrote artifacts), planning, and figures with verdicts, in CPU seconds, measured now.
 
     Raises UsageError where there is no demo.
     """

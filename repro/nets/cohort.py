@@ -156,7 +156,7 @@ class Cohort:
 
     def vectors(self) -> Tensor:
         """A copy of all networks' numbers, [R, layout.size]."""
-        return torch.cat([self.by_replica(self.weights), self.by_replica(self.buffers)], 1)
+        return torch.cat([self.by_replica(self.weights), self.by_replica(self.buffers, buffers=True)], 1)
 
     def load_momentum(self, vectors: Tensor) -> None:
         """Set the momentum from [R, layout.num_parameters]."""
@@ -186,9 +186,9 @@ class Cohort:
         for entry, block in self._blocks(flat, buffers=buffers):
             block.copy_(vectors[:, entry.offset - start : entry.offset - start + entry.size])
 
-    def by_replica(self, flat: Tensor) -> Tensor:
-        """A copy of one of the flat buffers (or of a tensor laid out like one) with a row for each replica, [R, …]."""
-        blocks = [block for _, block in self._blocks(flat, buffers=len(flat) == len(self.buffers))]
+    def by_replica(self, flat: Tensor, *, buffers: bool = False) -> Tensor:
+        """A copy of numbers laid out like ``weights`` (or like ``buffers``) with a row for each replica, [R, …]."""
+        blocks = [block for _, block in self._blocks(flat, buffers=buffers)]
         return torch.cat(blocks, 1) if blocks else flat.new_zeros(self.replicas, 0)
 
     # --- forward, step ------------------------------------------------------------------------------------------

@@ -200,9 +200,12 @@ class Stepper:
             losses.append(loss)
         block.rates.copy_(rates)
         run()
-        found, wanted = ((each.weights - before, each.momentum, each.buffers) for each in (cohort, twin))
-        pairs = [(cohort.by_replica(a), cohort.by_replica(b)) for a, b in zip(found, wanted)]
-        return max(_apart(a, b) for a, b in [(block.losses.t(), torch.stack(losses, 1)), *pairs])
+        found, wanted = (
+            (each.by_replica(each.weights - before), each.by_replica(each.momentum),
+             each.by_replica(each.buffers, buffers=True))
+            for each in (cohort, twin)
+        )  # fmt: skip
+        return max(_apart(a, b) for a, b in [(block.losses.t(), torch.stack(losses, 1)), *zip(found, wanted)])
 
 
 def stepper_of(cohort: Cohort, batcher: Batcher, training: Training, images: int) -> Stepper:
