@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from repro.errors import UsageError
-from repro.plan import Step, processes
+from repro.plan import Step, as_jobs
 from repro.protocol import Protocol
 
 SENSIBLE_HOURS = 12.0
@@ -102,8 +102,8 @@ def predict(todo: list[Step], *, jobs: int, device: str = "auto",
     speed = (measure or calibrate)(network, protocol, device)
     unit = flops_per_image(network, protocol)
     busy = [0.0] * jobs
-    for process in processes(todo):
-        work = sum(speed.seconds(step) * flops_per_image(step.network, step.protocol) / unit for step in process)
+    for job in as_jobs(todo):
+        work = sum(speed.seconds(step) * flops_per_image(step.network, step.protocol) / unit for step in job.steps)
         busy[busy.index(min(busy))] += speed.start + work
     return Prediction(network, speed, sum(busy), max(busy), jobs)
 

@@ -98,7 +98,7 @@ def test_a_prediction_is_the_sum_over_steps_and_processes():
     ratio = cost.flops_per_image("lowres_resnet18", CIFAR10) / cost.flops_per_image("cifar_resnet20", CIFAR10)
     assert 13 < ratio < 14 and len(scoring) == 1
     expected = SPEED.seconds(scoring[0]) * ratio + sum(map(SPEED.seconds, others))
-    started = len(plan.processes(steps))
+    started = len(plan.as_jobs(steps))
     found = cost.predict(steps, jobs=1, measure=measure)
     assert asked == [("cifar_resnet20", CIFAR10)]
     assert found.work == pytest.approx(expected + 3.0 * started) and found.clock == found.work
@@ -113,7 +113,7 @@ def test_a_prediction_is_the_sum_over_steps_and_processes():
 def test_three_processes_take_two_rounds_of_two():
     """The score sets of `make scores`: alike, and none waits for another."""
     steps = [step for step in plan.steps(needed("scores", SCORES), RESULTS) if step.command[0] == "score"]
-    assert len(plan.processes(steps)) == 3
+    assert len(plan.as_jobs(steps)) == 3
     each = 3.0 + (9_984_000 / SPEED.dense + 500_000 / SPEED.forward)  # 10 networks, 7,800 steps of 128; 50,000 images
     for jobs, rounds in ((1, 3), (2, 2), (3, 1), (8, 1)):
         found = cost.predict(steps, jobs=jobs, measure=lambda *_: SPEED)
