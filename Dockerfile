@@ -13,18 +13,21 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends python3 python3-venv python3-dev gcc libc6-dev make \
  && rm -rf /var/lib/apt/lists/*
 
-# The lock first: its layer is kept while the code changes.
-COPY requirements.txt /artifact/
+# The locks first: their layer is kept while the code changes.
+COPY requirements.txt requirements-extras.txt /artifact/
 RUN python3 -m venv /opt/venv \
- && /opt/venv/bin/python -m pip install --no-cache-dir --require-hashes -r /artifact/requirements.txt
+ && for lock in requirements requirements-extras; do \
+      /opt/venv/bin/python -m pip install --no-cache-dir --require-hashes -r /artifact/$lock.txt || exit; \
+    done
 
 WORKDIR /artifact
 COPY . .
-# The Makefile takes .installed for a finished environment. Anybody may run the image, also a user without an entry in
-# /etc/passwd (docker run --user): so the home and the folders of results and data are writable for all.
+# The Makefile takes .installed and .extras for a finished environment. Anybody may run the image, also a user without an
+# entry in /etc/passwd (docker run --user): so the home and the folders of results and data are writable for all.
 RUN /opt/venv/bin/python -m pip install --no-cache-dir --no-deps --no-build-isolation -e . \
  && /opt/venv/bin/python -m compileall -q repro paper_figures \
  && touch /opt/venv/.installed \
+ && touch /opt/venv/.extras \
  && mkdir -p /home/artifact results data \
  && chmod 1777 /home/artifact results data
 

@@ -1,4 +1,5 @@
-"""The lock: requirements.in (direct pins), requirements.txt (everything, hashed), what is installed, what is imported.
+"""The locks: requirements.in (direct pins), requirements.txt (everything, hashed), what is installed, what is imported.
+requirements-extras.in and .txt are what only some need.
 
 Each check is a function that returns what is wrong, one sentence each; planted disagreements show that it can fail.
 """
@@ -18,7 +19,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-DIRECT = "-r requirements.in"
+DIRECT = "-r requirements"  # .in, or -extras.in
+LOCKS = ("requirements", "requirements-extras")
 FOLDERS = ("repro", "paper_figures", "tests")  # our code, and the names it is imported by
 
 
@@ -72,10 +74,14 @@ def entries(text: str) -> list[Entry]:
     return found
 
 
+def direct_pin(entry: Entry) -> bool:
+    return any(origin.startswith(DIRECT) for origin in entry.via)
+
+
 def disagreements(direct: str, lock: str) -> list[str]:
     """Where requirements.in and requirements.txt differ."""
     wanted = {entry.name: entry.version for entry in direct_pins(direct)}
-    marked = {(entry.name, entry.version) for entry in entries(lock) if DIRECT in entry.via}
+    marked = {(entry.name, entry.version) for entry in entries(lock) if direct_pin(entry)}
     locked = {(entry.name, entry.version) for entry in entries(lock) if entry.name in wanted}
     return [
         *(f"{name}=={version} is not locked as a direct pin" for name, version in wanted.items() - marked),
@@ -91,7 +97,7 @@ def unhashed(lock: str) -> list[str]:
 def orphans(lock: str) -> list[str]:
     """Entries that no direct pin leads to, by the lock's own account."""
     known = entries(lock)
-    reached = {entry.name for entry in known if DIRECT in entry.via}
+    reached = {entry.name for entry in known if direct_pin(entry)}
     while new := {e.name for e in known if reached & set(map(canonicalize_name, e.via))} - reached:
         reached |= new
     return [f"{entry.name} comes from no direct pin" for entry in known if entry.name not in reached]
@@ -130,13 +136,17 @@ def not_installed(lock: str, version_of: Callable[[str], str | None]) -> list[st
 
 @cache
 def imports(code: str) -> set[str]:
-    """Top-level names of all imports of a module, those inside functions too, less the standard library and ours."""
+    """Top-level names of all imports of a module, those inside functions too, less the standard library and ours.
+
+    pytest.importorskip("name") is one as well."""
     found = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             found.add(node.module)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "importorskip":
+            found.add(node.args[0].value)
     return {name.partition(".")[0] for name in found} - sys.stdlib_module_names - set(FOLDERS)
 
 
@@ -185,28 +195,44 @@ def code() -> dict[str, str]:
     return {str(path.relative_to(ROOT)): path.read_text() for path in files}
 
 
-owners = cache(metadata.packages_distributions)
+@cache
+def owners() -> dict[str, list[str]]:
+    """Import name -> distributions; an extra that is not installed is taken to be imported by its name."""
+    extras = {pin.name: [pin.name] for pin in direct_pins(text("requirements-extras.in"))}
+    return extras | metadata.packages_distributions()
 
 
-def test_the_lock_is_that_of_the_pins():
-    assert disagreements(text("requirements.in"), text("requirements.txt")) == [], "run `make lock`"
+@pytest.mark.parametrize("name", LOCKS)
+def test_the_lock_is_that_of_the_pins(name):
+    assert disagreements(text(f"{name}.in"), text(f"{name}.txt")) == [], "run `make lock`"
 
 
-def test_the_lock_is_hashed_and_has_no_orphans():
-    assert len(entries(text("requirements.txt"))) > len(direct_pins(text("requirements.in")))
-    assert unhashed(text("requirements.txt")) + orphans(text("requirements.txt")) == []
+@pytest.mark.parametrize("name", LOCKS)
+def test_the_lock_is_hashed_and_has_no_orphans(name):
+    assert len(entries(text(f"{name}.txt"))) > len(direct_pins(text(f"{name}.in")))
+    assert unhashed(text(f"{name}.txt")) + orphans(text(f"{name}.txt")) == []
 
 
-def test_the_lock_is_closed_and_installed():
-    lock = text("requirements.txt")
+@pytest.mark.parametrize("name", LOCKS)
+def test_the_lock_is_closed_and_installed(name):
+    pins, lock = text(f"{name}.in"), text(f"{name}.txt")
+    if name != "requirements" and not any(installed_version(entry.name) for entry in direct_pins(pins)):
+        pytest.skip("the extras are not installed: make .venv/.extras")
     assert not_installed(lock, installed_version) == []
-    assert open_ends(text("requirements.in"), lock, installed_requires) == []
+    assert open_ends(pins, lock, installed_requires) == []
+
+
+def test_the_locks_hold_one_version_of_what_they_share():
+    core, extras = ({(e.name, e.version) for e in entries(text(f"{name}.txt"))} for name in LOCKS)
+    names = {name for name, _ in core}
+    assert {pin for pin in extras if pin[0] in names} <= core
 
 
 def test_imports_and_direct_pins_are_the_same():
     assert len(code()) > 100 and set(imports(code()["tests/test_lock.py"])) == {"packaging", "pytest"}
-    assert unpinned(text("requirements.in"), code(), owners()) == []
-    assert unused(text("requirements.in"), code(), owners()) == []
+    direct = "\n".join(text(f"{name}.in") for name in LOCKS)
+    assert unpinned(direct, code(), owners()) == []
+    assert unused(direct, code(), owners()) == []
 
 
 # A small lock that is right, and what is said of each thing that may go wrong with it
@@ -215,11 +241,11 @@ HASH = f"    --hash=sha256:{'0' * 64}"
 PINS = "# direct\nScikit_Learn==1.9.1\nh5py==3.16.0  # files\n"
 LOCK = "\n".join((
     "# made by make lock",
-    "h5py==3.16.0 \\", HASH, f"    # via {DIRECT}",
+    "h5py==3.16.0 \\", HASH, f"    # via {DIRECT}.in",
     "joblib==1.6.0 ; python_version < '3' \\", HASH, "    # via scikit-learn",
     "joblib==1.7.0 ; python_version >= '3' \\", HASH + " \\", HASH, "    # via", "    #   scikit-learn", "    #   pools",
     "pools==1.0 \\", HASH, "    # via scikit-learn",
-    "scikit-learn==1.9.1 \\", HASH, f"    # via {DIRECT}",
+    "scikit-learn==1.9.1 \\", HASH, f"    # via {DIRECT}.in",
 ))  # fmt: skip
 REQUIRES = {"scikit-learn": ["joblib[fast]>=1.6", "absent; python_version < '3'", "pytest; extra == 'tests'"],
             "joblib": ["pools==1.*; extra == 'fast'"]}  # fmt: skip
@@ -258,7 +284,7 @@ def replaced(old: str, new: str, where: str = LOCK) -> str:
          ["h5py==3.16.0 is locked, and requirements.in has no such pin", "a.py imports h5py, which has no direct pin"]),
         ({"pins": PINS + "pools==1.0\n"},
          ["pools==1.0 is not locked as a direct pin", "pools is pinned, and no file imports it"]),
-        ({"lock": replaced("#   pools", f"#   {DIRECT}")},
+        ({"lock": replaced("#   pools", f"#   {DIRECT}.in")},
          ["joblib==1.7.0 is locked, and requirements.in has no such pin"]),
         ({"lock": replaced(f"pools==1.0 \\\n{HASH}", "pools==1.0")}, ["pools has no hash"]),
         ({"lock": LOCK + f"\nstray==1.0 \\\n{HASH}\n    # via other\nother==1.0 \\\n{HASH}\n    # via stray",

@@ -66,7 +66,8 @@ def _chain(folder: Path, quick: bool) -> list[dict]:
     import numpy as np
     import torch
 
-    from repro import barrier, imp, load, pretrain, score, select, store
+    from repro import barrier, imp, pretrain, score, select, store
+    from repro.data import load
     from repro.stages.common import DEFAULTS
     from repro.train.prune import prune_by_magnitude
 

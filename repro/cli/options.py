@@ -51,6 +51,8 @@ MACHINE = options(
                  help="Time between checkpoints within a level."),
     click.option("--force", is_flag=True, help="Begin anew, whatever stands at --out."),
     click.option("--dry-run", is_flag=True, help="Say what would be computed, and stop."),
+    click.option("--tensorboard", type=PATH, metavar="DIR",
+                 help="Write curves for TensorBoard there (an extra: make .venv/.extras) [default: none]."),
 )  # fmt: skip
 TRAINING = options(
     click.option("--network", help="cifar_resnet20, cifar_resnet14_w4 (width 4) … or any timm name "
@@ -66,7 +68,7 @@ TRAINING = options(
     click.option("--normalization", type=click.Choice(["dataset", "imagenet"]),
                  help="Constants [paper: imagenet for CIFAR, dataset for CINIC]."),
 )  # fmt: skip
-MACHINE_FIELDS = ("device", "engine", "data_dir", "download", "checkpoint_seconds", "force", "dry_run")
+MACHINE_FIELDS = ("device", "engine", "data_dir", "download", "checkpoint_seconds", "force", "dry_run", "tensorboard")
 
 
 def machine(given: dict):

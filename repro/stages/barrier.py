@@ -12,7 +12,7 @@ from repro.errors import UsageError
 from repro.stages.children import Children, Parent, Point
 from repro.stages.common import Machine, Result, Trainer, data_of, training_fields, training_of
 from repro.stages.growing import Growing
-from repro.stages.lines import Family, measured, modes_of, summary
+from repro.stages.lines import Family, measured, measuring, modes_of, summary
 from repro.train.interpolate import grid
 
 ORDER = ["point", "replicate", "level", "batch_norm", "a", "b"]
@@ -73,10 +73,14 @@ def barrier(
         pieces = [f"{name}/{mode}" for name in wanted for mode in modes]
         if machine.dry_run:
             return _with_training(cell.preview(pieces), todo, trainer)
+        run.expect(todo)
+        for parent in parents:
+            lines = {name: w[1:] for name, w in missing.items() if w[0] is parent}
+            cell.ticker.expect(measuring(parent.split, lines, alphas, modes, set(cell.rows), start=True))
         for chunk in trainer.chunks(todo, lambda child: trainer.batch_key(child[0].split[0])):
             run.train(chunk)
         families = [run.family(p, {n: w[1:] for n, w in missing.items() if w[0] is p}) for p in parents]
-        for new in measured(trainer, families, alphas, modes, set(cell.rows)):
+        for new in measured(trainer, families, alphas, modes, set(cell.rows), cell.ticker):
             cell.add(new)
         return cell.finish(
             order=ORDER, extra={"alphas": np.array(alphas)}, lines=_summary(cell, opened), device=str(trainer.device),
@@ -118,7 +122,9 @@ def successive(
             return cell.preview(f"{name}/{mode}" for name in wanted for mode in modes)
         lines_of = [{name: k for name, (row, k) in wanted.items() if row == r} for r in range(replicates)]
         families = [_levels(point, r, lines, data) for r, lines in enumerate(lines_of) if lines]
-        for new in measured(trainer, families, alphas, modes, set(cell.rows)):
+        for each in families:
+            cell.ticker.expect(measuring(each.split, each.lines, alphas, modes, set(cell.rows), start=True))
+        for new in measured(trainer, families, alphas, modes, set(cell.rows), cell.ticker):
             cell.add({piece: (arrays, {**row, "level": row["a"]}) for piece, (arrays, row) in new.items()})
         lines = summary(cell.table(), ["level", "b", "batch_norm"])
         return cell.finish(order=ORDER, extra={"alphas": np.array(alphas)}, lines=tuple(lines),

@@ -13,6 +13,7 @@ from repro.stages.common import Machine, Trainer, data_of, open_data, require_re
 from repro.stages.labels import Labels, labels_in_use
 from repro.train.loop import Job
 from repro.train.schedule import Training
+from repro.usercode import pinned
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,4 +85,4 @@ def begin(
     normalization = normalization or own
     data = data_of(chosen, machine) if chosen else open_data(dataset, normalization, machine)
     used = labels_in_use(data, source=chosen, seed=seed, **labels)
-    return Beginning(chosen, data, used, network or recipe.network, training, seed, t, normalization)
+    return Beginning(chosen, data, used, pinned(network or recipe.network), training, seed, t, normalization)

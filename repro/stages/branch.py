@@ -96,6 +96,7 @@ def branch(
         if machine.dry_run:
             steps = recipe["steps"] - recipe["t"]
             return cell.preview([piece_of(*row) for row in wanted], steps=steps, batch_size=recipe["batch_size"])
+        work.expect(wanted)
         missing = [row for row in wanted if piece_of(*row) not in cell.rows]
         work.add_lost([row for row in missing if work.is_lost(*row)])
         for rows in work.chunks([row for row in missing if not work.is_lost(*row)]):

@@ -13,8 +13,10 @@ from repro.nets import Layout
 from repro.protocol import protocol
 from repro.stages.common import Machine, Result, Trainer, open_data, training_fields
 from repro.stages.growing import Growing
-from repro.stages.lines import Family, measured, modes_of
+from repro.stages.lines import Family, measured, measuring, modes_of
+from repro.stages.progress import ticker
 from repro.train.interpolate import grid
+from repro.usercode import pinned
 
 WRAPPERS = ("state_dict", "model")  # keys under which training programs keep the weights among other things
 PREFIX = "module."  # DataParallel's
@@ -87,13 +89,15 @@ def between_checkpoints(
     family = Family(f"{a} and {b}", split, networks, {}, {"replicate_0/pair_0_1": (0, 1)}, row)
     if out is None:
         pieces = {}
-        for new in measured(trainer, [family], alphas, modes, set()) if not machine.dry_run else ():
-            pieces |= new
+        with ticker(f"barrier {family.row['point']}") as tick:
+            tick.expect(measuring(family.split, family.lines, alphas, modes, set(), start=False))
+            for new in measured(trainer, [family], alphas, modes, set(), tick) if not machine.dry_run else ():
+                pieces |= new
         lines = [line for name, (arrays, _) in pieces.items() for line in path_table(arrays, alphas, name)]
         lines = lines or ["dry run: would measure one line, and train nothing"]
         return Result(Path(a), "", lines=tuple(lines))
     fields = {
-        "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization, "network": network,
+        "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization, "network": pinned(network),
         "form": "checkpoints", "a_sha256": _sha256(networks[0]), "b_sha256": _sha256(networks[1]), "alphas": list(alphas),
         "precision": training_fields(trainer.training)["precision"],
     }  # fmt: skip
@@ -101,7 +105,8 @@ def between_checkpoints(
         wanted = [f"replicate_0/pair_0_1/{mode}" for mode in modes]
         if machine.dry_run:
             return cell.preview(wanted)
-        for new in measured(trainer, [family], alphas, modes, set(cell.rows)):
+        cell.ticker.expect(measuring(family.split, family.lines, alphas, modes, set(cell.rows), start=False))
+        for new in measured(trainer, [family], alphas, modes, set(cell.rows), cell.ticker):
             cell.add(new)
         lines = [line for name in wanted for line in path_table(_arrays(cell, name), alphas, name)]
         return cell.finish(order=["batch_norm"], extra={"alphas": np.array(alphas)}, lines=tuple(lines),

@@ -9,9 +9,10 @@ import torch
 
 from repro import store
 from repro.data import ImageSet
-from repro.stages.common import Trainer, ticker
+from repro.stages.common import Trainer
 from repro.stages.growing import Growing
 from repro.stages.lines import Family, vector
+from repro.stages.progress import FORWARD, images_between, place
 from repro.train import evaluate
 from repro.train.loop import NEVER, Job, train
 
@@ -121,6 +122,14 @@ class Children:
             and f"{child_name(parent, number)}/weights" not in self.there
         ]
 
+    def expect(self, todo: list[tuple[Parent, int]]) -> None:
+        """What is to be trained, for the progress line."""
+        self.todo, training = [child_name(*child) for child in todo], self.trainer.training
+        for name, (parent, _) in zip(self.todo, todo):
+            own, test = parent.split
+            work = images_between(training, len(own), parent.point.recipe["t"], training.steps) + FORWARD * len(test)
+            self.cell.ticker.expect({name: work})
+
     def train(self, chunk: list[tuple[Parent, int]]) -> None:
         training, names, jobs = self.trainer.training, [], []
         for parent, number in chunk:
@@ -131,16 +140,15 @@ class Children:
                 parent.rewind, parent.split[0], recipe["t"], training.steps, recipe["seed"], parent.replicate,
                 mask=parent.mask(self.trainer.layout.num_prunable), role=role,
             ))  # fmt: skip
-        with ticker(f"barrier {self.cell.path.stem}, {len(jobs)} networks", training.steps) as tick:
-            state = train(
-                jobs, training, cohort_of=self.trainer.cohort, batcher=self.trainer.batcher, labels=self.trainer.labels,
-                resume=self.cell.checkpoint(names), checkpoint=self.cell.save_checkpoint(names),
-                checkpoint_seconds=self.trainer.machine.checkpoint_seconds, report=tick,
-            )  # fmt: skip
+        where = place("network", self.todo.index(names[0]), len(names), len(self.todo))
+        state = train(
+            jobs, training, cohort_of=self.trainer.cohort, batcher=self.trainer.batcher, labels=self.trainer.labels,
+            **self.cell.training(names, jobs, training, where),
+        )  # fmt: skip
         cohort = self.trainer.cohort(len(jobs))
         cohort.load(state.vectors.to(cohort.device))
         tests = [parent.split[1] for parent, _ in chunk]
-        logits = evaluate.predict(cohort, self.trainer.batcher, tests)
+        logits = evaluate.predict(cohort, self.trainer.batcher, tests, report=self.cell.ticker.measured)
         arrays = {}
         for j, name in enumerate(names):
             correct = evaluate.correct(logits[j], self.data.labels[torch.from_numpy(tests[j])])
@@ -150,6 +158,7 @@ class Children:
         batches = [int(name.removeprefix(WORK)) for name in self.cell.work.names() if name.startswith(WORK)]
         self.cell.work.save(f"{WORK}{max(batches, default=-1) + 1:05d}", arrays)
         self.cell.arrays.update(arrays)
+        self.cell.ticker.finish(names)
         self.cell.drop_checkpoint()
 
     def family(self, parent: Parent, lines: dict[str, tuple[int, int]]) -> Family:

@@ -1,10 +1,7 @@
-"""What every stage shares: the machine it runs on, the data it opens, cohorts, and progress."""
+"""What every stage shares: the machine it runs on, the data it opens, cohorts."""
 
 import ctypes
-import sys
-import time
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,6 +14,7 @@ from repro.data import Batcher, ImageSet, load
 from repro.errors import UsageError
 from repro.nets import Layout, create, initialise, layout_of
 from repro.nets.cohort import Cohort, choose_engine
+from repro.stages.curves import require_tensorboard
 from repro.train.schedule import Training
 from repro.train.streams import torch_stream
 
@@ -41,8 +39,9 @@ class Machine:
         download: fetch a missing CIFAR archive.
         force: begin anew, whatever stands at the output path.
         dry_run: compute and write nothing, only say what would be done.
+        tensorboard: folder for curves (`repro.stages.curves`), which needs an extra; None draws none.
 
-    Raises UsageError for a device that is not there.
+    Raises UsageError for a device that is not there, and for an extra that is not installed.
     """
 
     device: str = "auto"
@@ -52,6 +51,7 @@ class Machine:
     download: bool = False
     force: bool = False
     dry_run: bool = False
+    tensorboard: str | Path | None = None
 
     def __post_init__(self):
         if not self.checkpoint_seconds > 0:
@@ -60,6 +60,8 @@ class Machine:
             raise UsageError("--device cuda, but PyTorch sees no CUDA device here: use --device cpu or auto")
         if self.device not in ("auto", "cpu", "cuda"):
             raise UsageError(f"unknown device {self.device!r}: choose auto, cpu or cuda")
+        if self.tensorboard is not None:
+            require_tensorboard()
 
     @property
     def torch_device(self) -> torch.device:
@@ -161,7 +163,7 @@ class Trainer:
         try:
             with torch.no_grad():
                 network.eval()(torch.zeros(1, self.data.in_chans, size, size))
-        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # of other people's code
             reason = " ".join(str(error).split()).rstrip(".")
             raise UsageError(f"network {self.network!r} cannot take the {size} x {size} images of {self.data.name} "
                              f"({reason}): choose another --network") from error  # fmt: skip
@@ -225,38 +227,6 @@ def _tune_process() -> None:
         mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
     except (AttributeError, OSError):  # another C library manages without
         pass
-
-
-class Ticker:
-    """Progress on stderr: one line rewritten on a terminal, a line every half minute elsewhere."""
-
-    def __init__(self, title: str, total_steps: int):
-        self.title, self.total, self.images, self.began = title, total_steps, 0, time.monotonic()
-        self.shown, self.terminal = self.began, sys.stderr.isatty()
-
-    def __call__(self, step: int, images: int) -> None:
-        self.images += images
-        now = time.monotonic()
-        if now - self.shown > (0.5 if self.terminal else 30):
-            self.shown = now
-            rate = self.images / (now - self.began)
-            text = f"{self.title}: step {step} of {self.total}, {rate:,.0f} images/s"
-            print(f"\r\x1b[K{text}" if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr,
-                  flush=True)  # fmt: skip
-
-    def close(self) -> None:
-        if self.terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def ticker(title: str, total_steps: int):
-    """A `Ticker` that leaves a clean line behind."""
-    tick = Ticker(title, total_steps)
-    try:
-        yield tick
-    finally:
-        tick.close()
 
 
 def threads() -> int:

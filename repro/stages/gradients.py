@@ -10,8 +10,9 @@ from repro.data import Passes
 from repro.errors import RunError, UsageError
 from repro.nets.cohort import Cohort
 from repro.stages.beginning import begin
-from repro.stages.common import Machine, Result, Trainer, ticker
+from repro.stages.common import Machine, Result, Trainer
 from repro.stages.growing import Growing
+from repro.stages.progress import FORWARD, images_between, images_of, place
 from repro.train import evaluate
 from repro.train.loop import NEVER, Job, Progress, train
 from repro.train.schedule import Training
@@ -70,8 +71,12 @@ def gradients(
             wanted = [_piece(r, step) for r in range(replicates) for step in work.steps]
             return cell.preview(wanted)
         missing = [r for r in range(replicates) if any(_piece(r, step) not in cell.rows for step in work.steps)]
+        for r in missing:
+            work.expect(r, len(start.images(r)))
         for rows in trainer.chunks(missing, lambda r: trainer.batch_key(start.images(r))):
-            work.run([start.job(trainer, r) for r in rows])
+            where = place("network", replicates - len(missing), len(rows), replicates)
+            work.run([start.job(trainer, r) for r in rows], where)
+            missing = missing[len(rows) :]
         return cell.finish(order=["replicate", "step"], extra=start.labels.arrays(replicates), lines=work.summary(),
                            device=str(trainer.device), engine="/".join(sorted(trainer.engines)), seed=start.seed)  # fmt: skip
 
@@ -87,7 +92,15 @@ class _Gradients:
         self.cell, self.trainer, self.steps = cell, trainer, steps
         self.data, self.training, self.batches = trainer.data, trainer.training, cell.recipe["batches"]
 
-    def run(self, jobs: list[Job]) -> None:
+    def expect(self, replicate: int, images: int) -> None:
+        """What is to be done for a replicate that trains on so many images, for the progress line."""
+        measured = self.batches * self.training.batch_size + FORWARD * len(self.data.split(replicate)[1])
+        for before, step in zip([0, *self.steps], self.steps):
+            if (piece := _piece(replicate, step)) not in self.cell.rows:
+                work = images_between(self.training, images, before, step) + measured
+                self.cell.ticker.expect({piece: work})
+
+    def run(self, jobs: list[Job], where: str) -> None:
         """Train and measure one cohort. What is measured goes to the work folder together with a checkpoint."""
         names = [f"replicate_{job.replicate}" for job in jobs]
         state, fresh, every = self.cell.checkpoint(names), {}, self.trainer.machine.checkpoint_seconds
@@ -101,19 +114,29 @@ class _Gradients:
             self.cell.save_checkpoint(names)(state)
             saved = time.monotonic()
 
-        with ticker(f"gradients {self.cell.path.stem}, {len(jobs)} replicates", self.steps[-1]) as tick:
-            for step in self.steps:
-                if state and state.step > step:
-                    continue
-                state = train(
-                    [_until(job, step) for job in jobs], self.training, cohort_of=self.trainer.cohort,
-                    batcher=self.trainer.batcher, labels=self.trainer.labels, resume=state, checkpoint=keep,
-                    checkpoint_seconds=every, report=tick,
-                )  # fmt: skip
-                fresh |= self._measure(jobs, state)
-                if step < self.steps[-1] and time.monotonic() - saved > every:
-                    keep(state)
+        self.cell.ticker.begin(where, jobs, self.training, self._behind(jobs, state.step if state else 0))
+        watch = self.cell.curves and self.cell.curves.watch(names, jobs)
+        for step in self.steps:
+            if state and state.step > step:
+                continue
+            state = train(
+                [_until(job, step) for job in jobs], self.training, cohort_of=self.trainer.cohort,
+                batcher=self.trainer.batcher, labels=self.trainer.labels, resume=state, checkpoint=keep,
+                checkpoint_seconds=every, report=self.cell.ticker, watch=watch,
+            )  # fmt: skip
+            fresh |= self._measure(jobs, state)
+            if step < self.steps[-1] and time.monotonic() - saved > every:
+                keep(state)
         self.cell.add(fresh)
+
+    def _behind(self, jobs: list[Job], step: int) -> int:
+        """Images that the jobs have been trained on at ``step`` since the last measurement that is kept; below 0 where
+        they are trained up to it again."""
+        behind = 0
+        for job in jobs:
+            kept = [s for s in self.steps if _piece(job.replicate, s) in self.cell.rows]
+            behind += images_of(self.training, job, step) - images_of(self.training, job, max(kept, default=0))
+        return behind
 
     def _measure(self, jobs: list[Job], state: Progress) -> dict:
         """The pieces of this step that are missing."""
@@ -124,7 +147,7 @@ class _Gradients:
         cohort.load(state.vectors.to(cohort.device))
         cohort.load_masks(None)
         tests = [self.data.split(job.replicate)[1].numpy() for job in jobs]
-        logits = evaluate.predict(cohort, batcher, tests)
+        logits = evaluate.predict(cohort, batcher, tests, report=self.cell.ticker.measured)
         cosines = self._cosines(cohort, jobs, state.step)
         pieces = {}
         for j in missing:
@@ -149,6 +172,7 @@ class _Gradients:
         for index in self._index(jobs, step).to(batcher.device).unbind(1):
             cohort.gradients.zero_()
             cohort.backward(batcher.normalise(batcher.gather(index), cohort.dtype), labels.gather(1, index))
+            self.cell.ticker.measured(index.numel(), work=1)
             each.append(cohort.gradients.clone())
         mean = sum(each) / len(each)
         dots = torch.stack([_dots(cohort, gradient, mean) for gradient in each], 1)

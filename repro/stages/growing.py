@@ -7,7 +7,7 @@ folder at once, and `finish` folds everything into the artifact.
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,10 @@ import torch
 from repro import store
 from repro.errors import UsageError
 from repro.stages.common import DEFAULTS, Machine, Result, threads
-from repro.train.loop import Progress
+from repro.stages.curves import Curves
+from repro.stages.progress import Ticker, images_of
+from repro.train.loop import Job, Progress
+from repro.train.schedule import Training
 
 CHECKPOINT = "checkpoint"
 PIECES = "pieces-"
@@ -25,6 +28,8 @@ PIECES = "pieces-"
 
 class Growing:
     """Context manager that holds the writer's lock on ``path`` from entry to exit.
+
+    ``ticker`` says how far the command is, ``curves`` draws it for TensorBoard (None without ``machine.tensorboard``).
 
     Raises UsageError when an artifact of another recipe stands at ``path`` (unless ``machine.force``), RunError when
     another process is writing it.
@@ -38,6 +43,8 @@ class Growing:
         self.computed: list[str] = []
         self.began = time.time()
         self.work: store.WorkFolder | None = None
+        self.ticker = Ticker(f"{kind} {self.path.stem}")
+        self.curves: Curves | None = None
         if any(source.path.resolve() == self.path.resolve() for source in inputs.values()):
             raise UsageError(f"--out {self.path} is also what is read: choose another --out")
 
@@ -49,6 +56,8 @@ class Growing:
         self._lock.__enter__()
         try:
             self._collect()
+            if folder := self.machine.tensorboard:
+                self.curves = Curves(folder, self.path, self.recipe, anew=not (self.reused or self.work.names()))
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -58,6 +67,9 @@ class Growing:
         if self.machine.dry_run:
             return
         try:
+            self.ticker.close()
+            if self.curves:
+                self.curves.close()
             if self.work and not self.work.names():  # nothing in it is worth standing in the way of another recipe
                 self.work.discard()
         finally:
@@ -109,13 +121,30 @@ class Growing:
         rows = [{**row, "piece": piece} for piece, (_, row) in pieces.items()]
         self._take(arrays, rows)
         self.computed += pieces
+        self.ticker.finish(pieces)
         batches = [int(name.removeprefix(PIECES)) for name in self.work.names() if name.startswith(PIECES)]
         self.work.save(f"{PIECES}{max(batches, default=-1) + 1:05d}", arrays, {"rows": json.dumps(rows)})
         self.drop_checkpoint()
+        if self.curves:
+            self.curves.add(rows)
 
     def drop_checkpoint(self) -> None:
         """Forget the training state: its jobs are finished, or came to nothing."""
         self.work.remove(CHECKPOINT)
+        if self.curves:
+            self.curves.flush()
+
+    def training(self, pieces: list[str], jobs: Sequence[Job], training: Training, where: str) -> dict:
+        """Options of `repro.train.loop.train` for the jobs of new ``pieces``: to take up their checkpoint, to save
+        others, and to tell how far they are. where: the cohort's place in the command, for the progress line."""
+        resume = self.checkpoint(pieces)
+        behind = sum(images_of(training, job, resume.step) for job in jobs) if resume else 0
+        self.ticker.begin(where, jobs, training, behind)
+        return {
+            "resume": resume, "checkpoint": self.save_checkpoint(pieces),
+            "checkpoint_seconds": self.machine.checkpoint_seconds, "report": self.ticker,
+            "watch": self.curves and self.curves.watch(pieces, jobs),
+        }  # fmt: skip
 
     def save_checkpoint(self, jobs: list[str]) -> Callable[[Progress], None]:
         """A function that saves the training state of ``jobs`` (their pieces) in the work folder."""
@@ -128,6 +157,8 @@ class Growing:
                 **{f"extra/{name}": array for name, array in state.extra.items()},
             }
             self.work.save(CHECKPOINT, arrays, {"jobs": json.dumps(jobs), "step": state.step, "seconds": state.seconds})
+            if self.curves:
+                self.curves.flush()
 
         return save
 

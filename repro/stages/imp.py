@@ -54,9 +54,12 @@ def imp(
     with Growing(out, "imp", recipe, {"pretrain": parent}, machine) as cell:
         run = _Imp(cell, parent, data, machine)
         run.require_levels(levels)
+        wanted = [(r, level) for r in range(replicates) for level in range(levels + 1)]
         if machine.dry_run:
-            wanted = [piece_of(r, level) for r in range(replicates) for level in range(levels + 1)]
-            return cell.preview(wanted, steps=recipe["steps"] - recipe["t"], batch_size=recipe["batch_size"])
+            return cell.preview(
+                [piece_of(*row) for row in wanted], steps=recipe["steps"] - recipe["t"], batch_size=recipe["batch_size"]
+            )
+        run.expect(wanted)
         while todo := [(r, level) for r in range(replicates) if (level := run.next_level(r)) <= levels]:
             for chunk in run.chunks(todo):
                 run.train_level(chunk)

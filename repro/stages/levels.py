@@ -5,8 +5,9 @@ import torch
 
 from repro.data import ImageSet
 from repro.errors import RunError
-from repro.stages.common import Machine, Trainer, ticker, training_of
+from repro.stages.common import Machine, Trainer, training_of
 from repro.stages.growing import Growing
+from repro.stages.progress import FORWARD, images_between
 from repro.train import evaluate
 from repro.train.loop import NEVER, Job, Progress, train
 
@@ -30,6 +31,16 @@ class Levels:
         self.trainer = Trainer(data, self.recipe["network"], self.training, machine)
         self.layout = self.trainer.layout
 
+    def expect(self, rows: list[tuple[int, int]]) -> None:
+        """All (replicate, level) of the command; its progress is told by those that are missing."""
+        self.last = max(level for _, level in rows)
+        for row in rows:
+            if piece_of(*row) not in self.cell.rows:
+                train_index, test_index = self.data.split(row[0])
+                work = images_between(self.training, len(train_index), self.recipe["t"], self.training.steps)
+                work += FORWARD * (len(train_index) + len(test_index))
+                self.cell.ticker.expect({piece_of(*row): work})
+
     def unpack(self, packed: np.ndarray) -> torch.Tensor:
         """A kept mask as bool [num_prunable]."""
         return torch.from_numpy(np.unpackbits(packed, count=self.layout.num_prunable).astype(bool))
@@ -47,23 +58,21 @@ class Levels:
         """Train one job per (replicate, level) as one cohort, evaluate them, and keep them."""
         pieces = [piece_of(*row) for row in rows]
         span = sorted({level for _, level in rows})
-        levels = f"level {span[0]}{f'-{span[-1]}' if span[1:] else ''}"
-        title = f"{self.cell.kind} {self.cell.path.stem}, {levels}, {len(rows)} networks"
-        with ticker(title, self.training.steps) as tick:
-            state = train(
-                jobs, self.training, cohort_of=self.trainer.cohort, batcher=self.trainer.batcher,
-                labels=self.trainer.labels, resume=self.cell.checkpoint(pieces),
-                checkpoint=self.cell.save_checkpoint(pieces),
-                checkpoint_seconds=self.machine.checkpoint_seconds, report=tick,
-            )  # fmt: skip
+        levels = f"levels {span[0]}-{span[-1]}" if span[1:] else f"level {span[0]}"
+        where = f"{levels} of {self.last} ({len(rows)} network{'s' * (len(rows) > 1)})"
+        state = train(
+            jobs, self.training, cohort_of=self.trainer.cohort, batcher=self.trainer.batcher, labels=self.trainer.labels,
+            **self.cell.training(pieces, jobs, self.training, where),
+        )  # fmt: skip
         self.cell.add(self._measure(rows, jobs, state))
 
     def _measure(self, rows: list[tuple[int, int]], jobs: list[Job], state: Progress) -> dict:
         cohort = self.trainer.cohort(len(rows))
         cohort.load(state.vectors.to(cohort.device))
         splits = [[index.numpy() for index in self.data.split(r)] for r, _ in rows]
-        on_train = evaluate.predict(cohort, self.trainer.batcher, [train for train, _ in splits])
-        on_test = evaluate.predict(cohort, self.trainer.batcher, [test for _, test in splits])
+        report = self.cell.ticker.measured
+        on_train = evaluate.predict(cohort, self.trainer.batcher, [train for train, _ in splits], report=report)
+        on_test = evaluate.predict(cohort, self.trainer.batcher, [test for _, test in splits], report=report)
         pieces = {}
         for j, (r, level) in enumerate(rows):
             train_labels, test_labels = (self.data.labels[index] for index in splits[j])

@@ -1,7 +1,7 @@
 """Lines between the networks of one family, measured in cohorts: the pieces of a barrier artifact."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from repro.errors import RunError, UsageError
 from repro.stages.common import COHORT_LIMIT, Trainer
+from repro.stages.progress import FORWARD, Ticker, place
 from repro.train.interpolate import AVERAGED, MODES, RECALIBRATED, Measured, accuracies, barrier, measure, mix
 
 BELOW = 0.5  # nats: examples with a smaller barrier are counted as connected (the first bins of Figure 5)
@@ -52,7 +53,12 @@ def modes_of(batch_norm: str) -> tuple[str, ...]:
 
 
 def measured(
-    trainer: Trainer, families: list[Family], alphas: tuple[float, ...], modes: tuple[str, ...], done: set[str]
+    trainer: Trainer,
+    families: list[Family],
+    alphas: tuple[float, ...],
+    modes: tuple[str, ...],
+    done: set[str],
+    ticker: Ticker | None = None,
 ) -> Iterator[dict[str, tuple[dict, dict]]]:
     """Pieces, {piece/mode: (arrays, row)}, of all lines that are not in ``done``, some families at a time.
 
@@ -60,16 +66,24 @@ def measured(
     wrong), in the order of the fold's training images; the same for test. NaN and wrong where an end diverged.
     Raises RunError for an end point that does not reproduce its recorded accuracy.
     """
+    report = ticker and ticker.measured
+    total = sum(len(_missing(family.lines, mode, done)) for family in families for mode in modes)
+    behind = 0
     for mode in modes:
-        wanted = {j: _missing(family, mode, done) for j, family in enumerate(families)}
+        wanted = {j: _missing(family.lines, mode, done) for j, family in enumerate(families)}
         for group in _groups(families, wanted, len(alphas)):
+            count = sum(len(wanted[j]) for j in group)
+            if ticker:
+                ticker.begin(place("line", behind, count, total))
+            behind += count
             vectors = {}
             for j in group:
                 vectors |= _vectors(j, families[j], wanted[j], alphas)
-            found = known = _evaluate(trainer, families, vectors, mode)
+            found = known = _evaluate(trainer, families, vectors, mode, report)
             if AVERAGED not in modes:  # it is by their own statistics that end points are on record
-                known = _evaluate(trainer, families, {k: v for k, v in vectors.items() if len(k) == 2}, AVERAGED)
-            _start_accuracies(trainer, [families[j] for j in group if families[j].start is not None])
+                ends = {key: at for key, at in vectors.items() if len(key) == 2}
+                known = _evaluate(trainer, families, ends, AVERAGED, report)
+            _start_accuracies(trainer, [families[j] for j in group if families[j].start is not None], report)
             pieces = {}
             for j in group:
                 ends = {key[1]: at for key, at in known.items() if len(key) == 2 and key[0] == j}
@@ -81,8 +95,35 @@ def measured(
             yield pieces
 
 
-def _missing(family: Family, mode: str, done: set[str]) -> dict[str, tuple[int, int]]:
-    return {piece: pair for piece, pair in family.lines.items() if f"{piece}/{mode}" not in done}
+def measuring(
+    split: tuple[np.ndarray, np.ndarray],
+    lines: dict[str, tuple[int, int]],
+    alphas: tuple[float, ...],
+    modes: tuple[str, ...],
+    done: set[str],
+    *,
+    start: bool,
+) -> dict[str, float]:
+    """Work of the pieces of one family that `measured` would make, for its ticker: the family's in equal parts.
+
+    start: it has rewind weights. The other arguments are a family's and those of `measured`.
+    """
+    train, test = map(len, split)
+    work = {}
+    for mode in modes:
+        wanted = _missing(lines, mode, done)
+        ends = len({end for pair in wanted.values() for end in pair})
+        images = (ends + len(wanted) * (len(alphas) - 2)) * (train + test + train * (mode == RECALIBRATED))
+        if AVERAGED not in modes:
+            images += ends * (train + test)
+        if start and wanted and not work:
+            images += test + train + test
+        work |= {f"{piece}/{mode}": FORWARD * images / len(wanted) for piece in wanted}
+    return work
+
+
+def _missing(lines: dict[str, tuple[int, int]], mode: str, done: set[str]) -> dict[str, tuple[int, int]]:
+    return {piece: pair for piece, pair in lines.items() if f"{piece}/{mode}" not in done}
 
 
 def _groups(families: list[Family], wanted: dict[int, dict], alphas: int) -> list[list[int]]:
@@ -117,22 +158,25 @@ def _vectors(j: int, family: Family, lines: dict, alphas: tuple[float, ...]) -> 
     return vectors
 
 
-def _evaluate(trainer: Trainer, families: list[Family], vectors: dict, mode: str) -> dict[tuple, Measured]:
+def _evaluate(
+    trainer: Trainer, families: list[Family], vectors: dict, mode: str, report: Callable[[int], None] | None
+) -> dict[tuple, Measured]:
     found = {}
     for keys in trainer.chunks(vectors):
         cohort = trainer.cohort(len(keys))
         splits = [families[key[0]].split for key in keys]
-        each = measure(cohort, trainer.batcher, trainer.data.labels, [vectors[key] for key in keys], splits, mode)
+        chosen = [vectors[key] for key in keys]
+        each = measure(cohort, trainer.batcher, trainer.data.labels, chosen, splits, mode, report)
         found |= dict(zip(keys, each))
     return found
 
 
-def _start_accuracies(trainer: Trainer, families: list[Family]) -> None:
+def _start_accuracies(trainer: Trainer, families: list[Family], report: Callable[[int], None] | None) -> None:
     for chunk in trainer.chunks([family for family in families if not family.start_acc]):
         starts, splits = [family.start for family in chunk], [family.split for family in chunk]
         for column, mode in (("pretrain_acc", AVERAGED), ("pretrain_acc_recalibrated", RECALIBRATED)):
             cohort = trainer.cohort(len(chunk))
-            found = accuracies(cohort, trainer.batcher, trainer.data.labels, starts, splits, mode)
+            found = accuracies(cohort, trainer.batcher, trainer.data.labels, starts, splits, mode, report)
             for family, accuracy in zip(chunk, found):
                 family.start_acc[column] = accuracy
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from repro.data import Passes
 from repro.errors import RunError
 from repro.stages.beginning import begin
-from repro.stages.common import Machine, Result, Trainer, ticker
+from repro.stages.common import Machine, Result, Trainer
 from repro.stages.growing import Growing
+from repro.stages.progress import FORWARD, images_between, place
 from repro.train import evaluate
 from repro.train.loop import NEVER, train
 from repro.train.schedule import Training
@@ -54,19 +55,21 @@ def pretrain(
             wanted = [f"replicate_{r}" for r in range(replicates)]
             return cell.preview(wanted, steps=t, batch_size=training.batch_size)
         missing = [r for r in range(replicates) if f"replicate_{r}" not in cell.rows]
+        for r in missing:
+            work = images_between(training, len(start.images(r)), 0, t) + FORWARD * len(data.split(r)[1])
+            cell.ticker.expect({f"replicate_{r}": work})
         for rows in trainer.chunks(missing, lambda r: trainer.batch_key(start.images(r))):
             pieces = [f"replicate_{r}" for r in rows]
             jobs = [start.job(trainer, r) for r in rows]
-            with ticker(f"pretrain {Path(out).stem}, {len(rows)} replicates", t) as tick:
-                state = train(
-                    jobs, training, cohort_of=trainer.cohort, batcher=trainer.batcher, labels=trainer.labels,
-                    resume=cell.checkpoint(pieces), checkpoint=cell.save_checkpoint(pieces),
-                    checkpoint_seconds=machine.checkpoint_seconds, report=tick,
-                )  # fmt: skip
+            where = place("network", replicates - len(cell.ticker.pending), len(rows), replicates)
+            state = train(
+                jobs, training, cohort_of=trainer.cohort, batcher=trainer.batcher, labels=trainer.labels,
+                **cell.training(pieces, jobs, training, where),
+            )  # fmt: skip
             cohort = trainer.cohort(len(rows))
             cohort.load(state.vectors.to(cohort.device))
             tests = [data.split(r)[1].numpy() for r in rows]
-            logits = evaluate.predict(cohort, trainer.batcher, tests)
+            logits = evaluate.predict(cohort, trainer.batcher, tests, report=cell.ticker.measured)
             new = {}
             for j, r in enumerate(rows):
                 truth = data.labels[tests[j]]

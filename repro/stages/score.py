@@ -4,6 +4,7 @@ EL2N is the paper's (Definition 2.1; Paul et al. 2021). Margin, forgetting event
 et al. 2021) are taken from the same networks.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,16 @@ import torch
 
 from repro.errors import RunError, UsageError
 from repro.protocol import Scoring, protocol
-from repro.stages.common import Machine, Result, Trainer, open_data, require_replicates, ticker, training_fields
+from repro.stages.common import Machine, Result, Trainer, open_data, require_replicates, training_fields
 from repro.stages.growing import Growing
 from repro.stages.labels import labels_in_use
+from repro.stages.progress import FORWARD, images_between, place
 from repro.stages.select import SCORES
 from repro.train import evaluate
 from repro.train.loop import NEVER, Job, train
 from repro.train.scores import Forgetting, gradient_norms
 from repro.train.streams import stream
+from repro.usercode import pinned
 
 RELIABLE = 0.7  # below this rank correlation between half-ensembles, a ranking is mostly noise
 
@@ -58,6 +61,7 @@ def score(
     replicates = recipe.replicates if replicates is None else replicates
     require_replicates(replicates)
     scoring = scoring or recipe.scoring
+    scoring = replace(scoring, network=pinned(scoring.network))
     training, count = scoring.training, scoring.networks
     if count < 1:
         raise UsageError(f"number of scoring networks (={count}) must be at least 1")
@@ -86,7 +90,12 @@ def score(
         def batches(row: tuple[int, int]) -> int:
             return len(pool(row[0])) if scoring.batch_norm == "batch" else trainer.batch_key(pool(row[0]))
 
-        for chunk in trainer.chunks([row for piece, row in wanted.items() if piece not in cell.rows], batches):
+        missing = {piece: row for piece, row in wanted.items() if piece not in cell.rows}
+        for piece, (g, _) in missing.items():
+            images = len(pool(g))  # measured on once, and once more with a backward pass for GraNd
+            work = images_between(training, images, 0, training.steps) + (FORWARD + grand) * images
+            cell.ticker.expect({piece: work})
+        for chunk in trainer.chunks(missing.values(), batches):
             pieces = [f"{unit}_{g}/network_{k}" for g, k in chunk]
             pools = [pool(g) for g, _ in chunk]
             jobs = [
@@ -96,12 +105,11 @@ def score(
             ]  # fmt: skip
             truth = torch.stack([torch.from_numpy(used.of(g)) for g, _ in chunk])
             forgetting = Forgetting(truth, len(chunk))
-            with ticker(f"score {Path(out).stem}, {len(chunk)} networks", training.steps) as tick:
-                state = train(
-                    jobs, training, cohort_of=trainer.cohort, batcher=trainer.batcher, labels=trainer.labels,
-                    resume=cell.checkpoint(pieces), checkpoint=cell.save_checkpoint(pieces),
-                    checkpoint_seconds=machine.checkpoint_seconds, report=tick, observe=forgetting,
-                )  # fmt: skip
+            where = place("network", len(wanted) - len(cell.ticker.pending), len(chunk), len(wanted))
+            state = train(
+                jobs, training, cohort_of=trainer.cohort, batcher=trainer.batcher, labels=trainer.labels,
+                observe=forgetting, **cell.training(pieces, jobs, training, where),
+            )  # fmt: skip
             if (state.diverged_at != NEVER).any():
                 first = int(np.argmax(state.diverged_at != NEVER))
                 cell.drop_checkpoint()
@@ -111,7 +119,9 @@ def score(
                 )
             cohort = trainer.cohort(len(chunk))
             cohort.load(state.vectors.to(cohort.device))
-            logits = evaluate.predict(cohort, trainer.batcher, pools, batch_norm=scoring.batch_norm)
+            logits = evaluate.predict(
+                cohort, trainer.batcher, pools, batch_norm=scoring.batch_norm, report=cell.ticker.measured
+            )
             if grand:
                 cell.save_checkpoint(pieces)(state)  # gradients can take as long as the training
             new = {}
@@ -123,7 +133,10 @@ def score(
                     "forgetting": forgetting.score(j, pools[j]),
                 }
                 if grand:
-                    norms = gradient_norms(trainer.module(state.vectors[j]), trainer.batcher, pools[j], label)
+                    norms = gradient_norms(
+                        trainer.module(state.vectors[j]), trainer.batcher, pools[j], label,
+                        report=lambda images: cell.ticker.measured(images, work=1),
+                    )  # fmt: skip
                     arrays["grand"] = norms.float().numpy()
                 row = {
                     unit: g, "network": k, "train_acc": evaluate.correct(logits[j], label).double().mean().item(),

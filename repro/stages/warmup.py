@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from repro import store
 from repro.data import ImageSet, Passes
@@ -17,13 +18,14 @@ from repro.stages.common import (
     data_of,
     open_data,
     require_replicates,
-    ticker,
     training_fields,
 )  # fmt: skip
 from repro.stages.growing import Growing
+from repro.stages.progress import FORWARD, images_of, place
 from repro.train import evaluate
 from repro.train.loop import NEVER, Job, Progress, train
 from repro.train.schedule import Training
+from repro.usercode import pinned
 
 ALL = "all"  # name and kind of the baseline, which warms up on all training images
 
@@ -73,7 +75,7 @@ def warmup(
     steps = sorted(set(recipe.warmup.steps if steps is None else steps))
     if replicates is None:
         replicates = recipe.warmup.replicates if recipe.warmup else recipe.replicates
-    network = network or recipe.network
+    network = pinned(network or recipe.network)
     seed = recipe.seed if seed is None else seed
     require_replicates(replicates)
     if not steps:
@@ -96,13 +98,14 @@ def warmup(
     conditions = [_Condition(name, w, r) for name in (ALL, *chosen) for w in steps for r in range(replicates)]
     with Growing(out, "warmup", fields, chosen, machine) as cell:
         trainer = Trainer(data, network, training, machine)
-        sweep = _Sweep(cell, trainer, chosen)
+        sweep = _Sweep(cell, trainer, chosen, len(conditions))
         for name in (ALL, *chosen):  # complains of a subset below one batch
             Passes(len(sweep.images(name, 0)), training.batch_size, training.drop_last)
         if machine.dry_run:
             wanted = [condition.piece for condition in conditions]
             return cell.preview(wanted, steps=training.steps, batch_size=training.batch_size)
         missing = [condition for condition in conditions if condition.piece not in cell.rows]
+        sweep.expect(missing)
         for chunk in trainer.chunks(missing, sweep.batch_key):
             sweep.run(chunk)
         return cell.finish(
@@ -157,8 +160,8 @@ def _check(subset: store.Artifact, data: ImageSet, normalization: str, replicate
 class _Sweep:
     """One warmup command: who trains on what, and what is kept of it."""
 
-    def __init__(self, cell: Growing, trainer: Trainer, subsets: dict[str, store.Artifact]):
-        self.cell, self.trainer, self.subsets = cell, trainer, subsets
+    def __init__(self, cell: Growing, trainer: Trainer, subsets: dict[str, store.Artifact], count: int):
+        self.cell, self.trainer, self.subsets, self.count = cell, trainer, subsets, count
         self.data, self.training = trainer.data, trainer.training
 
     def images(self, name: str, replicate: int) -> np.ndarray:
@@ -174,32 +177,34 @@ class _Sweep:
             return 0
         return *(len(self.images(name, condition.replicate)) for name in (condition.subset, ALL)), condition.w
 
+    def expect(self, missing: list[_Condition]) -> None:
+        """What is to be done, for the progress line."""
+        for each in missing:
+            work = images_of(self.training, self._job(each)) + FORWARD * sum(map(len, self.data.split(each.replicate)))
+            self.cell.ticker.expect({each.piece: work})
+
+    def _job(self, each: _Condition, vector: torch.Tensor | None = None) -> Job:
+        return Job(vector, self.images(each.subset, each.replicate), 0, self.training.steps, self.cell.recipe["seed"],
+                   each.replicate, warmup=each.w, then=self.images(ALL, each.replicate))  # fmt: skip
+
     def run(self, chunk: list[_Condition]) -> None:
         """Train one cohort to the end, evaluate it, and keep what was measured."""
-        seed, total = self.cell.recipe["seed"], self.training.steps
-        jobs = [
-            Job(self.trainer.initial(seed, each.replicate), self.images(each.subset, each.replicate), 0, total, seed,
-                each.replicate, warmup=each.w, then=self.images(ALL, each.replicate))
-            for each in chunk
-        ]  # fmt: skip
+        jobs = [self._job(each, self.trainer.initial(self.cell.recipe["seed"], each.replicate)) for each in chunk]
         pieces = [each.piece for each in chunk]
-        done = len(self.cell.rows)
-        title = f"warmup {self.cell.path.stem}, networks {done + 1}-{done + len(chunk)}"
-        with ticker(title, total) as tick:
-            state = train(
-                jobs, self.training, cohort_of=self.trainer.cohort, batcher=self.trainer.batcher,
-                labels=self.trainer.labels, resume=self.cell.checkpoint(pieces),
-                checkpoint=self.cell.save_checkpoint(pieces),
-                checkpoint_seconds=self.trainer.machine.checkpoint_seconds, report=tick,
-            )  # fmt: skip
+        where = place("network", self.count - len(self.cell.ticker.pending), len(chunk), self.count)
+        state = train(
+            jobs, self.training, cohort_of=self.trainer.cohort, batcher=self.trainer.batcher, labels=self.trainer.labels,
+            **self.cell.training(pieces, jobs, self.training, where),
+        )  # fmt: skip
         self.cell.add(self._measure(chunk, state))
 
     def _measure(self, chunk: list[_Condition], state: Progress) -> dict:
         cohort = self.trainer.cohort(len(chunk))
         cohort.load(state.vectors.to(cohort.device))
         splits = [[index.numpy() for index in self.data.split(each.replicate)] for each in chunk]
-        on_train = evaluate.predict(cohort, self.trainer.batcher, [train for train, _ in splits])
-        on_test = evaluate.predict(cohort, self.trainer.batcher, [test for _, test in splits])
+        report = self.cell.ticker.measured
+        on_train = evaluate.predict(cohort, self.trainer.batcher, [train for train, _ in splits], report=report)
+        on_test = evaluate.predict(cohort, self.trainer.batcher, [test for _, test in splits], report=report)
         pieces = {}
         for j, each in enumerate(chunk):
             train_labels, test_labels = (self.data.labels[index] for index in splits[j])

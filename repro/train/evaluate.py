@@ -1,5 +1,7 @@
 """What trained networks say about images: logits of a cohort, and the measures taken from them."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,13 +15,21 @@ BATCH_NORM_MODES = ("running", "batch")
 
 
 @torch.no_grad()
-def predict(cohort: Cohort, batcher: Batcher, index: list[np.ndarray], *, batch_norm: str = "running") -> list[Tensor]:
+def predict(
+    cohort: Cohort,
+    batcher: Batcher,
+    index: list[np.ndarray],
+    *,
+    batch_norm: str = "running",
+    report: Callable[[int], None] | None = None,
+) -> list[Tensor]:
     """Logits of un-augmented images: for replica r a float32 tensor [len(index[r]), K] on the CPU.
 
     Arguments:
         index: one int64 array of dataset indices per replica; lengths may differ (folds do, by one).
         batch_norm: 'running' (evaluation mode) or 'batch': statistics of each batch of 1000 images in the order
             given, as the published scores were computed (protocol section 7). Running statistics are left alone.
+        report: called after each batch with the number of images since the last call.
     """
     longest = max(map(len, index))
     padded = np.stack([np.concatenate([rows, np.repeat(rows[-1:], longest - len(rows))]) for rows in index])
@@ -29,6 +39,8 @@ def predict(cohort: Cohort, batcher: Batcher, index: list[np.ndarray], *, batch_
     parts = []
     for chunk in rows.split(EVALUATION_BATCH, 1):
         parts.append(cohort.forward(batcher.normalise(batcher.gather(chunk), cohort.dtype)).float())
+        if report:
+            report(chunk.numel())
     cohort.train()
     cohort.buffers.copy_(buffers)
     logits = torch.cat(parts, 1).cpu()  # one copy at the end: until then, a GPU is not waited for

@@ -4,7 +4,7 @@ Paper, section 2, "Linear Mode Connectivity"; protocol section 11. Whole vectors
 statistics included, and evaluated on un-augmented images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +81,9 @@ class Measured:
 
 
 @torch.no_grad()
-def recalibrate(cohort: Cohort, batcher: Batcher, index: list[np.ndarray]) -> None:
+def recalibrate(
+    cohort: Cohort, batcher: Batcher, index: list[np.ndarray], *, report: Callable[[int], None] | None = None
+) -> None:
     """Take the cohort's batch-norm statistics anew: one pass in training mode over un-augmented images.
 
     Batches of 1000 in the order of ``index``; the statistics are the mean over batches (a cumulative average), the last
@@ -89,6 +91,7 @@ def recalibrate(cohort: Cohort, batcher: Batcher, index: list[np.ndarray]) -> No
 
     Arguments:
         index: for each replica int64 [n] dataset indices, of one length: padding would enter the statistics.
+        report: as for `repro.train.evaluate.predict`.
     """
     parts = (part for module in cohort.modules for part in module.modules())
     norms = [part for part in parts if isinstance(part, _BatchNorm) and part.running_mean is not None]
@@ -103,6 +106,8 @@ def recalibrate(cohort: Cohort, batcher: Batcher, index: list[np.ndarray]) -> No
             for norm in norms:  # as PyTorch does where momentum is None, but without waiting for a counter on a GPU
                 norm.momentum = 1 / number
             cohort.forward(batcher.normalise(batcher.gather(chunk), cohort.dtype))
+            if report:
+                report(chunk.numel())
     finally:
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
@@ -115,6 +120,7 @@ def measure(
     vectors: list[Tensor],
     splits: list[tuple[np.ndarray, np.ndarray]],
     batch_norm: str,
+    report: Callable[[int], None] | None = None,
 ) -> list[Measured]:
     """What each network says about its training and its test images, in evaluation mode.
 
@@ -124,14 +130,15 @@ def measure(
         splits: for each network its (train index, test index); train indices of one length.
         batch_norm: 'averaged' takes the statistics in the vectors; 'recalibrated' those of `recalibrate` on the
             training images, whatever the alpha, end points included, so that a barrier compares like with like.
+        report: as for `repro.train.evaluate.predict`.
     """
     cohort.load(torch.stack(vectors).to(cohort.device))
     if batch_norm == RECALIBRATED:
-        recalibrate(cohort, batcher, [train for train, _ in splits])
+        recalibrate(cohort, batcher, [train for train, _ in splits], report=report)
     found = []
     for part in (0, 1):
         index = [split[part] for split in splits]
-        logits = evaluate.predict(cohort, batcher, index)
+        logits = evaluate.predict(cohort, batcher, index, report=report)
         truth = [labels[torch.from_numpy(rows)] for rows in index]
         found.append([
             (evaluate.losses(each, own).numpy(), ~evaluate.correct(each, own).numpy())
@@ -141,14 +148,20 @@ def measure(
 
 
 def accuracies(
-    cohort: Cohort, batcher: Batcher, labels: Tensor, vectors: list[Tensor], splits: list, batch_norm: str
+    cohort: Cohort,
+    batcher: Batcher,
+    labels: Tensor,
+    vectors: list[Tensor],
+    splits: list[tuple[np.ndarray, np.ndarray]],
+    batch_norm: str,
+    report: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Share of test images that each network classifies correctly; arguments as for `measure`."""
     cohort.load(torch.stack(vectors).to(cohort.device))
     if batch_norm == RECALIBRATED:
-        recalibrate(cohort, batcher, [train for train, _ in splits])
+        recalibrate(cohort, batcher, [train for train, _ in splits], report=report)
     tests = [test for _, test in splits]
-    logits = evaluate.predict(cohort, batcher, tests)
+    logits = evaluate.predict(cohort, batcher, tests, report=report)
     return [
         evaluate.correct(each, labels[torch.from_numpy(rows)]).double().mean().item()
         for each, rows in zip(logits, tests)

@@ -37,6 +37,7 @@ def train(
     checkpoint_seconds: float = 60.0,
     report: Callable[[int, int], None] | None = None,
     observe: Observer | None = None,
+    watch: Callable[[int, list[int], Tensor], None] | None = None,
 ) -> Progress:
     """Train all jobs to their last step.
 
@@ -47,6 +48,8 @@ def train(
         checkpoint: called with the state about every ``checkpoint_seconds``.
         report: called after each step, or block of steps, with (steps done, images trained on since the last call).
         observe: called after each step; its state is saved with checkpoints and restored when resuming.
+        watch: called after each step, or block of steps, with (its first step, job numbers, losses [K, R] on the
+            device, before the updates). The tensor is overwritten by later steps, and steps may come again.
 
     Returns the final state; ``diverged_at`` holds the step of a job's first loss that was not finite, else -1.
     Momentum starts at zero: it is not carried into a job (protocol section 4), only from its ``subset`` to ``then``.
@@ -63,7 +66,7 @@ def train(
     if observe:
         observe.state.update(state.extra)
         state.extra = observe.state
-    runner = Runner(jobs, training, batcher, labels, report, observe)
+    runner = Runner(jobs, training, batcher, labels, report, observe, watch)
     keeper = Keeper(checkpoint, checkpoint_seconds, observe)
     most = len(jobs)  # that fit into the memory together, as far as is known
     for begin, end, rows in _segments(jobs, state.step):

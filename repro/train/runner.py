@@ -24,9 +24,10 @@ class Runner:
     """
 
     def __init__(self, jobs: list[Job], training: Training, batcher: Batcher, labels: Tensor,
-                 report: Callable[[int, int], None] | None, observe: Observer | None):  # fmt: skip
+                 report: Callable[[int, int], None] | None, observe: Observer | None,
+                 watch: Callable[[int, list[int], Tensor], None] | None):  # fmt: skip
         self.jobs, self.training, self.batcher, self.labels = jobs, training, batcher, labels
-        self.report, self.observe = report, observe
+        self.report, self.observe, self.watch = report, observe, watch
 
         def order(job: Job, subset: np.ndarray) -> Order:
             return Order(subset, (job.seed, job.replicate), job.role, training, batcher)
@@ -64,6 +65,8 @@ class Runner:
                 diverged = torch.where(bad & (diverged == NEVER), step + k, diverged)
                 if self.observe:
                     self.observe(step + k, rows, index[k], logits[k])
+            if self.watch:
+                self.watch(step, rows, losses.detach())
             step += len(index)
             if self.report:
                 self.report(step, index.numel())

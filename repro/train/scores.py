@@ -1,5 +1,7 @@
 """Scores of training examples that need more than a network's logits: forgetting events and GraNd."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -50,7 +52,14 @@ class Forgetting:
         return np.where(learned, forgotten, seen.max(initial=0) + 1.0).astype(np.float32)
 
 
-def gradient_norms(network: nn.Module, batcher: Batcher, index: np.ndarray, labels: Tensor) -> Tensor:
+def gradient_norms(
+    network: nn.Module,
+    batcher: Batcher,
+    index: np.ndarray,
+    labels: Tensor,
+    *,
+    report: Callable[[int], None] | None = None,
+) -> Tensor:
     """GraNd of one network: L2 norm of each example's gradient of the cross-entropy by all parameters, [n] on the CPU.
 
     Paul et al. 2021, Definition 2.1, not its last-layer shortcut. Images are not augmented. Batch norm uses running
@@ -59,6 +68,7 @@ def gradient_norms(network: nn.Module, batcher: Batcher, index: np.ndarray, labe
     Arguments:
         network: one network in evaluation mode, on the batcher's device.
         index: int64 [n] dataset indices; ``labels``: int64 [n], the labels trained on.
+        report: as for `repro.train.evaluate.predict`.
     """
     weights = {name: value.detach() for name, value in network.named_parameters()}
     buffers = dict(network.named_buffers())
@@ -77,4 +87,6 @@ def gradient_norms(network: nn.Module, batcher: Batcher, index: np.ndarray, labe
         images = batcher.normalise(batcher.gather(part), dtype).permute(0, 3, 1, 2)
         found = gradients(weights, images, label)
         squares.append(sum(g.flatten(1).square().sum(1) for g in found.values()).cpu())
+        if report:
+            report(len(part))
     return torch.cat(squares).sqrt()

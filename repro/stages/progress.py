@@ -1,0 +1,180 @@
+"""Where a command is: its work, what is left of it, and the line on stderr that says so.
+
+Time left is the work left at the rate of the last half minute. Work is counted in images: one trained on counts 1, one
+that a network is only measured on counts 1/3, since a forward pass is a third of a step. Left is what the pieces that
+are not kept yet will take, less what their networks have behind them, checkpoints included; a piece that comes to
+nothing, because its network diverged, is left no longer once that is known.
+"""
+
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+
+from repro.data import Passes
+from repro.train.job import Job
+from repro.train.schedule import Training
+
+FORWARD = 1 / 3  # work of an image that a network is only measured on
+WINDOW = 30.0  # seconds that a rate is measured over
+ENOUGH = 2.0  # seconds that tell a rate: a first step takes many times longer than others
+EVERY = {True: 0.5, False: 30.0}  # seconds between lines, on a terminal and elsewhere
+
+
+def images_between(training: Training, size: int, start: int, stop: int) -> int:
+    """Images that a network is trained on from step ``start`` to ``stop``, in passes over ``size`` images."""
+    per_pass = Passes(size, training.batch_size, training.drop_last).steps_per_pass
+    in_pass = per_pass * training.batch_size if training.drop_last else size
+
+    def until(step: int) -> int:
+        whole, rest = divmod(step, per_pass)
+        return whole * in_pass + rest * training.batch_size
+
+    return until(stop) - until(start)
+
+
+def images_of(training: Training, job: Job, stop: int | None = None) -> int:
+    """Images that a job is trained on, from its first step to ``stop`` (its last one by default)."""
+    stop = job.stop if stop is None else min(max(job.start, stop), job.stop)
+    turn = min(max(job.warmup, job.start), stop)
+    later = job.subset if job.then is None else job.then
+    return images_between(training, len(job.subset), job.start, turn) + images_between(training, len(later), turn, stop)
+
+
+class Rate:
+    """Something counted, and how much of it there was a second in the last half minute."""
+
+    def __init__(self, now: float):
+        self.total, self.samples = 0.0, deque([(now, 0.0)])
+
+    def add(self, now: float, amount: float) -> None:
+        self.total += amount
+        if now - self.samples[-1][0] >= WINDOW / 100:
+            self.samples.append((now, self.total))
+            while len(self.samples) > 2 and now - self.samples[1][0] >= WINDOW:
+                self.samples.popleft()
+
+    def at(self, now: float) -> float | None:
+        """A second, up to now; None before there is enough to tell."""
+        then, before = self.samples[0]
+        return (self.total - before) / (now - then) if now - then >= ENOUGH and self.total > before else None
+
+
+class Ticker:
+    """One command's progress on stderr: a line rewritten on a terminal, a line every half minute elsewhere.
+
+    `expect` the pieces; `begin` each cohort; call the ticker after its steps (it is a ``report`` of
+    `repro.train.loop`) and `measured` after images it is measured on; `finish` the pieces. Only the clock is read: a GPU
+    is not waited for, and may be a second behind.
+    """
+
+    def __init__(self, title: str):
+        self.title, self.terminal = title, sys.stderr.isatty()
+        self.pending: dict[str, float] = {}
+        self.done = 0.0  # work on pending pieces that is behind the cohort in hand
+        self.where = ""
+        self.step: int | None = None  # None while measuring
+        self.stop, self.per_epoch = 0, 0
+        self.shown = self.last = time.monotonic()  # the last line, and the last time something was done
+        self.work: Rate | None = None  # from the first cohort on: reading the data is no measure of it
+        self.images: Rate | None = None  # through the networks, by what is being done now
+
+    def expect(self, work: Mapping[str, float]) -> None:
+        """Pieces still to do, and their work."""
+        self.pending.update(work)
+
+    def begin(self, where: str, jobs: Sequence[Job] = (), training: Training | None = None, done: float = 0.0) -> None:
+        """A cohort begins. done: work on its pieces that is behind it already.
+
+        Its steps are told as epochs where all its jobs make the same ones, and more than one.
+        """
+        self.where, self.done, self.last = where, done, time.monotonic()
+        self.images = Rate(self.last)
+        self.work = self.work or Rate(self.last)
+        self.stop = max((job.stop for job in jobs), default=0)
+        sizes = {len(images) for job in jobs for images in (job.subset, job.then) if images is not None}
+        epochs = {Passes(size, training.batch_size, training.drop_last).steps_per_pass for size in sizes}
+        self.per_epoch = epochs.pop() if len(epochs) == 1 and min(epochs) < self.stop else 0
+
+    def finish(self, pieces: Iterable[str]) -> None:
+        """Pieces are kept, or came to nothing."""
+        self.done = max(0.0, self.done - sum(self.pending.pop(piece, 0.0) for piece in pieces))
+
+    def __call__(self, step: int, images: int) -> None:
+        """The cohort has come to ``step``, by training on ``images`` images since the last call."""
+        self._count(step, images, 1.0)
+
+    def measured(self, images: int, work: float = FORWARD) -> None:
+        """So many more images have gone through networks that are measured, each of them so much work."""
+        self._count(None, images, work)
+
+    def _count(self, step: int | None, images: int, work: float) -> None:
+        now = time.monotonic()
+        if (step is None) != (self.step is None):
+            self.images = Rate(self.last)
+        self.step, self.last = step, now
+        self.images.add(now, images)
+        self.work.add(now, images * work)
+        self.done += images * work
+        if now - self.shown >= EVERY[self.terminal]:
+            self.shown = now
+            self._show(self.text(now))
+
+    def text(self, now: float) -> str:
+        """The line."""
+        parts = [f"{self.title}: {self.where}"]
+        if self.step is None:
+            parts.append("measuring")
+        elif self.per_epoch:
+            parts.append(f"epoch {-(-self.step // self.per_epoch)} of {-(-self.stop // self.per_epoch)}")
+        else:
+            parts.append(f"step {self.step:,} of {self.stop:,}")
+        if speed := self.images.at(now):
+            parts.append(f"{speed:,.0f} images/s")
+        if pace := self.work.at(now):
+            parts.append(f"{spoken(max(0.0, sum(self.pending.values()) - self.done) / pace)} left")
+        return ", ".join(parts)
+
+    def _show(self, text: str) -> None:
+        if self.terminal:
+            text = f"\r\x1b[K{text[: columns() - 1]}"
+        print(text, end="" if self.terminal else "\n", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leaves a clean line behind."""
+        if self.terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def ticker(title: str):
+    """A `Ticker` that leaves a clean line behind."""
+    tick = Ticker(title)
+    try:
+        yield tick
+    finally:
+        tick.close()
+
+
+def place(what: str, done: int, size: int, total: int) -> str:
+    """The next ``size`` of ``total`` things after ``done``: 'networks 9-16 of 24', or 'network 1 of 1'."""
+    return f"{what}s {done + 1}-{done + size} of {total}" if size > 1 else f"{what} {done + 1} of {total}"
+
+
+def columns() -> int:
+    """Width of the terminal that stderr is; 80 where it does not say."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+def spoken(seconds: float) -> str:
+    """A time as '50 s', '4 min', '3.5 h' or '12 days'."""
+    for unit, name, digits in ((1, "s", 0), (60, "min", 0), (3600, "h", 1)):
+        if seconds < 100 * unit * (1 if unit < 3600 else 0.6):
+            return f"{math.ceil(seconds / unit * 10**digits) / 10**digits:g} {name}"
+    return f"{math.ceil(seconds / 86400)} days"

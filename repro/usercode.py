@@ -1,0 +1,141 @@
+"""A researcher's own Python files: run as they are, and pinned by the SHA-256 of their bytes.
+
+A network of one's own is named ``net.py:NAME`` or ``package.module:NAME``. What was trained has the pin behind it,
+``net.py:NAME@1a2b3c4d5e6f``, without the folder: recipes are the same wherever the file lies. No torch is needed here.
+"""
+
+import hashlib
+import importlib.util
+import re
+import sys
+import traceback
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from repro.errors import UsageError
+
+PIN = 12  # hex digits of the SHA-256 in a pinned name
+_NAME = re.compile(rf"(?P<code>[^@]+):(?P<name>[^\W\d]\w*)(?:@(?P<pin>[0-9a-f]{{{PIN}}}))?")
+_given: dict[str, Path] = {}  # pinned name -> the file it was made from, in this process
+
+
+def is_path(network: str) -> bool:
+    """Whether a network is named by its code; no other network has a colon in its name."""
+    return ":" in network
+
+
+def pinned(network: str) -> str:
+    """The name that recipes have for a network: its code's file name and pin; any other network's name as it is.
+
+    Raises UsageError where there is no such code, or where it is not the code of a pin that is there already.
+    """
+    if not is_path(network):
+        return network
+    code, name, pin = _parsed(network)
+    path = find(network)
+    known = f"{Path(code).name if _is_file(code) else code}:{name}@{pin or digest(path)}"
+    _given[known] = path.absolute()
+    return known
+
+
+def find(network: str) -> Path:
+    """The file with the code of a network named by it: as given before in this process, as named, in the working
+    directory, in a folder of Python's path; a pin chooses among them.
+
+    Raises UsageError where there is none, or none with the pin.
+    """
+    code, name, pin = _parsed(network)
+    if _is_file(code):
+        named = Path(code).expanduser()
+        places = [named, *(Path(folder) / named.name for folder in ("", *sys.path))]
+    else:
+        places = [_origin(code, network)]
+    if network in _given:
+        places.insert(0, _given[network])
+    there = [path for path in places if path.is_file()]
+    if not there:
+        raise UsageError(f"there is no file {code} for network {network!r}: give its path, or work in its folder "
+                         "(or name that in PYTHONPATH)")  # fmt: skip
+    matching = [path for path in there if pin in (None, digest(path))]
+    if not matching:
+        raise UsageError(f"{there[0]} is not the code of network {network!r} (its sha256 begins with "
+                         f"{digest(there[0])}): bring that file back, or train anew with another --out")  # fmt: skip
+    return matching[0]
+
+
+def attribute(network: str) -> tuple[Path, str, object]:
+    """(file, NAME, what NAME is in it) of a network named by its code. Raises UsageError as `find` and `run` do."""
+    path, name = find(network), _parsed(network)[1]
+    module = _run_once(path.absolute(), digest(path))
+    if not hasattr(module, name):
+        own = (key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__)
+        raise UsageError(f"{path} has no {name}: choose one of what it defines ({', '.join(own) or 'nothing'})")
+    return path, name, getattr(module, name)
+
+
+def digest(path: Path) -> str:
+    """The first hex digits of a file's SHA-256. Raises UsageError for a file that cannot be read."""
+    return hashlib.sha256(_bytes(path)).hexdigest()[:PIN]
+
+
+@cache
+def _run_once(path: Path, version: str) -> ModuleType:
+    return run(path)
+
+
+def run(path: Path) -> ModuleType:
+    """The module that a Python file makes.
+
+    Its folder is not put on Python's path: a pin would not hold for what it imported from there. Raises UsageError for
+    a file that cannot be read or run.
+    """
+    source = _bytes(path)
+    module = ModuleType(f"own_{path.stem}_{hashlib.sha256(source).hexdigest()[:PIN]}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    try:
+        exec(compile(source, str(path), "exec"), vars(module))
+    except (Exception, SystemExit) as error:
+        if isinstance(error, UsageError):  # of this program's functions: a sentence already
+            raise
+        raise UsageError(f"{path} cannot be run ({reason(error, path)}): mend it") from error
+    return module
+
+
+def reason(error: BaseException, path: Path) -> str:
+    """An error of a user's code in one clause: 'ZeroDivisionError: division by zero, line 12'."""
+    names = (str(path), str(path.absolute()))
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename in names]
+    text = " ".join(str(error).split()).rstrip(".")
+    line = f", line {lines[-1]}" if lines else ""
+    return type(error).__name__ + (f": {text}" if text else "") + line
+
+
+def _parsed(network: str) -> tuple[str, str, str | None]:
+    match = _NAME.fullmatch(network)
+    if not match:
+        raise UsageError(f"unknown network {network!r}: one of your own is FILE.py:NAME or package.module:NAME")
+    return match["code"], match["name"], match["pin"]
+
+
+def _is_file(code: str) -> bool:
+    return code.endswith(".py") or "/" in code
+
+
+def _origin(module: str, network: str) -> Path:
+    try:
+        spec = importlib.util.find_spec(module)
+    except Exception as error:  # a parent package is imported, and may fail in any way
+        raise UsageError(f"cannot import {module} of network {network!r} ({reason(error, Path())}): install it, or give "
+                         "a file, FILE.py:NAME") from error  # fmt: skip
+    if spec is None or not (spec.origin or "").endswith(".py"):
+        raise UsageError(f"there is no module {module} for network {network!r}: install it, or give FILE.py:NAME")
+    return Path(spec.origin)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path} ({error.strerror or error}): give a Python file") from None
