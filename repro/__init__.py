@@ -1,11 +1,11 @@
 """Lottery Tickets on a Data Diet (Paul et al., NeurIPS 2022), reproduced.
 
-from repro import score, select, pretrain, imp, read
+from repro import score, select, pretrain, imp, load
 score("scores.h5", dataset="digits")
 select("easy.h5", kind="easy", size=256, scores="scores.h5", replicates=8)
 pretrain("easy-t10.h5", subset="easy.h5", t=10, replicates=8)
 imp("imp.h5", "easy-t10.h5", levels=12)
-read("imp.h5").table()          # pandas
+load("imp.h5").table            # pandas; see repro.notebook
 """
 
 from importlib import import_module
@@ -14,7 +14,7 @@ _HOME = {
     "score": "repro.stages", "select": "repro.stages", "pretrain": "repro.stages", "imp": "repro.stages",
     "warmup": "repro.stages",
     "barrier": "repro.stages", "branch": "repro.stages", "gradients": "repro.stages",
-    "Machine": "repro.stages", "load": "repro.data", "Training": "repro.train.schedule",
+    "Machine": "repro.stages", "load": "repro.notebook", "Training": "repro.train.schedule",
     "Scoring": "repro.protocol", "read": "repro.store", "runs": "repro.store.query", "create": "repro.nets",
     "UsageError": "repro.errors", "RunError": "repro.errors",
 }  # fmt: skip

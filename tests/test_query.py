@@ -10,6 +10,7 @@ import pytest
 from repro import store
 from repro.errors import RunError, UsageError
 from repro.store import query
+from repro.store.export import export
 
 DEFAULTS = {"balanced": False}
 
@@ -156,11 +157,11 @@ def test_export_keeps_every_digit(results):
     table = {"acc": [0.1 + 0.2, 1 / 3], "name": ['a,"b"', "ü"], "n": [1, 2]}
     write(results / "x.h5", "imp", {}, table=table)
     for target, file in [(results / "out.csv", results / "out.csv"), (results / "deep", results / "deep" / "x.csv")]:
-        assert query.export(results / "x.h5", target) == file
+        assert export(results / "x.h5", target) == file
         header, *rows = csv.reader(io.StringIO(file.read_text()))
         assert header == list(table)
         assert [(float(acc), name, int(n)) for acc, name, n in rows] == list(zip(*table.values(), strict=True))
     with pytest.raises(UsageError, match="score.h5 has no table to export"):
-        query.export(results / "score.h5", results / "out.csv")
+        export(results / "score.h5", results / "out.csv")
     with pytest.raises(RunError, match="cannot write"):
-        query.export(results / "x.h5", results / "x.h5" / "out.csv")
+        export(results / "x.h5", results / "x.h5" / "out.csv")

@@ -1,5 +1,7 @@
 """A stored ticket, loaded into a plain network and trained by plain PyTorch, gives the recorded accuracy."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from repro.stages import imp, pretrain, tickets
 from repro.store import read
 from repro.train.schedule import Training
 from tests import plain_imp
+from tests.command_line import ROOT
+from tests.test_export import readme_block, without_repro
 
 # float64, so that plain PyTorch and the cohort agree to rounding and every image is classified alike
 RECIPE = Training(steps=66, batch_size=64, lr=0.5, milestones=(44,), augment=False, precision="fp64")
@@ -71,7 +75,9 @@ def _order(net):
 
 
 def test_ticket_and_trained_weights_are_not_mixed_up(stored):
-    ticket, trained = (tickets.state_dict(stored, 0, 1, part, num_classes=10, in_chans=1) for part in tickets.PARTS)
+    ticket, trained = (
+        tickets.state_dict(stored, 0, 1, part, num_classes=10, in_chans=1) for part in ("ticket", "trained")
+    )
     rewind = read(stored)["replicate_0/level_0/rewind_weights"]
     flat = torch.cat([tensor.flatten() for tensor in ticket.values()]).numpy()
     kept = flat != 0
@@ -82,3 +88,32 @@ def test_ticket_and_trained_weights_are_not_mixed_up(stored):
 def test_a_level_that_is_not_there_is_refused(stored):
     with pytest.raises(UsageError, match="no level 9 of replicate 0"):
         tickets.state_dict(stored, 0, 9, "ticket", num_classes=10, in_chans=1)
+
+
+@pytest.mark.parametrize("level", [0, LEVELS])
+def test_an_exported_network_gives_the_recorded_accuracy_in_a_plain_program(stored, digits, tmp_path, level):
+    """Strictly loaded into a network written for the tests alone, from the file alone."""
+    file = tickets.export(stored, tmp_path / "net.pt", replicate=1, level=level, part="trained")
+    net = plain_imp.PlainResNet(8, 4, 1, 10).double()
+    held = torch.load(file, weights_only=True)
+    words = {"conv": "stem", "blocks": "layers", "shortcut": "project"}  # what the tests' network calls its modules
+    net.load_state_dict({".".join(words.get(word, word) for word in name.split(".")): w for name, w in held.items()})
+    row = read(stored).table().query("replicate == 1 and level == @level").iloc[0]
+    assert accuracy(net.eval(), digits, 1) == pytest.approx(row.acc, abs=1e-12)
+
+
+def test_what_data_would_say_about_the_network_is_found_in_the_file(stored, digits):
+    ours = [tickets.network(stored, 0, 1, "ticket", **given).state_dict() for given in ({}, {"data": digits})]
+    assert ours[0].keys() == ours[1].keys() and all(torch.equal(ours[0][name], ours[1][name]) for name in ours[0])
+
+
+def test_the_file_of_a_network_stands_alone(stored, tmp_path):
+    """README: repro/nets/resnet.py is all that a ticket of a CIFAR ResNet needs. Nothing of repro can be imported."""
+    shutil.copy(ROOT / "repro" / "nets" / "resnet.py", tmp_path)
+    tickets.export(stored, tmp_path / "ticket.pt", replicate=0, level=LEVELS, part="ticket")
+    lines = readme_block("A CIFAR ResNet is as plain").replace("CifarResNet(14", "CifarResNet(8")
+    printed = without_repro(
+        lines + "\nprint(int((net.fc.weight == 0).sum()), net.eval()(torch.ones(2, 1, 8, 8)).shape)", tmp_path
+    )
+    ticket = tickets.state_dict(stored, 0, LEVELS, "ticket", num_classes=10, in_chans=1)
+    assert printed == f"{int((ticket['fc.weight'] == 0).sum())} torch.Size([2, 10])\n"

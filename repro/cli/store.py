@@ -44,18 +44,36 @@ def inspect(artifact):
 
 @main.command()
 @click.argument("artifact", type=PATH)
-@click.option("--out", type=PATH, required=True, help="CSV file to write.")
-def export(artifact, out):
-    """Write an artifact's table as CSV.
+@click.option("--out", type=PATH, required=True, help="File to write: .csv, .parquet; .pt, .safetensors (a network).")
+@click.option("--part", type=click.Choice(("ticket", "trained", "rewind", "mask")),
+              help="Of a network: mask × rewind point, trained weights, rewind point, or mask.")  # fmt: skip
+@click.option("--replicate", type=click.IntRange(0), help="Whose network.")
+@click.option("--level", type=click.IntRange(0), help="Its pruning level; a rewind point has none.")
+def export(artifact, out, part, replicate, level):
+    """Write the table of an artifact (or of a folder of them), or one of its networks as a PyTorch state_dict.
 
     \b
     Example:
       repro export imp.h5 --out imp.csv
+      repro export results/demo --out demo.parquet
+      repro export imp.h5 --replicate 0 --level 8 --part ticket --out ticket.pt
+      repro export pretrain.h5 --replicate 0 --part rewind --out rewind.pt
     """
-    from repro.store import query
+    from repro.store import export as files
 
-    if out.exists() and artifact.exists() and out.samefile(artifact):
-        raise UsageError(f"--out {out} is the artifact itself: give another path for the CSV")
+    if out.exists() and artifact.exists() and out.samefile(artifact) and not out.is_dir():
+        raise UsageError(f"--out {out} is the artifact itself: give another path")
     if out.is_symlink() or (out.exists() and not (out.is_file() or out.is_dir())):
         raise UsageError(f"--out {out} is no ordinary file: give the path of a CSV file")  # a rename would replace it
-    click.echo(query.export(artifact, out))
+    of_network = {"--part": part, "--replicate": replicate, "--level": level}
+    if files.suffix_of(out) in files.TABLES:
+        if given := [option for option, value in of_network.items() if value is not None]:
+            raise UsageError(f"{given[0]} is of a network and --out {out} of a table: end it in .pt or .safetensors")
+        click.echo(files.export(artifact, out))
+        return
+    if part is None or replicate is None:
+        raise UsageError(f"--out {out} holds one network: say --part and --replicate, and --level unless it is a "
+                         "rewind point")  # fmt: skip
+    from repro.stages import tickets
+
+    click.echo(tickets.export(artifact, out, replicate=replicate, level=level, part=part))

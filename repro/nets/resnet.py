@@ -15,7 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repro.errors import UsageError
+try:
+    from repro.errors import UsageError
+except ImportError:  # this file alone, copied into another program, loads an exported ticket (README)
+    UsageError = ValueError
 
 
 class Head(nn.Module):

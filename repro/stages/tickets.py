@@ -1,5 +1,6 @@
-"""Networks out of imp and branch artifacts: the trained sparse network, and the ticket it was trained from."""
+"""Networks out of artifacts: tickets, trained sparse networks, rewind points and masks, for any PyTorch program."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,42 +10,153 @@ from torch import Tensor, nn
 from repro import store
 from repro.data import ImageSet
 from repro.errors import UsageError
-from repro.nets import create, layout_of
+from repro.nets import Layout, create, layout_of
+from repro.protocol import protocol
+from repro.store.files import write_whole
 
-PARTS = ("ticket", "trained")
-REWIND_WEIGHTS = {"imp": "level_0/rewind_weights", "branch": "rewind_weights"}
+PARTS = ("ticket", "trained", "rewind", "mask")
+REWIND_WEIGHTS = {"pretrain": "weights", "imp": "level_0/rewind_weights", "branch": "rewind_weights"}
 
 
 def state_dict(
-    path: str | Path, replicate: int, level: int, part: str, *, num_classes: int, in_chans: int
+    path: str | Path,
+    replicate: int,
+    level: int | None,
+    part: str,
+    *,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
 ) -> dict[str, Tensor]:
-    """One network of an imp or branch artifact as named tensors, batch-norm statistics included.
+    """One network of a pretrain, imp or branch artifact as named tensors, in the order of its layout.
 
     Arguments:
-        part: 'ticket' is mask times rewind point, what the level started from; 'trained' what it ended with.
+        level: None for a rewind point, which is the same for all levels.
+        part: 'ticket' is mask times rewind point, what the level started from; 'trained' what it ended with; 'rewind'
+            the rewind point, all that a pretrain artifact has. They are float32, parameters and batch-norm statistics.
+            'mask': bool, of the prunable parameters alone.
+        num_classes, in_chans: of the network; found out when None.
 
-    Raises UsageError when the artifact has no such replicate or level.
+    Raises UsageError when the artifact has no such part, replicate or level.
     """
-    if part not in PARTS:
-        raise UsageError(f"unknown part {part!r} of a level: choose {' or '.join(PARTS)}")
     artifact = store.read(path)
+    if num_classes is None or in_chans is None:
+        net = network_of(artifact)
+    else:
+        net = create(artifact.recipe["network"], num_classes=num_classes, in_chans=in_chans)
+    return tensors_of(artifact, layout_of(net), replicate, level, part)
+
+
+def network(
+    path: str | Path, replicate: int, level: int | None, part: str, *, data: ImageSet | None = None
+) -> nn.Module:
+    """The same, loaded into a network in evaluation mode. ``data`` gives classes and channels, which are else found."""
+    artifact = store.read(path)
+    if part == "mask":
+        raise UsageError("a mask is no network: ask for part ticket, trained or rewind")
+    if data is None:
+        net = network_of(artifact)
+    else:
+        net = create(artifact.recipe["network"], num_classes=data.num_classes, in_chans=data.in_chans)
+    tensors = tensors_of(artifact, layout_of(net), replicate, level, part)
+    net.to(next(iter(tensors.values())).dtype).load_state_dict(tensors, strict=False)  # float64 runs keep every digit
+    return net.eval()
+
+
+def export(path: str | Path, target: str | Path, *, replicate: int, level: int | None, part: str) -> Path:
+    """Writes a part (see `state_dict`) as a file of plain tensors, by its suffix .pt or .safetensors; returns its path.
+
+    The file of a network has every name of its PyTorch ``state_dict``, batch norm's counters (0) too, so that
+    ``net.load_state_dict(torch.load(target, weights_only=True))`` needs nothing of this program.
+    """
+    target = Path(target)
+    if part == "mask":
+        tensors = state_dict(path, replicate, level, part)
+    else:  # through the network: tied weights under each of their names, and nothing that is not kept
+        tensors = network(path, replicate, level, part).state_dict()
+    tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    if target.suffix.lower() == ".safetensors":
+        import safetensors.torch  # comes with timm
+
+        contents = safetensors.torch.save(tensors)
+    else:
+        file = io.BytesIO()
+        torch.save(tensors, file)
+        contents = file.getvalue()
+    write_whole(target, [contents])
+    return target
+
+
+def network_of(artifact: store.Artifact) -> nn.Module:
+    """A new network of the artifact's name, for the classes and channels that its stored numbers have room for.
+
+    Raises UsageError for an artifact without networks, and when the network of that name can have no such weights.
+    """
+    _require_networks(artifact)
+    key = next(key for key in artifact.keys() if key.endswith(f"/{REWIND_WEIGHTS[artifact.kind]}"))
+    name, size = artifact.recipe["network"], artifact.dataset(key).shape[0]
+
+    def of(num_classes: int, in_chans: int) -> tuple[nn.Module, int]:
+        net = create(name, num_classes=num_classes, in_chans=in_chans)
+        return net, layout_of(net).size
+
+    published = protocol(artifact.recipe["dataset"])
+    net, found = of(published.num_classes, published.in_chans)
+    if found == size:
+        return net
+    for in_chans in (3, 1):  # own images have any number of classes: each adds as many numbers to the classifier
+        two, three = of(2, in_chans)[1], of(3, in_chans)[1]
+        classes = 2 + (size - two) // (three - two) if three > two else 0
+        if classes >= 1:
+            net, found = of(classes, in_chans)
+            if found == size:
+                return net
+    raise UsageError(
+        f"{artifact.path} keeps {size} numbers a network, which {name} has for no number of classes: "
+        "use the network it was made with"
+    )
+
+
+def _require_networks(artifact: store.Artifact) -> None:
     if artifact.kind not in REWIND_WEIGHTS:
-        raise UsageError(f"{path} is a {artifact.kind} artifact, which has no levels: give an imp or branch artifact")
-    piece = f"replicate_{replicate}/level_{level}"
-    if f"{piece}/mask" not in artifact:
-        raise UsageError(f"{path} has no level {level} of replicate {replicate}: see repro inspect {path}")
-    layout = layout_of(create(artifact.recipe["network"], num_classes=num_classes, in_chans=in_chans))
+        raise UsageError(f"{artifact.path} is a {artifact.kind} artifact, which has no levels and no rewind points: "
+                         "give an imp, branch or pretrain artifact")  # fmt: skip
+
+
+def tensors_of(
+    artifact: store.Artifact, layout: Layout, replicate: int, level: int | None, part: str
+) -> dict[str, Tensor]:
+    """`state_dict` of an artifact that is open, by the layout of its networks."""
+    if part not in PARTS:
+        raise UsageError(f"unknown part {part!r} of a level: choose {', '.join(PARTS[:-1])} or {PARTS[-1]}")
+    _require_networks(artifact)
+    if part == "rewind":
+        if level is not None:
+            raise UsageError(f"level {level} of a rewind point, which all levels share: leave the level out")
+        return layout.state_dict(_array(artifact, replicate, REWIND_WEIGHTS[artifact.kind]))
+    if artifact.kind == "pretrain":
+        raise UsageError(f"{artifact.path} is a pretrain artifact, which has no {part}: ask for part rewind, or give "
+                         "the imp artifact made from it")  # fmt: skip
+    if level is None:
+        raise UsageError(f"part {part} without a level: give one, 0 is the dense network")
+    packed = _array(artifact, replicate, f"level_{level}/mask")
+    mask = torch.from_numpy(np.unpackbits(packed.numpy(), count=layout.num_prunable).astype(bool))
+    if part == "mask":
+        return {e.name: mask[e.offset : e.offset + e.size].view(e.shape) for e in layout.prunable}
     if part == "trained":
-        return layout.state_dict(torch.from_numpy(artifact[f"{piece}/weights"]))
-    vector = torch.from_numpy(artifact[f"replicate_{replicate}/{REWIND_WEIGHTS[artifact.kind]}"])
-    mask = np.unpackbits(artifact[f"{piece}/mask"], count=layout.num_prunable)
-    vector[: layout.num_prunable] *= torch.from_numpy(mask)
+        return layout.state_dict(_array(artifact, replicate, f"level_{level}/weights"))
+    vector = _array(artifact, replicate, REWIND_WEIGHTS[artifact.kind])
+    vector[: layout.num_prunable] *= mask
     return layout.state_dict(vector)
 
 
-def network(path: str | Path, replicate: int, level: int, part: str, *, data: ImageSet) -> nn.Module:
-    """The same, loaded into a network in evaluation mode. ``data`` gives the number of classes and channels."""
-    shape = dict(num_classes=data.num_classes, in_chans=data.in_chans)
-    net = create(store.read_header(path).recipe["network"], **shape)
-    net.load_state_dict(state_dict(path, replicate, level, part, **shape), strict=False)
-    return net.eval()
+def _array(artifact: store.Artifact, replicate: int, name: str) -> Tensor:
+    key = f"replicate_{replicate}/{name}"
+    if key in artifact:
+        return torch.from_numpy(artifact[key])
+    place = f"replicate {replicate}"
+    if name not in REWIND_WEIGHTS.values():
+        place = f"{name.partition('/')[0].replace('_', ' ')} of {place}"
+    if key.rpartition("/")[0] in set(artifact.table().piece):
+        raise UsageError(f"{artifact.path} kept nothing of {place}, since the level before it diverged: "
+                         "choose another")  # fmt: skip
+    raise UsageError(f"{artifact.path} has no {place}: see repro inspect {artifact.path}")

@@ -5,14 +5,19 @@ import fcntl
 import glob
 import os
 import platform
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from repro.errors import RunError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_PATIENCE = 0.5  # seconds: whoever looks whether a lock is held takes it for a moment; its holder soon says who it is
+_PAUSE = 0.02
 
 
 def write_failure(path: Path, error: OSError) -> RunError:
@@ -34,7 +39,7 @@ def write_whole(path: Path, blocks: Iterable[bytes]) -> None:
     The blocks go to a temporary file in the same folder, which is flushed to the disk and renamed. Raises RunError,
     after the temporary file is removed, when the disk is full, permission is missing or anything else is refused.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")  # two nodes may have equal ids
     if path.exists() and not path.is_file():
         raise RunError(f"{path} is no ordinary file: choose another --out")  # the rename would replace a device
     try:
@@ -67,39 +72,90 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
 def writer_lock(path: str | Path) -> Iterator[None]:
     """Holds the right to write ``path``; the kernel gives it back when the process ends, even by kill -9.
 
-    Raises RunError when another process holds it, or when nothing can be written there.
+    Raises RunError when another process holds it, when nothing can be written there, or when nothing can be locked.
     """
     path = Path(path)
     lock = path.with_name(f"{path.name}.lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file = _lock(lock, path)
+        file = acquire(lock)
+        if file is None:
+            raise RunError(f"{path} is being written by {_owner(lock)}: wait for it or choose another --out")
     except OSError as error:
         raise write_failure(path, error) from error
     try:
+        _sign(file)
         remove_leftovers(path.parent, glob.escape(path.name))
         yield
     finally:
-        lock.unlink(missing_ok=True)  # before the lock is given back: `_lock` notices a file that is no longer there
+        lock.unlink(missing_ok=True)  # before the lock is given back: `acquire` notices a file that is no longer there
         file.close()
 
 
-def _lock(lock: Path, path: Path):
+def acquire(lock: Path) -> TextIO | None:
+    """Takes the lock on a file, which is made where there is none: the open file that holds it until it is closed or
+    the process ends. None while another holds it, after half a second.
+
+    Raises RunError on a file system without locks, OSError where the file cannot be opened.
+    """
+    give_up = time.monotonic() + _PATIENCE
     while True:
-        file = open(lock, "a+")
+        file = None
         try:
+            file = open(lock, "a+")
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.exists(lock) and os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {platform.node()}")
-                file.flush()
+            if _stands(file, lock):
                 return file
+            file.close()  # its last holder removed it between our open and our lock
+            busy = False
         except BlockingIOError:
-            file.seek(0)
-            owner = file.read() or "another process"
             file.close()
-            raise RunError(f"{path} is being written by {owner}: wait for it or choose another --out") from None
-        except BaseException:
-            file.close()
-            raise
-        file.close()  # its last holder removed it between our open and our lock
+            busy = True
+        except BaseException as error:
+            if file:
+                file.close()
+            number = error.errno if isinstance(error, OSError) else None
+            if number in _NO_LOCKS:
+                raise _no_locks(lock, os.strerror(number)) from error
+            if number != errno.ESTALE or time.monotonic() > give_up:
+                raise
+            busy = False
+        if time.monotonic() > give_up:
+            if busy:
+                return None
+            raise _no_locks(lock, "its files change their numbers")
+        if busy:
+            time.sleep(_PAUSE)
+
+
+def _stands(file: TextIO, path: Path) -> bool:
+    """Whether an open file is the one at a path. By opening the path anew: NFS then asks its server, while ``stat`` may
+    answer from what this node remembers."""
+    try:
+        with open(path, "rb") as now:
+            return os.path.samestat(os.fstat(file.fileno()), os.fstat(now.fileno()))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ESTALE):
+            return False
+        raise
+
+
+def _sign(file: TextIO) -> None:
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}")
+    file.flush()
+    os.fsync(file.fileno())  # for whoever asks from another node
+
+
+def _owner(lock: Path) -> str:
+    try:
+        return lock.read_text() or "another process"
+    except OSError:  # given back at this moment
+        return "another process"
+
+
+def _no_locks(lock: Path, reason: str) -> RunError:
+    return RunError(
+        f"cannot lock {lock} ({reason.lower()}): choose a folder on a file system with locks, or have this one mounted "
+        "with them (NFS: local_lock=none and a lock manager; Lustre: flock)"
+    )

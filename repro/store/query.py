@@ -1,4 +1,4 @@
-"""Looking at artifacts: all tables of a folder as one, one artifact as text, a table as CSV."""
+"""Looking at artifacts: all tables of a folder as one, one artifact as text."""
 
 import json
 import re
@@ -10,7 +10,6 @@ import pandas as pd
 
 from repro.errors import UsageError
 from repro.store.artifact import Artifact, read, read_header
-from repro.store.files import write_whole
 from repro.store.lineage import Lineage
 
 HEAD = ["path", "kind", "name", "identity"]
@@ -30,15 +29,22 @@ def runs(results_dir: str | Path) -> pd.DataFrame:
     Files that cannot be read are skipped, with a warning on stderr. Raises UsageError when there is no such folder or
     no artifact in it.
     """
+    return runs_and_sources(results_dir)[0]
+
+
+def runs_and_sources(results_dir: str | Path) -> tuple[pd.DataFrame, list[dict]]:
+    """`runs`, and `source_of` each artifact that is in it."""
     folder = Path(results_dir)
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder: give the one that holds the artifacts")
-    frames = []
+    frames, sources = [], []
     for path in sorted(folder.rglob("*.h5")):
         if any(part.endswith(".work") for part in path.relative_to(folder).parts):
             continue
         try:
-            frames.append(_rows(read_header(path)))
+            artifact = read_header(path)
+            frames.append(_rows(artifact))
+            sources.append(source_of(artifact))
         except UsageError as error:
             print(f"warning: {error}; skipped", file=sys.stderr)
     if not frames:
@@ -46,7 +52,14 @@ def runs(results_dir: str | Path) -> pd.DataFrame:
     frame = pd.concat([each for each, _ in frames], ignore_index=True)
     nearer = {column: plain for _, taken in frames for column, plain in taken.items()}
     same = [column for column, plain in nearer.items() if _never_differ(frame[column], frame[plain])]
-    return frame.drop(columns=same)
+    return frame.drop(columns=same), sources
+
+
+def source_of(artifact: Artifact) -> dict:
+    """Where rows come from, in JSON types: path, checksum of the contents, and the lineage (identity, recipe …)."""
+    return {
+        "path": str(artifact.path), "content_sha256": artifact.content_sha256, **artifact.lineage.to_json()
+    }  # fmt: skip
 
 
 def _never_differ(column: pd.Series, plain: pd.Series) -> bool:
@@ -165,17 +178,3 @@ def _contents(artifact: Artifact) -> list[str]:
     ]
     stored = artifact.path.stat().st_size
     return [f"contents, {len(artifact.keys())} arrays in {stored:,} bytes", *lines]
-
-
-def export(path: str | Path, target: str | Path) -> Path:
-    """Writes an artifact's table as CSV to a file, or into a folder as ``<name>.csv``; returns the file's path.
-
-    Floats keep every digit. Raises UsageError when the artifact has no table, RunError when it cannot be written.
-    """
-    artifact, target = read(path), Path(target)
-    table = artifact.table()
-    if not len(table.columns):
-        raise UsageError(f"{path} has no table to export: read its arrays with h5py")
-    target = target / f"{artifact.name}.csv" if target.is_dir() else target
-    write_whole(target, [table.to_csv(index=False).encode()])
-    return target

@@ -1,0 +1,65 @@
+"""Tables as files for other programs: CSV, and Parquet that knows where its rows come from."""
+
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from repro.errors import UsageError
+from repro.store.artifact import read
+from repro.store.files import write_whole
+from repro.store.query import runs_and_sources, source_of
+
+TABLES = (".csv", ".parquet")
+NETWORKS = (".pt", ".safetensors")  # written by `repro.stages.tickets`
+
+
+def export(source: str | Path, target: str | Path) -> Path:
+    """Writes the table of an artifact, or the `runs` of a folder of them, to a file; returns the file's path.
+
+    Arguments:
+        source: an artifact, or a folder of results.
+        target: a file that ends in .csv or .parquet (without a suffix: CSV), or a folder, which gets ``<name>.csv``.
+
+    Floats keep every digit, integers beside missing values stay integers. Parquet has each column's type, and
+    `source_of` the artifact (of a folder: a list of them) as JSON in the metadata of its schema, by the key ``repro``.
+
+    Raises UsageError for another suffix or an artifact without a table, RunError when it cannot be written.
+    """
+    source, target = Path(source), Path(target)
+    suffix = suffix_of(target)
+    if source.is_dir():
+        (frame, sources), name = runs_and_sources(source), source.resolve().name
+    else:
+        artifact = read(source)
+        frame, sources, name = artifact.table(), source_of(artifact), artifact.name
+        if not len(frame.columns):
+            raise UsageError(f"{source} has no table to export: read its arrays with repro.load or h5py")
+    target = target / f"{name}.csv" if target.is_dir() else target
+    write_whole(target, [_parquet(frame, sources) if suffix == ".parquet" else frame.to_csv(index=False).encode()])
+    return target
+
+
+def suffix_of(target: Path) -> str:
+    """What a file is to hold: one of TABLES or NETWORKS; CSV for a folder or no suffix. Raises UsageError."""
+    suffix = "" if target.is_dir() else target.suffix.lower()
+    if suffix not in ("", *TABLES, *NETWORKS):
+        raise UsageError(f"--out {target} ends in {suffix}: take .csv or .parquet for a table, .pt or .safetensors for "
+                         "a network")  # fmt: skip
+    return suffix or ".csv"
+
+
+def _parquet(frame: pd.DataFrame, sources: dict | list[dict]) -> bytes:
+    import pyarrow  # here, because CSV does without
+    import pyarrow.parquet
+
+    # artifacts of several kinds can hold text and numbers under one name, and a column of Parquet has one type
+    names = [name for name, dtype in frame.dtypes.items() if dtype == object]
+    mixed = {name: frame[name].map(str, na_action="ignore").astype("str") for name in names}
+    table = pyarrow.Table.from_pandas(frame.assign(**mixed), preserve_index=False)
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(
+        table.replace_schema_metadata({**table.schema.metadata, b"repro": json.dumps(sources)}), file
+    )
+    return file.getvalue()
