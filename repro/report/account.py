@@ -1,0 +1,174 @@
+"""What the artifacts cost and where they come from, and what is missing: from their own records."""
+
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro import plan, store
+from repro.errors import UsageError
+from repro.plan.steps import Step
+from repro.plan.study import Study
+from repro.report.tables import Cell, Table, number, table
+
+KINDS = {"score": "scoring", "select": "subsets", "pretrain": "pre-training", "imp": "pruning", "branch": "other masks",
+         "barrier": "barriers", "warmup": "warm-up", "gradients": "gradients"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Made:
+    """One artifact of the plan that is there. share: of what the plan wants in it; wall, cpu: seconds."""
+
+    step: Step
+    artifact: store.Artifact
+    share: float
+
+    @property
+    def runs(self) -> list[dict]:
+        """Every run of a command that wrote it, oldest first."""
+        return self.artifact.provenance.get("runs", [])
+
+    @property
+    def wall(self) -> float:
+        return sum(run.get("wall_seconds", 0.0) for run in self.runs)
+
+    @property
+    def cpu(self) -> float:
+        return sum(run.get("wall_seconds", 0.0) * run.get("threads", 1) for run in self.runs)
+
+    def cost(self) -> tuple[int, int, float, float]:
+        """Trainings, images passed through forward and backward, wall seconds, seconds of threads."""
+        return round(self.share * self.step.networks), round(self.share * self.step.images), self.wall, self.cpu
+
+
+def made(study: Study) -> tuple[list[Made], list[str]]:
+    """The artifacts of the plan that can be read, and a sentence on each that cannot."""
+    found, broken = [], []
+    for step in plan.steps(study.items(), study.results):
+        if not step.target.exists():
+            continue
+        try:
+            artifact = store.read_header(step.target)
+            pieces = step.wanted & set(artifact.table().piece)
+        except UsageError as error:
+            broken.append(str(error))
+            continue
+        found.append(Made(step, artifact, len(pieces) / max(1, len(step.wanted))))
+    return found, broken
+
+
+def cost(study: Study, there: list[Made]) -> list[Table]:
+    """By kind of work, and by figure; what figures share is counted in each figure and once in the total."""
+    by_kind = {KINDS.get(m.step.command[0], m.step.command[0]): [] for m in there}
+    for m in there:
+        by_kind[KINDS.get(m.step.command[0], m.step.command[0])].append(m)
+    heads = ("artifacts", "trainings", "images", "wall, h", "CPU, h", "images/s")
+    kinds = [(kind, *_sums(group)) for kind, group in by_kind.items()]
+    seen, figures = set(), []
+    for figure in study.drawn:
+        targets = {step.target for step in plan.steps(study.items(figure), study.results)}
+        group = [m for m in there if m.step.target in targets]
+        new = [m for m in group if m.step.target not in seen]
+        seen |= targets
+        figures.append((figure, *_sums(group), number(sum(m.wall for m in new) / 3600, ".3f")))
+    total = [("all", *_sums(there))]
+    return [
+        table("Cost by kind of work", ("kind", *heads), kinds + total),
+        table("Cost by figure", ("figure", *heads, "added to the rows above, h"), figures),
+    ]
+
+
+def _sums(group: Iterable[Made]) -> tuple[Cell, ...]:
+    costs = [m.cost() for m in group]
+    networks, images, wall, cpu = (sum(column) for column in zip(*costs)) if costs else (0, 0, 0.0, 0.0)
+    speed = images / wall if wall and images else None
+    return (number(len(costs), "d"), number(networks, ",d"), number(images, ",d"), number(wall / 3600, ".3f"),
+            number(cpu / 3600, ".3f"), number(speed, ",.0f"))  # fmt: skip
+
+
+def machines(there: list[Made]) -> dict[str, dict]:
+    """{'E1': a run's record}: each machine with its software once, in the order in which they were used."""
+    found: dict[tuple, dict] = {}
+    for run in sorted((run for m in there for run in m.runs), key=lambda run: run.get("started", "")):
+        found.setdefault(_machine(run), run)
+    return {f"E{i}": run for i, run in enumerate(found.values(), 1)}
+
+
+def _machine(run: dict) -> tuple:
+    names = ("cpu", "gpu", "driver", "platform", "threads", "python", "device")
+    return (*(str(run.get(name)) for name in names), *sorted(map(str, (run.get("packages") or {}).items())))
+
+
+def provenance(study: Study, there: list[Made]) -> list[Table]:
+    """A row per artifact, a row per machine with its software, and the checksums of the data."""
+    known = machines(there)
+    names = {_machine(run): name for name, run in known.items()}
+    heads = ("artifact", "kind", "identity", "content sha256", "revision", "lock sha256", "image digest", "device",
+             "machine", "made", "wall, s", "command")  # fmt: skip
+    rows = []
+    for m in there:
+        run = m.runs[-1] if m.runs else {}
+        revision = (run.get("git_revision") or "unknown") + (" (changed since)" if run.get("git_dirty") else "")
+        used = ", ".join(dict.fromkeys(names[_machine(each)] for each in m.runs))
+        device = ", ".join(filter(None, (run.get("device"), run.get("gpu"), run.get("engine"))))
+        when = run.get("finished", "").replace("T", " ").replace("+00:00", " UTC")
+        rows.append((
+            Cell(m.step.target.relative_to(study.results).as_posix()), m.artifact.kind, _hash(m.artifact.identity),
+            _hash(m.artifact.content_sha256), _hash(revision), _hash(run.get("requirements_sha256") or "unknown"),
+            _hash(run.get("image_digest") or "none"), device, used, when, number(m.wall, ",.1f"),
+            Cell(shlex.join(m.step.command), kind="command"),
+        ))  # fmt: skip
+    return [
+        table("Artifacts: what each is, its checksums, and what made it last", heads, rows),
+        table("Machines and software", ("machine", "processor", "GPU", "system", "threads", "versions"),
+              [_machine_row(name, run) for name, run in known.items()]),
+        table("Checksums of the data", ("data set", "sha256 of the images", "sha256 of randomised labels"),
+              _data(there)),
+    ]  # fmt: skip
+
+
+def _machine_row(name: str, run: dict) -> tuple:
+    versions = ", ".join(f"{package} {version}" for package, version in (run.get("packages") or {}).items() if version)
+    gpu = " ".join(filter(None, (run.get("gpu"), run.get("driver"))))
+    python = f"Python {run.get('python', '?')}"
+    return (
+        name,
+        run.get("cpu", ""),
+        gpu or "none",
+        run.get("platform", ""),
+        number(run.get("threads"), "d"),
+        f"{python}, {versions}",
+    )
+
+
+def _data(there: list[Made]) -> list[tuple]:
+    sums = {(m.artifact.recipe.get("dataset", ""), m.artifact.recipe.get("data_sha256", ""),
+             m.artifact.recipe.get("labels_sha256", "")) for m in there}  # fmt: skip
+    return [(name, _hash(images), _hash(labels)) for name, images, labels in sorted(sums) if images]
+
+
+def _hash(text: str) -> Cell:
+    return Cell(text, kind="hash" if len(text) > 20 else "")
+
+
+def missing(study: Study) -> Table | None:
+    """What the plan still lacks, and the command that makes it; None when it is complete."""
+    rows = []
+    for step in plan.unfinished(plan.steps(study.items(), study.results)):
+        state = f"{len(step.missing())} of {len(step.wanted)} parts" if step.target.exists() else "all of it"
+        command = Cell(f"repro {shlex.join(step.command)}", kind="command")
+        rows.append((step.target.relative_to(study.results).as_posix(), state, number(step.networks, ",d"), command))
+    return table("Missing artifacts", ("artifact", "missing", "trainings", "command"), rows) if rows else None
+
+
+def make_command(study: Study) -> str:
+    """What makes the whole study."""
+    if study.own:
+        return study.how.replace("`", "")
+    asked = study.asked
+    words = {"SCALE": asked["scale"], "DATASETS": " ".join(asked["datasets"]), "CONTROL": asked["control"],
+             "SEED": asked["seed"], "REPLICATES": asked["replicates"], "LEVELS": asked["levels"]}  # fmt: skip
+    given = [f"{name}={shlex.quote(str(value))}" for name, value in words.items() if value not in (None, "")]
+    if study.results != Path("results") / asked["scale"]:
+        given.append(f"RESULTS={shlex.quote(str(study.results))}")
+    return " ".join(["make", "figures" if study.name == "all" else study.name, *given])

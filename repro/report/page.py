@@ -1,0 +1,130 @@
+"""The page itself: everything is gathered, then one template writes it, with styles, scripts and charts inside."""
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from paper_figures import style
+from repro.errors import RunError, UsageError
+from repro.plan.study import Study
+from repro.report import account, figures, verdicts
+from repro.report.charts import css_name, readable, spec
+from repro.report.tables import Table, table
+from repro.store.files import write_whole
+
+MEANING = {
+    "reproduced": "the interval lies on the side of the margin that the claim asks for",
+    "contradicted": "the interval lies on the other side",
+    "inconclusive": "the interval holds the margin: neither",
+    "missing": "runs that decide it are missing",
+    "not planned here": "this scale has no runs that decide it",
+}
+
+
+def write(study: Study, out: Path | None = None) -> Path:
+    """Writes the page, whole or not at all; the default is ``report.html`` in the folder of artifacts.
+
+    Raises RunError when it cannot be written.
+    """
+    path = out or study.results / "report.html"
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a folder: give the name of a file in it, such as {path / 'report.html'}")
+    write_whole(path, [build(study, when=datetime.now(UTC)).encode()])
+    return path
+
+
+def build(study: Study, *, when: datetime) -> str:
+    """The page as HTML text, from the artifacts that are there."""
+    there, broken = account.made(study)
+    sections = [figures.section(study, name) for name in study.drawn]
+    problem, judged = "", verdicts.Section()
+    try:
+        judged = verdicts.section(study)
+    except UsageError as error:  # the same that keeps a figure from being drawn
+        problem = f"Nothing can be judged: {error}."
+    return render(
+        study=study,
+        when=when.isoformat(timespec="minutes"),
+        made=len(there),
+        broken=broken,
+        figures=sections,
+        judged=judged,
+        problem=problem,
+        deviations=deviations(),
+        cost=account.cost(study, there) if there else [],
+        provenance=account.provenance(study, there) if there else [],
+        missing=account.missing(study),
+        command=account.make_command(study),
+    )
+
+
+def render(*, study: Study, figures: Sequence, **content) -> str:
+    """The template filled in; ``figures`` are `repro.report.figures.Section`."""
+    pairs = [pair for section in figures for pair in section.pairs]
+    colors = sorted({color for pair in pairs for color in pair.colors})
+    specs = [spec(panel) for pair in pairs for panel in pair.panels]
+    protocols = study.protocols
+    environment = Environment(loader=PackageLoader("repro.report"), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    environment.filters |= {"bold": bold, "slug": slug}
+    return environment.get_template("report.html.j2").render(
+        study=study,
+        scale=protocols[0].scale,
+        full=protocols[0].full,
+        seeds=sorted({p.seed for p in protocols}),
+        datasets=[style.panel_title(p) for p in protocols],
+        figures=figures,
+        legend=verdicts.LEGEND,
+        meaning=MEANING,
+        light={css_name(color): color for color in colors},
+        dark={css_name(color): readable(color) for color in colors},
+        css=Markup(_own("report.css")),
+        script=Markup(_own("report.js")),
+        licences=Markup(_own("licences.txt")),
+        bundle=Markup(bundle() if specs else ""),
+        specs=Markup(json.dumps(specs, ensure_ascii=True).replace("<", "\\u003c")),
+        **content,
+    )
+
+
+def deviations() -> Table:
+    """What the paper leaves open or does unusually, and what is done here. Raises RunError when the file is missing."""
+    places = find_spec("paper_figures").submodule_search_locations
+    path = next((p for p in (Path(place, "reference", "deviations.csv") for place in places) if p.is_file()), None)
+    if path is None:
+        raise RunError("paper_figures/reference/deviations.csv is missing: install the project again")
+    with path.open(newline="") as file:
+        heads, *rows = csv.reader(file)
+    return table("Deviations and unknowns", heads, rows)
+
+
+@cache
+def bundle() -> str:
+    """Vega, Vega-Lite and vega-embed as one script, from the package vl-convert-python."""
+    import vl_convert
+
+    text = vl_convert.javascript_bundle()
+    return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _own(name: str) -> str:
+    return (files("repro.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def bold(text: str) -> Markup:
+    """Text with **words** in bold, everything else escaped."""
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text))))
+
+
+def slug(text: str) -> str:
+    """An id for a place in the page."""
+    return re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-")

@@ -1,0 +1,125 @@
+"""Verdicts for the page: headline counts, the table, a sentence in plain words for each claim, controls, agreement."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+
+from paper_figures.cells import CONTROLS
+from repro.plan.collect import collect
+from repro.plan.study import Study
+from repro.report.tables import MINUS, Cell, Table, number, table
+from repro.verify.claims import CLAIMS
+from repro.verify.compare import Agreement, agreement
+from repro.verify.judge import verdicts_on
+from repro.verify.outcomes import label
+from repro.verify.verdict import Verdict
+from repro.verify.wording import cells, sentence
+
+WORDS = ("reproduced", "contradicted", "inconclusive", "missing", "not planned here")
+LEGEND = (
+    "Effects are in points of accuracy (pp), of the mean over levels 6 to 10, unless another unit stands there; with "
+    "their 95 % interval. P: one of the six primary hypotheses; *: significant after Holm's correction over them. n: "
+    "replicates, or what the sentence says. p: two-sided, against the claim's margin (claims 19, 27, 28: the larger of "
+    "two one-sided tests). levels: how many pruning levels have an effect above the margin, which is not tested."
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """What is judged. counts: by word; tables: one a data set; sentences: (place in the page, figure, word, text)."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    tables: list[Table] = field(default_factory=list)
+    sentences: list[tuple[str, str, str, str]] = field(default_factory=list)
+    agreements: list[Table] = field(default_factory=list)
+    controls: Table | None = None
+
+
+def section(study: Study) -> Section:
+    """Verdicts on what is there. With a control the runs are spoiled on purpose, and the control alone is judged."""
+    finished = study.finished()
+    if study.control or not finished:
+        return Section(controls=controls([study] if study.control and finished else []))
+    evidence = collect(finished, study.results)
+    scale = study.protocols[0].scale
+    found = [v for p in study.protocols for v in verdicts_on(evidence, p, figures=study.claims)]
+    agreements = [
+        agreement(evidence.runs, p.dataset, chance=1 / p.num_classes, replicates=p.replicates)
+        for p in study.protocols if p.full and "figure2" in study.claims
+    ]  # fmt: skip
+    return Section(
+        counts=counts(found),
+        tables=[_verdicts([v for v in found if v.dataset == d], d, scale) for d in {v.dataset: None for v in found}],
+        sentences=[(place(v), CLAIMS[v.claim].figure, word(v), sentence(v, scale)) for v in found],
+        agreements=[_agreement(a) for a in agreements],
+        controls=controls(_controls(study)),
+    )  # fmt: skip
+
+
+def word(verdict: Verdict) -> str:
+    return "not planned here" if verdict.verdict == "missing" and not verdict.promised else verdict.verdict
+
+
+def counts(verdicts: list[Verdict]) -> dict[str, int]:
+    """How many have each word, in the order of `WORDS`."""
+    found = Counter(map(word, verdicts))
+    return {each: found[each] for each in WORDS if found[each]}
+
+
+def place(verdict: Verdict) -> str:
+    """The id of its sentence in the page."""
+    panel = verdict.panel.partition(" ")[0]
+    return "-".join(
+        filter(None, ("claim", str(verdict.claim), verdict.dataset.replace(":", "-").replace("/", "-"), panel))
+    )
+
+
+def _verdicts(verdicts: list[Verdict], dataset: str, scale: str) -> Table:
+    heads = ("P", "claim", "figure", "effect [95 %]", "n", "p", "levels", f"on {dataset}", "the paper's claim",
+             "the paper's own numbers")  # fmt: skip
+    rows = []
+    for v in verdicts:
+        row = cells(v, scale)
+        effect = Cell(row["effect"].replace("-", MINUS), v.effect, "number")
+        rows.append((
+            row["P"], Cell(row["claim"], v.claim, "claim", place(v)), CLAIMS[v.claim].figure, effect, number(v.n, "d"),
+            number(v.p, ".2g"), row["levels"],
+            Cell(row["data"], kind=f"word {word(v).replace(' ', '-')}"), row["paper"],
+            row["published"].replace("-", MINUS) if "[" in row["published"] else row["published"],
+        ))  # fmt: skip
+    return table(f"Verdicts on {dataset}, {scale} scale", heads, rows)
+
+
+def _agreement(found: Agreement) -> Table:
+    """Differences to all@t* beside the published ones; the caption has the verdict."""
+    caption = f"Agreement with the paper's curves, {found.dataset}: {found.verdict}"
+    if found.largest_z is not None:
+        caption += f"; largest |z| {found.largest_z:.2f}, bound {found.bound:.2f}, s = {found.s:.2f} pp"
+    rows = [
+        (label(c.condition), *(number(x, "+.2f") for x in (c.own, c.published, c.z, c.offset)))
+        for c in found.conditions
+    ]
+    return table(caption, ("condition", f"own {MINUS} all@t*, pp", "published, pp", "z", "offset, pp"), rows)
+
+
+def _controls(study: Study) -> list[Study]:
+    """The controls of the study's Figure 2 whose artifacts are all there."""
+    found = []
+    for control in CONTROLS if "figure2" in study.figures else ():
+        spoiled = Study(**{**study.asked, "name": "figure2", "control": control}, results=study.results)
+        if len(spoiled.finished()) == len(spoiled.items()):
+            found.append(spoiled)
+    return found
+
+
+def controls(studies: list[Study]) -> Table | None:
+    """Experiments that have to fail, as `repro verify` judges them; None without any."""
+    judged = [c for study in studies for c in json.loads(study.judge().json)["controls"]]
+    rows = [
+        (c["control"], c["dataset"], Cell(c["verdict"], kind=f"word {c['verdict']}"), number(c["effect"], "+.2f", "pp"),
+         "" if c["low"] is None else f"[{c['low']:+.2f}, {c['high']:+.2f}]".replace("-", MINUS),
+         number(c["n"], "d"), c["note"])
+        for c in judged
+    ]  # fmt: skip
+    heads = ("control", "data set", "verdict", "effect", "95 % interval", "n", "what is compared")
+    return table("Controls: experiments that have to fail", heads, rows) if rows else None
