@@ -5,29 +5,36 @@ VENV ?= .venv
 SCALE ?= paper
 RESULTS ?= results/$(SCALE)$(if $(SEED),-seed$(SEED))
 JOBS ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2)
-# For figures: DATASETS="cifar10" SEED=7 CONTROL=permute-scores REPLICATES=8 LEVELS=12 YES=1 DATA=/folder LAUNCH="srun …" DOWNLOAD=1
-CHOICE = --scale $(SCALE) --results $(RESULTS) $(foreach d,$(DATASETS),--dataset $(d)) $(if $(SEED),--seed $(SEED)) \
+# For figures: DATASETS="cifar10" SEED=7 CONTROL=permute-scores REPLICATES=8 LEVELS=12 YES=1 DATA=/folder DOWNLOAD=1 TENSORBOARD=/folder
+# On a cluster: make -j64 -k figure2 LAUNCH="srun --gpus=1 -c4 -t 4:00:00"; every job has a log beside its artifact.
+CHOICE = $(if $(filter own,$(SCALE)),,--scale $(SCALE)) --results $(RESULTS) $(foreach d,$(DATASETS),--dataset $(d)) $(if $(SEED),--seed $(SEED)) \
   $(if $(CONTROL),--control $(CONTROL)) $(if $(REPLICATES),--replicates $(REPLICATES)) $(if $(LEVELS),--levels $(LEVELS))
-RUN_OPTIONS = $(if $(DATA),--data-dir $(DATA)) $(if $(DOWNLOAD),--download) $(if $(DEVICE),--device $(DEVICE))
+RUN_OPTIONS = $(if $(DATA),--data-dir $(DATA)) $(if $(DOWNLOAD),--download) $(if $(DEVICE),--device $(DEVICE)) \
+  $(if $(TENSORBOARD),--tensorboard $(TENSORBOARD))
 REPRO := $(VENV)/bin/python -m repro
 # Processes of one thread each: two torch processes with two threads on two cores are many times slower.
 export OMP_NUM_THREADS ?= 1
 export LAUNCH
 
 FIGURES := figure1 figure2 figure3 figure4 figure5 figure6 appendix scores
-# What a CPU can do runs in a process per core, the rest in one: a GPU is filled by one.
-AT_ONCE = $(if $(filter demo scores,$(SCALE)),$(JOBS),1)
+# As many as -j says; else what a CPU can do runs in a process per core, the rest in one: a GPU is filled by one.
+AT_ONCE = $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),$(if $(filter demo scores own,$(SCALE)),$(JOBS),1))
+# Rules of this make alone: another one beside it may be asked for other things. The jobs wait for each other by their logs.
+RULES = $(RESULTS)/.$(notdir $(NAME))-$(MAKE_ID).mk
+MAKE_ID := $(shell echo "$$(uname -n)-$$PPID")
 
-.PHONY: help demo figures $(FIGURES) verify archive test smoke bench lock image image-check clean
+.PHONY: help demo figures figure $(FIGURES) verify report archive test smoke bench lock image image-check clean
 help:
 	@echo 'make demo      every figure on real 8x8 digits with verdicts, no GPU, no download (20 to 30 minutes)'
 	@echo 'make test      all tests'
 	@echo 'make smoke     every command chained on tiny subsets'
 	@echo 'make figure2   Figure 2 as published (SCALE=paper), or SCALE=day, small, demo; so figure1 to figure6, appendix'
 	@echo 'make figures   all of them, one plan; make verify: one table of verdicts for the whole paper'
+	@echo 'make report    one HTML page of all that was made so far, beside the paper'
 	@echo 'make scores    EL2N of the real CIFAR-10, clean and with 10 and 50 % of the labels randomised, in hours on a CPU'
 	@echo 'make bench     this machine: images/s and memory of every engine against a plain script (12 minutes, leave it alone)'
 	@echo 'make archive   everything of all figures, or of FIGURE=figure2, in one zip to publish; SCALE= and the rest as above'
+	@echo 'make -j64 -k figure2 LAUNCH="srun --gpus=1 -c4 -t 4:00:00"   the same on a Slurm cluster'
 	@echo 'make image     the CUDA image, by docker, podman or buildah; make image-check builds one on a fresh Debian and tries it'
 	@echo 'make lock      resolve requirements.in into requirements.txt'
 
@@ -38,26 +45,41 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
+# Ray, TensorBoard, and what the tests of the report look at it with.
+$(VENV)/.extras: $(VENV)/.installed requirements-extras.txt
+	$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements-extras.txt
+	@touch $@
+
 demo: $(VENV)/.installed
 	@+$(MAKE) --no-print-directory $(if $(CONTROL),figure2,figures) SCALE=demo
 
 scores: SCALE := scores
-figures $(FIGURES): NAME = $(if $(filter figures,$@),all,$@)
-figures $(FIGURES): $(VENV)/.installed
+# One of your own, FIGURE=mine.py: README, "Own work".
+figure: SCALE := own
+figure: RESULTS = results/$(basename $(notdir $(FIGURE)))
+figures figure $(FIGURES): NAME = $(if $(filter figures,$@),all,$(if $(filter figure,$@),$(or $(FIGURE),$(error give the file: FIGURE=mine.py)),$@))
+figures figure $(FIGURES): $(VENV)/.installed
 	@mkdir -p $(RESULTS) && test -w $(RESULTS) || { echo '$(RESULTS) cannot be written by user '$$(id -u)': make the folder first, or name another one with RESULTS= (in a container: --user)' >&2; exit 2; }
-	@$(REPRO) plan $(NAME) $(CHOICE) --make $(RESULTS)/$(NAME).mk --options '$(RUN_OPTIONS)' --jobs $(AT_ONCE) $(if $(DEVICE),--device $(DEVICE)) $(if $(YES),--yes)
-	@+$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(AT_ONCE)) -f $(RESULTS)/$(NAME).mk all
-	@$(REPRO) figure $(NAME) $(CHOICE) then verify $(NAME) $(CHOICE)
+	@trap 'test $$? = 0 || rm -f $(RULES)' EXIT; trap 'exit 130' INT TERM; \
+	  $(REPRO) plan $(NAME) $(CHOICE) --make $(RULES) --options '$(RUN_OPTIONS)' --jobs $(AT_ONCE) $(if $(DEVICE),--device $(DEVICE)) $(if $(YES)$(LAUNCH),--yes)
+	@+trap 'rm -f $(RULES)' EXIT; trap 'exit 130' INT TERM; test ! -e $(RULES) || \
+	  $(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(AT_ONCE)) -f $(RULES) all || \
+	  { status=$$?; $(REPRO) status $(NAME) $(CHOICE) --failed >&2; exit $$status; }
+	@$(REPRO) --log $(RESULTS)/figures.log figure $(NAME) $(CHOICE) then verify $(NAME) $(CHOICE)
 
 verify: SCALE := $(if $(wildcard results/paper),paper,demo)
 verify: $(VENV)/.installed
 	@$(REPRO) verify $(CHOICE)
 
+report: SCALE := $(if $(wildcard results/paper),paper,demo)
+report: $(VENV)/.installed
+	@$(REPRO) report $(CHOICE)
+
 archive: SCALE := $(if $(wildcard results/paper),paper,demo)
 archive: $(VENV)/.installed
 	@$(REPRO) archive $(or $(FIGURE),all) $(CHOICE)
 
-test: $(VENV)/.installed
+test: $(VENV)/.extras
 	$(VENV)/bin/python -m pytest
 
 smoke: $(VENV)/.installed
@@ -68,8 +90,9 @@ bench: $(VENV)/.installed
 
 lock: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install --quiet uv
-	$(VENV)/bin/python -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-	  --custom-compile-command 'make lock' --no-emit-index-url --no-emit-find-links requirements.in -o requirements.txt
+	@for lock in requirements requirements-extras; do $(VENV)/bin/python -m uv pip compile --quiet --universal \
+	  --generate-hashes --python-version 3.11 $$(test $$lock = requirements || echo -c requirements.txt) \
+	  --custom-compile-command 'make lock' --no-emit-index-url --no-emit-find-links $$lock.in -o $$lock.txt || exit; done
 
 image:
 	@container/build $(IMAGE)

@@ -5,14 +5,18 @@ unknowns", says where nothing is known. Sections refer to the extracted facts of
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from repro.errors import UsageError
 from repro.train.schedule import Training
+from repro.usercode import pinned
 
 SCALES = ("demo", "scores", "small", "day", "paper")
 """Sizes of the experiment, the largest last."""
 FULL = ("day", "paper")
 """Those with the published training schedule: their verdicts on the paper's data are verdicts on its claims."""
+OWN = "own"
+"""The scale of a protocol that is a user's own (`own`): none of `SCALES`, and no verdict is on the paper's claims."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,11 @@ class Protocol:
     @property
     def all_images(self) -> int:
         return self.train_images + self.test_images
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder of artifacts."""
+        return self.dataset.removeprefix("folder:")
 
     @property
     def full(self) -> bool:
@@ -207,3 +216,47 @@ def datasets_at(scale: str) -> list[Protocol]:
     if not found:
         raise UsageError(f"unknown scale {scale!r}: choose one of {', '.join(SCALES)}")
     return found
+
+
+def own(dataset: str, **fields) -> Protocol:
+    """A protocol of the user's own, for a figure of the user's own: that of the data set with other ``fields``.
+
+    Arguments:
+        dataset: as of `protocol`; of ``folder:NAME``, which has to be in the working directory, sizes are counted.
+        fields: of `Protocol` (network, t_star, subset_size, levels, replicates, …) and of its `Training` (steps,
+            batch_size, lr, milestones, …). A network by its code (``net.py:NAME``) is pinned to it.
+
+    Where they are not given: the rate falls after a half and three quarters of the steps; scores come from ``network``
+    trained as long as the rest, at the scoring recipe's rate; Figure 3 has one size, Figure 5 t*/2 and t*, Figures 4
+    and 6 nothing. Raises UsageError for a field that there is not, and for a folder of images that cannot be counted.
+    """
+    p = protocol(dataset)
+    trained = {name: fields.pop(name) for name in Training.__dataclass_fields__ if name in fields}
+    allowed = Protocol.__dataclass_fields__.keys() - {"scale", "dataset", "training"}
+    if unknown := fields.keys() - allowed:
+        raise UsageError(f"own() does not take {', '.join(sorted(unknown))}: give fields of Protocol and of Training")
+    if "steps" in trained:
+        trained.setdefault("milestones", tuple(m for m in (trained["steps"] // 2, 3 * trained["steps"] // 4) if m))
+    if "network" in fields:
+        fields["network"] = pinned(fields["network"])
+    if dataset.startswith("folder:"):
+        name, counted = _counted(Path(dataset.removeprefix("folder:")))
+        fields = {"dataset": name, **counted, **fields}
+    network, size, half = (fields.get(key, getattr(p, key)) for key in ("network", "subset_size", "t_star"))
+    shared = {"steps", "batch_size", "augment", "drop_last", "precision"} & trained.keys()
+    alike = {key: trained[key] for key in shared}
+    scoring = replace(p.scoring, network=network, training=replace(p.scoring.training, **alike))
+    plain = dict(scoring=scoring, sizes=(size,), noise=(), noise_size=size, warmup=None, onset_steps=(),
+                 barrier_all=(half // 2, half), barrier_subsets=(half // 2,), barrier_sizes=(size,))  # fmt: skip
+    return replace(p, scale=OWN, training=replace(p.training, **trained), **{**plain, **fields})
+
+
+def _counted(folder: Path) -> tuple[str, dict[str, int]]:
+    """Name as a data set, and sizes, of a folder of images that later commands find by its name."""
+    from repro.data.files import count_folder
+
+    counted = count_folder(folder.expanduser())
+    here = Path(folder.expanduser().resolve().name)
+    if not (here.is_dir() and here.samefile(folder.expanduser())):
+        raise UsageError(f"folder:{folder} is not in the working directory: work in the folder that holds {here}")
+    return f"folder:{here}", counted

@@ -1,10 +1,13 @@
 """Fixtures shared by all tests: one torch thread, no denormals, and the real data where it is at hand."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests import tiny_demo
 
 torch.set_num_threads(1)
 torch.set_flush_denormal(True)
@@ -17,3 +20,19 @@ def data_root() -> Path:
     if not (root / "cifar-10-batches-py").is_dir():
         pytest.skip(f"no real CIFAR-10 in {root}: set REPRO_TEST_DATA to the folder that holds cifar-10-batches-py")
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_environment(tmp_path_factory) -> dict[str, str]:
+    """Environment of processes for which the demo is tiny; see `tests.tiny_demo`."""
+    return tiny_demo.environment(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="session")
+def made_by_make(tmp_path_factory, tiny_environment) -> Path:
+    """Results of a whole demo figure (`tiny_demo.FIGURE`) by plain make, for other ways of making it to equal."""
+    folder = tmp_path_factory.mktemp("made-by-make")
+    command = tiny_demo.make_command(folder / "venv", folder / "results", "-j2")
+    made = subprocess.run(command, env=tiny_environment, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+    return folder / "results"

@@ -1,18 +1,21 @@
 """What a plan costs: counted images against what really passes through the networks, and time by closed forms."""
 
 import dataclasses
+import re
 from collections import Counter
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from paper_figures.cells import figure2, figures_at, needed
 from repro import cost, plan, protocol
+from repro.cost import speed as speed_module
 from repro.errors import UsageError
 from repro.protocol import CIFAR10, DIGITS, SCORES, datasets_at
 from repro.train import evaluate, interpolate
-from tests.command_line import repro
+from tests.command_line import complaint, repro
 
 SPEED = cost.Speed(dense=1000.0, sparse=4000.0, forward=8000.0, start=3.0, device="CPU")
 RESULTS = Path("results")
@@ -57,11 +60,19 @@ def test_the_images_that_networks_are_measured_on_are_counted(tiny, tmp_path, mo
     assert set(seen) == {"score", "pretrain", "imp", "barrier"} == {s.command[0] for s in steps if s.evaluated}
     for step in steps:
         assert seen[step.command[0]] == pytest.approx(step.evaluated, rel=2e-3), step.target  # folds differ by one
+        sizes = []  # what is stored, before compression, array by array
+        with h5py.File(step.target) as file:
+            file.visititems(lambda name, item, to=sizes: to.append(0 if name.startswith("table/") else _bytes(item)))
+        assert cost.stored_bytes(step) == pytest.approx(sum(sizes), rel=2e-3), step.target
     path = (
         step_of(plan.Barrier(ALL)).evaluated
         - step_of(plan.Barrier(dataclasses.replace(cell, protocol=DIGITS))).evaluated
     )
     assert path == 8 * 3 * 8 * (3 * 1437 + 2 * 360)  # of 8 parents and 3 pairs, 8 more points each, twice and once more
+
+
+def _bytes(item) -> int:
+    return getattr(item, "nbytes", 0)  # a group has none
 
 
 def test_density_is_the_mean_over_the_levels_that_are_trained(monkeypatch):
@@ -104,9 +115,13 @@ def test_a_prediction_is_the_sum_over_steps_and_processes():
     assert found.work == pytest.approx(expected + 3.0 * started) and found.clock == found.work
     two = cost.predict(steps, jobs=2, measure=measure)
     assert two.work == pytest.approx(found.work) and found.work / 2 <= two.clock < 0.6 * found.work
-    longest = [step for step in steps if step.target.stem in ("pretrain-all-t0", "imp-all-t0")]
-    many = cost.predict(steps, jobs=1000, measure=measure)  # nobody waits for a free place
-    assert many.clock == pytest.approx(3.0 + sum(map(SPEED.seconds, longest)))
+    longest = [step for step in steps if step.target.stem in ("pretrain-easy3200-t200", "imp-easy3200-t200")]
+    many = cost.predict(steps, jobs=1000, measure=measure)  # nobody waits for a free place, but easy for its scores
+    chain = 6.0 + SPEED.seconds(scoring[0]) * ratio + sum(map(SPEED.seconds, longest))
+    assert many.clock == many.longest == found.longest == pytest.approx(chain)
+    assert dict(many.chain) == {"cifar10/scores": pytest.approx(SPEED.seconds(scoring[0]) * ratio),
+                                "cifar10/imp-easy3200-t200": pytest.approx(SPEED.seconds(longest[1]))}  # fmt: skip
+    assert many.efficiency == pytest.approx(found.work / (1000 * chain))
     assert cost.predict(scoring, jobs=1, measure=measure).network == "lowres_resnet18"
 
 
@@ -144,6 +159,38 @@ def test_only_what_takes_long_is_worth_measuring():
     assert cost.worth_measuring(plan.steps(needed("scores", SCORES), RESULTS))
 
 
+def test_a_given_speed_and_several_numbers_of_devices(tiny, tmp_path):
+    """--speed measures nothing; the table has a line per number, and what limits them."""
+    words = ("plan", "figure2", "--results", tmp_path, "--speed", "cifar_resnet8_w4=1000")
+    steps = plan.steps(figure2(tiny), tmp_path)
+    work = sum(step.images + step.evaluated / 3 for step in steps) / 1000 + 3.0 * len(plan.as_jobs(steps))
+    one = repro(*words).stdout.splitlines()[-1]
+    assert one.startswith(
+        f"about {round(work / 60)} minutes with one process, at 1,000 images/s of cifar_resnet8_w4, as"
+    )
+    lines = repro(*words, "--jobs", "1,8").stdout.splitlines()
+    at = next(k for k, line in enumerate(lines) if line.startswith("devices"))
+    rows = [line.split() for line in lines[at + 1 : at + 3]]
+    assert [row[0] for row in rows] == ["1", "8"] and rows[0][3] == "100%"
+    assert [float(row[2]) for row in rows] == [pytest.approx(work / 3600, abs=0.005)] * 2
+    assert "the longest chain of jobs that wait for each other takes 1 minutes" in lines[at + 4]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--jobs", "1,x"), r"jobs \(='1,x'\) must be numbers of processes from 1 on, like 8 or 1,8,64"),
+        (("--jobs", "0"), r"jobs \(='0'\) must be"),
+        (("--speed", "fast"), r"speed \(='fast'\) must be images a second above 0"),
+        (("--speed", "nan"), r"speed \(='nan'\) must be"),
+        (("--speed", "resnet18=5"), "the plan trains no resnet18: give the speed of one of cifar_resnet14_w4"),
+        (("--jobs", "1,8", "--make", "x.mk"), "--make writes rules for one number of processes, not for --jobs 1,8"),
+    ],
+)
+def test_mistakes(words, sentence, tmp_path):
+    assert re.search(sentence, complaint("plan", "figure2", "--results", tmp_path, *words))
+
+
 @pytest.mark.parametrize("seconds_a_round", [0.01, 0.4, 30.0])
 def test_a_rate_is_images_by_time_and_keeps_to_its_time(seconds_a_round):
     now = 0.0
@@ -153,12 +200,12 @@ def test_a_rate_is_images_by_time_and_keeps_to_its_time(seconds_a_round):
         now += rounds * seconds_a_round
         return 50 * rounds
 
-    assert cost._rate(work, 5.0, clock=lambda: now) == pytest.approx(50 / seconds_a_round)
+    assert speed_module._rate(work, 5.0, clock=lambda: now) == pytest.approx(50 / seconds_a_round)
     assert 5.0 <= now < 5.0 + max(2 * seconds_a_round, 1e-9)
 
 
 def test_calibration_measures_with_the_programs_own_engine(tiny, monkeypatch):
-    monkeypatch.setattr(cost, "_start_up", lambda: 1.5)
+    monkeypatch.setattr(speed_module, "_start_up", lambda: 1.5)
     speed = cost.calibrate("cifar_resnet8_w4", tiny, seconds=0.1)
     assert speed.start == 1.5 and np.isfinite([speed.dense, speed.sparse, speed.forward]).all()
     assert speed.forward > speed.dense > 0  # a third of the work

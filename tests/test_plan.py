@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +23,8 @@ PROTOCOL = dataclasses.replace(DIGITS, replicates=2, levels=3, t_star=20, subset
 KINDS = {"select": "subset"}
 # Stands for the program: makes the files named by --out from those it is given, one command after the other.
 STUB = """#!/bin/sh
+test "$1" = --log && shift 2
+test "$1" = --quiet && shift
 last=then
 for word in "$@"; do
   case $last in
@@ -59,6 +62,11 @@ def make(rules, *arguments, **environment) -> subprocess.CompletedProcess:
     own = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
     command = ["make", "-f", str(rules), *arguments]
     return subprocess.run(command, cwd=rules.parent, env={**own, **environment}, capture_output=True, text=True)
+
+
+def unlogged(line: str) -> str:
+    """The commands of a process, less where it logs them."""
+    return re.sub(r" +", " ", re.sub(r"--log (\S+\.log|\$\S+) +(--quiet |\$\(if \$\(LAUNCH\),--quiet\) )?", "", line))
 
 
 def pretend(step: plan.Step, *, less: int = 0, **recipe) -> None:
@@ -259,6 +267,8 @@ def test_make_runs_the_rules_in_order_with_a_launcher(stub, results, tmp_path):
     assert done.returncode == 0, done.stderr
     assert all(step.target.read_text() == "1\n" for step in steps)
     ran = log.read_text().splitlines()
+    assert all(" --quiet " in line for line in ran)
+    ran = [unlogged(line) for line in ran]
     commands = [word for line in ran for word in line.removeprefix(f"{stub} ").split(" then ")]
     assert Counter(commands) == Counter(f"{' '.join(step.command)} --device cpu" for step in steps)
     assert len(ran) == processes
@@ -270,7 +280,7 @@ def chains(steps):
     """The commands of each process, by verb and target."""
     lines = [line for line in plan.rules(steps, program=("repro",)).splitlines() if line.startswith("\t$(LAUNCH)")]
     return [[part.split()[0] + " " + part.split()[-1].rpartition("/")[2].removesuffix(".h5") for part in
-             line.removeprefix("\t$(LAUNCH) repro ").split(" then ")] for line in lines]  # fmt: skip
+             unlogged(line).removeprefix("\t$(LAUNCH) repro ").split(" then ")] for line in lines]  # fmt: skip
 
 
 def test_a_process_goes_on_where_nobody_else_waits(results):
@@ -280,8 +290,8 @@ def test_a_process_goes_on_where_nobody_else_waits(results):
     loose = [plan.Cell("random", PROTOCOL, 10, plan.Subset("random", m)) for m in (128, 256)]
     assert chains(plan.steps([plan.Barrier(cell), hard, *loose], results)) == [
         ["score scores", "select subset-easy256", "select subset-hard256"],
+        ["pretrain pretrain-easy256-t10", "imp imp-easy256-t10", "barrier barrier-easy256-t10"],  # the longest first
         ["select subset-random128", "select subset-random256"],
-        ["pretrain pretrain-easy256-t10", "imp imp-easy256-t10", "barrier barrier-easy256-t10"],
         ["pretrain pretrain-hard256-t10", "imp imp-hard256-t10"],
         ["pretrain pretrain-random128-t10", "imp imp-random128-t10"],
         ["pretrain pretrain-random256-t10", "imp imp-random256-t10"],
@@ -289,7 +299,10 @@ def test_a_process_goes_on_where_nobody_else_waits(results):
     assert chains(plan.steps([cell], results)) == [["score scores", "select subset-easy256",
         "pretrain pretrain-easy256-t10", "imp imp-easy256-t10"]]  # fmt: skip
     two = plan.steps([plan.Barrier(cell), plan.Branch("shuffled", cell)], results)
-    assert chains(two)[1:] == [["barrier barrier-easy256-t10"], ["branch branch-easy256-t10-shuffled"]]
+    assert chains(two)[1:] == [
+        ["branch branch-easy256-t10-shuffled"],
+        ["barrier barrier-easy256-t10"],
+    ]  # the longer first
 
 
 def test_every_rule_of_all_figures_waits_for_what_it_reads(stub, results, tmp_path):
@@ -317,7 +330,8 @@ def test_odd_names(results, tmp_path):
     rules.write_text(
         plan.rules(plan.steps(figure2(PROTOCOL)[:1], results), program=("/my $HOME/python", "-m", "repro"))
     )
-    assert "'/my $HOME/python' -m repro pretrain" in make(rules, "-n", "all").stdout
+    dry = make(rules, "-n", "all").stdout
+    assert "'/my $HOME/python' -m repro --log" in dry and "'/my $HOME/python' -m repro pretrain" in unlogged(dry)
 
 
 def test_the_makefile_plans_makes_verifies_and_draws(tmp_path):
@@ -326,7 +340,8 @@ def test_the_makefile_plans_makes_verifies_and_draws(tmp_path):
     venv.mkdir()
     (venv / ".installed").write_text("")
     program = tmp_path / "program"
-    write_rules = f"printf 'all:\\n\\t$(LAUNCH) true\\n' > {tmp_path}/r/figure2.mk"
+    find = 'while test "$1" != --make; do shift; done'
+    write_rules = f"{{ {find}; printf 'all:\\n\\t$(LAUNCH) true\\n' > $2; }}"
     program.write_text(f'#!/bin/sh\necho "$@" >> {told}\ntest $1 != plan || {write_rules}\n')
     program.chmod(0o755)
     common = ("-C", str(ROOT), "figure2", "SCALE=demo", f"VENV={venv}", f"REPRO={program}", f"RESULTS={tmp_path}/r")
@@ -336,14 +351,16 @@ def test_the_makefile_plans_makes_verifies_and_draws(tmp_path):
     choice = (f"figure2 --scale demo --results {tmp_path}/r --dataset digits --seed 7 --control swap-easy-hard "
               "--replicates 3 --levels 9")  # fmt: skip
     planned, *rest = [re.sub(" +", " ", line).strip() for line in told.read_text().splitlines()]
-    assert planned == f"plan {choice} --make {tmp_path}/r/figure2.mk --options --data-dir /images --jobs 3 --yes"
-    assert rest == [f"figure {choice} then verify {choice}"]
+    rules = re.search(rf" --make ({tmp_path}/r/\.figure2-\S+\.mk)", planned)[1]  # a name of its own: two may run
+    assert planned == f"plan {choice} --make {rules} --options --data-dir /images --jobs 3 --yes"
+    assert rest == [f"--log {tmp_path}/r/figures.log figure {choice} then verify {choice}"]
+    assert not Path(rules).exists()
     for words, scale, jobs in ((("scores",), "scores", 3), (("figure2", "SCALE=day"), "day", 1)):
         dry = make(
             ROOT / "Makefile", "-n", "-C", str(ROOT), *words, f"VENV={venv}", f"REPRO={program}", "JOBS=3"
         ).stdout
         assert re.search(rf"plan {words[0]} --scale {scale} --results results/{scale} .*--jobs {jobs}\b", dry)
-        assert f"-j{jobs} -f results/{scale}/{words[0]}.mk all" in dry
+        assert re.search(rf"-j{jobs} -f results/{scale}/\.{words[0]}-\S+\.mk all", dry)
     program.write_text("#!/bin/sh\nexit 2\n")
     assert make(ROOT / "Makefile", *common).returncode == 2  # a plan that is refused stops everything
 

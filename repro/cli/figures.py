@@ -12,7 +12,7 @@ from repro.errors import RunError, UsageError
 from repro.protocol import SCALES
 
 FIGURE_OPTIONS = (
-    click.option("--scale", type=click.Choice(SCALES), default="demo", show_default=True),
+    click.option("--scale", type=click.Choice(SCALES), help="[default: demo; a figure of your own has none]"),
     PANELS, CONTROL, SEED, REPLICATES,
     click.option("--levels", type=click.IntRange(1, MOST), help="Pruning levels [default: the scale's]."),
     RESULTS,
@@ -32,31 +32,49 @@ def _write_text(path: Path, text: str) -> None:
 @FIGURE
 @click.option("--make", "makefile", type=PATH, help="Write make rules for what is missing to this file.")
 @click.option("--options", "extra", default="", help="Options to add to every command of the rules.")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that will run at once.")
+@click.option(
+    "--jobs",
+    default="1",
+    show_default=True,
+    help="Processes that will run at once, one a device; several numbers (1,8,64) give a table.",
+)
+@click.option(
+    "--speed",
+    help="Images/s of a device to count with, instead of measuring: of the network that takes "
+    "most of the work, or cifar_resnet20=250000.",
+)
 @DEVICE
 @click.option("--yes", is_flag=True, help="Go ahead although this machine would need very long.")
-def plan_command(name, makefile, extra, jobs, device, yes, **given):
+def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
     """List the runs of a figure (or of all) with their cost, and write make rules for those that are missing.
 
-    What is long enough is predicted for this machine, by doing the same work for 20 seconds.
+    What is long enough is predicted for this machine, by doing the same work for 20 seconds, or for devices of a given
+    --speed. With several --jobs: hours, efficiency, the longest chain of jobs that wait for each other, and bytes.
 
     \b
     Example:
       repro plan figure2 --scale paper --dataset cifar10
-      repro plan all --scale paper
+      repro plan all --scale paper --jobs 1,8,64 --speed cifar_resnet20=250000
     """
     from repro import cost, plan
     from repro.plan.study import Study
+
+    places = cost.places(jobs)
+    network, measure = cost.speed_of(speed) if speed else (None, None)
+    if makefile and len(places) > 1:
+        raise UsageError(f"--make writes rules for one number of processes, not for --jobs {jobs}: give one number")
 
     study = Study(name, **given)
     steps = plan.steps(study.items(), study.results)
     todo = plan.unfinished(steps)
     if makefile:
         _write_text(makefile, plan.rules(todo, program=(sys.executable, "-m", "repro"), options=extra))
-    prediction = cost.predict(todo, jobs=jobs, device=device) if cost.worth_measuring(todo) else None
-    click.echo(cost.report(name, steps, todo, prediction))
+    predictions = []
+    if cost.worth_measuring(todo) or (todo and (speed or len(places) > 1)):
+        predictions = cost.predict_each(todo, places, device=device, network=network, measure=measure)
+    click.echo(cost.report(name, steps, todo, *predictions))
     if makefile:
-        cost.require_sensible(prediction, yes=yes)
+        cost.require_sensible(predictions[0] if predictions else None, yes=yes)
 
 
 @main.command("figure")
@@ -68,6 +86,7 @@ def figure_command(name, **given):
     Example:
       repro figure figure2 --scale demo
       repro figure all
+      repro figure mine.py
     """
     from paper_figures import style
     from repro.plan.study import Study
@@ -95,10 +114,12 @@ def archive_command(name, out, **given):
     from repro.plan.study import Study
 
     study = Study(name, **given)
+    if study.own:  # who checks an archive runs nothing that is in it
+        raise UsageError(f"{name} is a figure of your own, and an archive holds the paper's alone: keep {name} with "
+                         f"{study.results}")  # fmt: skip
     if lacking := archive.missing(study):
-        target = "figures" if name == "all" else name
         raise Failure(f"{len(lacking)} artifacts are missing, incomplete or made from others than those that are there, "
-                      f"the first {lacking[0]}: make them with `make {target}`", 3)  # fmt: skip
+                      f"the first {lacking[0]}: make them with {study.how}", 3)  # fmt: skip
     path, count = archive.write(study, out)
     click.echo(f"{path}: {count} files, {path.stat().st_size:,} bytes")
 
@@ -141,8 +162,7 @@ def verify_command(context, name, reference, archive, **given):
     study = Study(name, **given)
     count, lacking = len(study.items()), study.lacking()
     if not study.finished():
-        target = "figures" if name == "all" else name
-        raise Failure(f"{study.results} has no run of {name}: make them with `make {target}`", 3)
+        raise Failure(f"{study.results} has no run of {name}: make them with {study.how}", 3)
     judgement = study.judge()
     files = judgement.files(study.verdicts_stem)
     for path, text in files:

@@ -2,6 +2,8 @@
 
 import re
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 
 import click
 
@@ -15,22 +17,43 @@ class Interrupted(click.ClickException):
         super().__init__("interrupted: what was finished is kept; the same command (without --force) takes it up")
 
 
+class Attempt(ExitStack):
+    """What the commands of one process share: the words after the group's options, and the record of --log."""
+
+    def __init__(self):
+        super().__init__()
+        self.words: list[str] = []
+        self.record = None
+        self.begun = False
+
+
 class Commands(click.Group):
     """Several commands in one process, with "then" between them; failures as one sentence and an exit status."""
 
     def main(self, args=None, **extra):
         words = list(sys.argv[1:] if args is None else args)
-        while "then" in words:
-            end = words.index("then")
-            try:
-                super().main(words[:end], **extra)
-            except SystemExit as ended:
-                if ended.code:
-                    raise
-            del words[: end + 1]
-        return super().main(words, **extra)
+        with Attempt() as attempt:
+            while "then" in words:
+                end = words.index("then")
+                attempt.words = words
+                try:
+                    super().main(words[:end], obj=attempt, **extra)
+                except SystemExit as ended:
+                    if ended.code:
+                        raise
+                del words[: end + 1]
+            attempt.words = words
+            return super().main(words, obj=attempt, **extra)
 
     def invoke(self, ctx: click.Context):
+        try:
+            return self._invoke(ctx)
+        except click.ClickException as failure:
+            if ctx.obj.record:
+                ctx.obj.record.failed(failure.format_message())
+            raise
+
+    def _invoke(self, ctx: click.Context):
         try:
             return super().invoke(ctx)
         except UsageError as error:
@@ -54,7 +77,11 @@ class Failure(click.ClickException):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="lottery-data-diet", prog_name="repro")
-def main():
+@click.option("--log", type=click.Path(path_type=Path), metavar="FILE",
+              help="Append to FILE what the commands print, with begin and end; one process at a time.")  # fmt: skip
+@click.option("--quiet", is_flag=True, help="Print to the log alone, and only why it failed here.")
+@click.pass_context
+def main(context, log, quiet):
     """Reproduce "Lottery Tickets on a Data Diet" (Paul et al., NeurIPS 2022), one step at a time.
 
     \b
@@ -68,3 +95,14 @@ def main():
       repro ls       'level==8' --columns name,acc,density --results .
     Commands with "then" between them share one process: repro pretrain … then imp … then barrier …
     """
+    attempt = context.obj
+    if (log or quiet) and attempt.begun:
+        raise UsageError("--log and --quiet are for all commands: put them before the first, not after a then")
+    attempt.begun = True
+    if quiet and not log:
+        raise UsageError("--quiet prints to the log alone: add --log FILE")
+    if log:
+        from repro import joblog
+
+        command = attempt.words[attempt.words.index(context.invoked_subcommand) :]
+        attempt.record = attempt.enter_context(joblog.recorded(log, command, quiet=quiet))

@@ -19,6 +19,8 @@ from repro.errors import RunError, UsageError
 
 log = logging.getLogger(__name__)
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Of the files that torchvision's ImageFolder takes for images."""
 CINIC10_SIZES = (180_000, 90_000)
 """Train (with valid merged in) and test images of the official CINIC-10."""
 
@@ -128,16 +130,45 @@ def read_cinic10(root: Path) -> Arrays:
 
 def read_folder(folder: Path) -> Arrays:
     """A folder of images, train/<class>/* and test/<class>/* (val/ where there is no test/), read as RGB."""
+    train, test = _halves(folder)
+    return _read_images([train], [test])
+
+
+def count_folder(folder: Path) -> dict[str, int]:
+    """What `read_folder` would read, for plans, which open no data: image_size of the first image, in_chans,
+    num_classes, train_images and test_images. Raises UsageError for what is no such folder."""
+    train, test = _halves(folder)
+    found = [sorted(f for f in half.glob("*/**/*") if f.suffix.lower() in SUFFIXES) for half in (train, test)]
+    if not all(found):
+        raise UsageError(f"{test if found[0] else train} holds no image ({' '.join(SUFFIXES)}): give a folder a class")
+    classes = sum(1 for entry in train.iterdir() if entry.is_dir())
+    return {"image_size": _decoded(found[0][0]).shape[0], "in_chans": 3, "num_classes": classes,
+            "train_images": len(found[0]), "test_images": len(found[1])}  # fmt: skip
+
+
+def _halves(folder: Path) -> tuple[Path, Path]:
     test = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
     if test is None or not (folder / "train").is_dir():
         raise UsageError(f"{folder} is no image folder: it needs train/ and test/ (or val/), with a folder a class")
-    return _read_images([folder / "train"], [test])
+    return folder / "train", test
+
+
+def _decoded(path: str | Path) -> np.ndarray:
+    """uint8 [H, W, 3] of an image file; grey, palette and CMYK images become RGB, transparency is dropped."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # PIL would clip them at 255
+                raise ValueError(f"more than 8 bits a channel, mode {image.mode}")
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
+        raise UsageError(f"{path} cannot be read as an image ({error}): mend or delete it") from None
 
 
 def _read_images(train: list[Path], test: list[Path]) -> Arrays:
     """Decode the images below the train and test folders, which all hold the same classes, to RGB."""
     from torchvision.datasets import ImageFolder
-    from torchvision.datasets.folder import pil_loader
 
     parts = []
     for folder in train + test:
@@ -148,6 +179,8 @@ def _read_images(train: list[Path], test: list[Path]) -> Arrays:
         except OSError as error:
             raise RunError(f"cannot read {folder}: {error.strerror}") from None
     classes = parts[0].classes
+    if len(classes) < 2:
+        raise UsageError(f"{train[0]} holds one class ({classes[0]}): give a folder to each of two classes or more")
     for part in parts[1:]:
         if part.classes != classes:
             odd = ", ".join(sorted(set(classes) ^ set(part.classes)))
@@ -156,10 +189,7 @@ def _read_images(train: list[Path], test: list[Path]) -> Arrays:
     samples = [sample for part in parts for sample in part.samples]
     images = None
     for row, (path, _) in enumerate(samples):
-        try:
-            image = np.asarray(pil_loader(path))
-        except (OSError, SyntaxError, ValueError) as error:  # PIL calls a broken PNG a SyntaxError
-            raise UsageError(f"{path} cannot be read as an image ({error}): mend or delete it") from None
+        image = _decoded(path)
         if images is None:
             images = np.empty((len(samples), *image.shape), dtype=np.uint8)
         if image.shape != images.shape[1:] or image.shape[0] != image.shape[1]:

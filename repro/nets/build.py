@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from repro.nets import own
 from repro.nets.resnet import CifarResNet, Head
+from repro.usercode import is_path
 
 _CIFAR_NAME = re.compile(r"cifar_resnet(\d+)(?:_w(\d+))?")
 
@@ -15,11 +17,14 @@ _CIFAR_NAME = re.compile(r"cifar_resnet(\d+)(?:_w(\d+))?")
 def create(
     name: str, *, num_classes: int, in_chans: int, replicas: int = 1, batch_innermost: bool = False
 ) -> nn.Module:
-    """The network called ``name``: ``cifar_resnet20``, ``cifar_resnet14_w4`` (width 4), or any name timm knows.
+    """The network called ``name``: ``cifar_resnet20``, ``cifar_resnet14_w4`` (width 4), any name timm knows, or a
+    user's own, ``net.py:NAME`` (`repro.nets.own`).
 
     ``replicas`` above 1 (R networks side by side) and ``batch_innermost`` are for CIFAR ResNets alone (`fusible`).
     Raises UsageError for an unknown name.
     """
+    if is_path(name):
+        return own.create(name, num_classes=num_classes, in_chans=in_chans)
     match = _CIFAR_NAME.fullmatch(name)
     if match:
         return CifarResNet(int(match[1]), width=int(match[2] or 16), num_classes=num_classes, in_chans=in_chans,

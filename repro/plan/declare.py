@@ -15,7 +15,8 @@ class Subset:
 
     Arguments:
         kind: 'easy', 'hard' or 'random'; size: M.
-        score: what ranks easy and hard: 'el2n', 'forgetting', … or 'lmc', the barriers of all data at t*.
+        score: what ranks easy and hard: 'el2n', 'forgetting', …, 'lmc', the barriers of all data at t*, or a user's
+            file ('mine.csv'; see `repro.stages.select`).
         balanced: class balance of easy and hard; None is the protocol's choice. Random ones are balanced.
         like: for random: the class histogram of another subset instead.
         permuted: scores permuted among the images first (a control).
@@ -32,6 +33,11 @@ class Subset:
     def ranked(self) -> bool:
         return self.kind != "random"
 
+    @property
+    def own_scores(self) -> bool:
+        """Whether a user's file ranks it: the names of scores have no ending."""
+        return self.ranked and Path(self.score).suffix != ""
+
     def is_balanced(self, protocol: Protocol) -> bool:
         if not self.ranked:
             return self.like is None
@@ -43,7 +49,7 @@ class Subset:
         if self.score == "lmc":  # the mean over that many parents is another score when there are more
             parts.append(f"lmc{protocol.replicates}")
         elif self.score != "el2n":
-            parts.append(self.score)
+            parts.append(Path(self.score).stem)
         if self.ranked and self.is_balanced(protocol) != protocol.balanced:
             parts.append("balanced" if self.balanced else "unbalanced")
         if self.like:
@@ -100,7 +106,7 @@ class Cell:
 
     def path(self, results: Path, kind: str = "imp") -> Path:
         """The artifact of a kind ('scores', 'subset', 'pretrain', 'imp', 'barrier') that this cell makes or uses."""
-        folder = results / self.protocol.dataset
+        folder = results / self.protocol.folder
         if kind == "scores":
             return folder / f"{'-'.join(['scores', *_noise(self.noise)])}.h5"
         if kind == "subset":
@@ -139,7 +145,7 @@ class Branch:
         return self.cell.protocol
 
     def path(self, results: Path) -> Path:
-        return results / self.protocol.dataset / f"branch-{self.cell.name}-{self.mask}.h5"
+        return results / self.protocol.folder / f"branch-{self.cell.name}-{self.mask}.h5"
 
 
 @dataclass(frozen=True)
@@ -174,7 +180,7 @@ class WarmupSweep:
         return [Subset(kind, size, balanced=balance[kind]) for kind in balance for size in study.sizes]
 
     def path(self, results: Path) -> Path:
-        return results / self.protocol.dataset / "warmup.h5"
+        return results / self.protocol.folder / "warmup.h5"
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,7 @@ class Gradients:
 
     def path(self, results: Path) -> Path:
         name = self.subset.name(self.protocol) if self.subset else "all"
-        return results / self.protocol.dataset / f"gradients-{name}.h5"
+        return results / self.protocol.folder / f"gradients-{name}.h5"
 
 
 Item = Cell | Chosen | Branch | Barrier | WarmupSweep | Gradients

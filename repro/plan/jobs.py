@@ -6,6 +6,7 @@ start.
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from repro.plan.steps import Step
@@ -49,7 +50,23 @@ def as_jobs(todo: list[Step]) -> list[Job]:
         made = {step.target for step in chain}
         read = [path for step in chain for path in step.needs if path in maker and path not in made]
         found.append(Job(tuple(chain), tuple(dict.fromkeys(maker[path] for path in read))))
-    return found
+    return _longest_first(found)
+
+
+def _longest_first(jobs: list[Job]) -> list[Job]:
+    """Those first that most images are trained on after, their own included: whoever is free takes the first that can
+    start, and a long one left to the end keeps everybody waiting. Each is still after those it needs."""
+    readers: dict[Path, list[Job]] = {}
+    for job in jobs:
+        for path in job.needs:
+            readers.setdefault(path, []).append(job)
+
+    @cache
+    def images(target: Path) -> int:
+        return own[target] + max((images(job.target) for job in readers.get(target, [])), default=0)
+
+    own = {job.target: sum(step.images for step in job.steps) for job in jobs}
+    return sorted(jobs, key=lambda job: -images(job.target))
 
 
 def _chains(todo: list[Step]) -> list[list[Step]]:

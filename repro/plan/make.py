@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Iterable
 
 from repro.errors import UsageError
 from repro.plan.jobs import as_jobs
@@ -9,7 +10,9 @@ from repro.plan.steps import Step
 
 
 def rules(todo: list[Step], *, program: tuple[str, ...], options: str = "") -> str:
-    """A makefile fragment that makes the given steps' artifacts; ``LAUNCH`` prefixes every process.
+    """A makefile fragment that makes the given steps' artifacts, with a log for each process.
+
+    ``LAUNCH`` prefixes every process, and then they are quiet: the progress of 64 jobs is for their logs.
 
     Every step in it has something missing, so its rule runs whatever the file times say. Raises UsageError for paths
     that make cannot have as targets.
@@ -17,17 +20,17 @@ def rules(todo: list[Step], *, program: tuple[str, ...], options: str = "") -> s
     for step in todo:
         if odd := re.search(r"[^\w./+,@-]", str(step.target)):
             raise UsageError(f"make cannot have {odd[0]!r} in the path {step.target}: choose another --results folder")
-    found = as_jobs(todo)
+    found, extra = as_jobs(todo), tuple(shlex.split(options))
     targets = " ".join(str(job.target) for job in found)
     lines = [".SILENT:", f".PHONY: all {targets}", f"all: {targets}", "\t@:"]
     for job in found:
         lines += [
             f"{job.target}: {' '.join(map(str, job.needs))}".rstrip(),
-            f"\techo 'making {job.name}'",
-            f"\t$(LAUNCH) {' '.join(map(_quoted, [*program, *job.words(tuple(shlex.split(options)))]))}",
+            f"\techo 'making {job.name}$(if $(LAUNCH),: {job.log})'",
+            f"\t$(LAUNCH) {_quoted(program)} --log {job.log} $(if $(LAUNCH),--quiet) {_quoted(job.words(extra))}",
         ]
     return "\n".join(lines) + "\n"
 
 
-def _quoted(word: str) -> str:
-    return shlex.quote(word).replace("$", "$$")
+def _quoted(words: Iterable[str]) -> str:
+    return shlex.join(words).replace("$", "$$")

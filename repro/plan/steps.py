@@ -7,7 +7,8 @@ from pathlib import Path
 from repro import store
 from repro.errors import UsageError
 from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Item, Subset, WarmupSweep
-from repro.protocol import Protocol
+from repro.plan.own import own_options, sha256_of_scores
+from repro.protocol import OWN, Protocol, Scoring
 from repro.train.schedule import Training
 
 UNSAID = {"score": "el2n", "label_noise": 0.0}  # what a recipe may leave out
@@ -123,7 +124,7 @@ def _cell(cell: Cell, results: Path) -> list[Step]:
     own_labels = cell.subset is not None and cell.subset.score == "lmc"  # barriers are measured on clean labels
     recipe = _recipe(p, p.training) | {"t": cell.t, "label_noise": 0.0 if own_labels else cell.noise}
     pretrain = Step(
-        target, ("pretrain", *source, "-t", str(cell.t), *_options(p, cell.promised), "--out", str(target)),
+        target, ("pretrain", *source, "-t", str(cell.t), *_options(p, cell.promised, p.training), "--out", str(target)),
         tuple(step.target for step in before[-1:]), _replicates(cell.promised), recipe,
         p.network, p, cell.promised if cell.t else 0, cell.promised * cell.t * p.training.batch_size,
         cell.promised * p.test_images,
@@ -193,7 +194,7 @@ def _warmup(sweep: WarmupSweep, results: Path) -> list[Step]:
         for r in range(study.replicates)
     )
     command = ("warmup", "--dataset", p.dataset, *(word for path in sources for word in ("--subset", str(path))),
-               "--warmup-steps", ",".join(map(str, study.steps)), *_options(p, study.replicates), "--out", str(target))  # fmt: skip
+               "--warmup-steps", ",".join(map(str, study.steps)), *_options(p, study.replicates, study.training), "--out", str(target))  # fmt: skip
     images = len(wanted) * study.training.steps * study.training.batch_size
     step = Step(target, command, tuple(sources), wanted, _recipe(p, study.training), p.network, p, len(wanted), images,
                 len(wanted) * p.all_images)  # fmt: skip
@@ -206,7 +207,7 @@ def _gradients(item: Gradients, results: Path) -> list[Step]:
     source = ("--subset", str(before[-1].target)) if before else ("--dataset", p.dataset)
     measured = [*range(0, item.steps, item.every), item.steps]
     wanted = frozenset(f"replicate_{r}/step_{s}" for r in range(item.promised) for s in measured)
-    command = ("gradients", *source, "-t", str(item.steps), "--every", str(item.every), *_options(p, item.promised),
+    command = ("gradients", *source, "-t", str(item.steps), "--every", str(item.every), *_options(p, item.promised, p.training),
                "--out", str(target))  # fmt: skip
     images = item.promised * (item.steps + 16 * len(measured)) * p.training.batch_size
     recipe = _recipe(p, p.training) | {"t": item.steps, "every": item.every, "batches": 16}
@@ -235,13 +236,17 @@ def _select(subset: Subset, p: Protocol, replicates: int, results: Path, noise: 
     target, balanced = cell.path(results, "subset"), subset.is_balanced(p)
     recipe = {"dataset": p.dataset, "normalization": p.normalization, "subset": subset.kind, "size": subset.size,
               "balanced": balanced}  # fmt: skip
-    if subset.ranked:
+    if subset.own_scores:
+        recipe |= {"score": "file", "scores_sha256": sha256_of_scores(subset.score, p)}
+    elif subset.ranked:
         recipe["score"] = subset.score
     if subset.score != "lmc" and not subset.like:
         recipe["label_noise"] = noise
     if subset.score == "lmc":
         before = _barrier(Barrier(Cell("all_tstar", p, p.t_star)), results)
         source = ("--scores", str(before[-1].target))
+    elif subset.own_scores:
+        before, source = [], ("--scores", subset.score, "--dataset", p.dataset, *_noise(noise))
     elif subset.ranked:
         before = [_score(cell, max(replicates, p.replicates), results)]
         source = ("--scores", str(before[-1].target))
@@ -270,13 +275,15 @@ def _score(cell: Cell, replicates: int, results: Path) -> Step:
         "network": p.scoring.network, "networks": p.scoring.networks, "batch_norm": p.scoring.batch_norm, "label_noise": cell.noise,
     }  # fmt: skip
     images = len(wanted) * p.scoring.training.steps * p.scoring.training.batch_size
-    command = ("score", "--dataset", p.dataset, *_noise(cell.noise), *_options(p, replicates), "--out", str(target))
+    command = ("score", "--dataset", p.dataset, *_noise(cell.noise),
+               *_options(p, replicates, p.scoring.training, p.scoring), "--out", str(target))  # fmt: skip
     return Step(target, command, (), wanted, recipe, p.scoring.network, p, len(wanted), images,
                 len(wanted) * p.train_images)  # fmt: skip
 
 
-def _options(p: Protocol, replicates: int) -> tuple[str, ...]:
-    return ("--scale", p.scale, "--seed", str(p.seed), "--replicates", str(replicates))
+def _options(p: Protocol, replicates: int, training: Training | None = None, scoring: Scoring | None = None):
+    given = ("--seed", str(p.seed), "--replicates", str(replicates))
+    return (*(own_options(p, training, scoring) if p.scale == OWN else ("--scale", p.scale)), *given)
 
 
 def _noise(share: float) -> tuple[str, ...]:

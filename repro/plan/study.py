@@ -4,50 +4,65 @@ from pathlib import Path
 
 from paper_figures.cells import FIGURES, figures_at, needed
 from repro.errors import UsageError
+from repro.plan import own
 from repro.plan.collect import collect, finished
 from repro.plan.declare import resize
 from repro.plan.steps import last
-from repro.protocol import Protocol, datasets_at
+from repro.protocol import OWN, Protocol, datasets_at
 
 UNSPOILED = ("permute-scores", "swap-easy-hard")
 """Controls that are judged beside the same figure without them, where its runs are there."""
 
 
 class Study:
-    """One figure (or ``all``) at a scale, on some data sets.
+    """One figure (or ``all``) at a scale, on some data sets; or a user's own figure.
 
     Arguments:
-        name: a figure, or 'all'; control: an experiment that has to fail, of Figure 2.
-        datasets: only these; none is all of the scale.
+        name: a figure, 'all', or the path of a user's Python file (`repro.plan.own`); control: an experiment that has
+            to fail, of Figure 2.
+        scale: None is 'demo'; a user's figure has none.
+        datasets: only these; none is all of the scale, or of the file.
         seed, replicates, levels: None is the protocol's.
-        results: folder of artifacts; None is ``results/<scale>``.
+        results: folder of artifacts; None is ``results/<scale>``, of a user's figure ``results/<stem of the file>``.
 
+    ``own`` is the user's figure, or None; ``claims``: the figures whose claims are judged.
     Raises UsageError for a figure, control or data set that there is not.
     """
 
-    def __init__(self, name, scale, datasets=(), control=None, seed=None, replicates=None, levels=None, results=None):
-        known = datasets_at(scale)
+    def __init__(
+        self, name, scale=None, datasets=(), control=None, seed=None, replicates=None, levels=None, results=None
+    ):
+        self.own = own.read(name) if own.is_own(name) else None
+        if self.own and (control or scale not in (None, OWN)):
+            option = f"--control {control}" if control else f"--scale {scale}"
+            raise UsageError(f"{name} is a figure of your own, and {option} is for the paper's: leave it out")
+        scale = OWN if self.own else scale or "demo"
+        known = self.own.protocols if self.own else datasets_at(scale)
         if unknown := set(datasets) - {p.dataset for p in known}:
             names = ", ".join(p.dataset for p in known)
-            raise UsageError(f"{scale} scale has no data set {', '.join(sorted(unknown))}: choose among {names}")
+            where = name if self.own else f"{scale} scale"
+            raise UsageError(f"{where} has no data set {', '.join(sorted(unknown))}: choose among {names}")
         chosen = [
             resize(p, replicates=replicates, levels=levels, seed=seed)
             for p in known
             if not datasets or p.dataset in datasets
         ]
-        self.name, self.control = name, control
-        self.figures = figures_at(scale) if name == "all" else (name,)
+        self.name, self.control = self.own.name if self.own else name, control
+        self.figures = figures_at(scale) if name == "all" else (self.name,)
+        self.claims = self.own.claims if self.own else self.figures
         if name in FIGURES and name not in figures_at(scale):
             raise UsageError(f"there is no {name} at {scale} scale: choose {', '.join(figures_at(scale))} or all")
-        declared = {(f, p): needed(f, p, control) for f in self.figures for p in chosen}
+        declared = {
+            (f, p): self.own.needed(p) if self.own else needed(f, p, control) for f in self.figures for p in chosen
+        }
         self.protocols = [p for p in chosen if any(declared[f, p] for f in self.figures)]
         if not self.protocols:
             raise UsageError(f"the paper has no {name} on {', '.join(p.dataset for p in chosen)}: leave --dataset out")
         self._declared = declared
-        self.asked = {"name": name, "scale": scale, "datasets": list(datasets), "control": control, "seed": seed}
+        self.asked = {"name": str(name), "scale": scale, "datasets": list(datasets), "control": control, "seed": seed}
         self.asked |= {"replicates": replicates, "levels": levels}
         """The arguments less the folder, in JSON types: ``Study(**asked, results=…)`` asks the same again."""
-        self.results = results or Path("results") / scale
+        self.results = results or Path("results") / (self.own.name if self.own else scale)
         if self.results.exists() and not self.results.is_dir():
             raise UsageError(f"--results {self.results} is a file: give a folder")
 
@@ -58,6 +73,13 @@ class Study:
 
     def protocols_of(self, figure: str) -> list[Protocol]:
         return [p for p in self.protocols if self._declared[figure, p]]
+
+    @property
+    def how(self) -> str:
+        """How its artifacts are made, for messages."""
+        if self.own:
+            return f"`repro plan {self.own.path} --make rules.mk` and `make -f rules.mk`"
+        return f"`make {'figures' if self.name == 'all' else self.name}`"
 
     @property
     def drawn(self) -> list[str]:
@@ -79,6 +101,8 @@ class Study:
         import paper_figures  # matplotlib takes a second to load
 
         evidence = collect(self.items(figure), self.results)
+        if self.own:
+            return self.own.draw(evidence, self.protocols_of(figure))
         return paper_figures.figure(figure).draw(evidence, self.protocols_of(figure), control=self.control)
 
     def finished(self) -> list:
@@ -102,5 +126,5 @@ class Study:
 
         unspoiled = (plain := self.unspoiled()) and collect(plain.items(), plain.results)
         evidence = collect(self.finished(), self.results)
-        return judge(evidence, self.protocols, figures=self.figures, control=self.control, unspoiled=unspoiled,
+        return judge(evidence, self.protocols, figures=self.claims, control=self.control, unspoiled=unspoiled,
                      complete=not self.lacking())  # fmt: skip

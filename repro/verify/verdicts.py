@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from repro.errors import UsageError
-from repro.protocol import FULL, SCALES
+from repro.protocol import FULL, OWN, SCALES
 from repro.verify import connectivity, published, warmup
 from repro.verify.claims import CLAIMS, PRIMARY_HYPOTHESES, RUN_CLAIMS, Claim, Part
 from repro.verify.outcomes import SUBSETS, Outcomes, from_runs, label, noise_panel
@@ -91,7 +91,7 @@ def _published_elsewhere(dataset: str) -> tuple[Verdict, ...]:
 
 
 def check_scale(scale: str) -> None:
-    if scale not in SCALES:
+    if scale not in (*SCALES, OWN):
         raise UsageError(f"scale (={scale}) is unknown: choose {', '.join(SCALES)}")
 
 

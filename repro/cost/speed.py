@@ -1,8 +1,4 @@
-"""What a plan costs: trainings, images, FLOPs, and time on this machine, measured by doing the plan's work for 20 s.
-
-A step's time is that of its training images, dense or sparse, of the images it measures networks on, and of starting
-its process. One network of the plan is measured, the one that takes most of it; the others count by their FLOPs.
-"""
+"""What one process does in a second, measured by doing a plan's work for 20 s, and FLOPs of networks."""
 
 import subprocess
 import sys
@@ -11,27 +7,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from repro.errors import UsageError
-from repro.plan import Step, as_jobs
+from repro.plan import Step
 from repro.protocol import Protocol
 
-SENSIBLE_HOURS = 12.0
-WORTH_MEASURING = 2e13  # FLOPs; a plan of fewer takes minutes anywhere
 CALIBRATION = 20.0  # seconds, of which starting a process and warming up take some
 IMAGES = 9984  # of the training set measured on: full batches of 64, 128, 256 and more
 SPARSE = 0.1  # share of the weights left in the second of the two measurements of training
+START = 3.0  # seconds a process takes to start, where nothing is measured: on a CPU (README, Performance)
 
 
 @dataclass(frozen=True)
 class Speed:
     """What one process does with one network, in images a second: dense training, training with a tenth of the weights,
-    and measuring networks (forward alone). start: seconds until a process is at work. device: its name."""
+    and measuring networks (forward alone). start: seconds until a process is at work. device: its name.
+    measured: False for a speed that somebody assumed."""
 
     dense: float
     sparse: float
     forward: float
     start: float
     device: str
+    measured: bool = True
 
     def seconds(self, step: Step) -> float:
         """Of a step of this network. An image takes a time that is linear in the share of the weights that is left."""
@@ -39,35 +35,9 @@ class Speed:
         return step.images * (1 / self.dense - slope * (1 - step.density)) + step.evaluated / self.forward
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """Seconds of work of all processes together, and on the clock with ``jobs`` of them at once.
-
-    Processes are taken in the order of the rules by whoever is free; that some wait for others is left out.
-    """
-
-    network: str
-    speed: Speed
-    work: float
-    clock: float
-    jobs: int
-
-    def __str__(self) -> str:
-        rates = f"trains {self.speed.dense:,.0f} images/s dense"
-        if abs(self.speed.sparse / self.speed.dense - 1) > 0.1:
-            rates += f", {self.speed.sparse:,.0f} with {SPARSE:.0%} of the weights"
-        at_once = f"{self.jobs} processes at once, taken not to slow each other" if self.jobs > 1 else "one process"
-        return (
-            f"about {_spoken(self.clock)} here with {at_once}, on one {self.speed.device}: {self.network} was just "
-            f"measured ({rates}, and measures {self.speed.forward:,.0f} images/s; a process starts in "
-            f"{self.speed.start:.1f} s), and other networks are taken to run at the same rate of FLOPs"
-        )
-
-
-def _spoken(seconds: float) -> str:
-    if seconds < 2 * 3600:
-        return f"{max(1, round(seconds / 60))} minutes"
-    return f"{seconds / 3600:,.{int(seconds < 36_000)}f} hours"
+def assumed(rate: float) -> Speed:
+    """So many images a second: pruned as dense, and measuring, a third of the work, at three times that."""
+    return Speed(rate, rate, 3 * rate, START, "device", measured=False)
 
 
 @cache
@@ -89,23 +59,6 @@ def flops_per_image(network: str, protocol: Protocol) -> int:
 def total_flops(todo: list[Step]) -> int:
     """FLOPs of all trainings of the steps."""
     return sum(step.images * flops_per_image(step.network, step.protocol) for step in todo)
-
-
-def predict(todo: list[Step], *, jobs: int, device: str = "auto",
-            measure: Callable[[str, Protocol, str], Speed] | None = None) -> Prediction:  # fmt: skip
-    """The time the steps would take here. measure: gives the speed of a network; `calibrate` by default."""
-    shares: dict[tuple[str, Protocol], int] = {}
-    for step in todo:
-        key = step.network, step.protocol
-        shares[key] = shares.get(key, 0) + total_flops([step])
-    network, protocol = max(shares, key=shares.get)
-    speed = (measure or calibrate)(network, protocol, device)
-    unit = flops_per_image(network, protocol)
-    busy = [0.0] * jobs
-    for job in as_jobs(todo):
-        work = sum(speed.seconds(step) * flops_per_image(step.network, step.protocol) / unit for step in job.steps)
-        busy[busy.index(min(busy))] += speed.start + work
-    return Prediction(network, speed, sum(busy), max(busy), jobs)
 
 
 def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: float = CALIBRATION) -> Speed:
@@ -182,34 +135,3 @@ def _start_up() -> float:
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import repro.cli, repro.stages, repro.nets.program"], check=True)
     return time.perf_counter() - began
-
-
-def report(name: str, steps: list[Step], todo: list[Step], prediction: Prediction | None = None) -> str:
-    """One line per missing step, the totals, and the time they would take here."""
-    if not todo:
-        return f"{name}: all {len(steps)} artifacts are complete, nothing to do"
-    lines = [f"{name}: {len(steps) - len(todo)} of {len(steps)} artifacts are complete; to make:"]
-    width = max(len(str(step.target)) for step in todo)
-    for step in todo:
-        lines.append(f"  {step.target!s:{width}}  {step.networks:5,} trainings  {step.images:15,} images")
-    networks, images, flops = sum(step.networks for step in todo), sum(step.images for step in todo), total_flops(todo)
-    lines.append(f"in all {networks:,} trainings, {images:,} images, {flops:.2g} FLOPs")
-    if prediction:
-        if prediction.clock > 2 * 3600:
-            hours = flops / 1e13 / 3600
-            hours = f"{hours:,.0f}" if hours > 10 else f"{hours:.2g}"
-            lines.append(f"{hours} GPU-hours at 10 TFLOP/s sustained (arithmetic, not measured)")
-        lines.append(str(prediction))
-    return "\n".join(lines)
-
-
-def worth_measuring(todo: list[Step]) -> bool:
-    """Whether there is enough to do for anybody to wait 20 s for a prediction."""
-    return total_flops(todo) > WORTH_MEASURING
-
-
-def require_sensible(prediction: Prediction | None, *, yes: bool) -> None:
-    """Raises UsageError when the steps would take longer than anybody wants and ``yes`` was not given."""
-    if prediction and not yes and prediction.clock > SENSIBLE_HOURS * 3600:
-        hours = f"{prediction.clock / 3600:,.0f} hours"
-        raise UsageError(f"this would take about {hours} here: add YES=1 (or --yes) to do it all the same")

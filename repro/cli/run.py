@@ -1,0 +1,87 @@
+"""run."""
+
+import shlex
+
+import click
+
+from repro.cli.figures import FIGURE, figure_command, verify_command
+from repro.cli.group import main
+from repro.errors import RunError
+
+
+@main.command("run")
+@FIGURE
+@click.option(
+    "--ray",
+    "address",
+    metavar="ADDRESS|local",
+    required=True,
+    help="local: this machine. Or a cluster: auto, HOST:PORT (from one of its nodes), ray://HOST:10001.",
+)
+@click.option("--options", "extra", default="", help="Options to add to every command.")
+@click.option(
+    "--gpus",
+    type=click.FloatRange(0, 1),
+    help="GPUs of each cohort, 0.25 for four on one [default: 1 where there are GPUs, else 0].",
+)
+@click.option("--cpus", type=click.IntRange(1), default=1, show_default=True, help="CPUs, and threads, of each cohort.")
+@click.option(
+    "--retries",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="Times to start a job again that failed or lost its node.",
+)
+@click.option("--yes", is_flag=True, help="Go ahead although this machine would need very long.")
+@click.pass_context
+def run_command(context, name, address, extra, gpus, cpus, retries, yes, **given):
+    """Make what a figure (or all) lacks as tasks of Ray, then draw and judge it, as make does.
+
+    The figure's jobs, their artifacts and logs are those of make; a job that somebody else is at work on is waited for.
+    This program and the results folder have to be on a file system that all nodes share. --ray local says first how
+    long it would take. Needs the package ray: make .venv/.extras.
+
+    \b
+    Example:
+      repro run figure2 --ray local
+      repro run figure2 --scale paper --ray 10.0.0.1:6379 --cpus 4 --options '--data-dir /shared/data'
+    """  # fmt: skip
+    from repro import cost, on_ray, plan
+    from repro.plan.study import Study
+
+    study = Study(name, **given)
+    steps = plan.steps(study.items(), study.results)
+    if todo := plan.unfinished(steps):
+        jobs = plan.as_jobs(todo)
+        with on_ray.connected(address):
+            share = on_ray.share(gpus, cpus)
+            places = on_ray.at_once(share)
+            prediction = None
+            if address == "local":
+                on_ray.require_place(share, places)
+                if cost.worth_measuring(todo):
+                    prediction = cost.predict(todo, jobs=places)
+            elif not places:
+                _say(f"warning: no node of {address} has {share} now: the jobs wait until one comes")
+            click.echo(cost.report(name, steps, todo, prediction) if prediction else cost.report(name, steps, todo))
+            cost.require_sensible(prediction, yes=yes)
+            _say(f"{len(jobs)} jobs with {share} each, {places} at once")
+            options = tuple(shlex.split(extra))
+            failed = on_ray.run(jobs, study.results, options=options, share=share, retries=retries, say=_say)
+        for each in failed:
+            _say(each)
+        if failed:
+            waiting = sum(bool(each.waits) for each in failed)
+            raise RunError(f"{len(failed) - waiting} of {len(jobs)} jobs failed and {waiting} wait for them: the same "
+                           "command takes up what is missing")  # fmt: skip
+        if lost := plan.unfinished(steps):
+            raise RunError(f"every job ended well, but {lost[0].target} is not complete here: {study.results} has to "
+                           "be one folder that all nodes share")  # fmt: skip
+    else:
+        click.echo(cost.report(name, steps, todo))
+    context.invoke(figure_command, name=name, **given)
+    context.invoke(verify_command, name=name, **given)
+
+
+def _say(line: object) -> None:
+    click.echo(line, err=True)

@@ -1,0 +1,223 @@
+"""What a plan costs: trainings, images, FLOPs, bytes, and time, on this machine or on many devices.
+
+A step's time is that of its training images, dense or sparse, of the images it measures networks on, and of starting
+its process. The speed of one network of the plan is measured (`speed`) or assumed; the others count by their FLOPs.
+Jobs that wait for others are taken as make takes them (`schedule`). `size` has the bytes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from repro.cost.schedule import Schedule, longest_chain, schedule
+from repro.cost.size import moved_bytes, stored_bytes
+from repro.cost.speed import SPARSE, Speed, assumed, calibrate, flops_per_image, total_flops
+from repro.errors import UsageError
+from repro.plan import Step, as_jobs
+from repro.protocol import Protocol
+
+__all__ = [
+    "Prediction",
+    "Schedule",
+    "Speed",
+    "assumed",
+    "calibrate",
+    "flops_per_image",
+    "longest_chain",
+    "places",
+    "predict",
+    "predict_each",
+    "report",
+    "require_sensible",
+    "schedule",
+    "speed_of",
+    "stored_bytes",
+    "total_flops",
+    "worth_measuring",
+]
+
+SENSIBLE_HOURS = 12.0
+WORTH_MEASURING = 2e13  # FLOPs; a plan of fewer takes minutes anywhere
+TOLD = 0.02  # share of the longest chain from which a step of it is named
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds of work of all processes together, and on the clock with ``jobs`` of them at once.
+
+    Arguments:
+        longest: seconds of the chain of jobs that wait for each other that takes longest: more processes at once than
+            work / longest have ever less to do. chain: its steps that take most of it, as (name, seconds).
+        written, read: bytes of artifacts, work folders and checkpoints, all processes together.
+    """
+
+    network: str
+    speed: Speed
+    work: float
+    clock: float
+    jobs: int
+    longest: float
+    chain: tuple[tuple[str, float], ...]
+    stored: int
+    written: float
+    read: float
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the time that a process at work has work."""
+        return self.work / (self.jobs * self.clock)
+
+    @property
+    def rates(self) -> str:
+        """What was measured or assumed, in words."""
+        others = "other networks are taken to run at the same rate of FLOPs"
+        if not self.speed.measured:
+            return (
+                f"at {self.speed.dense:,.0f} images/s of {self.network}, as --speed says (pruned networks as dense "
+                f"ones, {self.speed.start:.0f} s to start a process), and {others}"
+            )
+        rates = f"trains {self.speed.dense:,.0f} images/s dense"
+        if abs(self.speed.sparse / self.speed.dense - 1) > 0.1:
+            rates += f", {self.speed.sparse:,.0f} with {SPARSE:.0%} of the weights"
+        return (
+            f"on one {self.speed.device}: {self.network} was just measured ({rates}, and measures "
+            f"{self.speed.forward:,.0f} images/s; a process starts in {self.speed.start:.1f} s), and {others}"
+        )
+
+    def __str__(self) -> str:
+        at_once = f"{self.jobs} processes at once, taken not to slow each other" if self.jobs > 1 else "one process"
+        here = "here " if self.speed.measured else ""
+        return f"about {_spoken(self.clock)} {here}with {at_once}, {self.rates}"
+
+
+def _spoken(seconds: float) -> str:
+    if seconds < 2 * 3600:
+        return f"{max(1, round(seconds / 60))} minutes"
+    return f"{seconds / 3600:,.{int(seconds < 36_000)}f} hours"
+
+
+def predict(todo: list[Step], *, jobs: int, device: str = "auto", network: str | None = None,
+            measure: Callable[[str, Protocol, str], Speed] | None = None) -> Prediction:  # fmt: skip
+    """The time the steps would take, at the speed of one network.
+
+    Arguments:
+        network: whose speed it is; by default that which takes most of the FLOPs.
+        measure: gives its speed; `calibrate` by default.
+
+    Raises UsageError for a network that no step trains.
+    """
+    shares: dict[tuple[str, Protocol], int] = {}
+    for step in todo:
+        key = step.network, step.protocol
+        if network in (None, step.network) and step.images:
+            shares[key] = shares.get(key, 0) + total_flops([step])
+    if not shares:
+        names = ", ".join(dict.fromkeys(step.network for step in todo if step.images))
+        raise UsageError(f"the plan trains no {network}: give the speed of one of {names}")
+    network, protocol = max(shares, key=shares.get)
+    speed = (measure or calibrate)(network, protocol, device)
+    unit = flops_per_image(network, protocol)
+
+    def takes(step: Step) -> float:
+        return speed.seconds(step) * flops_per_image(step.network, step.protocol) / unit
+
+    found = as_jobs(todo)
+    seconds = [speed.start + sum(map(takes, job.steps)) for job in found]
+    chain = longest_chain(found, seconds)
+    longest = sum(seconds[k] for k in chain)
+    told = [(step, takes(step)) for k in chain for step in found[k].steps]
+    stored = {step.target: stored_bytes(step) for step in todo}
+    moved = [moved_bytes(step, takes(step), stored) for step in todo]
+    return Prediction(
+        network, speed, sum(seconds), schedule(found, seconds, jobs).clock, jobs, longest,
+        tuple((f"{step.target.parent.name}/{step.target.stem}", time) for step, time in told if time > TOLD * longest),
+        sum(stored.values()), sum(written for written, _ in moved), sum(read for _, read in moved),
+    )  # fmt: skip
+
+
+def predict_each(todo: list[Step], places: Sequence[int], **options) -> list[Prediction]:
+    """`predict` for several numbers of processes, with one measurement."""
+    first = predict(todo, jobs=places[0], **options)
+    again = options | {"network": first.network, "measure": lambda *_: first.speed}
+    return [first, *(predict(todo, jobs=count, **again) for count in places[1:])]
+
+
+def places(text: str) -> tuple[int, ...]:
+    """The numbers of processes in '8' or '1,8,64'. Raises UsageError for anything else."""
+    try:
+        found = tuple(int(word) for word in text.split(","))
+        if min(found) < 1:
+            raise ValueError
+    except ValueError:
+        raise UsageError(f"jobs (={text!r}) must be numbers of processes from 1 on, like 8 or 1,8,64") from None
+    return found
+
+
+def speed_of(text: str) -> tuple[str | None, Callable[..., Speed]]:
+    """(network or None, what gives its speed) of '250000' or 'cifar_resnet20=250000'. Raises UsageError."""
+    network, _, rate = text.rpartition("=")
+    try:
+        value = float(rate)
+        if not 0 < value < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise UsageError(
+            f"speed (={text!r}) must be images a second above 0, like 250000 or cifar_resnet20=250000"
+        ) from None
+    return network or None, lambda *_: assumed(value)
+
+
+def report(name: str, steps: list[Step], todo: list[Step], *predictions: Prediction) -> str:
+    """One line per missing step, the totals, and the time they would take: one prediction in a sentence, several (with
+    other numbers of processes) as a table."""
+    if not todo:
+        return f"{name}: all {len(steps)} artifacts are complete, nothing to do"
+    lines = [f"{name}: {len(steps) - len(todo)} of {len(steps)} artifacts are complete; to make:"]
+    width = max(len(str(step.target)) for step in todo)
+    for step in todo:
+        lines.append(f"  {step.target!s:{width}}  {step.networks:5,} trainings  {step.images:15,} images")
+    networks, images, flops = sum(step.networks for step in todo), sum(step.images for step in todo), total_flops(todo)
+    lines.append(f"in all {networks:,} trainings, {images:,} images, {flops:.2g} FLOPs")
+    if predictions and max(each.clock for each in predictions) > 2 * 3600:
+        hours = flops / 1e13 / 3600
+        hours = f"{hours:,.0f}" if hours > 10 else f"{hours:.2g}"
+        lines.append(f"{hours} GPU-hours at 10 TFLOP/s sustained (arithmetic, not measured)")
+    lines += [str(predictions[0])] if len(predictions) == 1 else _table(predictions)
+    return "\n".join(lines)
+
+
+def _table(predictions: Sequence[Prediction]) -> list[str]:
+    if not predictions:
+        return []
+    first = predictions[0]
+    lines = ["", "devices  hours on the clock  device-hours  efficiency   written a device"]
+    for each in predictions:
+        traffic = each.written / each.work * each.efficiency / 1e6
+        lines.append(f"{each.jobs:7,}  {each.clock / 3600:18,.2f}  {each.work / 3600:12,.2f}  {each.efficiency:10.0%}"
+                     f"  {traffic:12.2g} MB/s")  # fmt: skip
+    chain = ", ".join(f"{name} {_spoken(time)}" for name, time in first.chain)
+    lines += [
+        f"one process on each, {first.rates}",
+        f"the longest chain of jobs that wait for each other takes {_spoken(first.longest)}, whatever the number: more "
+        f"than {first.work / first.longest:,.0f} devices have ever less to do; most of it: {chain}",
+        f"artifacts: {_bytes(first.stored)} before compression; written with work folders and checkpoints "
+        f"{_bytes(first.written)}, read again {_bytes(first.read)}, and the images once by each process",
+    ]
+    return lines
+
+
+def _bytes(count: float) -> str:
+    if count >= 1e12:
+        return f"{count / 1e12:,.3g} TB"
+    return f"{count / 1e9:,.3g} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+
+
+def worth_measuring(todo: list[Step]) -> bool:
+    """Whether there is enough to do for anybody to wait 20 s for a prediction."""
+    return total_flops(todo) > WORTH_MEASURING
+
+
+def require_sensible(prediction: Prediction | None, *, yes: bool) -> None:
+    """Raises UsageError when the steps would take longer than anybody wants and ``yes`` was not given."""
+    if prediction and not yes and prediction.clock > SENSIBLE_HOURS * 3600:
+        hours = f"{prediction.clock / 3600:,.0f} hours"
+        raise UsageError(f"this would take about {hours} here: add YES=1 (or --yes) to do it all the same")

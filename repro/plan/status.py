@@ -1,0 +1,251 @@
+"""What is done, running, waiting and failed of a plan, and how long the rest will take. Reads only.
+
+Nothing but the artifacts says what is done; locks say who is at work, logs what became of the last attempt. All of it
+may change while it is read: what vanishes in between counts as not there.
+"""
+
+import fcntl
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from repro import joblog, store
+from repro.errors import UsageError
+from repro.plan.jobs import Job, as_jobs
+from repro.plan.steps import Step, unfinished
+from repro.store import hdf5
+
+RECENT = 5  # finished artifacts of a kind that its speed is taken from
+START = 3.0  # seconds a process takes to start (README, Performance)
+_LEFT = re.compile(r"(\d+(?:\.\d+)?) (s|min|h|days) left$")
+_UNITS = {"s": 1, "min": 60, "h": 3600, "days": 86400}
+_SPEED = re.compile(r"([\d,]+) images/s")
+
+
+@dataclass(frozen=True)
+class State:
+    """One artifact of the plan.
+
+    Arguments:
+        word: 'done', 'running', 'waiting' or 'failed'.
+        made: how far it is: 'level 4 of 10', '12 of 48'.
+        note: running: who, and the last progress line; waiting: for what; failed: the sentence and the log.
+        seconds: of work left; None where no speed is known.
+    """
+
+    step: Step
+    word: str
+    made: str
+    note: str = ""
+    seconds: float | None = 0.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """All artifacts in the order of the plan, and the rest on the clock.
+
+    Arguments:
+        at_once: jobs that are running, at least one.
+        clock: seconds until all is done with so many at once; None where no speed is known.
+    """
+
+    states: tuple[State, ...]
+    at_once: int
+    clock: float | None
+
+    @property
+    def counts(self) -> str:
+        """'12 done, 2 running, 1 failed, 20 waiting; about 14 min left with 2 at once'."""
+        words = [state.word for state in self.states]
+        said = ", ".join(f"{words.count(word)} {word}" for word in ("done", "running", "failed", "waiting")
+                         if word in words)  # fmt: skip
+        if all(word == "done" for word in words):
+            return said
+        left = "time left not known yet" if self.clock is None else f"about {spoken(self.clock)} left"
+        return f"{said}; {left} with {self.at_once} at once"
+
+    def lines(self, failed: bool = False) -> list[tuple[str, str]]:
+        """(word, line) per artifact, only those that failed if asked for."""
+        chosen = [state for state in self.states if state.word == "failed" or not failed]
+        several = len({state.step.target.parent for state in self.states}) > 1
+        names = [f"{s.step.target.parent.name}/{s.step.target.stem}" if several else s.step.target.stem for s in chosen]
+        wide, made = max(map(len, names), default=0), max((len(state.made) for state in chosen), default=0)
+        found = []
+        for name, state in zip(names, chosen, strict=True):
+            left = "" if state.word == "done" else "?" if state.seconds is None else spoken(state.seconds)
+            line = f"{state.word:<7}  {name:<{wide}}  {state.made:<{made}}  {left:>6}  {state.note}"
+            found.append((state.word, line.rstrip()))
+        return found
+
+
+def spoken(seconds: float) -> str:
+    """'50 s', '4 min', '3.5 h' or '12 days'."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 100 * 3600 else f"{seconds / 86400:.0f} days"
+
+
+def status(steps: list[Step]) -> Status:
+    """How far the steps of a plan are."""
+    todo = unfinished(steps)
+    jobs = as_jobs(todo)
+    states = {}
+    for job in jobs:
+        states |= _of_job(job)
+    for target, state in states.items():
+        if state.word == "waiting":
+            waits = next((path for path in state.step.needs if path in states), None)
+            note = f"for {waits.stem}" if waits else "for its turn"
+            states[target] = replace(
+                state, note=f"{note}, which failed" if waits and states[waits].word == "failed" else note
+            )
+    speed = _Speed([step for step in steps if step.target not in states], list(states.values()))
+    for target, state in states.items():
+        states[target] = replace(state, seconds=speed.left(state))
+    running = [job for job in jobs if any(states[step.target].word == "running" for step in job.steps)]
+    at_once = max(1, len(running))
+    known = [state.seconds for state in states.values() if state.seconds is not None]
+    clock = _clock([*running, *(job for job in jobs if job not in running)], states, at_once)
+    done = {step.target: State(step, "done", _made(step, step.wanted)) for step in steps if step.target not in states}
+    return Status(
+        tuple((done | states)[step.target] for step in steps), at_once, clock if len(known) == len(states) else None
+    )
+
+
+def _of_job(job: Job) -> dict[Path, State]:
+    """The states of a job's steps. The attempt that its log tells of is at, or ended at, the first unfinished one."""
+    attempt, found = joblog.last_attempt(job.log), {}
+    owners = {step.target: _owner(step.target) for step in job.steps}
+    held = [step for step in job.steps if owners[step.target]]
+    first = held[0] if held else job.steps[0]
+    for step in job.steps:
+        kept = step.wanted - step.missing()
+        there = kept | _working(step)
+        made, word, note = _made(step, there), "waiting", ""
+        if owners[step.target] or (step is first and attempt and attempt.state == "running"):
+            running = attempt if attempt and attempt.state == "running" and step is first else None
+            word = "running"
+            note = f"{running.owner}: {running.progress or 'starting'}" if running else owners[step.target]
+        elif step is first and attempt and attempt.state in ("failed", "stopped"):
+            word, note = "failed", f"{attempt.sentence or 'no reason given'} ({job.log})"
+            if attempt.state == "stopped":
+                note = f"stopped, takes up from {made}: {note}"
+        rest = len(step.wanted - there) / max(1, len(step.wanted - kept))  # the step's cost is that of what is not kept
+        cost = {name: round(getattr(step, name) * min(1.0, rest)) for name in ("images", "evaluated")}
+        found[step.target] = State(replace(step, **cost), word, made, note)
+    return found
+
+
+def _owner(target: Path) -> str:
+    """'process 123 on HOST' where somebody holds the writer's lock, else ''. A shared lock, held for no time at all."""
+    try:
+        with open(target.with_name(f"{target.name}.lock")) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "another process"
+    except OSError:
+        pass
+    return ""
+
+
+def _working(step: Step) -> frozenset[str]:
+    """The wanted pieces in the work folder."""
+    found: set[str] = set()
+    folder = step.target.with_name(f"{step.target.stem}.work")
+    try:
+        if step.differing(json.loads((folder / "lineage.json").read_text())["recipe"]):
+            return frozenset()
+        for path in folder.glob("pieces-*.h5"):
+            with hdf5.open_sealed(path, verify=False) as file:
+                found |= {row["piece"] for row in json.loads(json.loads(file.attrs["attrs"])["rows"])}
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, UsageError):  # gone, or being replaced
+        pass
+    return step.wanted & found
+
+
+def _made(step: Step, there: frozenset[str]) -> str:
+    """How far: the level that is next where there are levels, or the number of pieces."""
+    levels = sorted({int(piece.rpartition("/level_")[2]) for piece in step.wanted if "/level_" in piece})
+    if not levels:
+        return f"{len(there)} of {len(step.wanted)}"
+    missing = [int(piece.rpartition("/level_")[2]) for piece in step.wanted - there]
+    return f"level {min(missing, default=levels[-1])} of {levels[-1]}"
+
+
+class _Speed:
+    """Work a second, by kind of command, of artifacts that are done, or else of those that are running.
+
+    Work is an image trained on, or three that networks are measured on, by the FLOPs of the network where there are
+    several networks.
+    """
+
+    def __init__(self, done: list[Step], states: list[State]):
+        todo = [state.step for state in states]
+        networks = {(step.network, step.protocol.dataset) for step in [*done, *todo] if step.images}
+        self.unit = _flops if len(networks) > 1 else lambda step: 1
+        self.rates: dict[str, float] = {}
+        measured: dict[str, list[tuple[str, float, float]]] = {}
+        if any(step.images for step in todo):  # else there is nothing to know
+            for step in done:
+                if step.images and (run := _measured(step)):
+                    measured.setdefault(step.command[0], []).append((run[0], run[1] * self._work(step), run[2]))
+        recent = {verb: sorted(runs)[-RECENT:] for verb, runs in measured.items()}
+        for verb, runs in recent.items():
+            self.rates[verb] = sum(run[1] for run in runs) / sum(run[2] for run in runs)
+        every = [run for runs in recent.values() for run in runs]
+        self.any = sum(run[1] for run in every) / sum(run[2] for run in every) if every else None
+        if not every:
+            said = [(match, state.step) for state in states if state.word == "running"
+                    if (match := _SPEED.search(state.note))]  # fmt: skip
+            rates = [float(match[1].replace(",", "")) * self.unit(step) for match, step in said]
+            self.any = sum(rates) / len(rates) if rates and min(rates) > 0 else None
+
+    def _work(self, step: Step) -> float:
+        return (step.images + step.evaluated / 3) * self.unit(step)
+
+    def left(self, state: State) -> float | None:
+        """Seconds; what a running command says itself, where it says so."""
+        if state.word == "running" and (match := _LEFT.search(state.note)):
+            return float(match[1]) * _UNITS[match[2]]
+        rate, work = self.rates.get(state.step.command[0], self.any), self._work(state.step)
+        return 0.0 if not work else None if not rate else work / rate
+
+
+def _flops(step: Step) -> float:
+    from repro.cost import flops_per_image  # PyTorch's own counter: a plan of one network does without
+
+    return flops_per_image(step.network, step.protocol)
+
+
+def _measured(step: Step) -> tuple[str, float, float] | None:
+    """(when it ended, pieces made as a share of those wanted, seconds) of the runs of a finished artifact.
+
+    A run that took up where another had stopped counts the other's pieces but not its seconds: there the seconds of
+    training, which are kept with each piece, are more.
+    """
+    try:
+        header = store.read_header(step.target)
+        runs, table = header.provenance["runs"], header.table()
+        seconds = sum(float(run["wall_seconds"]) for run in runs)
+        if "seconds" in table:
+            seconds = max(seconds, float(table["seconds"].sum()))
+        share = sum(int(run["pieces"]) for run in runs) / len(step.wanted)
+        return (runs[-1]["finished"], share, seconds) if seconds > 0 else None
+    except (OSError, KeyError, IndexError, TypeError, ValueError, UsageError):
+        return None
+
+
+def _clock(jobs: list[Job], states: dict[Path, State], places: int) -> float:
+    """Seconds until the jobs are done, the running ones first."""
+    from repro.cost.schedule import schedule
+
+    def seconds(job: Job) -> float:
+        mine = [states[step.target] for step in job.steps]
+        begun = any(state.word == "running" for state in mine)
+        return sum(state.seconds or 0.0 for state in mine) + START * (not begun)
+
+    return schedule(jobs, [seconds(job) for job in jobs], places).clock
