@@ -75,12 +75,13 @@ def connected(address: str) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **here)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        if address == "auto":
+        if address == "auto" and "Could not find any" in str(error):
             raise UsageError("--ray auto found no Ray cluster on this machine: start one with `ray start --head`, "
                              "or give --ray local or HOST:PORT") from error  # fmt: skip
         reason = str(error).strip().splitlines()[0].rstrip(".:")
-        raise UsageError(f"--ray {address} cannot be used ({reason}): run this on a node of the cluster, with its "
-                         "version of Ray and Python, or give ray://HOST:10001") from error  # fmt: skip
+        raise UsageError(f"--ray {address} cannot be used ({reason}): use the cluster's version of Ray and Python, set "
+                         "RAY_AUTH_MODE=token if it wants a token, and run this on one of its nodes or give "
+                         "ray://HOST:10001") from error  # fmt: skip
     try:
         yield
     finally:

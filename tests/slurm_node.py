@@ -64,7 +64,7 @@ def slurm_node(folder: Path) -> Iterator[dict[str, str]]:
     for name in ("state", "spool"):
         (folder / name).mkdir()
     host = socket.gethostname().partition(".")[0]
-    ports = dict(zip(("controller_port", "node_port"), _free_ports(2)))
+    ports = dict(zip(("controller_port", "node_port"), _free_ports(2), strict=True))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 - 64
     configuration = folder / "slurm.conf"
     configuration.write_text(CONFIGURATION.format(host=host, folder=folder, memory=memory, **ports))

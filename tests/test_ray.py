@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -17,8 +18,13 @@ from tests import tiny_demo
 from tests.command_line import ROOT, complaint, contents
 
 pytest.importorskip("ray", reason="no ray: install it with `make .venv/.extras`")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray",
-                                        "ignore::ResourceWarning")  # fmt: skip
+MOST = min(resource.getrlimit(limit)[1] % 2**64 for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC))
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray", "ignore::ResourceWarning"
+    ),
+    pytest.mark.skipif(MOST < 4096, reason=f"two Ray nodes need more files or processes than {MOST} (ulimit -n, -u)"),
+]
 
 STUB = """
 import json, os, sys, time
