@@ -5,22 +5,15 @@ needed(protocol): items of `repro.plan`; draw(evidence, protocols): (matplotlib 
 paper's figures whose claims are judged.
 """
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from repro import usercode
-from repro.data.files import read_numbers
 from repro.errors import RunError, UsageError
 from repro.plan.declare import Item
-from repro.protocol import OWN, SCALES, Protocol, Scoring, protocol
-from repro.train.schedule import Training
-
-_FLAGS = {"augment": ("--augment", "--no-augment"), "drop_last": ("--drop-last", "--keep-last")}
-_VALUES = ("steps", "batch_size", "lr", "weight_decay", "precision")
+from repro.plan.options import require_options
+from repro.protocol import OWN, SCALES, Protocol
 
 
 @dataclass(frozen=True)
@@ -90,7 +83,7 @@ def read(name: str) -> OwnFigure:
     # whatever they were made from, what is trained by them are no runs of the paper
     own = tuple(replace(p, scale=OWN) for p in protocols)
     for p in own:
-        _require_options(p, path)
+        require_options(p, path)
     return OwnFigure(path, own, claims, found.get("needed", figure2), found.get("draw", _as_figure2))
 
 
@@ -98,53 +91,3 @@ def _as_figure2(evidence, protocols: list[Protocol]):
     import paper_figures
 
     return paper_figures.figure("figure2").draw(evidence, protocols)
-
-
-def own_options(p: Protocol, training: Training | None, scoring: Scoring | None) -> tuple[str, ...]:
-    """Options of a command (that trains, or that scores) for what differs from the data set's own protocol."""
-    base = protocol(p.dataset)
-    if training is None:
-        return ()
-    words: list[str] = []
-    network, usual, plain = p.network, base.network, base.training
-    if scoring:
-        network, usual, plain = scoring.network, base.scoring.network, base.scoring.training
-        if scoring.networks != base.scoring.networks:
-            words += ["--networks", str(scoring.networks)]
-        if scoring.batch_norm != base.scoring.batch_norm:
-            words += ["--batch-norm", scoring.batch_norm]
-    elif p.warmup and training is p.warmup.training and base.warmup:
-        plain = base.warmup.training
-    if network != usual:
-        words += ["--network", network]
-    if training.milestones != plain.milestones:
-        words += ["--milestones", ",".join(map(str, training.milestones))]
-    for name in _VALUES:
-        if (value := getattr(training, name)) != getattr(plain, name):
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    for name, (on, off) in _FLAGS.items():
-        if (value := getattr(training, name)) != getattr(plain, name):
-            words.append(on if value else off)
-    return tuple(words)
-
-
-def _require_options(p: Protocol, path: Path) -> None:
-    """Raises UsageError for what no option of a command says."""
-    base = protocol(p.dataset)
-    fixed = {"normalization": (p.normalization, base.normalization)}
-    pairs = [("", p.training, base.training), ("scoring ", p.scoring.training, base.scoring.training)]
-    if p.warmup:
-        pairs.append(("warm-up ", p.warmup.training, (base.warmup or base).training))
-    for of, ours, usual in pairs:
-        for name in {field.name for field in fields(Training)} - {*_VALUES, *_FLAGS, "milestones"}:
-            fixed[of + name] = (getattr(ours, name), getattr(usual, name))
-    for name, (ours, usual) in sorted(fixed.items()):
-        if ours != usual:
-            raise UsageError(f"{path} asks for {name} {ours} on {p.dataset}, which is always {usual}: leave it out")
-
-
-def sha256_of_scores(path: str, p: Protocol) -> str:
-    """What select's recipe says of a user's scores. Raises UsageError for a file that it would not take."""
-    train = np.arange(p.train_images) if p.folds == 1 else None
-    scores = read_numbers(Path(path), "score", size=p.all_images, train=train)
-    return hashlib.sha256(scores.astype("<f8")).hexdigest()

@@ -7,7 +7,7 @@ from pathlib import Path
 from repro import store
 from repro.errors import UsageError
 from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Item, Subset, WarmupSweep
-from repro.plan.own import own_options, sha256_of_scores
+from repro.plan.options import own_options, sha256_of_scores
 from repro.protocol import OWN, Protocol, Scoring
 from repro.train.schedule import Training
 
