@@ -237,7 +237,7 @@ def _x_scale(panel: Panel) -> dict:
 
 def _x_axis(panel: Panel) -> dict:
     axis = {"labelOverlap": "greedy", "grid": False}
-    axis |= {"values": list(panel.x.ticks)} if panel.x.ticks else {}
+    axis |= {"values": list(panel.x.ticks), "format": "~g"} if panel.x.ticks else {}  # Vega would round 0.25 to 0.3
     return axis | ({"labelExpr": panel.x.label} if panel.x.label else {})
 
 
