@@ -17,7 +17,6 @@ from repro.plan.steps import Step, unfinished
 from repro.store import hdf5
 
 RECENT = 5  # finished artifacts of a kind that its speed is taken from
-START = 3.0  # seconds a process takes to start (README, Performance)
 _LEFT = re.compile(r"(\d+(?:\.\d+)?) (s|min|h|days) left$")
 _UNITS = {"s": 1, "min": 60, "h": 3600, "days": 86400}
 _SPEED = re.compile(r"([\d,]+) images/s")
@@ -242,6 +241,7 @@ def _measured(step: Step) -> tuple[str, float, float] | None:
 def _clock(jobs: list[Job], states: dict[Path, State], places: int) -> float:
     """Seconds until the jobs are done, the running ones first."""
     from repro.cost.schedule import schedule
+    from repro.cost.speed import START
 
     def seconds(job: Job) -> float:
         mine = [states[step.target] for step in job.steps]
