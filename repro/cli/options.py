@@ -8,7 +8,7 @@ import click
 from repro.errors import UsageError
 from repro.protocol import SCALES
 
-ENGINES = ("auto", "graph", "fused-graph", "fused", "sparse", "serial")
+ENGINES = ("auto", "graph", "sparse", "serial")
 PRECISIONS = ("fp32", "bf16")
 MOST = 1000  # replicates, networks or levels: beyond, it is a slip of the keyboard
 
@@ -45,6 +45,7 @@ MACHINE = options(
     DEVICE,
     click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True,
                  help="How replicates are trained together."),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads [default: OMP_NUM_THREADS, or all CPUs]."),
     click.option("--data-dir", type=PATH, help="Folder that holds the data sets [default: data]."),
     click.option("--download", is_flag=True, help="Fetch a missing CIFAR archive (checksummed)."),
     click.option("--checkpoint-seconds", type=float, default=60, show_default=True,
@@ -68,7 +69,9 @@ TRAINING = options(
     click.option("--normalization", type=click.Choice(["dataset", "imagenet"]),
                  help="Constants [paper: imagenet for CIFAR, dataset for CINIC]."),
 )  # fmt: skip
-MACHINE_FIELDS = ("device", "engine", "data_dir", "download", "checkpoint_seconds", "force", "dry_run", "tensorboard")
+MACHINE_FIELDS = (
+    "device", "engine", "threads", "data_dir", "download", "checkpoint_seconds", "force", "dry_run", "tensorboard",
+)  # fmt: skip
 
 
 def machine(given: dict):
