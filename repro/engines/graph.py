@@ -71,18 +71,11 @@ class GraphCohort(SerialCohort):
         if self.engine != "graph":
             return super().train(block, batcher, targets, sgd, logits=logits)
         self._mode(training=True)
-        if self.targets.shape[1] != targets.shape[-1]:
-            self._forget()
-            self.targets = self.targets.new_zeros(self.replicas, targets.shape[-1])
-        self.targets.copy_(targets)
         parts = []
         for rows in _cut(len(block), self.steps_at_once):
-            part = block.steps(rows)
-            static = self._static(part, batcher, sgd, logits)
-            _copy(part, static.block)
-            if static.run is None and not self._prepare(static):
-                rest = super().train(block.steps(slice(rows.start, None)), batcher, targets, sgd, logits=logits)
-                parts.append(rest)
+            static = self._static(block.steps(rows), batcher, targets, sgd, logits)
+            if static is None:  # fallen back
+                parts.append(super().train(block.steps(slice(rows.start, None)), batcher, targets, sgd, logits=logits))
                 break
             static.run()
             parts.append((static.losses.clone(), None if static.logits is None else static.logits.clone()))
@@ -100,8 +93,15 @@ class GraphCohort(SerialCohort):
         self.statics.clear()
         self.targets = self.targets.new_zeros(self.replicas, 0)
 
-    def _static(self, block: Block, batcher: Batcher, sgd: Sgd, logits: bool) -> _Static:
-        """The buffers for blocks of this form, these images and constants; made once."""
+    def _static(self, block: Block, batcher: Batcher, targets: Tensor, sgd: Sgd, logits: bool) -> _Static | None:
+        """Buffers with this block, ready to run. They are made once for each form of block, images and constants.
+
+        None where the cohort had to fall back: then nothing was trained.
+        """
+        if self.targets.shape[1] != targets.shape[-1]:
+            self._forget()
+            self.targets = self.targets.new_zeros(self.replicas, targets.shape[-1])
+        self.targets.copy_(targets)
         key = batcher, sgd, tuple(block.index.shape), block.offsets is None, logits
         if key not in self.statics:
             losses = torch.zeros_like(block.rates)
@@ -109,7 +109,9 @@ class GraphCohort(SerialCohort):
             offsets = block.offsets and tuple(map(torch.zeros_like, block.offsets))
             own = Block(torch.zeros_like(block.index), offsets, torch.zeros_like(block.rates))
             self.statics[key] = _Static(batcher, sgd, own, losses, seen)
-        return self.statics[key]
+        static = self.statics[key]
+        _copy(block, static.block)
+        return static if static.run or self._prepare(static) else None
 
     def _steps(self, static: _Static) -> None:
         for k in range(len(static.block)):
