@@ -11,11 +11,19 @@ class Unsupported(Exception):
     """The network holds something that is no layer here; the message is a phrase that names it."""
 
 
+class _Tracer(fx.Tracer):
+    """Goes into modules down to PyTorch's own layers, and to what is made from one of them."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        containers = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
+        return any(c.__module__.startswith("torch.nn.modules") and c not in containers for c in type(module).__mro__)
+
+
 def read(network: nn.Module, image_size: int, in_chans: int) -> Layers:
     """The layers of a network for square images. Raises Unsupported, with a phrase that names the first obstacle."""
     was_training = network.training
     try:
-        graph = fx.Tracer().trace(network.train())
+        graph = _Tracer().trace(network.train())
     except Exception as error:  # whatever its forward does with a tensor that has no numbers
         raise Unsupported(f"a forward pass that depends on its images ({' '.join(str(error).split())[:120]})") from error
     finally:
@@ -56,7 +64,7 @@ class _Reader:
     def _node(self, node: fx.Node) -> None:
         if node.op == "placeholder":
             if self.layers.all:
-                raise Unsupported("a second input")
+                raise Unsupported(f"a second input ({node.target!r})")
             self.layers.all.append(Join(_shape(node)[1:], [], False))
             self.found[node] = 0
             return

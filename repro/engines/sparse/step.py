@@ -12,7 +12,7 @@ from repro.engines.sparse.gather import (
     next_part,
 )
 from repro.engines.sparse.lanes import L, W, fill, fma, load, mul, rows_summed, store
-from repro.engines.sparse.plan import CONVOLVE, MAKE
+from repro.engines.sparse.order import CONVOLVE, MAKE
 from repro.engines.sparse.pointwise import (
     MEAN,
     before_batch,

@@ -11,7 +11,8 @@ import numpy as np
 from repro.engines.sparse.gather import TOGETHER
 from repro.engines.sparse.lanes import L, W
 from repro.engines.sparse.layers import Convolution, Layers
-from repro.engines.sparse.plan import Plan, kernel_of_class, plane
+from repro.engines.sparse.order import plane
+from repro.engines.sparse.plan import Plan, kernel_of_class
 from repro.engines.sparse.step import Lists
 from repro.nets import Layout
 
