@@ -324,6 +324,7 @@ def test_a_diverged_child_leaves_the_other_pairs_alone(folder, tmp_path, trained
 def test_a_sweep_of_rewind_points_is_one_cohort_with_its_onset(folder, tmp_path, trained):
     pretrain(tmp_path / "later.h5", dataset="digits", t=14, replicates=2, network=NETWORK, training=RECIPE, seed=SEED,
              machine=CPU)  # fmt: skip
+    trained.jobs.clear()
     out, points = tmp_path / "sweep.h5", [folder / "imp.h5", tmp_path / "later.h5"]
     result = barrier(out, points, replicates=1, machine=CPU)
     assert trained.jobs == [(0, "child1."), (0, "child2."), (0, ""), (0, "child1."), (0, "child2.")]

@@ -154,12 +154,14 @@ def score(
                 each = [cell.arrays.get(f"{unit}_{g}/network_{k}/{name}") for k in range(count)]
                 if all(values is not None for values in each):  # not GraNd, or made before there were other scores
                     extra[f"{unit}_{g}/{name}"] = np.stack(each).mean(0)
+            accuracy = np.mean([cell.rows[f"{unit}_{g}/network_{k}"]["train_acc"] for k in range(count)])
+            said = []
             if count >= 2:
                 scores = np.stack([cell.arrays[f"{unit}_{g}/network_{k}/el2n"] for k in range(count)])
                 rho = half_ensemble_correlation(scores, stream(seed, g, "halves"))
                 extra[f"{unit}_{g}/half_correlation"] = np.float64(rho)
-                accuracy = np.mean([cell.rows[f"{unit}_{g}/network_{k}"]["train_acc"] for k in range(count)])
-                lines.append(_reliability(f"{unit} {g}", rho, count, accuracy))
+                said = _reliable(rho)
+            lines.append(f"{unit} {g} (K={count}): {'; '.join([*said, *_early(accuracy)])}")
         return cell.finish(
             order=[unit, "network"], extra=extra, lines=tuple(lines), **trainer.provenance, seed=seed
         )
@@ -184,14 +186,19 @@ def half_ensemble_correlation(scores: np.ndarray, rng: np.random.Generator, spli
     return float(np.mean(found))
 
 
-def _reliability(group: str, rho: float, count: int, accuracy: float) -> str:
-    """A line about the ranking of one group. accuracy: mean training accuracy of its networks."""
-    text = (f"{group}: rank correlation between half-ensembles {rho:.2f} (K={count}), mean training accuracy "
-            f"{accuracy:.4f}")  # fmt: skip
-    if np.isnan(rho):
-        text += "; warning: half of the networks score all images alike, so there is no ranking: train them longer"
-    elif rho < RELIABLE:
-        text += f"; warning: below {RELIABLE}, the ranking is mostly noise: more networks, longer, or a lower rate"
+def _early(accuracy: float) -> list[str]:
+    """What is said of the mean training accuracy of a group's networks."""
+    said = [f"mean training accuracy {accuracy:.4f}"]
     if accuracy > LEARNED:
-        text += f"; warning: above {LEARNED}, scored after the images were learned: an early score needs fewer --steps"
-    return text
+        said.append(f"warning: above {LEARNED}, scored after the images were learned: score earlier, by fewer --steps")
+    return said
+
+
+def _reliable(rho: float) -> list[str]:
+    """What is said of the correlation between a group's half-ensembles."""
+    said = [f"rank correlation between half-ensembles {rho:.2f}"]
+    if np.isnan(rho):
+        said.append("warning: half of the networks score all images alike, so there is no ranking: train them longer")
+    elif rho < RELIABLE:
+        said.append(f"warning: below {RELIABLE}, the ranking is mostly noise: more networks, longer, or a lower rate")
+    return said

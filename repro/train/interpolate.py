@@ -83,7 +83,7 @@ def _load(cohort: Cohort, batcher: Batcher, vectors: list[Tensor], splits: list,
           report: Callable[[int], None] | None) -> None:  # fmt: skip
     evaluate.load(cohort, vectors)
     if batch_norm == RECALIBRATED:
-        cohort.recalibrate(batcher, torch.from_numpy(np.stack([train for train, _ in splits])), report)
+        cohort.recalibrate(batcher, torch.from_numpy(np.stack([train for train, _ in splits])), report=report)
 
 
 def measure(
