@@ -84,7 +84,8 @@ def _of_barrier(barrier: Barrier, results: Path):
     table = artifact.table()
     table = table[table.piece.isin(steps[-1].wanted)]
     yield "barriers", table.drop(columns="t", errors="ignore").assign(**labels)
-    for mode, rows in table[~table.diverged.astype(bool)].groupby("batch_norm"):
+    for (mode, replicate), rows in table[~table.diverged.astype(bool)].groupby(["batch_norm", "replicate"]):
+        labels |= {"batch_norm": mode, "replicate": replicate}
         per_example, along = [], []
         for piece in rows.piece:
             loss, test_loss = artifact[f"{piece}/train_loss"], artifact[f"{piece}/test_loss"]
@@ -94,11 +95,10 @@ def _of_barrier(barrier: Barrier, results: Path):
                      (("train", loss.shape[1]), ("test", test_loss.shape[1]))]  # fmt: skip
             along.append([a.mean(1, dtype=np.float64) for a in (loss, wrong[0], test_loss, wrong[1])])
         counts = np.histogram(np.clip(np.concatenate(per_example), BINS[0], BINS[-1]), BINS)[0]
-        yield "histograms", pd.DataFrame({**labels, "batch_norm": mode, "bin_lo": BINS[:-1], "count": counts})
+        yield "histograms", pd.DataFrame({**labels, "bin_lo": BINS[:-1], "count": counts})
         means = np.mean(along, 0)
         columns = dict(zip(("train_loss", "train_error", "test_loss", "test_error"), means))
-        yield "paths", pd.DataFrame({**labels, "batch_norm": mode, "alpha": artifact["alphas"], **columns,
-                                     "n": rows.replicate.nunique()})  # fmt: skip
+        yield "paths", pd.DataFrame({**labels, "alpha": artifact["alphas"], **columns})
 
 
 def _unpacked(packed: np.ndarray, count: int) -> np.ndarray:
