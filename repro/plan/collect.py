@@ -1,5 +1,6 @@
 """Finished artifacts -> the tables that figures are drawn from and claims are judged on."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def collect(items: Iterable[Item], results: Path) -> Evidence:
     for item in dict.fromkeys(items):
         for name, table in _TABLES[type(item)](item, results):
             parts[name].append(table)
+        parts["growth"] += filter(len, [_growth(item, results)])
         for name, key, table in _beside(item, results):
             if (name, key) not in seen:
                 seen.add((name, key))
@@ -66,6 +68,17 @@ def _wanted(steps: list[Step]) -> pd.DataFrame:
 def _labels(cell: Cell, condition: str | None = None) -> dict:
     return dict(dataset=cell.protocol.dataset, condition=condition or cell.condition, size=cell.size, t=cell.t,
                 noise=cell.noise, promised=cell.promised)  # fmt: skip
+
+
+def _growth(item: Item, results: Path) -> pd.DataFrame:
+    """A row for each smaller number of replicates with which the item's artifact was complete before, and could be
+    judged: two and more."""
+    step = chain(item, results)[-1]
+    after = len({int(n) for piece in step.wanted for n in re.findall(r"replicate_(\d+)", piece)})
+    runs = store.read_header(step.target).provenance.get("runs", [])
+    before = sorted({n for run in runs[:-1] if 2 <= (n := run.get("replicates", 0)) < after})
+    rows = [(item.protocol.dataset, step.target.stem, n, after) for n in before]
+    return pd.DataFrame(rows, columns=list(COLUMNS["growth"]))
 
 
 def _of_cell(cell: Cell, results: Path):
