@@ -31,7 +31,8 @@ class Arm:
 
     def of(self, table: pd.DataFrame) -> pd.DataFrame:
         """Its rows of a table of runs, or of their summary."""
-        table = table[table["labels"] == self.labels] if self.labels else own_labels(table)
+        if "labels" in table:
+            table = table[table["labels"].fillna("") == self.labels]
         same = (table["condition"] == self.condition) & (table["size"] == self.size) & (table["t"] == self.t)
         return table[same & np.isclose(table["noise"].astype(float), self.noise)] if "noise" in table else table[same]
 
@@ -54,16 +55,21 @@ def subsets(protocol: Protocol, size: int, conditions: Sequence[str] = SUBSETS, 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     """What is plotted: per data set, condition and level, mean and std (ddof 0, as published) over n replicates.
 
-    A diverged run counts as chance, as in the verdicts; ``diverged`` says how many there are.
+    A diverged run counts as chance, as in the verdicts; ``diverged`` says how many there are. Where runs have a user's
+    labels, a column says which.
     """
     if runs.empty:
         return pd.DataFrame(columns=[*KEYS, "weights_left_pct", "mean_acc", "std_acc", "n", "diverged"])
-    found = runs.groupby(KEYS, sort=False).agg(
+    found = runs.groupby(_keys(runs), sort=False).agg(
         weights_left_pct=("density", lambda d: 100 * d.astype(float).mean()), mean_acc=("acc", "mean"),
         std_acc=("acc", lambda a: a.std(ddof=0)), n=("acc", "count"),
         diverged=("diverged", lambda d: int(d.astype(bool).sum())),
     )  # fmt: skip
     return found.reset_index()
+
+
+def _keys(runs: pd.DataFrame) -> list[str]:
+    return [*KEYS, "labels"] if len(own_labels(runs)) < len(runs) else KEYS
 
 
 def panel_of(
@@ -78,7 +84,7 @@ def panel_of(
     rows = pd.concat([runs[:0], *found])
     if levels is not None:
         rows = rows[rows["level"].isin(levels) | ((rows["level"] == 0) & (rows["condition"] == "all_tstar"))]
-    return summarise(same_replicates(rows, ["condition", "size", "t", "noise", "level"]))
+    return summarise(same_replicates(rows, _keys(rows)))
 
 
 def pick(table: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:

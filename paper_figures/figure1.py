@@ -44,9 +44,11 @@ def line_means(paths: pd.DataFrame, protocol: Protocol, chosen: Sequence[Arm]) -
     rows = paths[(paths["dataset"] == protocol.dataset) & (paths["batch_norm"] == "averaged")]
     keys = ["dataset", "condition", "size", "t"]
     rows = same_replicates(pd.concat([rows[:0], *(arm.of(rows) for arm in chosen)]), keys)
-    columns = ["train_loss", "train_error", "test_loss", "test_error"]
-    groups = rows.astype(dict.fromkeys(columns, float)).groupby([*keys, "batch_norm", "alpha"], sort=False)
-    return groups[columns].mean().assign(n=groups["replicate"].nunique()).reset_index()
+    columns, place = ["train_loss", "train_error", "test_loss", "test_error"], [*keys, "batch_norm", "alpha"]
+    groups = rows.astype(dict.fromkeys(columns, float)).groupby(place, sort=False)
+    means = groups[columns].mean().assign(n=groups["replicate"].nunique()).reset_index()
+    rest = rows.drop(columns=[*columns, "replicate", "labels"], errors="ignore").drop_duplicates(place)
+    return rest.merge(means, on=place)
 
 
 def _paths(figure, paths: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:

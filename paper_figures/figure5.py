@@ -94,7 +94,7 @@ def _histogram(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
         return rows
     n = rows["replicate"].nunique()
     sums = rows.groupby("bin_lo")["count"].sum()
-    rows = rows.drop_duplicates("bin_lo").sort_values("bin_lo").drop(columns=["replicate", "promised"], errors="ignore")
+    rows = rows.drop_duplicates("bin_lo").sort_values("bin_lo").drop(columns=["replicate", "labels"], errors="ignore")
     rows = rows.assign(count=sums.to_numpy())
     share = 100 * rows["count"].astype(float) / rows["count"].sum()
     # the outermost bins hold what is outside: the pairs' own means are exact

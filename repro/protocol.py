@@ -68,8 +68,8 @@ class Protocol:
         balanced: whether the easiest and hardest subsets are class-balanced. Random ones always are (section 7).
         prune_fraction: of the surviving weights, per level (section 3).
         levels: pruning levels after the dense one; replicates: networks per curve.
-        second_look: the larger number of replicates at which verdicts will be taken once more, declared before the first
-            run; intervals are of 97.5 % at both looks. None: one look.
+        second_look: the larger number of replicates at which verdicts will be taken once more, to be declared before
+            the first run; intervals are of 97.5 % at both looks. None: one look.
         normalization: 'dataset' or 'imagenet' constants (section 6).
         image_size, in_chans, num_classes, train_images, test_images, folds: the data, for `repro.plan`, which opens
             none.

@@ -109,7 +109,7 @@ def test_pairing_sees_what_the_replicates_share_hides():
     [(2, "all_t0", 9), (5, "all_tstar", 9), (8, "all_tstar", 10), (11, "all_tstar_half", 10)],
 )
 def test_every_part_and_note_of_a_claim_is_over_the_same_replicates(claim, lacking, untouched, runs):
-    """Where one condition has 4 of the 8 replicates, the claim is judged as if all had: parts, gap, fraction, levels."""
+    """Where one condition has 4 of the 8 replicates, the claim is judged as if all had: parts, gap, share, levels."""
     some = judge(runs[(runs.condition != lacking) | (runs.replicate < 4)])
     few, every = judge(runs[runs.replicate < 4])[claim], judge(runs)
     assert some[claim].n == 4

@@ -391,15 +391,17 @@ def with_modes(half, full):
 
 def test_the_mode_of_histograms_is_decided_by_a_bootstrap_over_parents():
     same = ((1.0, 0.0), (0.0, 0.0), (0.0, 0.5))
-    words = {(a, b): judge(with_modes([a] * 4, [b] * 4))[21] for a, b in same}
+    words = {(a, b): judge(with_modes([a] * 6, [b] * 6))[21] for a, b in same}
     assert [v.verdict for v in words.values()] == ["reproduced", "inconclusive", "contradicted"]
-    assert words[1.0, 0.0].effect == words[1.0, 0.0].low == 1.0 and words[1.0, 0.0].n == 4
-    split = judge(with_modes([1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]))[21]
+    assert words[1.0, 0.0].effect == words[1.0, 0.0].low == 1.0 and words[1.0, 0.0].n == 6
+    few = judge(with_modes([1.0] * 5, [0.0] * 5))[21]  # agree, and a sign test of five has p = 0.06
+    assert (few.verdict, few.p) == ("inconclusive", 1.0) and few.note.startswith("no verdict with fewer than 6 parents")
+    split = judge(with_modes([1.0] * 4 + [0.0] * 2, [0.0] * 4 + [1.0] * 2))[21]
     assert split.effect == 1.0 and split.verdict == "inconclusive" and split.low < 0 < split.high
-    # by hand: of 4^4 draws, those in which the fourth parent comes up twice or more (a tie takes the lower bin)
-    draws = np.array(list(np.ndindex(4, 4, 4, 4)))
-    fourth = (draws == 3).sum(1)
-    shift = np.where(fourth < 2, 1.0, np.where(fourth > 2, -1.0, 0.0))
+    # by hand: all 6^6 draws, by how often the last two parents come up (a tie takes the lower bin)
+    draws = np.array(list(np.ndindex(*[6] * 6)))
+    last = (draws >= 4).sum(1)
+    shift = np.where(last < 3, 1.0, np.where(last > 3, -1.0, 0.0))
     assert split.p == pytest.approx(2 * (shift <= 0).mean(), abs=0.02)
     assert split.low == np.quantile(shift, 0.025, method="inverted_cdf")
 

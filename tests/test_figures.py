@@ -331,7 +331,8 @@ def test_figure5_relates_means_over_parents():
     pairs += [barrier("easy", size, half, 0, 99.0, batch_norm="recalibrated"), barrier("all_t0", 0, 0, 0, 9.0),
               barrier("easy", size, half, 0, np.nan, diverged=True), barrier("easy", size, half, 0, 99.0, level=3),
               barrier("all_tstar", 0, 2 * half, 0, 0.1), barrier("all_t", 0, 8 * half, 0, 0.05)]  # fmt: skip
-    pairs += [barrier("all_tstar", 0, 2 * half, 1, 0.2), barrier("easy", size, half, 2, 50.0)]  # one has no third parent
+    # only one of the two has a third parent
+    pairs += [barrier("all_tstar", 0, 2 * half, 1, 0.2), barrier("easy", size, half, 2, 50.0)]
     bins = pd.DataFrame({"dataset": DEMO.dataset, "condition": "easy", "size": size, "t": half, "batch_norm": "averaged",
                          "replicate": [0, 0, 1, 1], "bin_lo": [0.0, 0.5] * 2, "count": [25, 5, 5, 5]})  # fmt: skip
     evidence = Evidence(barriers=pd.DataFrame(pairs), histograms=bins, runs=runs(

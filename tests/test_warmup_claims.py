@@ -153,7 +153,7 @@ def test_gradient_curves_of_the_rebuttal_are_there():
 
 def test_known_truth_is_reproduced():
     found = judge(simulate())
-    assert {n: v.verdict for n, v in found.items()} == {**dict.fromkeys(range(26, 30), "reproduced"), 30: "by arithmetic"}
+    assert [found[n].verdict for n in range(26, 31)] == ["reproduced"] * 4 + ["by arithmetic"]
     assert found[26].effect == pytest.approx(0.5, abs=0.05) and found[26].n == 8
 
 
@@ -225,7 +225,8 @@ def test_gains_of_all_data_are_equivalent_or_undecided():
     for w in STUDY.steps[1:]:
         gain = (own.loc[w] - own.loc[100]).to_numpy()
         effect = gain.mean() - 100 * (paper["mean"][w] - paper["mean"][100])
-        variances = np.array([gain.var(ddof=1) / 8, (100 * paper["std"][w]) ** 2 / 7, (100 * paper["std"][100]) ** 2 / 7])
+        published = [(100 * paper["std"][v]) ** 2 / 7 for v in (w, 100)]
+        variances = np.array([gain.var(ddof=1) / 8, *published])
         df = variances.sum() ** 2 / (variances**2 / 7).sum()
         ps.append(max(scipy.stats.t.sf((0.25 + s * effect) / np.sqrt(variances.sum()), df) for s in (1, -1)))
         effects.append(effect)

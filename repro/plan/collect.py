@@ -45,6 +45,9 @@ def _open(steps: list[Step]) -> store.Artifact:
     path, known = steps[-1].target, {step.target.stem: step for step in steps}
     if not path.exists():
         raise UsageError(f"{path} is missing: run make, or the commands that repro plan --make writes")
+    if wrong := next((step for step in steps if step.target.exists() and step.mislabelled()), None):
+        raise UsageError(f"{wrong.target} was made with other labels than those of {wrong.labels}: put back the file "
+                         "that it was made with, or choose another --results folder")  # fmt: skip
     artifact = store.read(path)
     for made in _ancestry(artifact.lineage):
         for field, there, here in known[made.name].differing(made.recipe) if made.name in known else ():
@@ -67,7 +70,7 @@ def _wanted(steps: list[Step]) -> pd.DataFrame:
 
 def _labels(cell: Cell, condition: str | None = None) -> dict:
     return dict(dataset=cell.protocol.dataset, condition=condition or cell.condition, size=cell.size, t=cell.t,
-                noise=cell.noise, promised=cell.promised)  # fmt: skip
+                noise=cell.noise, promised=cell.promised, labels=cell.labels)  # fmt: skip
 
 
 def _growth(item: Item, results: Path) -> pd.DataFrame:
@@ -158,4 +161,4 @@ def _reliability(cell: Cell, step: Step) -> pd.DataFrame:
     folds = sorted({int(piece.split("/")[0].removeprefix("fold_")) for piece in step.wanted})
     rows = [(f, float(artifact[key])) for f in folds if (key := f"fold_{f}/half_correlation") in artifact]
     table = pd.DataFrame(rows, columns=["fold", "half_correlation"])
-    return table.assign(dataset=cell.protocol.dataset, noise=cell.noise)
+    return table.assign(dataset=cell.protocol.dataset, noise=cell.noise, labels=cell.labels)

@@ -61,7 +61,7 @@ def curve_pair(
     for arm in arms:
         known[arm.label] = (looks or {}).get(arm) or look_of(arm.condition)
         for row in arm.of(table).itertuples():
-            artifact = origins.run(p.dataset, arm.condition, arm.size, arm.t, arm.noise)
+            artifact = origins.run(p.dataset, arm.condition, arm.size, arm.t, arm.noise, arm.labels)
             points.append(Point(arm.label, row.level, 100 * row.mean_acc,
                                 f"level {row.level}, {row.weights_left_pct:.3g} % of the weights",
                                 100 * row.std_acc, int(row.n), artifact))  # fmt: skip
@@ -153,7 +153,7 @@ def _sizes(table: pd.DataFrame, p: Protocol, level: int, origins: Origins) -> tu
     ]
     for arm in arms:
         rows = arm.of(table)
-        artifact = origins.run(p.dataset, arm.condition, arm.size, arm.t, arm.noise)
+        artifact = origins.run(p.dataset, arm.condition, arm.size, arm.t, arm.noise, arm.labels)
         for row in rows[rows["level"] == level].itertuples():
             name, at = (
                 (figure3.WORDS[arm.condition], f"{arm.size:,} examples") if arm.size else (arm.label, "all the data")

@@ -19,9 +19,10 @@ from repro.verify.wording import cells, sentence
 WORDS = ("reproduced", "contradicted", "inconclusive", BY_ARITHMETIC, NOT_BY_ARITHMETIC, "missing", "not planned here")
 LEGEND = (
     "Effects are in points of accuracy (pp), of the mean over levels 6 to 10, unless another unit stands there; with "
-    "the interval that the head of the column says. P: one of the six primary hypotheses; *: significant after Holm's correction over them. n: "
-    "replicates, or what the sentence says. p: two-sided, against the claim's margin (claims 19, 27, 28, 29: the larger "
-    "of two one-sided tests). levels: how many pruning levels have an effect above the margin, which is not tested."
+    "the interval that the head of the column says. P: one of the six primary hypotheses; *: significant after Holm's "
+    "correction over them. n: replicates, or what the sentence says. p: two-sided, against the claim's margin (claims "
+    "19, 27, 28, 29: the larger of two one-sided tests). levels: how many pruning levels have an effect above the "
+    "margin, which is not tested."
 )
 
 
@@ -50,7 +51,8 @@ def section(study: Study) -> Section:
     ]  # fmt: skip
     return Section(
         counts=counts(found),
-        tables=[_verdicts([v for v in found if v.dataset == p.dataset], p, looks(evidence, p)) for p in study.protocols],
+        tables=[_verdicts([v for v in found if v.dataset == p.dataset], p, looks(evidence, p))
+                for p in study.protocols],
         sentences=[(place(v), CLAIMS[v.claim].figure, word(v), sentence(v, scale)) for v in found],
         agreements=[_agreement(a) for a in agreements],
         controls=controls(_controls(study)),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from repro.verify.claim import Claim
-from repro.verify.correlation import FEWEST_CONDITIONS, Advantage, ModeShift, inner_interval
+from repro.verify.correlation import FEWEST_CONDITIONS, FEWEST_PARENTS, Advantage, ModeShift, inner_interval
 from repro.verify.stats import Estimate, Sample, contrast, decide, lower_bound, within_replicates
 from repro.verify.verdict import NO_GAP, Verdict
 
@@ -176,7 +176,9 @@ def modes_compared(dataset: str, modes: Mapping[str, float], shift: float | Mode
     places = ", ".join(f"{name} ({low:g}, {low + width:g}]" for name, low in modes.items())
     tested = isinstance(shift, ModeShift)
     effect = shift.effect if tested else float(shift)
-    notes = [f"highest bins: {places}", "" if effect else "no shift is visible at this binning"]
+    enough = tested and shift.n >= FEWEST_PARENTS
+    few = f"no verdict with fewer than {FEWEST_PARENTS} parents" if tested and not enough else ""
+    notes = [few, f"highest bins: {places}", "" if effect else "no shift is visible at this binning"]
     found = Verdict(
         claim=21,
         dataset=dataset,
@@ -188,7 +190,8 @@ def modes_compared(dataset: str, modes: Mapping[str, float], shift: float | Mode
     )
     if not tested:
         return found
-    return replace(found, verdict=decide(shift), low=shift.low, high=shift.high, n=shift.n, p=shift.p)
+    word, p = (decide(shift), shift.p) if enough else ("inconclusive", 1.0)
+    return replace(found, verdict=word, low=shift.low, high=shift.high, n=shift.n, p=p)
 
 
 def ranked(dataset: str, found: Advantage, note: str) -> Verdict:

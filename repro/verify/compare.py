@@ -24,8 +24,10 @@ CONDITIONS = (*ALL_DATA[1:], *SUBSETS, "dense")
 
 @dataclass(frozen=True)
 class ConditionAgreement:
-    """Differences to all@t* (pp), their z, and the offset of the accuracy itself (own minus published, pp). allowed: how
-    far (pp) the own difference may be from the published one."""
+    """Differences to all@t* (pp), their z, and the offset of the accuracy itself (own minus published, pp).
+
+    allowed: how far (pp) the own difference may be from the published one.
+    """
 
     condition: str
     own: float
@@ -51,8 +53,8 @@ class LevelAgreement:
 class Agreement:
     """verdict: 'agrees', 'disagrees', 'missing' (a condition lacks data) or 'no published curves'.
 
-    largest_z: max |z| over the conditions; bound: what it may reach; s: pooled standard deviation (pp). unnoticed: pairs
-    of conditions whose published curves lie so close that runs with the two exchanged would agree as well.
+    largest_z: max |z| over the conditions; bound: what it may reach; s: pooled standard deviation (pp). unnoticed:
+    pairs of conditions whose published curves lie so close that runs with the two exchanged would agree as well.
     """
 
     dataset: str

@@ -13,6 +13,9 @@ from repro.verify.stats import RESAMPLES, Estimate
 FEWEST_CONDITIONS = 12
 """With fewer the rank correlations of Figure 5 decide nothing."""
 
+FEWEST_PARENTS = 6
+"""With fewer a bootstrap over parents decides nothing: even if all agree, a sign test has p above 0.05."""
+
 
 def spearman(x: np.ndarray, y: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
     """Spearman's rank correlation of x and y, shape (n,), ties sharing their mean rank.
@@ -82,7 +85,7 @@ def advantage(
 
 @dataclass(frozen=True)
 class Equivalence:
-    """Two one-sided tests: verdict word, the inner interval (low, high) that decides it, and the larger p of the two."""
+    """Two one-sided tests: verdict word, the inner interval (low, high) that decides it, the larger p of the two."""
 
     verdict: str
     low: float

@@ -67,5 +67,5 @@ def same_replicates(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
 
 
 def own_labels(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows without a user's labels, which the paper's figures and claims are about."""
-    return table[table["labels"].fillna("") == ""] if "labels" in table else table
+    """The rows without a user's labels, which the paper's figures and claims are about, and without their column."""
+    return table[table["labels"].fillna("") == ""].drop(columns="labels") if "labels" in table else table

@@ -91,8 +91,8 @@ def looks(evidence: Evidence, p: Protocol) -> str:
     if set(grown["after"]) == {p.second_look} and not grown["artifact"].duplicated().any():
         return f"second look at n = {after} after n = {before}, declared: {_INTERVALS}"
     return (
-        f"second look, not declared: {grown['artifact'].nunique()} artifacts grew from n = {before} to n = {after}, and "
-        "intervals are narrower than two looks allow"
+        f"second look, not declared: {grown['artifact'].nunique()} artifacts grew from n = {before} to n = {after}, "
+        "and intervals are narrower than two looks allow"
     )
 
 

@@ -141,12 +141,12 @@ def from_runs(
 ) -> Outcomes:
     """Outcomes of a runs table (one row per data set, condition, size, t, noise, replicate and level; see COLUMNS).
 
-    A table without the column "noise" is of clean runs; runs with a user's labels are left out. chance: accuracy of guessing (1 / classes); a diverged run
-    counts as chance, from the level where it diverged. size: subset size compared (default: the only one, UsageError
-    if there are several); noise_size: the one under label noise (default: the same); smallest: of the sweep (default:
-    the smallest at hand). replicates: how many were
-    promised of each condition, at least 2, where a column "promised" does not say it; a condition with fewer complete
-    ones is a gap, and so is a replicate that lacks one of the levels 6 to 10.
+    A table without the column "noise" is of clean runs; runs with a user's labels are left out. chance: accuracy of
+    guessing (1 / classes); a diverged run counts as chance, from the level where it diverged. size: subset size
+    compared (default: the only one, UsageError if there are several); noise_size: the one under label noise (default:
+    the same); smallest: of the sweep (default: the smallest at hand). replicates: how many were promised of each
+    condition, at least 2, where a column "promised" does not say it; a condition with fewer complete ones is a gap, and
+    so is a replicate that lacks one of the levels 6 to 10.
     """
     rows = _valid_rows(runs, dataset)
     half = set(rows.loc[rows["condition"] == "all_tstar_half", "t"])

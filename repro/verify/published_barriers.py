@@ -120,8 +120,9 @@ def _ranked(points) -> Verdict:
     single, without = compared(points, points["group"].to_numpy()), compared(few)
     notes = [
         f"over {len(means)} conditions, parents averaged",
-        f"over the {len(points)} single parents, those of a condition resampled together: {single.rho_barrier:+.2f} and "
-        f"{single.rho_pretrain:+.2f}, {single.effect:+.2f} [{single.low:+.2f}, {single.high:+.2f}], {decide(single)}",
+        f"over the {len(points)} single parents, those of a condition resampled together: {single.rho_barrier:+.2f} "
+        f"and {single.rho_pretrain:+.2f}, {single.effect:+.2f} [{single.low:+.2f}, {single.high:+.2f}], "
+        f"{decide(single)}",
         f"without LMC-score subsets ({len(few)} conditions): {without.rho_barrier:+.2f} and "
         f"{without.rho_pretrain:+.2f}, {without.effect:+.2f} [{without.low:+.2f}, {without.high:+.2f}]",
     ]

@@ -50,10 +50,10 @@ _TITLES = {
 
 _LEGEND = (
     "effect: in pp of the mean accuracy over levels 6 to 10 unless another unit stands there; P: one of the six "
-    "primary hypotheses, * significant after Holm over them; p: two-sided against the claim's margin, of claims 19, 27, "
-    "28 and 29 the larger of two one-sided tests (equivalence, decided by the narrower interval of the note); levels: "
-    "how many of the pruning levels have an effect above the margin (not tested); by arithmetic: no measurement could "
-    "turn it."
+    "primary hypotheses, * significant after Holm over them; p: two-sided against the claim's margin, of claims 19, "
+    "27, 28 and 29 the larger of two one-sided tests (equivalence, decided by the narrower interval of the note); "
+    "levels: how many of the pruning levels have an effect above the margin (not tested); by arithmetic: no measurement "
+    "could turn it."
 )
 _SHORT_LEGEND = (
     "P: primary hypothesis, * significant after Holm over the six; effects in pp unless another unit stands there.",
@@ -134,7 +134,8 @@ def terminal(
         lines += [looks[dataset]] if dataset in looks else []
         sized = [v for group in chosen.values() for v in group if v.sizes]
         if reference and sized:
-            lines += ["At every subset size", *(f"  claim {title(v)}: {by_size(v)}".replace(".", ",", 1) for v in sized)]
+            named = [title(v).replace(".", ",", 1) for v in sized]
+            lines += ["At every subset size", *(f"  claim {name}: {by_size(v)}" for name, v in zip(named, sized))]
         lines.append("")
     if verdicts:
         lines += [*_SHORT_LEGEND, ""]

@@ -30,8 +30,8 @@ def passes(p: Protocol | str) -> Verdict:
 
 
 def draw_of(kind: str, replicate: int, p: Protocol) -> int:
-    """Which draw a replicate's subset is: easy and hard ones come from the scores of the fold, random ones are drawn for
-    each replicate."""
+    """Which draw a replicate's subset is: easy and hard ones come from the scores of the fold, random ones are drawn
+    for each replicate."""
     return replicate if kind == "random" else replicate % p.folds
 
 

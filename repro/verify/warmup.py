@@ -199,7 +199,8 @@ def _hard(sweep: Sweep) -> Verdict:
     estimate = contrast(terms, confidence=sweep.confidence)
     found = equivalence(estimate, MARGIN)
     each = ", ".join(f"{sweep.at('hard', size, w).mean - sweep.at('random', size, w).mean:+.2f} ({w})" for w in steps)
-    notes = [f"equivalence, {sweep.inner} interval [{found.low:+.2f}, {found.high:+.2f}] within {MARGIN}", f"by w: {each}"]
+    inner = f"{sweep.inner} interval [{found.low:+.2f}, {found.high:+.2f}]"
+    notes = [f"equivalence, {inner} within {MARGIN}", f"by w: {each}"]
     text = f"hard - random at {size}, mean over w >= {steps[0]}"
     return _verdict(27, sweep, estimate, text, word=found.verdict, p=found.p, terms=terms, notes=notes, margin=MARGIN)
 
@@ -217,8 +218,8 @@ def _shortest(sweep: Sweep) -> Verdict:
             text = f"easy {size} - {curve_name(kind, other)} at w = {w}"
             parts.append((text, terms, estimate, equivalence(estimate, MARGIN)))
     word, (text, terms, estimate, worst) = _all_equal(parts)
-    notes = [f"equivalence within {MARGIN}, all of: "
-             + ", ".join(f"{t} {e.effect:+.2f} ({sweep.inner} [{q.low:+.2f}, {q.high:+.2f}])" for t, _, e, q in parts)]  # fmt: skip
+    each = ", ".join(f"{t} {e.effect:+.2f} ({sweep.inner} [{q.low:+.2f}, {q.high:+.2f}])" for t, _, e, q in parts)
+    notes = [f"equivalence within {MARGIN}, all of: {each}"]
     return _verdict(28, sweep, estimate, text, word=word, p=worst.p, terms=terms, notes=notes, margin=MARGIN)
 
 

@@ -71,7 +71,7 @@ def short_support(number: int, dataset: str, panel: str = "") -> str:
 
 
 def by_size(published: Verdict) -> str:
-    """What published numbers support at every subset size: 'supported at 1 of 8 sizes (3200; inconclusive at 256, …)'."""
+    """What published numbers support at every size: 'supported at 1 of 8 sizes (3200; inconclusive at 256, …)'."""
     at: dict[str, list[str]] = {}
     for size, word in published.sizes:
         at.setdefault(_WORDS.get(word, word), []).append(str(size))
@@ -169,8 +169,8 @@ def reference_sentence(verdict: Verdict) -> str:
     by = "" if "arithmetic" in found else f" by the published numbers of {verdict.dataset}"
     picture = " (read off a picture)" if CLAIMS[verdict.claim].source == "picture" else ""
     said = _not_made(verdict)
-    sizes = f"; {by_size(verdict)}" if verdict.sizes else ""
-    return f"{_head(verdict)} **{found.capitalize()}**{by}{picture}{said}, {_numbers(verdict)}{sizes}{_caveat(verdict)}."
+    more = (f"; {by_size(verdict)}" if verdict.sizes else "") + _caveat(verdict)
+    return f"{_head(verdict)} **{found.capitalize()}**{by}{picture}{said}, {_numbers(verdict)}{more}."
 
 
 def _not_made(verdict: Verdict) -> str:
