@@ -151,7 +151,8 @@ def needed(p):
     chain = [Cell("all_tstar", p, 4, labels="human.csv"), Cell("easy", p, 2, easy, labels="human.csv"),
              Cell("random", p, 2, random, labels="human.csv"), Cell("mine", p, 2, own, labels="human.csv"),
              Cell("like", p, 2, Subset("random", 64, like=easy), labels="human.csv")]
-    return [Cell("all_tstar", p, 4), Cell("easy", p, 2, easy), *chain, Chosen(p, Subset("hard", 64), labels="human.csv")]
+    hard = Chosen(p, Subset("hard", 64), labels="human.csv")
+    return [Cell("all_tstar", p, 4), Cell("easy", p, 2, easy), *chain, hard]
 """
 
 
@@ -223,7 +224,8 @@ def test_labels_of_the_training_images_alone(tmp_path, monkeypatch):
     np.savetxt("human.csv", [0, 1] * 6, fmt="%d")
     Path("fig.py").write_text(
         "from repro.plan import Cell\nfrom repro.protocol import own\n"
-        'PROTOCOL = own("folder:few", network="cifar_resnet8_w2", steps=4, batch_size=6, t_star=2, levels=1, replicates=2)\n'
+        'PROTOCOL = own("folder:few", network="cifar_resnet8_w2", steps=4, batch_size=6, t_star=2, levels=1,\n'
+        '               replicates=2)\n'
         'def needed(p):\n    return [Cell("all_tstar", p, 2, labels="human.csv")]\n'
     )
     run("repro plan fig.py --make fig.mk")

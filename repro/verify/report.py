@@ -52,8 +52,8 @@ _LEGEND = (
     "effect: in pp of the mean accuracy over levels 6 to 10 unless another unit stands there; P: one of the six "
     "primary hypotheses, * significant after Holm over them; p: two-sided against the claim's margin, of claims 19, "
     "27, 28 and 29 the larger of two one-sided tests (equivalence, decided by the narrower interval of the note); "
-    "levels: how many of the pruning levels have an effect above the margin (not tested); by arithmetic: no measurement "
-    "could turn it."
+    "levels: how many of the pruning levels have an effect above the margin (not tested); by arithmetic: no "
+    "measurement could turn it."
 )
 _SHORT_LEGEND = (
     "P: primary hypothesis, * significant after Holm over the six; effects in pp unless another unit stands there.",
