@@ -101,12 +101,12 @@ def make(arena, a, block, y0, y1, stats, lanes, ragged):
 
 
 @compiled
-def norm_back(arena, c, g, block, y0, y1, into, count, stats, sums):
+def norm_back(arena, c, g, block, y0, y1, into, count, stats, sums, lanes, ragged):
     """Rows y0 to y1 of the gradient of X, from that of the join ``g`` that it is a term of.
 
     sums [channels]: of that gradient over the batch.
     """
-    x, gradient = c.x + block * c.x_block, g.gradient + block * g.gradient_block
+    x, gradient, keep = c.x + block * c.x_block, g.gradient + block * g.gradient_block, load(lanes, 0, L)
     for o in range(c.channels):
         begin, end = o * c.plane + y0 * c.columns * L, o * c.plane + y1 * c.columns * L
         if c.mean < 0:
@@ -120,6 +120,9 @@ def norm_back(arena, c, g, block, y0, y1, into, count, stats, sums):
         for i in range(begin, end, L):
             value = fma(p, load(arena, gradient + i, L), fma(q, load(arena, x + i, L), r))
             store(arena, into + i, value)
+        if ragged:  # lanes without an image have an X, and so a gradient
+            for i in range(begin, end, L):
+                store(arena, into + i, mul(keep, load(arena, into + i, L)))
 
 
 @compiled

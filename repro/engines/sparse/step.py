@@ -131,12 +131,13 @@ def convolve_back(c, a, step, number, batch, blocks, ragged, tables, lists, room
         y = ready = done = 0
         while y < c.rows:
             end = next_part(y, ROWS, c.rows)
+            last = ragged and block == blocks - 1
             norm_back(arena, c, gradient, block, y, end, tables.spare_gradient, count, room.stats[number],
-                      room.totals[number])
+                      room.totals[number], room.lanes, last)
             whole = a.height if end == c.rows else max(done, min(a.height, end * c.sy - c.py))
             wanted = max(whole, rows_wanted(c, a, end))
             if step.make and wanted > ready:
-                make(arena, a, block, ready, wanted, room.stats, room.lanes, ragged and block == blocks - 1)
+                make(arena, a, block, ready, wanted, room.stats, room.lanes, last)
                 ready = wanted
             if lists.four[number]:
                 weigh_four(arena, p, source, tables.spare_gradient, y, end, lists.first, offset, sums,
