@@ -338,7 +338,7 @@ def test_predictions_are_those_of_plain_pytorch_and_leave_no_trace(images, engin
     index = torch.from_numpy(np.random.default_rng(2).integers(0, N, (2, 1100)))  # batches of 1000 and 100
     state, told = cohort.vectors(), []
     found = cohort.predict(batcher_of(images), index, batch_norm=batch_norm, report=told.append)
-    assert torch.equal(cohort.vectors(), state) and told == [2000, 200]
+    assert torch.equal(cohort.vectors(), state) and sum(told) == 2200
     assert found.dtype == torch.float32 and found.shape == (2, 1100, CLASSES)
     for r in range(2):
         net = create(NETWORK, num_classes=CLASSES, in_chans=2).double().train(batch_norm == "batch")

@@ -202,10 +202,11 @@ class Growing:
             run = store.provenance(
                 started=self.began, wall_seconds=time.time() - self.began, threads=torch.get_num_threads(), **provenance
             )
+            made = table.replicate.nunique() if "replicate" in table else 0
             store.write(
                 self.path, kind=self.kind, recipe=self.recipe, inputs=self.inputs, defaults=DEFAULTS,
                 arrays={**self.arrays, **(extra or {})}, table=table,
-                provenance={"runs": [*self.history, {**run, "pieces": len(new)}]},
+                provenance={"runs": [*self.history, {**run, "pieces": len(new), "replicates": made}]},
             )  # fmt: skip
         self.work.discard()
         return Result(self.path, self.identity, tuple(self.computed), tuple(self.reused), lines)
