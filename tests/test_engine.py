@@ -1,7 +1,6 @@
 """Cohorts, engines and the training loop, held equal to networks trained alone and to plain PyTorch, in float64."""
 
 import dataclasses
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -18,8 +17,7 @@ from repro.train.prune import prune_by_magnitude
 from repro.train.schedule import Training
 from tests import plain_imp
 
-SPARSE = find_spec("repro.engines.sparse") is not None
-ENGINES = ["serial", "graph", *["sparse"] * SPARSE]
+ENGINES = ["serial", "graph", "sparse"]
 NETWORK = "cifar_resnet8_w4"
 RECIPE = Training(steps=30, batch_size=16, lr=0.1, milestones=(15, 24), augment=False, precision="fp64")
 N, CLASSES, SIZE = 160, 5, 8

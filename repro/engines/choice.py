@@ -46,13 +46,9 @@ def choose(asked: str, network: str, *, image_size: int, in_chans: int, num_clas
     if dense and (precision != "bf16" or torch.cpu._is_avx512_bf16_supported()):
         return "serial"
     if obstacle := _obstacle(network, **shape):
-        if obstacle != NOT_THERE:
-            _say_once(f"{network} has {obstacle}, which engine sparse cannot train: it is trained by engine serial")
+        _say_once(f"{network} has {obstacle}, which engine sparse cannot train: it is trained by engine serial")
         return "serial"
     return "sparse"
-
-
-NOT_THERE = "layers that no compiled engine of this version has"
 
 
 def create(engine: str, network: str, *, replicas: int, num_classes: int, in_chans: int, image_size: int,
@@ -73,10 +69,8 @@ def create(engine: str, network: str, *, replicas: int, num_classes: int, in_cha
 @cache
 def _obstacle(network: str, *, num_classes: int, in_chans: int, image_size: int) -> str | None:
     """What the sparse engine cannot have of a network, in a phrase; None where it can train it."""
-    try:
-        from repro.engines.sparse import unsupported
-    except ImportError:
-        return NOT_THERE
+    from repro.engines.sparse import unsupported  # Numba takes a second to import
+
     return unsupported(_network(network, num_classes, in_chans), image_size, in_chans)
 
 
