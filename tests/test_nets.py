@@ -113,3 +113,27 @@ def test_the_scoring_networks_keep_the_resolution():
 def test_unknown_networks_are_refused(name, message):
     with pytest.raises(UsageError, match=message):
         create(name, num_classes=10, in_chans=3)
+
+
+@pytest.mark.parametrize("name, chans, size, conv, total", [
+    ("lenet300", 1, 28, 0, 266_200), ("conv2", 3, 32, 38_592, 4_300_992), ("conv4", 3, 32, 259_776, 2_425_024),
+    ("conv6", 3, 32, 1_144_512, 2_261_184), ("conv4_s8", 1, 8, 258_624, 258_624 + 512 * 256 + 256 * 256 + 2560),
+])  # fmt: skip
+def test_networks_of_the_lottery_ticket_papers_have_their_published_size(name, chans, size, conv, total):
+    """Frankle and Carbin 2019, Figure 2: 266K; in convolutions 38K of 4.3M, 260K of 2.4M, 1.1M."""
+    net = create(name, num_classes=10, in_chans=chans)
+    weights = [m.weight.numel() for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert (sum(weights), layout_of(net).num_prunable) == (conv, total)
+    assert net(torch.zeros(2, chans, size, size)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name, convolutions", [("cifar_vgg11", 8), ("cifar_vgg16", 13)])
+def test_vgg_has_its_layers(name, convolutions):
+    net = create(name, num_classes=10, in_chans=3)
+    assert sum(isinstance(m, nn.Conv2d) for m in net.modules()) == convolutions
+    assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_images_that_pools_cannot_halve_are_refused():
+    with pytest.raises(UsageError, match="a side that 8 divides, not 20"):
+        create("conv6_s20", num_classes=10, in_chans=3)

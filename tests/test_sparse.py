@@ -225,7 +225,8 @@ def test_a_layer_it_cannot_have_is_named(network, phrase):
 
 
 @pytest.mark.parametrize("name, size", [
-    ("cifar_resnet20", 32), ("resnet10t", 32), ("resnet18", 32), ("lowres_resnet18", 32),
+    ("cifar_resnet20", 32), ("resnet10t", 32), ("resnet18", 32), ("lowres_resnet18", 32), ("conv2_s8", 8),
+    ("lenet300_s8", 8), ("conv6", 32), ("cifar_vgg11", 32), ("cifar_vgg16", 32),
 ])  # fmt: skip
 def test_networks_of_the_zoo_that_it_can_have(name, size):
     assert unsupported(create(name, num_classes=10, in_chans=3), size, 3) is None

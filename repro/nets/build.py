@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from repro.nets import own
+from repro.nets import classic, own
 from repro.nets.resnet import CifarResNet
 from repro.usercode import is_path
 
@@ -15,8 +15,9 @@ _CIFAR_NAME = re.compile(r"cifar_resnet(\d+)(?:_w(\d+))?")
 
 
 def create(name: str, *, num_classes: int, in_chans: int) -> nn.Module:
-    """The network called ``name``: ``cifar_resnet20``, ``cifar_resnet14_w4`` (width 4), any name timm knows, or a
-    user's own, ``net.py:NAME`` (`repro.nets.own`).
+    """The network called ``name``: ``cifar_resnet20``, ``cifar_resnet14_w4`` (width 4), ``lenet300``, ``conv2`` to
+    ``conv6``, ``cifar_vgg16`` (`repro.nets.classic`), any name timm knows, or a user's own, ``net.py:NAME``
+    (`repro.nets.own`).
 
     Raises UsageError for an unknown name.
     """
@@ -25,6 +26,8 @@ def create(name: str, *, num_classes: int, in_chans: int) -> nn.Module:
     match = _CIFAR_NAME.fullmatch(name)
     if match:
         return CifarResNet(int(match[1]), width=int(match[2] or 16), num_classes=num_classes, in_chans=in_chans)
+    if classic.NAME.fullmatch(name):
+        return classic.create(name, num_classes=num_classes, in_chans=in_chans)
     from repro.nets import zoo  # timm takes seconds to import: only networks that need it pay
 
     return zoo.create(name, num_classes=num_classes, in_chans=in_chans)
