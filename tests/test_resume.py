@@ -161,6 +161,16 @@ def test_a_run_grows(short, tmp_path):
     assert len(store.read(out).provenance["runs"]) == 2
 
 
+def test_growth_on_a_cpu_with_other_vectors_goes_on_and_says_so(short, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    repro("imp", short, "--levels", 0, *CPU, "--out", tmp_path / "imp.h5")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    grown = repro("imp", short, "--levels", 1, *CPU, "--out", tmp_path / "imp.h5")
+    assert "was begun on a CPU with AVX2, this one has AVX512" in grown.stderr
+    runs = store.read(tmp_path / "imp.h5").provenance["runs"]
+    assert [run["vectors"] for run in runs] == ["AVX2", "AVX512"]
+
+
 def test_scores_grow_by_folds(monkeypatch, tmp_path):
     """Fewer folds may be asked for than an interrupted run had begun with, and more later."""
     command = ("score", "--dataset", "digits", "--network", "cifar_resnet8_w4", "--steps", 1, "--networks", 5, *CPU)

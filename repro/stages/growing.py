@@ -6,6 +6,7 @@ folder at once, and `finish` folds everything into the artifact.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -104,6 +105,7 @@ class Growing:
         if self.path.exists() and not self.machine.force:
             finished = store.read(self.path, kind=self.kind)
             self.history = finished.provenance["runs"]
+            self._say_of_other_vectors(self.path, self.history[-1].get("vectors") if self.history else None)
             self._take({key: finished[key] for key in finished.keys()}, finished.table().to_dict("records"))
         self.finished = set(self.rows)
         for name in self.work.names():
@@ -156,7 +158,8 @@ class Growing:
                 "diverged_at": state.diverged_at,
                 **{f"extra/{name}": array for name, array in state.extra.items()},
             }
-            self.work.save(CHECKPOINT, arrays, {"jobs": json.dumps(jobs), "step": state.step, "seconds": state.seconds})
+            attributes = {"jobs": json.dumps(jobs), "step": state.step, "seconds": state.seconds, "vectors": vectors()}
+            self.work.save(CHECKPOINT, arrays, attributes)
             if self.curves:
                 self.curves.flush()
 
@@ -168,6 +171,7 @@ class Growing:
         if loaded is None or json.loads(loaded[1]["jobs"]) != jobs:
             return None
         arrays, attributes = loaded
+        self._say_of_other_vectors(self.work.folder, attributes.get("vectors"))
         return Progress(
             step=int(attributes["step"]),
             vectors=torch.from_numpy(arrays["vectors"]),
@@ -176,6 +180,12 @@ class Growing:
             seconds=float(attributes["seconds"]),
             extra={name.removeprefix("extra/"): a for name, a in arrays.items() if name.startswith("extra/")},
         )
+
+    def _say_of_other_vectors(self, path: Path, then: str | None) -> None:
+        """Clusters mix CPUs: what one began another may end, with the same numbers to rounding."""
+        if then is not None and then != vectors() and self.machine.torch_device.type == "cpu":
+            print(f"warning: {path} was begun on a CPU with {then}, this one has {vectors()}: it goes on, and bits may "
+                  "differ from a run on one CPU", file=sys.stderr)  # fmt: skip
 
     def table(self) -> pd.DataFrame:
         """One row per piece so far."""
@@ -200,7 +210,8 @@ class Growing:
             engines = {*provenance["engine"].split("/"), *(row.get("engine", "") for row in new)}  # some were taken up
             provenance["engine"] = "/".join(sorted(engines - {""}))
             run = store.provenance(
-                started=self.began, wall_seconds=time.time() - self.began, threads=torch.get_num_threads(), **provenance
+                started=self.began, wall_seconds=time.time() - self.began, threads=torch.get_num_threads(),
+                vectors=vectors(), **provenance
             )
             made = table.replicate.nunique() if "replicate" in table else 0
             store.write(
@@ -210,3 +221,8 @@ class Growing:
             )  # fmt: skip
         self.work.discard()
         return Result(self.path, self.identity, tuple(self.computed), tuple(self.reused), lines)
+
+
+def vectors() -> str:
+    """The vector instructions of this CPU, by which the rounding of a sum may differ: 'AVX512', 'AVX2' …"""
+    return torch.backends.cpu.get_cpu_capability()

@@ -53,6 +53,7 @@ class SparseCohort(Cohort):
         self.free = self._free()
         self._plans: dict[tuple[int, bool], Plan] = {}
         self._lists: list[step.Lists] | None = None
+        self._rooms: tuple[Plan, SimpleQueue] | None = None
         self._pool: ThreadPoolExecutor | None = None
 
     def _parameters(self, module: nn.Module) -> list[Tensor]:
@@ -69,7 +70,7 @@ class SparseCohort(Cohort):
 
     def load_masks(self, masks: Tensor | None) -> None:
         super().load_masks(masks)
-        self._lists = None
+        self._lists = self._rooms = None
 
     # --- training, measuring --------------------------------------------------------------------------------
 
@@ -140,17 +141,7 @@ class SparseCohort(Cohort):
 
     def _each(self, one: Callable, plan: Plan, batch: int, report: Callable[[], None] | None = None) -> None:
         """Do ``one`` for every replica: on threads, each with work arrays of its own."""
-        threads = max(1, min(self.threads, self.replicas))
-        lists = self._taps(plan)
-        tables = tables_of(plan, self.free, self.kind)
-        rooms: SimpleQueue = SimpleQueue()
-        try:
-            for _ in range(threads):
-                rooms.put(room_of(plan, lists, self.layout.num_parameters, batch, self.kind))
-        except MemoryError:
-            need = plan.size * np.dtype(self.kind).itemsize / 2**20
-            raise RunError(f"{threads} threads need {need:,.0f} MiB each for batches of {batch}, which is more than there "
-                           "is: give fewer --threads, or a smaller --batch-size") from None  # fmt: skip
+        rooms, tables = self._work_arrays(plan, batch), tables_of(plan, self.free, self.kind)
 
         def work(r: int) -> None:
             room = rooms.get()
@@ -159,7 +150,7 @@ class SparseCohort(Cohort):
             finally:
                 rooms.put(room)
 
-        if threads == 1:
+        if rooms.qsize() == 1:
             for r in range(self.replicas):
                 work(r)
                 if report:
@@ -172,6 +163,21 @@ class SparseCohort(Cohort):
             done.result()
             if report:
                 report()
+
+    def _work_arrays(self, plan: Plan, batch: int) -> SimpleQueue:
+        """A `Room` for each thread; kept until another plan is asked for."""
+        if self._rooms is None or self._rooms[0] is not plan:
+            self._rooms, threads = None, max(1, min(self.threads, self.replicas))
+            rooms: SimpleQueue = SimpleQueue()
+            try:
+                for _ in range(threads):
+                    rooms.put(room_of(plan, self._taps(plan), self.layout.num_parameters, batch, self.kind))
+            except MemoryError:
+                need = plan.size * np.dtype(self.kind).itemsize / 2**20
+                raise RunError(f"{threads} threads need {need:,.0f} MiB each for batches of {batch}, which is more than "
+                               "there is: give fewer --threads, or a smaller --batch-size") from None  # fmt: skip
+            self._rooms = plan, rooms
+        return self._rooms[1]
 
     def _threads(self) -> ThreadPoolExecutor:
         if self._pool is None:
@@ -215,4 +221,4 @@ class SparseCohort(Cohort):
     def release(self) -> None:
         super().release()
         self._plans.clear()
-        self._lists = None
+        self._lists = self._rooms = None

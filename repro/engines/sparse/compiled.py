@@ -36,14 +36,17 @@ def _folder() -> Path | None:
     cpu = llvmlite.binding.get_host_cpu_name(), llvmlite.binding.get_host_cpu_features().flatten()
     versions = numba.__version__, llvmlite.__version__, platform.python_version()
     key = hashlib.sha256(b"".join(sources) + repr((cpu, versions, W, DEBUG)).encode()).hexdigest()[:16]
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(home) / "lottery-data-diet" / f"engine-{key}"
+    folder = _home() / "lottery-data-diet" / f"engine-{key}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "lock").touch()
-    except (OSError, RuntimeError):  # Path.home() where there is none
+    except OSError:
         return None
     return folder if os.access(folder, os.W_OK) else None
+
+
+def _home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
 
 
 FOLDER = _folder()
@@ -70,7 +73,7 @@ def call(function, *arguments):
         with _alone() as done:
             mark = done and done / f"{function.__name__}-{hashlib.sha256(repr(types).encode()).hexdigest()[:8]}"
             if mark is None or not mark.exists():
-                kept = "" if mark else f" (not kept: {Path.home() / '.cache'} cannot be written)"
+                kept = "" if mark else f" (not kept: {_home()} cannot be written)"
                 print(f"compiling engine sparse for this CPU: half a minute, once{kept}", file=sys.stderr, flush=True)
             function.compile(types)
             if mark:
