@@ -24,7 +24,8 @@ from repro.train.job import NEVER, Job
 from repro.train.loop import train
 from repro.train.schedule import Training
 from repro.train.scores import Forgetting
-from tests.test_engine import CLASSES, NETWORK, SIZE, N, batcher_of, block_of, initial, various_jobs
+from tests.test_blocks import block_of
+from tests.test_engine import CLASSES, NETWORK, SIZE, N, batcher_of, initial, various_jobs
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (N, SIZE, SIZE, 2), dtype=np.uint8))
 LABELS = torch.from_numpy(np.random.default_rng(1).integers(0, CLASSES, N))

@@ -216,8 +216,8 @@ def _cut(steps: int, size: int) -> list[slice]:
 
 
 def _copy(source: Block, target: Block) -> None:
-    pairs = [(target.index, source.index), (target.rates, source.rates), *zip(target.offsets or (), source.offsets or ())]
-    for there, here in pairs:
+    offsets = zip(target.offsets or (), source.offsets or ())
+    for there, here in [(target.index, source.index), (target.rates, source.rates), *offsets]:
         there.copy_(here)
 
 

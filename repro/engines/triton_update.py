@@ -33,7 +33,8 @@ def triton_masked_sgd(weights: Tensor, gradients: Tensor, momentum: Tensor, mask
                       sgd: Sgd) -> None:  # fmt: skip
     """See `repro.engines.update.masked_sgd`; ``masks`` cannot be None."""
     replicas, n = weights.shape
+    rows = [tensor.stride(0) for tensor in (weights, gradients, momentum, masks)]
     _masked_sgd[(triton.cdiv(n, BLOCK), replicas)](
-        weights, gradients, momentum, masks.view(torch.uint8), rates, weights.stride(0), gradients.stride(0), momentum.stride(0),
-        masks.stride(0), n, masks.shape[1], sgd.momentum, sgd.weight_decay, NESTEROV=sgd.nesterov, BLOCK=BLOCK,
+        weights, gradients, momentum, masks.view(torch.uint8), rates, *rows, n, masks.shape[1], sgd.momentum,
+        sgd.weight_decay, NESTEROV=sgd.nesterov, BLOCK=BLOCK,
     )  # fmt: skip
