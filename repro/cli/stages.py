@@ -25,7 +25,7 @@ LABELS = options(
                  help="Share of labels drawn at random [paper, Figure 4: 0.1, 0.5]. Mask search has the true ones."),
     click.option("--noise-draw", type=click.Choice(["shared", "replicate"]), default="shared", show_default=True,
                  help="One draw of the noise, or one per replicate."),
-    click.option("--labels", type=PATH, help="Labels of your own: CSV, TXT, NPY or HDF5, all images or the training ones."),
+    click.option("--labels", type=PATH, help="Labels of your own, a file or FILE:KEY (human.pt:worse_label): all images or the training ones."),
 )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def score(dataset, scale, networks, batch_norm, grand, label_noise, noise_draw, 
     "--scores",
     type=PATH,
     help="What ranks the images (easy and hard): a score artifact, a barrier artifact, "
-    "or your own CSV, NPY or HDF5, easiest lowest.",
+    "or a file of your own (FILE:COLUMN), easiest lowest.",
 )
 @click.option("--score", type=click.Choice(["el2n", "margin", "forgetting", "grand"]),
               help="Which one of a score artifact [paper: el2n].")  # fmt: skip

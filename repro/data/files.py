@@ -1,8 +1,7 @@
 """Image sets as they lie on disk: CIFAR's python batches, CINIC-10's folders, and any folder of images.
 
-`read_numbers` reads a user's own label or score for each image. Each other reader returns (images uint8 [N, H, W, C],
-labels int64 [N], class names, number of train images); the train images come first. What is missing or altered raises
-UsageError with the file's name, before any of it is used.
+Each reader returns (images uint8 [N, H, W, C], labels int64 [N], class names, number of train images); the train images
+come first. What is missing or altered raises UsageError with the file's name, before any of it is used.
 """
 
 import hashlib
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from repro.data.user_numbers import read_numbers  # noqa: F401  (its name since before it had a module of its own)
 from repro.errors import RunError, UsageError
 
 log = logging.getLogger(__name__)
@@ -201,84 +201,3 @@ def _read_images(train: list[Path], test: list[Path]) -> Arrays:
         images[row] = image
     labels = np.array([label for _, label in samples], dtype=np.int64)
     return images, labels, tuple(classes), sum(len(part.samples) for part in parts[: len(train)])
-
-
-def read_numbers(path: Path, name: str, *, size: int, train: np.ndarray | None) -> np.ndarray:
-    """One number per image from a user's file: float64 [size], NaN for images that the file leaves out.
-
-    The file holds the whole set or the training images, in the order of their indices; a CSV may name the indices.
-
-    path: .csv or .txt: a column of numbers, or two, index and number, with or without a header; .npy: one axis;
-        .h5 or .hdf5: the data set called `name` or else the only one.
-    name: what the numbers are ('score', 'label'), for messages too.
-    size: N, images of the whole set. train: the train index, or None where folds differ in it.
-
-    Raises UsageError, in one sentence, for a file that is missing, of another format or length, or holds NaN.
-    """
-    try:
-        numbers, index = _numbers(path, name)
-    except OSError as error:
-        raise UsageError(
-            f"cannot read {path} ({error.strerror or error}): give a file with a {name} per image"
-        ) from None
-    except (EOFError, ValueError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UsageError(f"{path} cannot be read as one {name} per image ({reason}): mend the file") from None
-    if numbers.ndim != 1 or numbers.dtype.kind not in "biuf":
-        raise UsageError(f"{path} holds {numbers.dtype} of shape {numbers.shape}: give one number per image")
-    if bad := int(np.isnan(numbers).sum()):
-        raise UsageError(f"{bad} of the {len(numbers)} {name}s in {path} are NaN: give each image a number")
-    if index is None:
-        index = {size: np.arange(size)}.get(len(numbers), train)
-        if index is None or len(index) != len(numbers):
-            choices = f"{size} (all images)" + ("" if train is None else f" or {len(train)} (training images)")
-            raise UsageError(
-                f"{path} has {len(numbers)} {name}s where {choices} are needed: give one per image, in order"
-            )
-    elif len(np.unique(index)) < len(index) or index.min() < 0 or index.max() >= size or (index % 1).any():
-        raise UsageError(f"{path} must name each image once, by an index from 0 to {size - 1}: mend its first column")
-    result = np.full(size, np.nan)
-    result[index.astype(np.int64)] = numbers
-    return result
-
-
-def _numbers(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """(numbers, index or None) as they stand in the file. Raises OSError and ValueError."""
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
-        with open(path, "rb") as file:  # not np.load, which takes archives as well
-            return np.lib.format.read_array(file, allow_pickle=False), None
-    if suffix in (".h5", ".hdf5"):
-        import h5py
-
-        with h5py.File(path, locking=False) as file:
-            found = {}
-            file.visititems(lambda key, item: found.update({key: item}) if isinstance(item, h5py.Dataset) else None)
-            chosen = name if name in found else next(iter(found), None)
-            if chosen is None or (chosen != name and len(found) > 1):
-                raise ValueError(f"it has {len(found)} data sets and none is called {name}")
-            return np.asarray(found[chosen][()]), None
-    if suffix not in (".csv", ".txt"):
-        raise ValueError(f"its name must end in .csv, .txt, .npy or .h5, not in {suffix or 'nothing'}")
-    with open(path, encoding="utf-8-sig") as file:
-        header = [cell.strip().lower() for cell in file.readline().split(",")]
-        if all(_is_number(cell) for cell in header):
-            file.seek(0)
-        lines = [line for line in file if line.partition("#")[0].strip()]
-    if not lines:
-        raise ValueError("it is empty")
-    columns = np.loadtxt(lines, delimiter=",", ndmin=2)
-    if columns.shape[1] == 1:
-        return columns[:, 0], None
-    if columns.shape[1] > 2:
-        raise ValueError(f"it has {columns.shape[1]} columns, not one, or index and {name}")
-    first = 1 if header[1:] == ["index"] else 0
-    return columns[:, 1 - first], columns[:, first]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

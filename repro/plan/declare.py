@@ -6,6 +6,7 @@ Each knows the file it ends in below a results folder; `repro.plan.steps` knows 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from repro.data.user_numbers import split_key
 from repro.protocol import Protocol
 
 
@@ -49,7 +50,8 @@ class Subset:
         if self.score == "lmc":  # the mean over that many parents is another score when there are more
             parts.append(f"lmc{protocol.replicates}")
         elif self.score != "el2n":
-            parts.append(Path(self.score).stem)
+            file, key = split_key(self.score)
+            parts.append(file.stem + (f"-{key.replace('/', '-')}" if key else ""))
         if self.ranked and self.is_balanced(protocol) != protocol.balanced:
             parts.append("balanced" if self.balanced else "unbalanced")
         if self.like:

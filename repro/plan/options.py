@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from repro.data.files import read_numbers
+from repro.data.user_numbers import read_numbers
 from repro.errors import UsageError
 from repro.protocol import Protocol, Scoring, protocol
 from repro.train.schedule import Training
