@@ -22,7 +22,7 @@ _STARTS = {
     b"\x1f\x8b": "is packed by gzip: unpack it",
     b"\x89hdf": "is an HDF5 file, not one of torch.save: check the path",
     b"\x93numpy": "is a NumPy array, not a file of torch.save: check the path",
-    b"lottery-data-diet artifact": "is an artifact, not a file of torch.save: write one of its networks by repro export",
+    b"lottery-data-diet artifact": "is an artifact, not a file of torch.save: take a network from it by repro export",
 }
 
 

@@ -80,14 +80,14 @@ REFUSED = {  # file name: (what writes it, what is said)
     "rank.csv": (lambda p: p.write_text("index,rank\n" + pairs(",")), "index, rank, which says nothing of scores"),
     "three.csv": (lambda p: p.write_text("index,el2n,grand\n1,2,3\n"), "say which is meant, like .*three.csv:el2n"),
     "gap.csv": (lambda p: p.write_text("index,score\n0,1\n1,\n"), "line 3 has no score"),
-    "ragged.csv": (lambda p: p.write_text("index,score\n0,1\n1,2,3\n4,5\n"), "line 3 has 3 columns, and the last line 2"),
+    "ragged.csv": (lambda p: p.write_text("index,score\n0,1\n1,2,3\n4,5\n"), "line 3 has 3 columns, and the last"),
     "words.csv": (lambda p: p.write_text("index,score\n0,1\n1,n/a\n"), "line 3: 'n/a' is no number"),
     "latin.csv": (lambda p: p.write_bytes("index,größe\n".encode("latin-1")), "it is no text in UTF-8"),
     "twins.csv": (lambda p: p.write_text("index,score,score\n1,2,3\n"), "two columns of one name"),
-    "inf.csv": (lambda p: p.write_text("inf\n" + "\n".join(map(str, SCORES[1:]))), "1 of the 20 scores in .* infinite"),
-    "argsort.npy": (lambda p: np.save(p, ORDER), "each number from 0 to 19 once, .* order of images .argsort. or their"),
+    "inf.csv": (lambda p: p.write_text("inf\n" + "\n".join(map(str, SCORES[1:]))), "1 of the 20 scores .* infinite"),
+    "argsort.npy": (lambda p: np.save(p, ORDER), "each number from 0 to 19 once, .* an order of images .argsort. or"),
     "order.txt": (lambda p: np.savetxt(p, ORDER + 1, "%d"), "each number from 1 to 20 once, .* order of images"),
-    "enumerated.csv": (lambda p: p.write_text(pairs(",", lines=enumerate(ORDER.tolist()))), "may be an order of images"),
+    "enumerated.csv": (lambda p: p.write_text(pairs(",", lines=enumerate(ORDER.tolist()))), "may be an order of"),
     "chosen.npy": (lambda p: np.save(p, SCORES > 0.5), "holds true and false, by which images cannot be ranked"),
     "networks.npy": (lambda p: np.save(p, np.stack([SCORES] * 3)), r"shape \(3, 20\): give one number per image"),
     "objects.npy": (lambda p: np.save(p, np.array({"noise": SCORES}), allow_pickle=True), "holds Python objects, not"),
@@ -127,7 +127,8 @@ def test_ranks_are_told_and_what_ranks_alike_either_way_is_not(tmp_path, caplog)
 
 @pytest.fixture
 def human(tmp_path):
-    labels = {name: np.random.default_rng(k).integers(0, 10, 12) for k, name in enumerate(("clean_label", "worse_label"))}
+    rng = np.random.default_rng(0)
+    labels = {name: rng.integers(0, 10, 12) for name in ("clean_label", "worse_label")}
     torch.save(labels, tmp_path / "human.pt")
     return tmp_path / "human.pt", labels
 

@@ -7,6 +7,9 @@ from repro.cli.options import MACHINE, MOST, PATH, machine, options
 from repro.errors import UsageError
 
 
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".th", ".tar", ".bin", ".safetensors")
+
+
 @main.command()
 @click.argument("points", nargs=-1, required=True, type=PATH)
 @click.option("--out", type=PATH, help="Artifact to write (HDF5). It grows: nothing is redone.")
@@ -21,7 +24,7 @@ from repro.errors import UsageError
 )
 @click.option("--replicates", type=click.IntRange(1, MOST), help="Number of parents [default: all].")
 @click.option("--successive", is_flag=True, help="Between successive levels of one imp artifact; trains nothing.")
-@click.option("--network", help="The points are two PyTorch checkpoints (.pt) of this network.")
+@click.option("--network", help="The points are two checkpoints (.pt, .safetensors) of this network.")
 @click.option("--dataset", help="Data set for two checkpoints [default: cifar10].")
 @click.option("--normalization", type=click.Choice(["dataset", "imagenet"]),
               help="Constants for two checkpoints [default: the data set's protocol's].")  # fmt: skip
@@ -42,7 +45,7 @@ def barrier(points, out, children, alphas, batch_norm, level, replicates, succes
     from repro import stages
     from repro.stages.checkpoints import between_checkpoints
 
-    files = [path for path in points if path.suffix in (".pt", ".pth")]
+    files = [path for path in points if path.suffix.lower() in CHECKPOINTS]
     _refuse({"--dataset": dataset, "--normalization": normalization}, network is None, "two checkpoints and --network")
     training = {"--children": children, "--level": level}
     if network is None and files:

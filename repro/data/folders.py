@@ -1,7 +1,7 @@
-"""Folders of images, a folder for each class: read in the order of torchvision's ImageFolder, and what is left out told.
+"""Folders of images, a folder for each class, read in the order of torchvision's ImageFolder.
 
 Hidden files and folders are left out (editors, archives and file servers make them), and so is what is no image by its
-ending.
+ending. What is left out is told.
 """
 
 import logging
@@ -42,7 +42,7 @@ class _Told:
 
     def say(self) -> None:
         parts = [f"{count} {what} (the first: {os.path.relpath(self.first[what], self.root)})"
-                 for what, count in sorted(self.counts.items())]  # fmt: skip
+                 for what, count in sorted(self.counts.items())]
         if parts:
             _say_once(f"{self.root}: {'; '.join(parts)}")
 
@@ -90,7 +90,7 @@ def count_folder(folder: Path) -> dict[str, int]:
     for (path, _), shape in zip(found.samples, shapes):
         _require_size(path, shape, shapes[0])
     return {"image_size": shapes[0][0], "in_chans": 3, "num_classes": len(found.classes),
-            "train_images": found.train_size, "test_images": len(found.samples) - found.train_size}  # fmt: skip
+            "train_images": found.train_size, "test_images": len(found.samples) - found.train_size}
 
 
 def read_images(root: Path, train: list[str], test: list[str]) -> Arrays:
@@ -113,8 +113,10 @@ def _halves(folder: Path) -> tuple[list[str], list[str]]:
     if test is None or not (folder / "train").is_dir():
         there = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
         found = f", and has {', '.join(there)}" if there else ""
-        raise UsageError(f"{folder} is no image folder: it needs train/ and test/ (or val/), with a folder a "
-                         f"class{found}")  # fmt: skip
+        raise UsageError(
+            f"{folder} is no image folder: it needs train/ and test/ (or val/), with a folder a "
+            f"class{found}"
+        )
     return ["train"], [test]
 
 
@@ -131,20 +133,28 @@ def _scan(root: Path, train: list[str], test: list[str]) -> _Scan:
         if classes is None:
             classes = names
             if len(set(map(_composed, classes))) < len(classes):
-                raise UsageError(f"{root / part} holds two classes whose names look alike: rename one of "
-                                 f"{', '.join(map(ascii, classes))}")  # fmt: skip
+                raise UsageError(
+                    f"{root / part} holds two classes whose names look alike: rename one of "
+                    f"{', '.join(map(ascii, classes))}"
+                )
             if len(classes) < 2:
-                raise UsageError(f"{root / part} holds one class ({classes[0]}): give a folder to each of two classes "
-                                 "or more")  # fmt: skip
+                raise UsageError(
+                    f"{root / part} holds one class ({classes[0]}): give a folder to each of two classes "
+                    "or more"
+                )
         label_of = {_composed(name): label for label, name in enumerate(classes)}
         if odd := label_of.keys() ^ set(map(_composed, names)):
-            raise UsageError(f"{root / part} and {root / train[0]} hold different classes "
-                             f"({', '.join(map(repr, sorted(odd)))}): give both the same folders")  # fmt: skip
+            raise UsageError(
+                f"{root / part} and {root / train[0]} hold different classes "
+                f"({', '.join(map(repr, sorted(odd)))}): give both the same folders"
+            )
         for name in names:
             paths = sorted(_images_below(root / part / name, told), key=lambda path: (str(path.parent), path.name))
             if not paths:
-                raise UsageError(f"{root / part} needs a folder with images for each class: {name} has no file that "
-                                 f"ends in {' '.join(SUFFIXES)}")  # fmt: skip
+                raise UsageError(
+                    f"{root / part} needs a folder with images for each class: {name} has no file that "
+                    f"ends in {' '.join(SUFFIXES)}"
+                )
             samples += [(path, label_of[_composed(name)]) for path in paths]
         counts.append(len(samples))
     return _Scan(tuple(classes), samples, counts[len(train) - 1], told)

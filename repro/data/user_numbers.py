@@ -3,13 +3,13 @@
 What can be understood in two ways is refused: a wrong column gives wrong subsets without a word.
 """
 
-import csv
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from repro.data import text_table
 from repro.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -19,13 +19,15 @@ TORCH = (".pt", ".pth")
 HDF5 = (".h5", ".hdf5")
 SUFFIXES = (*TEXT, ".npy", ".npz", *TORCH, *HDF5)
 
-INDEX_NAMES = {"index", "idx", "id", "indices", "image", "img", "example", "sample", "row", "unnamed: 0", "i"} | {
-    f"{what}_{number}" for what in ("image", "img", "example", "sample", "data", "dataset", "global", "original")
-    for number in ("index", "idx", "id")
-}  # fmt: skip
+_THINGS = ("image", "img", "example", "sample", "data", "dataset", "global", "original")
+INDEX_NAMES = {"index", "idx", "id", "indices", "image", "img", "example", "sample", "row", "unnamed: 0", "i"}
+INDEX_NAMES |= {f"{thing}_{number}" for thing in _THINGS for number in ("index", "idx", "id")}
 """Headings of a column of indices, in lower case; pandas leaves the heading of its own index empty."""
 OTHER_NAMES = {"label", "labels", "target", "targets", "class", "y", "rank", "ranks", "ranking", "order", "argsort"}
 """Headings that say that a column holds no scores."""
+
+Found = tuple[np.ndarray, np.ndarray | None, bool]
+"""Numbers, their indices or None, and whether the indices were named as such."""
 
 
 def split_key(path: str | Path) -> tuple[Path, str | None]:
@@ -56,16 +58,14 @@ def read_numbers(path: str | Path, name: str, *, size: int, train: np.ndarray | 
     try:
         numbers, index, named = _numbers(file, name, key, lengths)
     except OSError as error:
-        raise UsageError(
-            f"cannot read {file} ({error.strerror or error}): give a file with a {name} per image"
-        ) from None
+        reason = error.strerror or error
+        raise UsageError(f"cannot read {file} ({reason}): give a file with a {name} per image") from None
     except UsageError:
         raise
     except (EOFError, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UsageError(f"{file} cannot be read as one {name} per image ({reason}): mend the file") from None
-    numbers = _checked(numbers, name, path)
-    placed = np.full(size, np.nan)
+    numbers, placed = _checked(numbers, name, path), np.full(size, np.nan)
     if index is None:
         index = {size: np.arange(size)}.get(len(numbers), train)
         if index is None or len(index) != len(numbers):
@@ -81,13 +81,11 @@ def read_numbers(path: str | Path, name: str, *, size: int, train: np.ndarray | 
     return placed
 
 
-def _numbers(
-    file: Path, name: str, key: str | None, lengths: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """(numbers, index or None, whether the index was named as such) as they stand. Raises OSError and ValueError."""
+def _numbers(file: Path, name: str, key: str | None, lengths: Sequence[int]) -> Found:
+    """Numbers and index as they stand in the file. Raises OSError and ValueError."""
     suffix = file.suffix.lower()
     if suffix in TEXT:
-        return _text(file, name, key, lengths)
+        return _of_text(file, name, key, lengths)
     if suffix == ".npy":
         with open(file, "rb") as stream:  # not np.load, which takes archives as well
             try:
@@ -106,8 +104,8 @@ def _numbers(
         import h5py
 
         with h5py.File(file, locking=False) as stored:
-            found = {}
-            stored.visititems(lambda place, item: found.update({place: item}) if isinstance(item, h5py.Dataset) else None)
+            found: dict = {}
+            stored.visititems(lambda place, item: found.update({place: item} if hasattr(item, "dtype") else {}))
             return _of_named(list(found), lambda place: np.asarray(found[place][()]), file, name, key)
     if suffix in TORCH:
         from repro import torchfile  # which needs torch
@@ -139,7 +137,7 @@ def _only(array: np.ndarray, key: str | None) -> np.ndarray:
 
 def _of_named(
     names: list[str], get: Callable[[str], np.ndarray], file: Path, name: str, key: str | None
-) -> tuple[np.ndarray, np.ndarray | None, bool]:
+) -> Found:
     chosen, index = _choice(names, file, name, key)
     numbers, index = get(chosen), None if index is None else get(index)
     if index is not None and np.size(index) != np.size(numbers):
@@ -177,89 +175,23 @@ def _choice(names: list[str], file: Path, name: str, key: str | None) -> tuple[s
     return found[0], near[0] if near else None
 
 
-# --- text -------------------------------------------------------------------------------------------------------------
-
-
-def _text(
-    file: Path, name: str, key: str | None, lengths: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    raw = file.read_bytes()
-    try:
-        text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError("it is no text in UTF-8") from None
-    lines = [(number, line.strip(" \r\n")) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    comments = [line.strip().lstrip("#") for _, line in lines if line.lstrip().startswith("#")]
-    lines = [(number, line) for number, line in lines if not line.lstrip().startswith("#")]
-    if not lines:
-        raise ValueError("it is empty")
-    parted = next((mark for mark in "\t;," if mark in lines[-1][1]), None)
-    rows = [(number, _cells(line.partition("#")[0], parted)) for number, line in lines]
-    if all(not cells[-1] for _, cells in rows) and len(rows[0][1]) > 1:  # a comma at the end of every line
-        rows = [(number, cells[:-1]) for number, cells in rows]
-    width = len(rows[-1][1])
-    if odd := next(((number, len(cells)) for number, cells in rows if len(cells) != width), None):
-        raise ValueError(f"line {odd[0]} has {odd[1]} columns, and the last line {width}")
-
-    def numbers(column: int, what: str) -> np.ndarray:
-        return np.array([_number(cells[column], number, what, parted) for number, cells in rows])
-
-    if not all(_is_number(cell, parted) for cell in rows[0][1]):
-        names = rows.pop(0)[1]
-    else:
-        names = next((cells for line in reversed(comments) if _is_heading(cells := _cells(line, parted), name, width)), None)
-        if names is None and width == 1 and rows[0][1] == ["0"] and len(rows) - 1 in lengths:  # pandas' heading
-            if len(rows) in lengths:
-                raise ValueError("its first line, 0, is a heading or a number: write a heading")
-            rows.pop(0)
-    if not rows:
-        raise ValueError("it is empty")
-    if names is None:
+def _of_text(file: Path, name: str, key: str | None, lengths: Sequence[int]) -> Found:
+    table = text_table.read(file, lengths, known=INDEX_NAMES | {name, f"{name}s"})
+    if table.names is None:
         if key is not None:
             raise ValueError(f"it has no headings, {key} neither")
-        if width > 2:
-            raise ValueError(f"it has {width} columns, not one, or index and {name}")
-        return numbers(width - 1, name), numbers(0, "index") if width == 2 else None, False
-    if len(set(names)) < width:
-        raise ValueError(f"it has two columns of one name among {', '.join(names)}")
-    chosen, index = _choice(names, file, name, key)
-    if index is None and width > 1:
-        raise UsageError(f"{file} has the columns {', '.join(names)} and none called index, so it is not clear which "
-                         f"{name} is of which image: call one of them index, or leave {name} alone")  # fmt: skip
-    found = None if index is None else numbers(names.index(index), "index")
-    return numbers(names.index(chosen), name), found, index is not None
-
-
-def _cells(line: str, parted: str | None) -> list[str]:
-    if parted is None:
-        return [cell.strip("\"'") for cell in line.split()]
-    return [cell.strip() for cell in next(csv.reader([line], delimiter=parted, skipinitialspace=True))]
-
-
-def _is_heading(cells: list[str], name: str, width: int) -> bool:
-    """Whether a comment is the heading of the columns below it."""
-    known = {cell.lower() for cell in cells} & (INDEX_NAMES | {name, f"{name}s"})
-    return len(cells) == width and bool(known)
-
-
-def _is_number(cell: str, parted: str | None) -> bool:
-    try:
-        _number(cell, 0, "", parted)
-    except ValueError:
-        return False
-    return True
-
-
-def _number(cell: str, line: int, what: str, parted: str | None) -> float:
-    if not cell:
-        raise ValueError(f"line {line} has no {what}")
-    plain = cell.replace(",", ".") if parted == ";" and "." not in cell else cell  # a decimal comma
-    try:
-        if "_" in plain:  # which Python takes for digits' spacing
-            raise ValueError
-        return float(plain)
-    except ValueError:
-        raise ValueError(f"line {line}: {cell!r} is no number") from None
+        if table.width > 2:
+            raise ValueError(f"it has {table.width} columns, not one, or index and {name}")
+        index = table.numbers(0, "index") if table.width == 2 else None
+        return table.numbers(table.width - 1, name), index, False
+    chosen, index = _choice(table.names, file, name, key)
+    if index is None and table.width > 1:
+        raise UsageError(
+            f"{file} has the columns {', '.join(table.names)} and none called index, so it is not clear which {name} "
+            f"is of which image: call one of them index, or leave {name} alone"
+        )
+    found = None if index is None else table.numbers(table.names.index(index), "index")
+    return table.numbers(table.names.index(chosen), name), found, index is not None
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -285,8 +217,10 @@ def _checked_index(
     index: np.ndarray, numbers: np.ndarray, path: str | Path, size: int, train: np.ndarray | None
 ) -> np.ndarray:
     if index.dtype.kind not in "iuf" or (index % 1).any() or len(np.unique(index)) < len(index):
-        raise UsageError(f"{path} must name each image once, by an index from 0 to {size - 1}: mend its first column "
-                         "(a comma parts columns, and is no decimal comma)")  # fmt: skip
+        raise UsageError(
+            f"{path} must name each image once, by an index from 0 to {size - 1}: mend its first column (a comma parts "
+            "columns, and is no decimal comma)"
+        )
     found = np.sort(index)
     if np.array_equal(found, np.arange(1, len(found) + 1)) and not np.array_equal(found, train):
         raise UsageError(f"{path} has the indices 1 to {len(found)}, and the first image is 0: take 1 from each")
@@ -305,6 +239,8 @@ def _check_ranks(scores: np.ndarray, path: str | Path, named: bool) -> None:
         return  # read either way it ranks the images alike
     kept = f"{path} holds each number from {first:g} to {first + len(scores) - 1:g} once"
     if not named:
-        raise UsageError(f"{kept}, which may be an order of images (argsort) or their ranks: give the scores, or ranks "
-                         "with a column called index")  # fmt: skip
+        raise UsageError(
+            f"{kept}, which may be an order of images (argsort) or their ranks: give the scores, or ranks with a "
+            "column called index"
+        )
     log.warning(f"{kept}: they are taken for the ranks of the images, the easiest lowest")
