@@ -3,7 +3,7 @@
 import click
 
 from repro.cli.group import main
-from repro.cli.options import MACHINE, OUT, PATH, REPLICATES, machine, options
+from repro.cli.options import MACHINE, OUT, PATH, REPLICATES, machine, options, say_unused_data_options
 from repro.cli.stages import show
 from repro.errors import UsageError
 
@@ -27,9 +27,10 @@ def branch(run, levels, mask, weights, replicates, out, **given):
       repro branch imp.h5 --levels 8,10 --weights reinitialised --out reinitialised.h5
       repro branch imp.h5 --weights all-t20.h5 --out masks-from-easy-weights-from-all.h5
     """
-    from repro import stages
+    from repro import stages, store
 
     place = machine(given)
+    say_unused_data_options(store.read_header(run, kind="imp").recipe["dataset"])
     if levels is not None:
         try:
             levels = [int(word) for word in levels.split(",")]

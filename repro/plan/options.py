@@ -15,11 +15,9 @@ _FLAGS = {"augment": ("--augment", "--no-augment"), "drop_last": ("--drop-last",
 _VALUES = ("steps", "batch_size", "lr", "weight_decay", "precision")
 
 
-def own_options(p: Protocol, training: Training | None, scoring: Scoring | None) -> tuple[str, ...]:
+def own_options(p: Protocol, training: Training, scoring: Scoring | None) -> tuple[str, ...]:
     """Options of a command (that trains, or that scores) for what differs from the data set's own protocol."""
     base = protocol(p.dataset)
-    if training is None:
-        return ()
     words: list[str] = []
     network, usual, plain = p.network, base.network, base.training
     if scoring:

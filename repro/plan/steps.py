@@ -260,8 +260,9 @@ def _select(subset: Subset, p: Protocol, replicates: int, results: Path, noise: 
         recipe |= {"seed": p.seed, "permute_scores": subset.permuted}
     control = ("--permute-scores",) if subset.permuted else ()
     balance = ("--balanced" if balanced else "--unbalanced",) if subset.ranked else ()
-    command = ("select", "--kind", subset.kind, "--size", str(subset.size), *source, *balance, *control,
-               *_options(p, replicates), "--out", str(target))  # fmt: skip
+    seed = ("--seed", str(p.seed)) if not subset.ranked or subset.permuted or "--label-noise" in source else ()
+    command = ("select", "--kind", subset.kind, "--size", str(subset.size), *source, *balance, *control, *seed,
+               "--replicates", str(replicates), "--out", str(target))  # fmt: skip
     needs = tuple(step.target for step in before[-1:])
     return [*before, Step(target, command, needs, _replicates(replicates), recipe, p.network, p)]
 
@@ -275,14 +276,15 @@ def _score(cell: Cell, replicates: int, results: Path) -> Step:
         "network": p.scoring.network, "networks": p.scoring.networks, "batch_norm": p.scoring.batch_norm, "label_noise": cell.noise,
     }  # fmt: skip
     images = len(wanted) * p.scoring.training.steps * p.scoring.training.batch_size
-    command = ("score", "--dataset", p.dataset, *_noise(cell.noise),
-               *_options(p, replicates, p.scoring.training, p.scoring), "--out", str(target))  # fmt: skip
+    several = replicates if p.folds > 1 else None  # without folds all replicates share one set of scores
+    command = ("score", "--dataset", p.dataset, *_noise(cell.noise), *_options(p, several, p.scoring.training, p.scoring),
+               "--out", str(target))  # fmt: skip
     return Step(target, command, (), wanted, recipe, p.scoring.network, p, len(wanted), images,
                 len(wanted) * p.train_images)  # fmt: skip
 
 
-def _options(p: Protocol, replicates: int, training: Training | None = None, scoring: Scoring | None = None):
-    given = ("--seed", str(p.seed), "--replicates", str(replicates))
+def _options(p: Protocol, replicates: int | None, training: Training, scoring: Scoring | None = None):
+    given = ("--seed", str(p.seed), *(() if replicates is None else ("--replicates", str(replicates))))
     return (*(own_options(p, training, scoring) if p.scale == OWN else ("--scale", p.scale)), *given)
 
 
