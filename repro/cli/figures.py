@@ -101,10 +101,9 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
     predictions = []
     if cost.worth_measuring(todo) or (todo and (speed or len(places) > 1)):
         predictions = cost.predict_each(todo, places, device=device, network=network, measure=measure)
-    elif todo:
-        without_effect("what is left takes minutes anywhere, and is not predicted", "device", "jobs")
-    else:
-        without_effect("nothing is left to do", "device", "jobs", "speed")
+    elif not makefile:
+        why = "what is left takes minutes anywhere, and is not predicted" if todo else "nothing is left to do"
+        without_effect(why, "device", "jobs", "speed")
     click.echo(cost.report(name, steps, todo, *predictions))
     if makefile:
         cost.require_sensible(predictions[0] if predictions else None, yes=yes)

@@ -1,6 +1,7 @@
 """What every stage shares: the machine it runs on, the data it opens, cohorts."""
 
 import ctypes
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -12,9 +13,11 @@ import torch
 from repro import store
 from repro.data import Batcher, ImageSet, load
 from repro.errors import UsageError
-from repro.nets import Layout, create, initialise, layout_of
+from repro.nets import Layout, check, create, initialise, layout_of
 from repro.nets.cohort import Cohort, choose_engine
+from repro.nets.resnet import CifarResNet
 from repro.stages.curves import require_tensorboard
+from repro.train import evaluate
 from repro.train.schedule import Training
 from repro.train.streams import torch_stream
 
@@ -151,8 +154,34 @@ class Trainer:
         self.labels = self.data.labels.to(self.device)
         single = self._network()
         self._try(single)
+        for line in check.require_trainable(self._network, self.network, self.image_shape, self.data.num_classes):
+            say_once(f"warning: {line}")
         self.layout: Layout = layout_of(single)
         self.cohort = cache(self._cohort)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self.data.in_chans, self.data.image_size, self.data.image_size
+
+    def require_batches(self, size: int, *, scoring: bool = False) -> None:
+        """Raises UsageError for passes over ``size`` images with a batch of one that the network cannot be trained on.
+
+        scoring: the batches are those of scores by batch statistics.
+        """
+        batch_size, drop_last = self.training.batch_size, self.training.drop_last
+        advice = "a larger --batch-size" if batch_size == 1 else "--drop-last, or another --batch-size"
+        if scoring:
+            batch_size, drop_last, advice = evaluate.EVALUATION_BATCH, False, "--batch-norm running"
+        check.require_batches(
+            self._network,
+            self.network,
+            self.image_shape,
+            size=size,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            advice=advice,
+        )
 
     def _network(self) -> torch.nn.Module:
         return create(self.network, num_classes=self.data.num_classes, in_chans=self.data.in_chans)
@@ -188,6 +217,11 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):  # modules that initialise themselves draw from the global generator
             torch.manual_seed(torch_stream(seed, replicate, role + "create").initial_seed())
             network = self._network()
+        if not (isinstance(network, CifarResNet) or self.network.startswith("lowres_")):
+            say_once(
+                f"warning: {self.network} begins as the paper's networks do (Kaiming normal weights of Conv2d and "
+                "Linear, BatchNorm2d uniform): what its code or a checkpoint put there is overwritten"
+            )
         vector = self.layout.flatten(initialise(network, torch_stream(seed, replicate, role + "init")))
         return vector.double() if self.training.precision == "fp64" else vector
 
@@ -215,7 +249,14 @@ class Trainer:
 
     def batch_key(self, subset: np.ndarray) -> int:
         """Subsets with equal keys have batches of equal size at every step."""
+        self.require_batches(len(subset))
         return 0 if self.training.drop_last else len(subset)
+
+
+@cache
+def say_once(line: str) -> None:
+    """Print a line to stderr, once in a process."""
+    print(line, file=sys.stderr)
 
 
 def _tune_process() -> None:

@@ -88,6 +88,9 @@ def score(
             return data.split(group)[0].numpy()
 
         def batches(row: tuple[int, int]) -> int:
+            trainer.require_batches(len(pool(row[0])))
+            if scoring.batch_norm == "batch":
+                trainer.require_batches(len(pool(row[0])), scoring=True)
             return len(pool(row[0])) if scoring.batch_norm == "batch" else trainer.batch_key(pool(row[0]))
 
         missing = {piece: row for piece, row in wanted.items() if piece not in cell.rows}
