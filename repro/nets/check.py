@@ -40,6 +40,8 @@ def require_trainable(make: Make, name: str, image_shape: tuple[int, int, int], 
         if isinstance(network, CifarResNet):  # known to be as it has to be
             return []
         require_parameters(network, name)
+        if bare := [key for key, tensor in network.named_parameters() if tensor.is_meta]:
+            raise UsageError(f"{name} has no numbers for {bare[0]} (it is on the meta device): construct it on the CPU")
         network, other = network.float(), make().float()
         _require_plain_weights(network, name)
         _require_momentum(network, name)
@@ -68,8 +70,6 @@ def require_parameters(network: nn.Module, name: str) -> None:
             raise UsageError(f"{name} has the {what} {key} of type {kind}: only real floating-point ones are trained")
         if tensor.layout is not torch.strided:
             raise UsageError(f"{name} has the sparse tensor {key}: make it dense, pruning has masks of its own")
-        if tensor.is_meta:
-            raise UsageError(f"{name} has no numbers for {key} (it is on the meta device): construct it on the CPU")
 
 
 def require_batches(
