@@ -1,20 +1,25 @@
 """Cohorts, engines and the training loop, held equal to networks trained alone and to plain PyTorch, in float64."""
 
 import dataclasses
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 
+from repro import engines
 from repro.data import Batcher
+from repro.engines import Block, Sgd, choice, choose
+from repro.engines.graph import GraphCohort
 from repro.errors import UsageError
 from repro.nets import create, initialise, layout_of
-from repro.nets.cohort import Cohort, choose_engine
 from repro.train.loop import NEVER, Job, train
 from repro.train.prune import prune_by_magnitude
 from repro.train.schedule import Training
 from tests import plain_imp
 
+SPARSE = find_spec("repro.engines.sparse") is not None
+ENGINES = ["serial", "graph", *["sparse"] * SPARSE]
 NETWORK = "cifar_resnet8_w4"
 RECIPE = Training(steps=30, batch_size=16, lr=0.1, milestones=(15, 24), augment=False, precision="fp64")
 N, CLASSES, SIZE = 160, 5, 8
@@ -39,17 +44,16 @@ def initial(seed, network=NETWORK, dtype=torch.float64):
     return layout_of(net).flatten(net).to(dtype)
 
 
-def cohorts(engine, *, precision="fp64", network=NETWORK):
-    def make(replicas):
-        return Cohort(network, replicas=replicas, num_classes=CLASSES, in_chans=2, engine=engine,
-                      device=torch.device("cpu"), precision=precision)  # fmt: skip
-
-    return make
+def cohort_of(engine, replicas, *, precision="fp64", network=NETWORK):
+    return engines.create(engine, network, replicas=replicas, num_classes=CLASSES, in_chans=2, image_size=SIZE,
+                          device=torch.device("cpu"), precision=precision)  # fmt: skip
 
 
-def run(jobs, images, labels, *, engine="fused", recipe=RECIPE, network=NETWORK, **options):
-    return train(jobs, recipe, cohort_of=cohorts(engine, precision=recipe.precision, network=network),
-                 batcher=batcher_of(images, augment=recipe.augment), labels=labels, **options)  # fmt: skip
+def run(jobs, images, labels, *, engine="serial", recipe=RECIPE, network=NETWORK, **options):
+    return train(
+        jobs, recipe, batcher=batcher_of(images, augment=recipe.augment), labels=labels, **options,
+        cohort_of=lambda some: cohort_of(engine, len(some), precision=recipe.precision, network=network),
+    )  # fmt: skip
 
 
 def various_jobs(labels, *, dtype=torch.float64):
@@ -68,7 +72,7 @@ def various_jobs(labels, *, dtype=torch.float64):
     ]
 
 
-@pytest.mark.parametrize("engine", ["fused", "sparse", "serial"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("augment", [False, True])
 def test_cohort_equals_each_network_trained_alone(images, labels, engine, augment):
     recipe = dataclasses.replace(RECIPE, augment=augment)
@@ -84,7 +88,7 @@ def test_cohort_equals_each_network_trained_alone(images, labels, engine, augmen
         torch.testing.assert_close(together.momentum[j][kept], alone.momentum[0][kept], rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("engine", ["fused", "sparse", "serial"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_float32_cohort_stays_within_tolerance_of_float64(images, labels, engine):
     recipe = dataclasses.replace(RECIPE, steps=4, precision="fp32", lr=0.01)
     exact = dataclasses.replace(recipe, precision="fp64")
@@ -95,7 +99,7 @@ def test_float32_cohort_stays_within_tolerance_of_float64(images, labels, engine
     torch.testing.assert_close(a.vectors.double(), b.vectors, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("engine", ["fused", "sparse", "serial"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_diverging_replica_changes_no_bit_of_its_neighbours(images, labels, engine):
     recipe = dataclasses.replace(RECIPE, precision="fp32")
     jobs = various_jobs(labels, dtype=torch.float32)
@@ -132,8 +136,9 @@ def test_the_inputs_of_a_job_are_left_as_they_were(images, labels):
     assert all(torch.equal(job.vector, kept) for job, kept in zip(jobs, before))
 
 
-@pytest.mark.parametrize("engine", ["fused", "sparse", "serial"])
-def test_taking_up_from_a_checkpoint_gives_the_same_bits(images, labels, engine):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_taking_up_from_a_checkpoint_gives_the_same_bits(images, labels, engine, monkeypatch):
+    monkeypatch.setattr(GraphCohort, "steps_at_once", 1)
     recipe = dataclasses.replace(RECIPE, precision="fp32", augment=True)
     jobs, states = various_jobs(labels, dtype=torch.float32), []
     whole = run(jobs, images, labels, engine=engine, recipe=recipe)
@@ -158,7 +163,7 @@ def test_unequal_batches_in_one_cohort_are_refused(images, labels):
         run(various_jobs(labels), images, labels, recipe=recipe)
 
 
-@pytest.mark.parametrize("engine", ["fused", "sparse", "serial", "graph", "fused-graph"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_nesterov_and_last_partial_batch_equal_torch(images, labels, engine):
     recipe = dataclasses.replace(RECIPE, drop_last=False, nesterov=True, steps=12, batch_size=48, weight_decay=5e-4)
     everything = np.arange(N)
@@ -178,7 +183,7 @@ def test_nesterov_and_last_partial_batch_equal_torch(images, labels, engine):
         torch.testing.assert_close(end.vectors[j], layout_of(net).flatten(net), rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("engine", ["fused", "sparse", "serial"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_imp_equals_plain_pytorch_from_pretraining_through_two_levels(images, labels, engine):
     t, levels = 7, 2
     subset, full = np.arange(N)[20:84], np.arange(N)
@@ -228,31 +233,196 @@ def test_momentum_is_not_carried_into_a_job(images, labels):
     assert (dense - late).abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("network, replicas, device, precision, engine", [
-    ("cifar_resnet14_w4", 8, "cpu", "fp32", "sparse"),
-    ("cifar_resnet14_w4", 1, "cpu", "fp32", "sparse"),
-    ("cifar_resnet14_w4", 8, "cpu", "bf16", "fused"),
-    ("cifar_resnet20_w8", 8, "cpu", "fp32", "fused"),
-    ("cifar_resnet20_w8", 1, "cpu", "fp32", "serial"),
-    ("cifar_resnet20", 8, "cpu", "fp32", "serial"),
-    ("cifar_resnet20", 8, "cuda", "fp32", "graph"),
-    ("cifar_resnet20", 1, "cuda", "fp32", "graph"),
-    ("resnet18", 8, "cuda", "fp32", "graph"),
-    ("resnet18", 8, "cpu", "fp32", "serial"),
-])  # fmt: skip
-def test_engine_choice(network, replicas, device, precision, engine):
-    device = torch.device(device)
-    assert choose_engine("auto", network, replicas=replicas, device=device, precision=precision) == engine
-    assert choose_engine("serial", network, replicas=replicas, device=device, precision=precision) == "serial"
+# --- one block ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine, network, device, precision, message", [
-    ("fused", "resnet18", "cpu", "fp32", "'resnet18' cannot be fused"),
-    ("sparse", "resnet18", "cpu", "fp32", "'resnet18' cannot be sparse"),
-    ("fused-graph", "resnet18", "cuda", "fp32", "'resnet18' cannot be fused-graph .* use --engine graph"),
-    ("sparse", "cifar_resnet20", "cuda", "fp32", "needs a CPU and fp32"),
-    ("sparse", "cifar_resnet20", "cpu", "bf16", "needs a CPU and fp32"),
+def block_of(steps, replicas, batch, *, seed=5, augment=False):
+    rng = np.random.default_rng(seed)
+    shape = steps, replicas, batch
+    index = torch.from_numpy(rng.integers(0, N, shape))
+    offsets = None
+    if augment:
+        offsets = tuple(torch.from_numpy(rng.integers(0, high, shape)) for high in (9, 9, 2))
+        offsets = (*offsets[:2], offsets[2].bool())
+    rates = torch.from_numpy(rng.uniform(0.01, 0.1, shape[:2]))
+    return Block(index, offsets, rates)
+
+
+def loaded(engine, replicas=2, *, precision="fp64"):
+    cohort = cohort_of(engine, replicas, precision=precision)
+    cohort.load(torch.stack([initial(s, dtype=cohort.dtype) for s in range(replicas)]))
+    masks = torch.rand(replicas, cohort.layout.num_prunable, generator=torch.Generator().manual_seed(0)) < 0.4
+    cohort.load_masks(masks)
+    return cohort
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_block_gives_the_losses_and_logits_of_plain_pytorch(images, labels, engine, augment):
+    """In float64, with targets and rates of their own for every replica."""
+    block, sgd = block_of(4, 2, 16, augment=augment), Sgd(momentum=0.9, weight_decay=1e-3, nesterov=True)
+    batcher, targets = batcher_of(images, augment=augment), torch.stack([labels, (labels + 1) % CLASSES])
+    cohort = loaded(engine)
+    start, masks = cohort.vectors(), cohort.masks.clone()
+    losses, logits = cohort.train(block, batcher, targets, sgd, logits=True)
+    assert losses.shape == (4, 2) and logits.shape == (4, 2, 16, CLASSES)
+    for r in range(2):
+        net = create(NETWORK, num_classes=CLASSES, in_chans=2).double()
+        layout = layout_of(net)
+        net.load_state_dict(layout.state_dict(start[r]), strict=False)
+        optimizer = torch.optim.SGD(net.parameters(), lr=1.0, momentum=0.9, weight_decay=1e-3, nesterov=True)
+        for k in range(4):
+            optimizer.param_groups[0]["lr"] = block.rates[k, r].item()
+            offsets = block.offsets and tuple(part[k, r] for part in block.offsets)
+            x = batcher.normalise(batcher.gather(block.index[k, r], offsets), torch.float64)
+            found = net(x.permute(0, 3, 1, 2))
+            loss = torch.nn.functional.cross_entropy(found, targets[r][block.index[k, r]])
+            torch.testing.assert_close(logits[k, r], found.detach(), rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(losses[k, r], loss.detach(), rtol=1e-12, atol=1e-13)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                for entry in layout.prunable:
+                    kept = masks[r, entry.offset : entry.offset + entry.size].view(entry.shape)
+                    net.get_parameter(entry.name).mul_(kept)
+        torch.testing.assert_close(cohort.vectors()[r], layout.flatten(net), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_how_steps_are_cut_into_blocks_changes_no_bit(images, labels, engine):
+    whole, parts = (loaded(engine, precision="fp32") for _ in range(2))
+    block, batcher, sgd = block_of(6, 2, 16, augment=True), batcher_of(images, augment=True), Sgd(0.9, 1e-4, False)
+    block.rates = block.rates.float()
+    losses, _ = whole.train(block, batcher, labels, sgd)
+    pieces = [parts.train(block.steps(rows), batcher, labels, sgd)[0] for rows in (slice(1), slice(1, 4), slice(4, 6))]
+    assert torch.equal(losses, torch.cat(pieces))
+    assert torch.equal(whole.state, parts.state) and torch.equal(whole.momentum, parts.momentum)
+
+
+def test_graph_on_a_cpu_equals_serial(images, labels):
+    block, batcher, sgd = block_of(13, 2, 16, augment=True), batcher_of(images, augment=True), Sgd(0.9, 1e-4, True)
+    found = []
+    for engine in ("serial", "graph"):
+        cohort = loaded(engine)
+        cohort.train(block, batcher, labels, sgd)
+        assert cohort.engine == engine
+        found.append(cohort.vectors())
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_step_at_rate_zero_leaves_its_gradient_as_the_momentum(images, labels, engine):
+    cohort = loaded(engine)
+    cohort.load_masks(None)
+    before = cohort.vectors()
+    block = block_of(1, 2, 32)
+    block.rates.zero_()
+    cohort.train(block, batcher_of(images), labels, Sgd(0.0, 0.0, False))
+    weights = cohort.layout.num_parameters
+    assert torch.equal(cohort.state[:, :weights], before[:, :weights])
+    net = create(NETWORK, num_classes=CLASSES, in_chans=2).double()
+    for r in range(2):
+        net.load_state_dict(cohort.layout.state_dict(before[r]), strict=False)
+        x = batcher_of(images).normalise(images[block.index[0, r]], torch.float64).permute(0, 3, 1, 2)
+        loss = torch.nn.functional.cross_entropy(net(x), labels[block.index[0, r]])
+        gradients = dict(zip(dict(net.named_parameters()), torch.autograd.grad(loss, list(net.parameters()))))
+        expected = torch.cat([gradients[entry.name].flatten() for entry in cohort.layout.parameters])
+        torch.testing.assert_close(cohort.momentum_vectors()[r], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("batch_norm", ["running", "batch"])
+def test_predictions_are_those_of_plain_pytorch_and_leave_no_trace(images, engine, batch_norm, monkeypatch):
+    cohort, state = loaded(engine), None
+    index = torch.from_numpy(np.random.default_rng(2).integers(0, N, (2, 1100)))  # batches of 1000 and 100
+    state, told = cohort.vectors(), []
+    found = cohort.predict(batcher_of(images), index, batch_norm=batch_norm, report=told.append)
+    assert torch.equal(cohort.vectors(), state) and sum(told) == 2200
+    assert found.dtype == torch.float32 and found.shape == (2, 1100, CLASSES)
+    for r in range(2):
+        net = create(NETWORK, num_classes=CLASSES, in_chans=2).double().train(batch_norm == "batch")
+        net.load_state_dict(cohort.layout.state_dict(state[r]), strict=False)
+        x = batcher_of(images).normalise(images[index[r]], torch.float64).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            expected = torch.cat([net(part) for part in x.split(1000)])
+        torch.testing.assert_close(found[r], expected.float(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_recalibrated_statistics_are_a_cumulative_average(images, engine):
+    cohort = loaded(engine)
+    index = torch.from_numpy(np.random.default_rng(2).integers(0, N, (2, 1100)))
+    before = cohort.vectors()
+    cohort.recalibrate(batcher_of(images), index)
+    for r in range(2):
+        net = create(NETWORK, num_classes=CLASSES, in_chans=2).double()
+        net.load_state_dict(cohort.layout.state_dict(before[r]), strict=False)
+        for module in net.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.reset_running_stats()
+                module.momentum = None
+        x = batcher_of(images).normalise(images[index[r]], torch.float64).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            for part in x.split(1000):
+                net(part)
+        torch.testing.assert_close(cohort.vectors()[r], cohort.layout.flatten(net), rtol=1e-9, atol=1e-12)
+
+
+# --- which engine -------------------------------------------------------------------------------------------------
+
+SHAPE = dict(image_size=32, in_chans=3, num_classes=10)
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def obstacle(monkeypatch):
+    """Plants what the sparse engine cannot have, by network; and a CPU with instructions for bfloat16."""
+    found = {}
+    monkeypatch.setattr(choice, "_obstacle", lambda network, **_: found.get(network))
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: found.get("bf16", True))
+    choice._say_once.cache_clear()
+    return found
+
+
+@pytest.mark.parametrize("network, size, density, device, precision, engine", [
+    ("cifar_resnet14_w4", 8, 1.0, CPU, "fp32", "sparse"),
+    ("cifar_resnet14_w8", 16, 1.0, CPU, "fp32", "sparse"),
+    ("cifar_resnet20", 32, 1.0, CPU, "fp32", "serial"),
+    ("cifar_resnet20", 32, 0.5, CPU, "bf16", "serial"),
+    ("cifar_resnet20", 32, 0.4, CPU, "bf16", "sparse"),
+    ("cifar_resnet20", 32, 0.1, CPU, "fp64", "sparse"),
+    ("cifar_resnet20", 16, 1.0, CPU, "fp32", "sparse"),
+    ("cifar_resnet20_w15", 32, 1.0, CPU, "fp32", "sparse"),
+    ("cifar_resnet20", 32, 0.1, CUDA, "fp32", "graph"),
+    ("resnet18", 8, 1.0, CUDA, "bf16", "graph"),
 ])  # fmt: skip
-def test_an_engine_that_cannot_be_is_refused(engine, network, device, precision, message):
-    with pytest.raises(UsageError, match=message):
-        choose_engine(engine, network, replicas=2, device=torch.device(device), precision=precision)
+def test_auto_chooses_by_rule(network, size, density, device, precision, engine, obstacle):
+    shape = {**SHAPE, "image_size": size}
+    assert choose("auto", network, **shape, density=density, device=device, precision=precision) == engine
+    assert choose("serial", network, **shape, density=density, device=device, precision=precision) == "serial"
+
+
+def test_dense_bf16_needs_instructions_for_it(obstacle):
+    obstacle["bf16"] = False
+    assert choose("auto", "cifar_resnet20", **SHAPE, density=1.0, device=CPU, precision="bf16") == "sparse"
+
+
+def test_a_layer_that_sparse_has_not_is_named_once(obstacle, capsys):
+    obstacle["mine"] = "a ConvTranspose2d ('up1')"
+    for _ in range(3):
+        assert choose("auto", "mine", **SHAPE, density=0.1, device=CPU, precision="fp32") == "serial"
+    assert capsys.readouterr().err == (
+        "mine has a ConvTranspose2d ('up1'), which engine sparse cannot train: it is trained by engine serial\n"
+    )
+    with pytest.raises(UsageError, match=r"cannot train 'mine', which has a ConvTranspose2d \('up1'\): use --engine serial"):
+        choose("sparse", "mine", **SHAPE, density=0.1, device=CPU, precision="fp32")
+    with pytest.raises(UsageError, match="--engine sparse needs a CPU, not cuda: use --engine graph"):
+        choose("sparse", "cifar_resnet20", **SHAPE, density=0.1, device=CUDA, precision="fp32")
+
+
+def test_cohorts_are_made_without_the_global_generator():
+    before = torch.random.get_rng_state()
+    for engine in ENGINES:
+        cohort_of(engine, 2)
+    assert torch.equal(torch.random.get_rng_state(), before)

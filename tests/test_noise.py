@@ -10,8 +10,8 @@ import torch
 
 from repro import store
 from repro.data import load
-from repro.data.files import read_numbers
 from repro.data.noise import corrupt
+from repro.data.user_numbers import read_numbers
 from repro.errors import UsageError
 from repro.protocol import Scoring
 from repro.stages import common, imp, labels, pretrain, score, select

@@ -16,7 +16,9 @@ TOLD = {
     "score --dataset folder:pets NET --replicates 3 --label-noise 0.1 --noise-draw replicate": set(),
     "EASY --seed 7": {"--seed"},
     "EASY --seed 7 --permute-scores": set(),
-    "EASY --device cpu --engine serial --checkpoint-seconds 9": {"--device", "--engine", "--checkpoint-seconds"},
+    "EASY --device cpu --engine serial --threads 2 --checkpoint-seconds 9": {
+        "--device", "--engine", "--threads", "--checkpoint-seconds",
+    },
     "EASY --data-dir . --download": {"--data-dir", "--download"},
     "EASY --scale demo": set(),
     "EASY --scale demo --unbalanced": {"--scale"},

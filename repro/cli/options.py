@@ -9,7 +9,7 @@ from click.core import ParameterSource
 from repro.errors import UsageError
 from repro.protocol import SCALES
 
-ENGINES = ("auto", "graph", "fused-graph", "fused", "sparse", "serial")
+ENGINES = ("auto", "graph", "sparse", "serial")
 PRECISIONS = ("fp32", "bf16")
 MOST = 1000  # replicates, networks or levels: beyond, it is a slip of the keyboard
 
@@ -46,6 +46,7 @@ MACHINE = options(
     DEVICE,
     click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True,
                  help="How replicates are trained together."),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads [default: OMP_NUM_THREADS, or all CPUs]."),
     click.option("--data-dir", type=PATH, help="Folder that holds the data sets [default: data]."),
     click.option("--download", is_flag=True, help="Fetch a missing CIFAR archive (checksummed)."),
     click.option("--checkpoint-seconds", type=float, default=60, show_default=True,
@@ -96,7 +97,9 @@ def say_unused_data_options(dataset: str) -> None:
         without_effect("only CIFAR is fetched", "download")
 
 
-MACHINE_FIELDS = ("device", "engine", "data_dir", "download", "checkpoint_seconds", "force", "dry_run", "tensorboard")
+MACHINE_FIELDS = (
+    "device", "engine", "threads", "data_dir", "download", "checkpoint_seconds", "force", "dry_run", "tensorboard",
+)  # fmt: skip
 
 
 def machine(given: dict):

@@ -37,8 +37,8 @@ def show(result) -> None:
     click.echo(str(result))
 
 
-def say_unused_labels(label_noise: float) -> None:
-    if not label_noise:
+def say_unused_labels(label_noise: float, noise_draw: str) -> None:
+    if not label_noise and noise_draw == "shared":  # a draw of each replicate's own is refused
         without_effect("no label noise is drawn without --label-noise", "noise_draw")
 
 
@@ -64,7 +64,7 @@ def score(dataset, scale, networks, batch_norm, grand, label_noise, noise_draw, 
         raise UsageError("score needs --dataset: try --dataset digits")
     p, place = protocol(dataset, scale), machine(given)
     say_unused_data_options(dataset)
-    say_unused_labels(label_noise)
+    say_unused_labels(label_noise, noise_draw)
     if p.folds == 1 and noise_draw == "shared":
         without_effect(f"{dataset} has no folds, so that all replicates share one set of scores", "replicates")
     own = p.scoring
@@ -123,8 +123,8 @@ def select(kind, size, scores, dataset, scale, seed, replicates, out, **given):
     else:
         p = protocol(dataset, scale)
     say_unused_data_options(p.dataset)
-    say_unused_labels(given["label_noise"])
-    without_effect("select trains and measures no network", "device", "engine", "checkpoint_seconds")
+    say_unused_labels(given["label_noise"], given["noise_draw"])
+    without_effect("select trains and measures no network", "device", "engine", "threads", "checkpoint_seconds")
     drawn = kind == "random" or given["permute_scores"] or given["label_noise"]
     if not drawn:
         without_effect(f"nothing is drawn for {kind} images", "seed")
@@ -161,7 +161,7 @@ def pretrain(subset, dataset, scale, t, label_noise, noise_draw, labels, network
     place = machine(given)
     p = protocol(store.read_header(subset, kind="subset").recipe["dataset"] if subset else dataset, scale)
     say_unused_data_options(p.dataset)
-    say_unused_labels(label_noise)
+    say_unused_labels(label_noise, noise_draw)
     if t == 0:
         without_effect("-t 0 trains nothing", "label_noise", "labels", "checkpoint_seconds")
     show(stages.pretrain(out, dataset=dataset, subset=subset, t=p.t_star if t is None else t,

@@ -20,11 +20,14 @@ from repro.report import account, figures, verdicts
 from repro.report.charts import css_name, readable, spec
 from repro.report.tables import Table, table
 from repro.store.files import write_whole
+from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC
 
 MEANING = {
     "reproduced": "the interval lies on the side of the margin that the claim asks for",
     "contradicted": "the interval lies on the other side",
     "inconclusive": "the interval holds the margin: neither",
+    BY_ARITHMETIC: "it follows from the protocol: no measurement could turn it",
+    NOT_BY_ARITHMETIC: "it does not follow from this protocol",
     "missing": "runs that decide it are missing",
     "not planned here": "this scale has no runs that decide it",
 }

@@ -104,7 +104,7 @@ def branch(
             work.train(rows, [work.job(r, work.weights(r), work.mask(r, level)) for r, level in rows])
         return cell.finish(
             order=["replicate", "level"], extra=work.rewind_weights(), lines=work.summary(),
-            device=str(work.trainer.device), engine="/".join(sorted(work.trainer.engines)), seed=recipe["seed"],
+            **work.trainer.provenance, seed=recipe["seed"],
         )  # fmt: skip
 
 

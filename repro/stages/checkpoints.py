@@ -10,13 +10,15 @@ from torch import Tensor
 
 from repro.nets import create
 from repro.protocol import protocol
-from repro.stages.common import Machine, Result, Trainer, open_data, training_fields
+from repro.stages.common import Machine, Result, open_data, training_fields
 from repro.stages.growing import Growing
 from repro.stages.lines import Family, measured, measuring, modes_of
 from repro.stages.progress import ticker
 from repro.stages.state_dicts import load_checkpoint
+from repro.stages.trainer import Trainer
 from repro.train.interpolate import grid
 from repro.usercode import pinned
+
 
 def between_checkpoints(
     out: str | Path | None,
@@ -70,8 +72,7 @@ def between_checkpoints(
             cell.add(new)
         lines = [line for name in wanted for line in path_table(_arrays(cell, name), alphas, name)]
         return cell.finish(order=["batch_norm"], extra={"alphas": np.array(alphas)}, lines=tuple(lines),
-                           device=str(trainer.device), engine="/".join(sorted(trainer.engines)),
-                           seed=p.seed)  # fmt: skip
+                           **trainer.provenance, seed=p.seed)  # fmt: skip
 
 
 def path_table(arrays: dict[str, np.ndarray], alphas: tuple[float, ...], piece: str) -> list[str]:

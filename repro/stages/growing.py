@@ -16,7 +16,7 @@ import torch
 
 from repro import store
 from repro.errors import UsageError
-from repro.stages.common import DEFAULTS, Machine, Result, threads
+from repro.stages.common import DEFAULTS, Machine, Result
 from repro.stages.curves import Curves
 from repro.stages.progress import Ticker, images_of
 from repro.train.loop import Job, Progress
@@ -179,7 +179,10 @@ class Growing:
 
     def table(self) -> pd.DataFrame:
         """One row per piece so far."""
-        return pd.DataFrame(list(self.rows.values()))
+        table = pd.DataFrame(list(self.rows.values()))
+        if "engine" in table:
+            table["engine"] = table["engine"].fillna("")  # rows made before it was recorded
+        return table
 
     def finish(self, *, order: list[str], extra: dict[str, np.ndarray] | None = None, lines: tuple[str, ...] = (),
                **provenance) -> Result:  # fmt: skip
@@ -188,17 +191,22 @@ class Growing:
         Arguments:
             order: table columns to sort by.
             extra: arrays that belong to no piece.
-            provenance: device, engine, seed …, recorded with this run.
+            provenance: device, engine, seed …, recorded with this run. Its number of threads is, too: `serial` may
+                round otherwise with another.
         """
         if set(self.rows) != self.finished:
             table = self.table().sort_values(order, kind="stable").reset_index(drop=True)
+            new = [row for piece, row in self.rows.items() if piece not in self.finished]
+            engines = {*provenance["engine"].split("/"), *(row.get("engine", "") for row in new)}  # some were taken up
+            provenance["engine"] = "/".join(sorted(engines - {""}))
             run = store.provenance(
-                started=self.began, wall_seconds=time.time() - self.began, threads=threads(), **provenance
+                started=self.began, wall_seconds=time.time() - self.began, threads=torch.get_num_threads(), **provenance
             )
+            made = table.replicate.nunique() if "replicate" in table else 0
             store.write(
                 self.path, kind=self.kind, recipe=self.recipe, inputs=self.inputs, defaults=DEFAULTS,
                 arrays={**self.arrays, **(extra or {})}, table=table,
-                provenance={"runs": [*self.history, {**run, "pieces": len(set(self.rows) - self.finished)}]},
+                provenance={"runs": [*self.history, {**run, "pieces": len(new), "replicates": made}]},
             )  # fmt: skip
         self.work.discard()
         return Result(self.path, self.identity, tuple(self.computed), tuple(self.reused), lines)

@@ -15,8 +15,8 @@ import torch
 
 from repro import store
 from repro.data import ImageSet
-from repro.data.user_numbers import read_numbers
 from repro.data.noise import corrupt
+from repro.data.user_numbers import read_numbers
 from repro.errors import UsageError
 from repro.stages.common import DEFAULTS
 from repro.train.streams import stream
