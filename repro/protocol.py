@@ -261,7 +261,7 @@ def own(dataset: str, **fields) -> Protocol:
 
 def _counted(folder: Path) -> tuple[str, dict[str, int]]:
     """Name as a data set, and sizes, of a folder of images that later commands find by its name."""
-    from repro.data.files import count_folder
+    from repro.data.folders import count_folder
 
     counted = count_folder(folder.expanduser())
     here = Path(folder.expanduser().resolve().name)

@@ -251,9 +251,9 @@ RUN --mask {nan}
 RUN --mask {empty}
     empty.npy keeps no weight: give a mask with some ones
 RUN --mask {objects}
-    objects.npy cannot be read as a mask \(ValueError\): give a .npy array or a .pt dict
+    objects.npy cannot be read as a mask \(ValueError\): give a .npy array or a .pt or .safetensors dict
 RUN --mask {damaged}
-    damaged.pt cannot be read as a mask \(\w+\)
+    damaged.pt is no file of torch.save: write one with
 RUN --mask {list}
     list.pt holds a list: give a dict from names to mask tensors
 RUN --mask {missing}

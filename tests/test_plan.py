@@ -144,7 +144,7 @@ def test_commands_are_those_of_the_program(results):
         assert given["replicates"] == 2 and str(given["out"]) == str(step.target)
         assert {str(path) for path in step.needs} <= set(step.command)
         expected = {"seed": 1, "prune_fraction": 0.1, "scale": "demo"}
-        assert {name: given[name] for name in expected if name in given}.items() <= expected.items()
+        assert {name: value for name in expected if (value := given.get(name)) is not None}.items() <= expected.items()
 
 
 def test_what_is_complete_is_not_made_again(results):

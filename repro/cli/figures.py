@@ -7,7 +7,18 @@ import click
 from click.core import ParameterSource
 
 from repro.cli.group import Failure, main
-from repro.cli.options import CONTROL, DEVICE, MOST, PANELS, PATH, REPLICATES, RESULTS, SEED, options
+from repro.cli.options import (
+    CONTROL,
+    DEVICE,
+    MOST,
+    PANELS,
+    PATH,
+    REPLICATES,
+    RESULTS,
+    SEED,
+    options,
+    without_effect,
+)
 from repro.errors import RunError, UsageError
 from repro.protocol import SCALES
 
@@ -20,10 +31,25 @@ FIGURE_OPTIONS = (
 FIGURE = options(click.argument("name", metavar="FIGURE"), *FIGURE_OPTIONS)
 
 
+def study_of(name: str, given: dict):
+    """The `repro.plan.study.Study` that the options ask for; warns of those that change none of its runs."""
+    from repro import plan
+    from repro.plan.study import Study
+
+    study = Study(name, **given)
+    for option in ("seed", "replicates", "levels"):
+        if given[option] is not None:
+            other = Study(name, **{**given, option: given[option] + 1})
+            commands = [{s.command for s in plan.steps(each.items(), each.results)} for each in (study, other)]
+            if commands[0] == commands[1]:
+                without_effect(f"no run of {name} depends on it", option)
+    return study
+
+
 def _write_text(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RunError(f"cannot write {path} ({error.strerror.lower()}): choose another place or allow it") from error
 
@@ -57,21 +83,27 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
       repro plan all --scale paper --jobs 1,8,64 --speed cifar_resnet20=250000
     """
     from repro import cost, plan
-    from repro.plan.study import Study
 
     places = cost.places(jobs)
     network, measure = cost.speed_of(speed) if speed else (None, None)
     if makefile and len(places) > 1:
         raise UsageError(f"--make writes rules for one number of processes, not for --jobs {jobs}: give one number")
 
-    study = Study(name, **given)
+    study = study_of(name, given)
     steps = plan.steps(study.items(), study.results)
     todo = plan.unfinished(steps)
+    if not makefile:
+        without_effect("it is for the rules of --make", "extra", "yes")
+    if speed:
+        without_effect("with --speed nothing is measured", "device")
     if makefile:
         _write_text(makefile, plan.rules(todo, program=(sys.executable, "-m", "repro"), options=extra))
     predictions = []
     if cost.worth_measuring(todo) or (todo and (speed or len(places) > 1)):
         predictions = cost.predict_each(todo, places, device=device, network=network, measure=measure)
+    elif not makefile:
+        why = "what is left takes minutes anywhere, and is not predicted" if todo else "nothing is left to do"
+        without_effect(why, "device", "jobs", "speed")
     click.echo(cost.report(name, steps, todo, *predictions))
     if makefile:
         cost.require_sensible(predictions[0] if predictions else None, yes=yes)
@@ -89,9 +121,8 @@ def figure_command(name, **given):
       repro figure mine.py
     """
     from paper_figures import style
-    from repro.plan.study import Study
 
-    study = Study(name, **given)
+    study = study_of(name, given)
     for figure in study.drawn:
         click.echo("\n".join(map(str, style.save(*study.draw(figure), study.stem(figure)))))
 
@@ -111,9 +142,8 @@ def archive_command(name, out, **given):
       repro archive all --out archive.zip
     """
     from repro import archive
-    from repro.plan.study import Study
 
-    study = Study(name, **given)
+    study = study_of(name, given)
     if study.own:  # who checks an archive runs nothing that is in it
         raise UsageError(f"{name} is a figure of your own, and an archive holds the paper's alone: keep {name} with "
                          f"{study.results}")  # fmt: skip
@@ -146,20 +176,20 @@ def verify_command(context, name, reference, archive, **given):
       repro verify --reference
       repro verify --archive figure2.zip
     """
-    from repro.plan.study import Study
     from repro.verify import judge as judging
 
     if archive:
-        _alone(context, "archive")
+        _alone(context, "archive", "says itself which figure, scale and runs it holds")
         from repro.archive import check
 
         report = check(archive)
         click.echo(report)
         sys.exit(report.exit_status)
     if reference:
+        _alone(context, "reference", "judges the paper's own numbers, of all figures")
         click.echo(judging.reference().terminal)
         return
-    study = Study(name, **given)
+    study = study_of(name, given)
     count, lacking = len(study.items()), study.lacking()
     if not study.finished():
         raise Failure(f"{study.results} has no run of {name}: make them with {study.how}", 3)
@@ -173,9 +203,9 @@ def verify_command(context, name, reference, archive, **given):
     sys.exit(judgement.exit_status)
 
 
-def _alone(context: click.Context, option: str) -> None:
-    """Raises UsageError when anything beside this option was given: the archive says all the rest itself."""
+def _alone(context: click.Context, option: str, why: str) -> None:
+    """Raises UsageError when anything beside this option was given."""
     for name in context.params:
         if name != option and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             word = next(p.opts[0] for p in context.command.params if p.name == name)
-            raise UsageError(f"--{option} says itself which figure, scale and runs it holds: leave {word} out")
+            raise UsageError(f"--{option} {why}: leave {word} out")

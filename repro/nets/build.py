@@ -46,7 +46,7 @@ def initialise(network: nn.Module, generator: torch.Generator) -> nn.Module:
             if module.bias is not None:
                 bound = 1 / math.sqrt(module.weight[0].numel())
                 nn.init.uniform_(module.bias, -bound, bound, generator=generator)
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, nn.BatchNorm2d) and module.affine:
             nn.init.uniform_(module.weight, generator=generator)
             nn.init.zeros_(module.bias)
     return network

@@ -6,6 +6,7 @@ Each knows the file it ends in below a results folder; `repro.plan.steps` knows 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from repro.data.user_numbers import split_key
 from repro.errors import UsageError
 from repro.protocol import Protocol
 
@@ -50,7 +51,8 @@ class Subset:
         if self.score == "lmc":  # the mean over that many parents is another score when there are more
             parts.append(f"lmc{protocol.replicates}")
         elif self.score != "el2n":
-            parts.append(Path(self.score).stem)
+            file, key = split_key(self.score)
+            parts.append(file.stem + (f"-{key.replace('/', '-')}" if key else ""))
         if self.ranked and self.is_balanced(protocol) != protocol.balanced:
             parts.append("balanced" if self.balanced else "unbalanced")
         if self.like:
@@ -63,8 +65,8 @@ class Subset:
 def _marks(noise: float, labels: str) -> list[str]:
     """What other labels add to a file stem: the share of noise, or the name of the file (or of the key in it)."""
     if labels:
-        file = Path(labels)
-        return [f"labels-{file.name.rpartition(':')[2] if ':' in file.name else file.stem}"]
+        file, key = split_key(labels)
+        return [f"labels-{(key or file.stem).replace('/', '-')}"]
     return [f"noise{noise:g}"] if noise else []
 
 

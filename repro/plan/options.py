@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from repro.data.files import read_numbers
+from repro.data.user_numbers import read_numbers
 from repro.errors import UsageError
 from repro.plan.declare import Cell
 from repro.protocol import OWN, Protocol, Scoring, protocol
@@ -17,10 +17,10 @@ _VALUES = ("steps", "batch_size", "lr", "weight_decay", "precision")
 
 
 def options_of(
-    p: Protocol, replicates: int, training: Training | None = None, scoring: Scoring | None = None
+    p: Protocol, replicates: int | None, training: Training, scoring: Scoring | None = None
 ) -> tuple[str, ...]:
-    """Options of a command that trains or scores (with its ``training``, ``scoring``) for so many replicates."""
-    given = ("--seed", str(p.seed), "--replicates", str(replicates))
+    """Options of a command that trains or scores, for so many replicates; None: one result is for all of them."""
+    given = ("--seed", str(p.seed), *(() if replicates is None else ("--replicates", str(replicates))))
     return (*(own_options(p, training, scoring) if p.scale == OWN else ("--scale", p.scale)), *given)
 
 
@@ -42,11 +42,9 @@ def recipe_of(p: Protocol, training: Training) -> dict:
             **asdict(training), "milestones": list(training.milestones)}  # fmt: skip
 
 
-def own_options(p: Protocol, training: Training | None, scoring: Scoring | None) -> tuple[str, ...]:
+def own_options(p: Protocol, training: Training, scoring: Scoring | None) -> tuple[str, ...]:
     """Options of a command (that trains, or that scores) for what differs from the data set's own protocol."""
     base = protocol(p.dataset)
-    if training is None:
-        return ()
     words: list[str] = []
     network, usual, plain = p.network, base.network, base.training
     if scoring:

@@ -267,8 +267,9 @@ def _select(cell: Cell, results: Path) -> list[Step]:
         recipe |= {"seed": p.seed, "permute_scores": subset.permuted}
     control = ("--permute-scores",) if subset.permuted else ()
     balance = ("--balanced" if balanced else "--unbalanced",) if subset.ranked else ()
-    command = ("select", "--kind", subset.kind, "--size", str(subset.size), *source, *balance, *control,
-               *options_of(p, replicates), "--out", str(target))  # fmt: skip
+    seed = ("--seed", str(p.seed)) if not subset.ranked or subset.permuted or "--label-noise" in source else ()
+    command = ("select", "--kind", subset.kind, "--size", str(subset.size), *source, *balance, *control, *seed,
+               "--replicates", str(replicates), "--out", str(target))  # fmt: skip
     needs = tuple(step.target for step in before[-1:])
     return [*before, Step(target, command, needs, _replicates(replicates), recipe, p.network, p, labels=cell.labels)]
 
@@ -284,8 +285,9 @@ def _score(cell: Cell, results: Path) -> Step:
         **label_fields(cell),
     }  # fmt: skip
     images = len(wanted) * p.scoring.training.steps * p.scoring.training.batch_size
+    several = replicates if p.folds > 1 else None  # without folds all replicates share one set of scores
     command = ("score", "--dataset", p.dataset, *label_options(cell),
-               *options_of(p, replicates, p.scoring.training, p.scoring), "--out", str(target))  # fmt: skip
+               *options_of(p, several, p.scoring.training, p.scoring), "--out", str(target))  # fmt: skip
     return Step(target, command, (), wanted, recipe, p.scoring.network, p, len(wanted), images,
                 len(wanted) * p.train_images, labels=cell.labels)  # fmt: skip
 

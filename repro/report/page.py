@@ -105,7 +105,7 @@ def deviations() -> Table:
     path = next((p for p in (Path(place, "reference", "deviations.csv") for place in places) if p.is_file()), None)
     if path is None:
         raise RunError("paper_figures/reference/deviations.csv is missing: install the project again")
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         heads, *rows = csv.reader(file)
     return table("Deviations and unknowns", heads, rows)
 

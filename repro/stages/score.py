@@ -90,8 +90,11 @@ def score(
             return data.split(group)[0].numpy()
 
         def cohort_key(row: tuple[int, int]) -> tuple:
+            images, by_batch = pool(row[0]), scoring.batch_norm == "batch"
+            if by_batch:
+                trainer.require_batches(len(images), scoring=True)
             # padding would enter the statistics of a batch: pools of one length
-            return trainer.cohort_key(pool(row[0])), len(pool(row[0])) if scoring.batch_norm == "batch" else 0
+            return trainer.cohort_key(images), len(images) if by_batch else 0
 
         missing = {piece: row for piece, row in wanted.items() if piece not in cell.rows}
         for piece, (g, _) in missing.items():

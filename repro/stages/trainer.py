@@ -1,6 +1,7 @@
 """Networks trained and measured for a stage: which engine, in which cohorts, and which of them diverged."""
 
 import ctypes
+import sys
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from repro.data import Batcher, ImageSet
-from repro.engines import Cohort, choose, create
+from repro.engines import EVALUATION_BATCH, Cohort, choose, create
 from repro.errors import UsageError
-from repro.nets import Layout, initialise, layout_of
+from repro.nets import Layout, check, initialise, layout_of
 from repro.nets import create as create_network
+from repro.nets.resnet import CifarResNet
 from repro.stages.common import Machine
 from repro.train import evaluate
 from repro.train.job import NEVER, Job, Progress
@@ -73,7 +75,8 @@ class Trained:
 class Trainer:
     """Data on a device, and cohorts of one architecture to train on it.
 
-    Raises UsageError for a network that is unknown or cannot take the images, and for an engine that it cannot have.
+    Raises UsageError for a network that is unknown, cannot take the images or cannot be trained with the same result
+    again (`repro.nets.check`), and for an engine that it cannot have.
     """
 
     data: ImageSet
@@ -92,10 +95,17 @@ class Trainer:
         self.labels = self.data.labels.to(self.device)
         single = self._network()
         self._try(single)
+        for line in check.require_trainable(self._network, self.network, self.image_shape, self.data.num_classes):
+            _say_once(f"warning: {line}")
         self.layout: Layout = layout_of(single)
         if self.machine.engine != "auto":
             self.engine()  # complains of an engine that the network cannot have
         self._cohort = cache(self._create)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self.data.in_chans, self.data.image_size, self.data.image_size
 
     def _network(self) -> torch.nn.Module:
         return create_network(self.network, num_classes=self.data.num_classes, in_chans=self.data.in_chans)
@@ -110,6 +120,20 @@ class Trainer:
             reason = " ".join(str(error).split()).rstrip(".")
             raise UsageError(f"network {self.network!r} cannot take the {size} x {size} images of {self.data.name} "
                              f"({reason}): choose another --network") from error  # fmt: skip
+
+    def require_batches(self, size: int, *, scoring: bool = False) -> None:
+        """Raises UsageError for passes over ``size`` images with a batch of one that the network cannot be trained on.
+
+        scoring: the batches are those of scores by batch statistics.
+        """
+        batch_size, drop_last = self.training.batch_size, self.training.drop_last
+        advice = "a larger --batch-size" if batch_size == 1 else "--drop-last, or another --batch-size"
+        if scoring:
+            batch_size, drop_last, advice = EVALUATION_BATCH, False, "--batch-norm running"
+        check.require_batches(
+            self._network, self.network, self.image_shape, size=size, batch_size=batch_size, drop_last=drop_last,
+            advice=advice,
+        )  # fmt: skip
 
     @property
     def provenance(self) -> dict:
@@ -149,7 +173,11 @@ class Trainer:
         return self._cohort(len(jobs), engines.pop())
 
     def cohort_key(self, subset: np.ndarray, mask: Tensor | None = None) -> Hashable:
-        """Equal for jobs that one cohort can train: by one engine, in batches of equal size at every step."""
+        """Equal for jobs that one cohort can train: by one engine, in batches of equal size at every step.
+
+        Raises UsageError as `require_batches`.
+        """
+        self.require_batches(len(subset))
         return 0 if self.training.drop_last else len(subset), self.engine(mask)
 
     def chunks(self, rows: Iterable, key: Callable = lambda row: 0) -> list[list]:
@@ -175,6 +203,11 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):  # modules that initialise themselves draw from the global generator
             torch.manual_seed(torch_stream(seed, replicate, role + "create").initial_seed())
             network = self._network()
+        if not (isinstance(network, CifarResNet) or self.network.startswith("lowres_")):
+            _say_once(
+                f"warning: {self.network} begins as the paper's networks do (Kaiming normal weights of Conv2d and "
+                "Linear, BatchNorm2d uniform): what its code or a checkpoint put there is overwritten"
+            )
         vector = self.layout.flatten(initialise(network, torch_stream(seed, replicate, role + "init")))
         return vector.double() if self.training.precision == "fp64" else vector
 
@@ -223,6 +256,11 @@ class Trainer:
     def accuracy(self, trained: Trained, j: int, correct: Tensor) -> float:
         """Share of the test images that network ``j`` classifies correctly; chance for one that diverged."""
         return 1 / self.data.num_classes if trained.diverged[j] else correct.double().mean().item()
+
+
+@cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _tune_process(threads: int) -> None:

@@ -102,7 +102,7 @@ def acquire(lock: Path) -> TextIO | None:
     while True:
         file = None
         try:
-            file = open(lock, "a+")
+            file = open(lock, "a+", encoding="utf-8", errors="backslashreplace")
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _stands(file, lock):
                 return file
@@ -149,7 +149,7 @@ def _sign(file: TextIO) -> None:
 
 def _owner(lock: Path) -> str:
     try:
-        return lock.read_text() or "another process"
+        return lock.read_text(encoding="utf-8", errors="replace") or "another process"
     except OSError:  # given back at this moment
         return "another process"
 

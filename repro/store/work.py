@@ -44,7 +44,7 @@ class WorkFolder:
 
     def _recorded(self) -> Lineage | None:
         try:
-            return Lineage.from_json(json.loads((self.folder / "lineage.json").read_text()))
+            return Lineage.from_json(json.loads((self.folder / "lineage.json").read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
             if any(self.folder.glob("[!.]*")):  # not ours to remove
                 raise UsageError(f"{self.folder} holds other files: move them away, or pass --force") from None
