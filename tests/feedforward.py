@@ -12,9 +12,17 @@ def convolutional(num_classes, in_chans):
         return [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU()]
 
     return nn.Sequential(
-        *block(in_chans, 4), nn.MaxPool2d(2), *block(4, 8), nn.MaxPool2d(2), nn.Flatten(),
-        nn.Linear(8 * 2 * 2, 20), nn.ReLU(), nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, num_classes),
-    )  # fmt: skip
+        *block(in_chans, 4),
+        nn.MaxPool2d(2),
+        *block(4, 8),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(8 * 2 * 2, 20),
+        nn.ReLU(),
+        nn.Linear(20, 12),
+        nn.ReLU(),
+        nn.Linear(12, num_classes),
+    )
 
 
 def perceptron(num_classes, in_chans):
@@ -126,10 +134,15 @@ class Branching(nn.Module):
 
 def depthwise(num_classes, in_chans):
     return nn.Sequential(
-        nn.Conv2d(in_chans, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(in_chans, 4, 3),
+        nn.Conv2d(4, 4, 3, groups=4),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
         nn.Linear(4, num_classes),
-    )  # fmt: skip
+    )
 
 
 def smooth(num_classes, in_chans):
-    return nn.Sequential(nn.Conv2d(in_chans, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+    return nn.Sequential(
+        nn.Conv2d(in_chans, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)
+    )

@@ -50,7 +50,9 @@ CASES = RESNETS + [(NETWORKS + name, *rest) for name, *rest in OTHERS]
 class Setting:
     """Cohorts of one network by several engines from equal state, and batches for them."""
 
-    def __init__(self, network, side, channels, batch, density, nesterov, *, replicas=2, steps=3, precision="fp64", seed=0):
+    def __init__(
+        self, network, side, channels, batch, density, nesterov, *, replicas=2, steps=3, precision="fp64", seed=0
+    ):
         rng = np.random.default_rng(seed)
         self.how = dict(num_classes=CLASSES, in_chans=channels, image_size=side, device=torch.device("cpu"))
         self.network, self.replicas, self.precision = network, replicas, precision
@@ -91,7 +93,9 @@ class Setting:
     def trained(self, engine, rows=slice(None), parts=1, rates=None, **how):
         """State, momentum, losses and logits after all steps, in so many calls."""
         cohort, found = self.loaded(engine, rows, **how), []
-        block = Block(self.block.index[:, rows], tuple(o[:, rows] for o in self.block.offsets), self.block.rates[:, rows])
+        block = Block(
+            self.block.index[:, rows], tuple(o[:, rows] for o in self.block.offsets), self.block.rates[:, rows]
+        )
         if rates is not None:
             block.rates = rates[:, rows]
         for part in np.array_split(np.arange(len(block)), parts):
@@ -114,10 +118,13 @@ def test_each_step_equals_plain_pytorch(case):
         sparse.load_momentum(serial.momentum_vectors())
         step = setting.block.steps(slice(k, k + 1))
         found, wanted = (
-            (*cohort.train(step, setting.batcher, setting.targets, setting.sgd, logits=True), cohort.vectors(),
-             cohort.momentum_vectors() * setting.shown)
+            (
+                *cohort.train(step, setting.batcher, setting.targets, setting.sgd, logits=True),
+                cohort.vectors(),
+                cohort.momentum_vectors() * setting.shown,
+            )
             for cohort in (sparse, serial)
-        )  # fmt: skip
+        )
         assert max(map(apart, found, wanted)) < 1e-12
     assert (sparse.vectors()[:, : sparse.layout.num_prunable][~setting.masks] == 0).all()
 
@@ -147,14 +154,20 @@ def test_the_gradient_is_that_of_finite_differences():
     for at in places.tolist():
         step = torch.zeros_like(vector)
         step[at] = h
-        assert (loss(vector + step) - loss(vector - step)) / (2 * h) == pytest.approx(gradient[at].item(), rel=1e-4, abs=1e-7)
+        assert (loss(vector + step) - loss(vector - step)) / (2 * h) == pytest.approx(
+            gradient[at].item(), rel=1e-4, abs=1e-7
+        )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp64"])
 def test_bits_do_not_depend_on_calls_company_or_threads(precision):
     setting = Setting("cifar_resnet8_w4", 8, 1, 64, 0.3, False, replicas=3, steps=8, precision=precision)
     whole = setting.trained("sparse")
-    for other in (setting.trained("sparse", parts=3), setting.trained("sparse", threads=2), setting.trained("sparse", threads=3)):
+    for other in (
+        setting.trained("sparse", parts=3),
+        setting.trained("sparse", threads=2),
+        setting.trained("sparse", threads=3),
+    ):
         assert all(map(torch.equal, whole, other))
     alone = setting.trained("sparse", slice(1, 2))
     assert torch.equal(whole[0][1:2], alone[0]) and torch.equal(whole[1][1:2], alone[1])
@@ -213,21 +226,38 @@ def test_frozen_and_unused_weights_stay_as_they_are():
         assert not torch.equal(before[name], after[name]) or name == "conv.bias"
 
 
-@pytest.mark.parametrize("network, phrase", [
-    (NETWORKS + "Transposed", "a ConvTranspose2d ('up')"), (NETWORKS + "depthwise", "a Conv2d ('1') with groups"),
-    (NETWORKS + "smooth", "a GELU ('1')"), (NETWORKS + "Twice", "a Conv2d ('conv'), whose weights are used twice"),
-    (NETWORKS + "Branching", "a forward pass that depends on its images"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "network, phrase",
+    [
+        (NETWORKS + "Transposed", "a ConvTranspose2d ('up')"),
+        (NETWORKS + "depthwise", "a Conv2d ('1') with groups"),
+        (NETWORKS + "smooth", "a GELU ('1')"),
+        (NETWORKS + "Twice", "a Conv2d ('conv'), whose weights are used twice"),
+        (NETWORKS + "Branching", "a forward pass that depends on its images"),
+    ],
+)
 def test_a_layer_it_cannot_have_is_named(network, phrase):
     assert unsupported(create(network, num_classes=5, in_chans=1), 8, 1).startswith(phrase)
     with pytest.raises(UsageError, match="use --engine serial"):
-        engines.create("sparse", network, replicas=1, num_classes=5, in_chans=1, image_size=8, device=torch.device("cpu"))
+        engines.create(
+            "sparse", network, replicas=1, num_classes=5, in_chans=1, image_size=8, device=torch.device("cpu")
+        )
 
 
-@pytest.mark.parametrize("name, size", [
-    ("cifar_resnet20", 32), ("resnet10t", 32), ("resnet18", 32), ("lowres_resnet18", 32), ("conv2_s8", 8),
-    ("lenet300_s8", 8), ("conv6", 32), ("cifar_vgg11", 32), ("cifar_vgg16", 32),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, size",
+    [
+        ("cifar_resnet20", 32),
+        ("resnet10t", 32),
+        ("resnet18", 32),
+        ("lowres_resnet18", 32),
+        ("conv2_s8", 8),
+        ("lenet300_s8", 8),
+        ("conv6", 32),
+        ("cifar_vgg11", 32),
+        ("cifar_vgg16", 32),
+    ],
+)
 def test_networks_of_the_zoo_that_it_can_have(name, size):
     assert unsupported(create(name, num_classes=10, in_chans=3), size, 3) is None
 
@@ -252,42 +282,12 @@ def test_a_batch_of_one_value_has_no_statistics():
         setting.loaded("sparse").train(setting.block, setting.batcher, setting.targets, setting.sgd)
 
 
-ONE_STEP = """
-import numpy as np, torch
-from repro.engines.sparse.compiled import call, entry
-@entry
-def double(x):
-    for k in range(len(x)):
-        x[k] = 2 * x[k]
-x = np.ones(3)
-call(double, x)
-call(double, x)
-print(x.tolist())
-"""
-
-
-def compiling(folder):
-    """What a process that compiles a small function says, with its cache in a folder."""
-    (script := folder / "one_step.py").write_text(ONE_STEP)
-    where = {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run([sys.executable, str(script)], env=os.environ | where, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "[4.0, 4.0, 4.0]\n"), done.stderr
-    return done.stderr
-
-
-def test_compiling_is_told_once_a_machine(tmp_path):
-    assert compiling(tmp_path) == "compiling engine sparse for this CPU: half a minute, once\n"
-    assert compiling(tmp_path) == ""
-
-
-def test_a_cache_that_cannot_be_written_is_told(tmp_path):
-    (tmp_path / "cache").write_text("a file")
-    assert "once (not kept: " in compiling(tmp_path)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("variables", [{"REPRO_ENGINE_DEBUG": "1"}, {"REPRO_ENGINE_WIDTH": "4"}, {"REPRO_ENGINE_WIDTH": "8"}],
-                         ids=["bounds-checked", "width-4", "width-8"])  # fmt: skip
+@pytest.mark.parametrize(
+    "variables",
+    [{"REPRO_ENGINE_DEBUG": "1"}, {"REPRO_ENGINE_WIDTH": "4"}, {"REPRO_ENGINE_WIDTH": "8"}],
+    ids=["bounds-checked", "width-4", "width-8"],
+)
 def test_bounds_checks_and_other_widths(variables):
     """Compiled with checks of every access, and for other registers, the engine gives the same results."""
     command = [sys.executable, "-m", "pytest", __file__, "-k", "each_step or measuring or far_apart"]

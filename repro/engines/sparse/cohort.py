@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from repro.data import Batcher
 from repro.engines.block import Block, Sgd
 from repro.engines.cohort import EVALUATION_BATCH, Cohort
-from repro.engines.sparse import step
 from repro.engines.sparse.compiled import call
 from repro.engines.sparse.lanes import L
 from repro.engines.sparse.layers import Convolution, Layers
 from repro.engines.sparse.plan import Plan, make_plan
 from repro.engines.sparse.reader import Unsupported, read
+from repro.engines.sparse.step import advance
 from repro.engines.sparse.taps import list_taps
-from repro.engines.sparse.work import room_of, tables_of
+from repro.engines.sparse.work import Images, Lists, Room, Tables, room_of, tables_of
 from repro.errors import RunError, UsageError
 
 
@@ -35,8 +35,8 @@ def unsupported(network: nn.Module, image_size: int, in_chans: int) -> str | Non
 class SparseCohort(Cohort):
     """A `Cohort` whose replicas are trained one after the other, each with all steps of a block in one compiled call.
 
-    Threads take replicas, so results are the same for any number of threads. Raises UsageError for a network with a layer
-    that this engine does not have.
+    Threads take replicas, so results are the same for any number of threads. Raises UsageError for a network with a
+    layer that this engine does not have.
     """
 
     engine = "sparse"
@@ -47,12 +47,14 @@ class SparseCohort(Cohort):
         try:
             self.layers: Layers = read(module, self.image_size, self.in_chans)
         except Unsupported as obstacle:
-            raise UsageError(f"engine sparse cannot train {network!r}, which has {obstacle}: use --engine serial") from None
+            raise UsageError(
+                f"engine sparse cannot train {network!r}, which has {obstacle}: use --engine serial"
+            ) from None
         self.kind = np.float64 if self.dtype == torch.float64 else np.float32
         self.trainable = np.concatenate([np.full(p.numel(), p.requires_grad) for p in self._parameters(module)])
         self.free = self._free()
         self._plans: dict[tuple[int, bool], Plan] = {}
-        self._lists: list[step.Lists] | None = None
+        self._lists: list[Lists] | None = None
         self._rooms: tuple[Plan, SimpleQueue] | None = None
         self._pool: ThreadPoolExecutor | None = None
 
@@ -74,8 +76,9 @@ class SparseCohort(Cohort):
 
     # --- training, measuring --------------------------------------------------------------------------------
 
-    def train(self, block: Block, batcher: Batcher, targets: Tensor, sgd: Sgd, *,
-              logits: bool = False) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    def train(
+        self, block: Block, batcher: Batcher, targets: Tensor, sgd: Sgd, *, logits: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         count, replicas, batch = block.index.shape
         self._require_images(batcher)
         self._require_statistics(batch)
@@ -85,21 +88,45 @@ class SparseCohort(Cohort):
         none = torch.zeros(count, replicas, batch, dtype=torch.int64)
         offsets = block.offsets or (none, none, none.bool())
 
-        def one(r: int, tables: step.Tables, room: step.Room) -> None:
+        def one(r: int, tables: Tables, room: Room) -> None:
             index, dy, dx, flip = (part[:, r].contiguous().numpy() for part in (block.index, *offsets))
             labels = (targets if targets.ndim == 1 else targets[r]).contiguous().numpy()
             rates = block.rates[:, r].contiguous().numpy().astype(self.kind)
             call(
-                step.advance, images, index, dy, dx, flip, block.offsets is not None, labels, rates,
-                self.kind(sgd.momentum), self.kind(sgd.weight_decay), sgd.nesterov, True, True, tables,
-                self._taps(plan)[r], room, self.state[r].numpy(), self.momentum[r].numpy(), losses[r], seen[r],
-            )  # fmt: skip
+                advance,
+                images,
+                index,
+                dy,
+                dx,
+                flip,
+                block.offsets is not None,
+                labels,
+                rates,
+                self.kind(sgd.momentum),
+                self.kind(sgd.weight_decay),
+                sgd.nesterov,
+                True,
+                True,
+                tables,
+                self._taps(plan)[r],
+                room,
+                self.state[r].numpy(),
+                self.momentum[r].numpy(),
+                losses[r],
+                seen[r],
+            )
 
         self._each(one, plan, batch)
         return torch.from_numpy(losses.T.copy()), torch.from_numpy(seen).transpose(0, 1) if logits else None
 
-    def predict(self, batcher: Batcher, index: Tensor, *, batch_norm: str = "running",
-                report: Callable[[int], None] | None = None) -> Tensor:  # fmt: skip
+    def predict(
+        self,
+        batcher: Batcher,
+        index: Tensor,
+        *,
+        batch_norm: str = "running",
+        report: Callable[[int], None] | None = None,
+    ) -> Tensor:
         states = [row.numpy().copy() for row in self.state]
         return self._evaluate(batcher, index, states, batch_norm == "batch", lambda part: 0.0, report)
 
@@ -110,9 +137,16 @@ class SparseCohort(Cohort):
         states = [row.numpy() for row in self.state]
         self._evaluate(batcher, index, states, True, lambda part: 1 / (part + 1), report)
 
-    def _evaluate(self, batcher: Batcher, index: Tensor, states: list[np.ndarray], by_batch: bool,
-                  momentum: Callable[[int], float], report: Callable[[int], None] | None) -> Tensor:  # fmt: skip
-        """Logits [R, n, num_classes] of the networks ``states``, whose running statistics are changed by momentum(part)."""
+    def _evaluate(
+        self,
+        batcher: Batcher,
+        index: Tensor,
+        states: list[np.ndarray],
+        by_batch: bool,
+        momentum: Callable[[int], float],
+        report: Callable[[int], None] | None,
+    ) -> Tensor:
+        """Logits [R, n, num_classes] of the networks ``states``; by_batch moves their statistics by momentum(part)."""
         self._require_images(batcher)
         size = EVALUATION_BATCH if by_batch else L
         count = index.shape[1]
@@ -123,7 +157,7 @@ class SparseCohort(Cohort):
         none = np.zeros((1, 1), np.int64)
         whole = count // size
 
-        def one(r: int, tables: step.Tables, room: step.Room) -> None:
+        def one(r: int, tables: Tables, room: Room) -> None:
             rows = index[r].contiguous().numpy()
             for first, parts, batch in ((0, whole, size), (whole * size, 1, count % size)):
                 if not parts * batch:
@@ -131,10 +165,28 @@ class SparseCohort(Cohort):
                 part = slice(first, first + parts * batch)
                 momenta = np.array([momentum(k + (first > 0) * whole) for k in range(parts)], self.kind)
                 call(
-                    step.advance, images, rows[part].reshape(parts, batch), none, none, none > 0, False, none[0],
-                    momenta, self.kind(0), self.kind(0), False, False, by_batch, tables, self._taps(plan)[r], room,
-                    states[r], states[r], momenta, logits[r, part].reshape(parts, batch, -1),
-                )  # fmt: skip
+                    advance,
+                    images,
+                    rows[part].reshape(parts, batch),
+                    none,
+                    none,
+                    none > 0,
+                    False,
+                    none[0],
+                    momenta,
+                    self.kind(0),
+                    self.kind(0),
+                    False,
+                    False,
+                    by_batch,
+                    tables,
+                    self._taps(plan)[r],
+                    room,
+                    states[r],
+                    states[r],
+                    momenta,
+                    logits[r, part].reshape(parts, batch, -1),
+                )
 
         self._each(one, plan, size, report and partial(report, count))
         return torch.from_numpy(logits).float()
@@ -174,8 +226,10 @@ class SparseCohort(Cohort):
                     rooms.put(room_of(plan, self._taps(plan), self.layout.num_parameters, batch, self.kind))
             except MemoryError:
                 need = plan.size * np.dtype(self.kind).itemsize / 2**20
-                raise RunError(f"{threads} threads need {need:,.0f} MiB each for batches of {batch}, which is more than "
-                               "there is: give fewer --threads, or a smaller --batch-size") from None  # fmt: skip
+                raise RunError(
+                    f"{threads} threads need {need:,.0f} MiB each for batches of {batch}, which is more than "
+                    "there is: give fewer --threads, or a smaller --batch-size"
+                ) from None
             self._rooms = plan, rooms
         return self._rooms[1]
 
@@ -193,7 +247,7 @@ class SparseCohort(Cohort):
             self._plans[batch, training] = make_plan(self.layers, self.layout, batch, itemsize, training=training)
         return self._plans[batch, training]
 
-    def _taps(self, plan: Plan) -> list[step.Lists]:
+    def _taps(self, plan: Plan) -> list[Lists]:
         """Each replica's lists, which are the same for all plans."""
         if self._lists is None:
             masks = np.ones((self.replicas, self.layout.num_prunable), bool)
@@ -202,21 +256,25 @@ class SparseCohort(Cohort):
             self._lists = [list_taps(self.layers, self.layout, plan, m, self.trainable, self.kind) for m in masks]
         return self._lists
 
-    def _images(self, batcher: Batcher) -> step.Images:
+    def _images(self, batcher: Batcher) -> Images:
         pixels, border, scale, shift = batcher.raw(self.dtype)
-        return step.Images(pixels.numpy(), border, scale.numpy(), shift.numpy())
+        return Images(pixels.numpy(), border, scale.numpy(), shift.numpy())
 
     def _require_images(self, batcher: Batcher) -> None:
         if batcher.shape != (self.image_size, self.image_size, self.in_chans):
-            raise UsageError(f"images of shape {batcher.shape} for networks of {self.image_size} x {self.image_size} x "
-                             f"{self.in_chans}: give the network the images it was made for")  # fmt: skip
+            raise UsageError(
+                f"images of shape {batcher.shape} for networks of {self.image_size} x {self.image_size} x "
+                f"{self.in_chans}: give the network the images it was made for"
+            )
 
     def _require_statistics(self, batch: int) -> None:
         """Batch norm needs two values of a channel."""
         for layer in self.layers.all:
             if isinstance(layer, Convolution) and layer.norm and batch * layer.shape[1] * layer.shape[2] < 2:
-                raise UsageError(f"a batch of one image has no statistics for the batch norm {layer.norm[:-1]!r}: use "
-                                 "--drop-last, or another --batch-size")  # fmt: skip
+                raise UsageError(
+                    f"a batch of one image has no statistics for the batch norm {layer.norm[:-1]!r}: use "
+                    "--drop-last, or another --batch-size"
+                )
 
     def release(self) -> None:
         super().release()

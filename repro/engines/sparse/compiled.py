@@ -6,8 +6,9 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from pickle import UnpicklingError
 
 import llvmlite
 import llvmlite.binding
@@ -75,10 +76,27 @@ def call(function, *arguments):
             if mark is None or not mark.exists():
                 kept = "" if mark else f" (not kept: {_home()} cannot be written)"
                 print(f"compiling engine sparse for this CPU: half a minute, once{kept}", file=sys.stderr, flush=True)
-            function.compile(types)
+            _compile(function, types)
             if mark:
-                mark.touch()
+                with suppress(OSError):
+                    mark.touch()
     return function(*arguments)
+
+
+def _compile(function, types: tuple) -> None:
+    """Compile, or take what is kept; a cache that is damaged or cannot be written costs time and nothing else."""
+    try:
+        function.compile(types)
+    except (EOFError, UnpicklingError):
+        for path in FOLDER.rglob("*.nb?"):
+            path.unlink()
+        function.compile(types)
+    except OSError as error:
+        print(
+            f"warning: the compiled engine cannot be kept in {FOLDER} ({error.strerror}): it is compiled again each "
+            "time",
+            file=sys.stderr,
+        )
 
 
 @contextmanager

@@ -135,7 +135,6 @@ def _make(begin, end):
         ky, kx, sy, sx = shape.ky, shape.kx, shape.sy, shape.sx
         step, down = sx * L, sy * shape.width * L
         xa, xb = inside(shape.width, kx, sx, shape.px, shape.columns)
-        yb = 0
         top = y0
         while top < y1:
             bottom = next_part(top, BAND, y1)
@@ -152,7 +151,6 @@ def _make(begin, end):
                         pair = k0 == 0 and k1 == ky and y + 1 < bottom and source_y + sy + ky <= shape.height
                         base = source + (source_y * shape.width - shape.px) * L
                         row = o * shape.plane + shape.start + y * shape.down
-                        under = row + shape.down
                         v = left
                         while v < right:
                             at, from_ = row + v * shape.step, base + v * step
@@ -169,9 +167,19 @@ def _make(begin, end):
                                         c = begin(arena, number(shift, o), beside, at + shape.down)
                                         d = begin(arena, number(shift, o), beside, at + shape.down + shape.step)
                                         z, b, c, d = sum_square(
-                                            arena, from_, step, down, offset, value,
-                                            number(first, run), number(first, run_end), z, b, c, d,
-                                        )  # fmt: skip
+                                            arena,
+                                            from_,
+                                            step,
+                                            down,
+                                            offset,
+                                            value,
+                                            number(first, run),
+                                            number(first, run_end),
+                                            z,
+                                            b,
+                                            c,
+                                            d,
+                                        )
                                         p, q = end(arena, into, at, z, streamed, act, x, p, q)
                                         p, q = end(arena, into, at + shape.step, b, streamed, act, x, p, q)
                                         at += shape.down
@@ -180,8 +188,17 @@ def _make(begin, end):
                                         v += 2
                                         continue
                                     b = begin(arena, number(shift, o), beside, at + shape.step)
-                                    z, b = sum_two(arena, from_, step, offset, value, number(first, run),
-                                                   number(first, run_end), z, b)
+                                    z, b = sum_two(
+                                        arena,
+                                        from_,
+                                        step,
+                                        offset,
+                                        value,
+                                        number(first, run),
+                                        number(first, run_end),
+                                        z,
+                                        b,
+                                    )
                                     p, q = end(arena, into, at, z, streamed, act, x, p, q)
                                     p, q = end(arena, into, at + shape.step, b, streamed, act, x, p, q)
                                     v += 2
@@ -189,14 +206,30 @@ def _make(begin, end):
                             if pair:
                                 b = begin(arena, number(shift, o), beside, at + shape.down)
                                 for k in range(many):
-                                    z, b = sum_two(arena, from_, down, offset, value, number(first, run + k * kx),
-                                                   number(first, run_end + k * kx), z, b)
+                                    z, b = sum_two(
+                                        arena,
+                                        from_,
+                                        down,
+                                        offset,
+                                        value,
+                                        number(first, run + k * kx),
+                                        number(first, run_end + k * kx),
+                                        z,
+                                        b,
+                                    )
                                 p, q = end(arena, into, at, z, streamed, act, x, p, q)
                                 p, q = end(arena, into, at + shape.down, b, streamed, act, x, p, q)
                             else:
                                 for k in range(many):
-                                    z = sum_one(arena, from_, offset, value, number(first, run + k * kx),
-                                                number(first, run_end + k * kx), z)
+                                    z = sum_one(
+                                        arena,
+                                        from_,
+                                        offset,
+                                        value,
+                                        number(first, run + k * kx),
+                                        number(first, run_end + k * kx),
+                                        z,
+                                    )
                                 p, q = end(arena, into, at, z, streamed, act, x, p, q)
                             v += 1
                         y += 2 if pair else 1

@@ -245,8 +245,10 @@ def rows_summed(typingctx, array, at, lanes):
         rows = [builder.load(row, align=_size(vec.dtype)) for row in rows]
         evens, odds = list(range(0, 2 * n, 2)), list(range(1, 2 * n, 2))
         while len(rows) > 1:
-            rows = [builder.fadd(_picked(builder, a, b, evens), _picked(builder, a, b, odds))
-                    for a, b in zip(rows[::2], rows[1::2])]
+            rows = [
+                builder.fadd(_picked(builder, a, b, evens), _picked(builder, a, b, odds))
+                for a, b in zip(rows[::2], rows[1::2])
+            ]
         return rows[0]
 
     return vec(array, at, lanes), code

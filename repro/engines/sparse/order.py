@@ -208,7 +208,9 @@ def settle(buffers: list[Buffer]) -> int:
     total = 0
     for buffer in sorted(buffers, key=lambda b: (b.first, -b.size)):
         size, at = buffer.size + SKEW * L, 0
-        for other in sorted((b for b in placed if b.first <= buffer.last and buffer.first <= b.last), key=lambda b: b.at):
+        for other in sorted(
+            (b for b in placed if b.first <= buffer.last and buffer.first <= b.last), key=lambda b: b.at
+        ):
             if other.at < at + size and at < other.at + other.size + SKEW * L:
                 at = other.at + other.size + SKEW * L
         buffer.at = at

@@ -45,8 +45,8 @@ class Plan:
     """Tables of one network for batches of a size.
 
     constants: float64 [convolutions, 2], eps and momentum of the batch norms. size: numbers in the arena. spare,
-    spare_gradient: places of a block of an activation that is not kept, and of a gradient of X. wide: most channels. runs: numbers in the
-    list of runs.
+    spare_gradient: places of a block of an activation that is not kept, and of a gradient of X. wide: most channels.
+    output: the activation with the logits. runs: numbers in the list of runs.
     """
 
     passes: np.ndarray
@@ -76,7 +76,10 @@ class _Tables:
     def plan(self, itemsize: int) -> Plan:
         """Everything in its place."""
         shapes = [layer.shape for layer in self.layers.all]
-        spare = max([s[0] * plane(s) for p, s in enumerate(shapes) if p in self.order.activations and self.order.passing(p)], default=0)
+        spare = max(
+            [s[0] * plane(s) for p, s in enumerate(shapes) if p in self.order.activations and self.order.passing(p)],
+            default=0,
+        )
         spare_gradient = max(s[0] * plane(s) for p, s in enumerate(shapes) if p in self.order.convolutions)
         size = settle(self.order.buffers)
         total = size + spare + spare_gradient * self.order.training + 16 * L
@@ -89,10 +92,19 @@ class _Tables:
             self._fill(activations[n], self._activation(place, size))
         layers = [self.layers.all[place] for place in self.order.convolutions]
         return Plan(
-            passes, convolutions, activations, self._rows(self.order.forward), self._rows(self.order.backward),
-            np.array([(layer.eps, layer.momentum) for layer in layers]), total, size, size + spare,
-            max(shape[0] for shape in shapes), self.order.activations[self.layers.output], runs,
-        )  # fmt: skip
+            passes,
+            convolutions,
+            activations,
+            self._rows(self.order.forward),
+            self._rows(self.order.backward),
+            np.array([(layer.eps, layer.momentum) for layer in layers]),
+            total,
+            size,
+            size + spare,
+            max(shape[0] for shape in shapes),
+            self.order.activations[self.layers.output],
+            runs,
+        )
 
     def _fill(self, row: np.ndarray, fields: dict) -> None:
         for name, value in fields.items():
@@ -111,13 +123,26 @@ class _Tables:
         layer = self.layers.all[place]
         join = self.order.join_of(place)
         return {
-            "x": self.order.x[place].at, "x_block": self.order.x[place].block, "source": self.order.activations[layer.source],
-            "rows": layer.shape[1], "columns": layer.shape[2], "plane": plane(layer.shape), "channels": layer.shape[0],
-            "sy": layer.stride[0], "py": layer.padding[0], "ky": layer.kernel[0], "streamed": streamed,
-            "back": backs[0], "classes": backs[1], "gamma": self.offset[layer.gamma], "beta": self.offset[layer.beta],
-            "bias": self.offset[layer.bias], "mean": self.offset[layer.norm and f"{layer.norm}running_mean"],
-            "var": self.offset[layer.norm and f"{layer.norm}running_var"], "activation": self.order.activations[join],
-        }  # fmt: skip
+            "x": self.order.x[place].at,
+            "x_block": self.order.x[place].block,
+            "source": self.order.activations[layer.source],
+            "rows": layer.shape[1],
+            "columns": layer.shape[2],
+            "plane": plane(layer.shape),
+            "channels": layer.shape[0],
+            "sy": layer.stride[0],
+            "py": layer.padding[0],
+            "ky": layer.kernel[0],
+            "streamed": streamed,
+            "back": backs[0],
+            "classes": backs[1],
+            "gamma": self.offset[layer.gamma],
+            "beta": self.offset[layer.beta],
+            "bias": self.offset[layer.bias],
+            "mean": self.offset[layer.norm and f"{layer.norm}running_mean"],
+            "var": self.offset[layer.norm and f"{layer.norm}running_var"],
+            "activation": self.order.activations[join],
+        }
 
     def _activation(self, place: int, spare: int) -> dict:
         layer = self.layers.all[place]
@@ -144,11 +169,24 @@ class _Tables:
         layers = [self.layers.all[place] for place in self.order.convolutions]
         for layer in layers:
             (channels, height, width), source = layer.shape, self.layers.all[layer.source].shape
-            rows.append({
-                "channels": channels, "plane": plane(layer.shape), "rows": height, "columns": width, "down": width * L,
-                "step": L, "height": source[1], "width": source[2], "sy": layer.stride[0], "sx": layer.stride[1],
-                "py": layer.padding[0], "px": layer.padding[1], "ky": layer.kernel[0], "kx": layer.kernel[1],
-            })  # fmt: skip
+            rows.append(
+                {
+                    "channels": channels,
+                    "plane": plane(layer.shape),
+                    "rows": height,
+                    "columns": width,
+                    "down": width * L,
+                    "step": L,
+                    "height": source[1],
+                    "width": source[2],
+                    "sy": layer.stride[0],
+                    "sx": layer.stride[1],
+                    "py": layer.padding[0],
+                    "px": layer.padding[1],
+                    "ky": layer.kernel[0],
+                    "kx": layer.kernel[1],
+                }
+            )
         for layer in layers:
             backs.append((len(rows), layer.stride[0] * layer.stride[1]))
             for rest in np.ndindex(layer.stride):
@@ -162,14 +200,14 @@ class _Tables:
 
 
 def kernel_of_class(kernel: int, stride: int, padding: int, rest: int) -> tuple[int, int]:
-    """(first, how many) of the kernel's rows that reach the target rows y with y mod stride = rest, in steps of stride."""
+    """(first, how many) of the kernel's rows, ``stride`` apart, that reach target rows y with y mod stride = rest."""
     first = (rest + padding) % stride
     return first, max(0, -(-(kernel - first) // stride))
 
 
 def _backward_pass(layer: Convolution, source: tuple[int, int, int], rest: tuple[int, int]) -> dict:
-    """Row u of the target is row u * stride + rest of the input; its taps are those with (rest + padding - ky) a multiple
-    of the stride, in descending order of ky."""
+    """Row u of the target is row u * stride + rest of the input; its taps are those for which rest + padding - ky is a
+    multiple of the stride, in descending order of ky."""
     channels, height, width = source
     fields = {"channels": channels, "plane": plane(source), "start": (rest[0] * width + rest[1]) * L, "sy": 1, "sx": 1}
     fields |= {"down": layer.stride[0] * width * L, "step": layer.stride[1] * L}

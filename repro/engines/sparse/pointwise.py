@@ -7,11 +7,11 @@ activation, and so in every gradient.
 import math
 
 from repro.engines.sparse.compiled import compiled, inline
-from repro.engines.sparse.lanes import L, add, fill, fma, load, mul, number, store, total, where_above, where_equal
+from repro.engines.sparse.lanes import L, add, fill, fma, load, mul, store, total, where_above, where_equal
 
 MEAN, INVERSE, SCALE, SHIFT, SLOPE = range(5)
-"""Rows of the statistics of a convolution's X, by channel: mean; 1 / std; what X is multiplied by; what is added; the sum
-of the gradient times (X - mean)."""
+"""Rows of the statistics of a convolution's X, by channel: mean; 1 / std; what X is multiplied by; what is added; the
+sum of the gradient times (X - mean)."""
 
 
 @inline

@@ -25,7 +25,9 @@ def read(network: nn.Module, image_size: int, in_chans: int) -> Layers:
     try:
         graph = _Tracer().trace(network.train())
     except Exception as error:  # whatever its forward does with a tensor that has no numbers
-        raise Unsupported(f"a forward pass that depends on its images ({' '.join(str(error).split())[:120]})") from error
+        raise Unsupported(
+            f"a forward pass that depends on its images ({' '.join(str(error).split())[:120]})"
+        ) from error
     finally:
         network.train(was_training)
     try:  # in evaluation mode: the shapes alone are wanted, and running statistics must not move
@@ -47,7 +49,7 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
 
 
 class _Reader:
-    """Goes through the graph once. What a node stands for is an activation's number or, not made yet, a list of terms."""
+    """Goes through the graph once. A node stands for an activation's number or, not made yet, for a list of terms."""
 
     def __init__(self, network: nn.Module, graph: fx.Graph):
         self.network = network
@@ -136,9 +138,15 @@ class _Reader:
         if name == "adaptive_avg_pool2d":
             return self._adaptive(node, phrase)
         if name in ("max_pool2d", "avg_pool2d") and set(options) <= {
-            "kernel_size", "stride", "padding", "ceil_mode", "return_indices", "dilation", "count_include_pad",
+            "kernel_size",
+            "stride",
+            "padding",
+            "ceil_mode",
+            "return_indices",
+            "dilation",
+            "count_include_pad",
             "divisor_override",
-        }:  # fmt: skip
+        }:
             given = dict(zip(("kernel_size", "stride", "padding"), arguments)) | options
             if len(arguments) > 3 or given.get("dilation", 1) != 1 or given.get("divisor_override"):
                 raise Unsupported(phrase)
@@ -196,9 +204,15 @@ class _Reader:
             kernel, stride, padding = module.kernel_size, module.stride, _pair(module.padding)
         out = _shape(node)
         layer = Convolution(
-            node.target, source, (out[1], *(out[2:] or (1, 1))), kernel, stride, padding,
-            self._own(module.weight, phrase), self._own(module.bias, phrase),
-        )  # fmt: skip
+            node.target,
+            source,
+            (out[1], *(out[2:] or (1, 1))),
+            kernel,
+            stride,
+            padding,
+            self._own(module.weight, phrase),
+            self._own(module.bias, phrase),
+        )
         return [Term(self._add(layer), True)]
 
     def _norm(self, node: fx.Node, module: nn.BatchNorm2d, phrase: str) -> list[Term]:

@@ -1,25 +1,15 @@
 """A network's training steps, and its evaluation: the plan's tables carried out."""
 
-from collections import namedtuple
-
 from repro.engines.sparse.batch import copy_logits, fetch, loss_and_gradient
 from repro.engines.sparse.compiled import compiled, entry, inline
-from repro.engines.sparse.gather import (
-    gather_backward,
-    gather_forward,
-    gather_four_backward,
-    gather_four_forward,
-    next_part,
-)
+from repro.engines.sparse.convolution import convolve, convolve_back
 from repro.engines.sparse.lanes import L, W, fill, fma, load, mul, rows_summed, store
 from repro.engines.sparse.order import CONVOLVE, MAKE
 from repro.engines.sparse.pointwise import (
-    MEAN,
     before_batch,
     clear,
     finish,
     make,
-    norm_back,
     norm_gradients,
     pool,
     pool_back,
@@ -27,54 +17,6 @@ from repro.engines.sparse.pointwise import (
     statistics,
     sums_with,
 )
-from repro.engines.sparse.weigh import weigh, weigh_four
-
-ROWS = 8  # of X that are done before the next ones, so that what is made for them stays in the second-level cache
-
-Tables = namedtuple("Tables", "passes convolutions activations forward backward constants free spare_gradient output")
-"""Of a plan (`repro.engines.sparse.plan.Plan`); free int64: places of the trained parameters that are no taps."""
-Lists = namedtuple("Lists", "first offset entries slots four groups place keep origin")
-"""The taps of one network (`repro.engines.sparse.taps`)."""
-Room = namedtuple("Room", "arena w m back sums stats s1 s2 gradient totals scores labels lanes")
-"""Work arrays of one thread: weights and momentum of the slots; weights of the backward lists; sums of gradients
-[slots, W]; statistics [convolutions + 1, 5, channels]; sums in lanes; gradient of the other parameters; sums of gradients
-[convolutions, channels]; logits of a block; labels; 1 for a lane with an image in the last block."""
-Images = namedtuple("Images", "pixels border scale shift")
-"""uint8 [N, side + 2 border, side + 2 border, C], and what makes them normalised floats, [C]."""
-
-
-@inline
-def rows_wanted(c, a, end):
-    """Rows of the activation that rows of X up to ``end`` read; all of them at the end."""
-    if end == c.rows:
-        return a.height
-    return max(0, min(a.height, (end - 1) * c.sy - c.py + c.ky))
-
-
-@inline
-def convolve(c, a, step, number, blocks, ragged, tables, lists, room):
-    """X of a whole batch, and its sums; the rows of the activation are made on the way if nobody made them."""
-    arena, p = room.arena, tables.passes[number]
-    offset, value = lists.offset[lists.entries[number] :], room.w[lists.slots[number] :]
-    less = room.stats[number, MEAN]
-    clear(room.s1, c.channels * L)
-    clear(room.s2, c.channels * L)
-    for block in range(blocks):
-        source, into = a.place + block * a.block, c.x + block * c.x_block
-        y = ready = 0
-        while y < c.rows:
-            end = next_part(y, ROWS, c.rows)
-            wanted = rows_wanted(c, a, end)
-            if step.make and wanted > ready:
-                make(arena, a, block, ready, wanted, room.stats, room.lanes, ragged and block == blocks - 1)
-                ready = wanted
-            if lists.four[number]:
-                gather_four_forward(arena, p, source, into, y, end, lists.first, offset, value, less, -1, c.streamed,
-                                    -1, -1, room.s1, room.s2)
-            else:
-                gather_forward(arena, p, source, into, y, end, lists.first, offset, value, less, -1, c.streamed, -1, -1,
-                               room.s1, room.s2)
-            y = end
 
 
 @compiled
@@ -111,57 +53,6 @@ def forward(tables, lists, room, vector, batch, by_batch, momentum):
 
 
 @inline
-def convolve_back(c, a, step, number, batch, blocks, ragged, tables, lists, room):
-    """Gradients of a convolution's weights and, where it is wanted, of what it read."""
-    arena, p, gradient = room.arena, tables.passes[number], tables.activations[c.activation]
-    offset, sums = lists.offset[lists.entries[number] :], room.sums[lists.slots[number] * W :]
-    count = batch * c.rows * c.columns
-    act = x = -1
-    if step.final:
-        clear(room.s1, a.channels * L)
-        clear(room.s2, a.channels * L)
-    for block in range(blocks):
-        source, into, beside = a.place + block * a.block, step.into + block * step.into_block, -1
-        if step.beside >= 0:
-            beside = step.beside + block * step.beside_block
-        if step.final:
-            x = a.x + block * a.x_block
-            if a.rectified:
-                act = source
-        y = ready = done = 0
-        while y < c.rows:
-            end = next_part(y, ROWS, c.rows)
-            last = ragged and block == blocks - 1
-            norm_back(arena, c, gradient, block, y, end, tables.spare_gradient, count, room.stats[number],
-                      room.totals[number], room.lanes, last)
-            whole = a.height if end == c.rows else max(done, min(a.height, end * c.sy - c.py))
-            wanted = max(whole, rows_wanted(c, a, end))
-            if step.make and wanted > ready:
-                make(arena, a, block, ready, wanted, room.stats, room.lanes, last)
-                ready = wanted
-            if lists.four[number]:
-                weigh_four(arena, p, source, tables.spare_gradient, y, end, lists.first, offset, sums,
-                           lists.groups[number])
-            else:
-                weigh(arena, p, source, tables.spare_gradient, y, end, lists.first, offset, sums, lists.groups[number])
-            if step.into >= 0:
-                for which in range(c.back, c.back + c.classes):
-                    back = tables.passes[which]
-                    strides = back.down // (a.width * L)
-                    rest = back.start // (a.width * L)
-                    y0, y1 = (done - rest + strides - 1) // strides, (whole - rest + strides - 1) // strides
-                    entries, value = lists.offset[lists.entries[which] :], room.back[lists.slots[which] :]
-                    if lists.four[which]:
-                        gather_four_backward(arena, back, tables.spare_gradient, into, y0, y1, lists.first, entries,
-                                             value, room.s1, beside, 0, act, x, room.s1, room.s2)
-                    else:
-                        gather_backward(arena, back, tables.spare_gradient, into, y0, y1, lists.first, entries, value,
-                                        room.s1, beside, 0, act, x, room.s1, room.s2)
-                done = whole
-            y = end
-
-
-@inline
 def norms_of(a, blocks, tables, room):
     """Once the gradient of a join is complete: those of its terms' batch norms or biases."""
     n = len(tables.convolutions)
@@ -189,11 +80,31 @@ def backward(tables, lists, room, batch):
             if step.what == MAKE:
                 clear(room.s1, a.channels * L)
                 clear(room.s2, a.channels * L)
-                finish(room.arena, a, blocks, step.beside, step.beside_block, step.more, step.more_block, step.into,
-                       step.into_block, step.final, room.s1, room.s2)
+                finish(
+                    room.arena,
+                    a,
+                    blocks,
+                    step.beside,
+                    step.beside_block,
+                    step.more,
+                    step.more_block,
+                    step.into,
+                    step.into_block,
+                    step.final,
+                    room.s1,
+                    room.s2,
+                )
             else:
-                pool_back(room.arena, a, tables.activations[a.source], blocks, step.beside, step.beside_block,
-                          step.into, step.into_block)
+                pool_back(
+                    room.arena,
+                    a,
+                    tables.activations[a.source],
+                    blocks,
+                    step.beside,
+                    step.beside_block,
+                    step.into,
+                    step.into_block,
+                )
         if step.final:
             norms_of(a, blocks, tables, room)
 
@@ -222,8 +133,28 @@ def update_others(free, vector, velocity, gradient, rate, factor, decay, nestero
 
 
 @entry
-def advance(images, index, dy, dx, flip, augment, labels, rates, factor, decay, nesterov, learn, by_batch, tables, lists,
-            room, vector, velocity, losses, logits):
+def advance(
+    images,
+    index,
+    dy,
+    dx,
+    flip,
+    augment,
+    labels,
+    rates,
+    factor,
+    decay,
+    nesterov,
+    learn,
+    by_batch,
+    tables,
+    lists,
+    room,
+    vector,
+    velocity,
+    losses,
+    logits,
+):
     """K steps of one network: training steps, or batches to evaluate (one function, to be compiled once).
 
     index, dy, dx, flip: [K, B]; labels [N]; rates, losses [K]; logits [K, B, classes], or [K, 0, classes] if unwanted.
@@ -242,8 +173,20 @@ def advance(images, index, dy, dx, flip, augment, labels, rates, factor, decay, 
             if learn:
                 room.m[t] = velocity[lists.place[t]]
     for k in range(len(index)):
-        fetch(images.pixels, images.border, index[k], dy, dx, flip, k, augment, images.scale, images.shift, room.arena,
-              tables.activations[0])
+        fetch(
+            images.pixels,
+            images.border,
+            index[k],
+            dy,
+            dx,
+            flip,
+            k,
+            augment,
+            images.scale,
+            images.shift,
+            room.arena,
+            tables.activations[0],
+        )
         if not learn:
             forward(tables, lists, room, vector, batch, by_batch, rates[k])
         else:

@@ -13,7 +13,7 @@ from repro.engines.sparse.lanes import L, W
 from repro.engines.sparse.layers import Convolution, Layers
 from repro.engines.sparse.order import plane
 from repro.engines.sparse.plan import Plan, kernel_of_class
-from repro.engines.sparse.step import Lists
+from repro.engines.sparse.work import Lists
 from repro.nets import Layout
 
 FOUR_ABOVE = 0.6  # density of a layer from which taps of four channels together are faster (performance page)

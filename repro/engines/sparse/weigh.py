@@ -96,12 +96,28 @@ def weigh(arena, shape, source, gradient, y0, y1, first, offset, sums, groups):
                             if pair:
                                 b = load(arena, at + shape.down, L)
                                 for k in range(many):
-                                    weigh_two(arena, sums, from_, down, offset, number(first, run + k * kx),
-                                              number(first, run_end + k * kx), a, b)
+                                    weigh_two(
+                                        arena,
+                                        sums,
+                                        from_,
+                                        down,
+                                        offset,
+                                        number(first, run + k * kx),
+                                        number(first, run_end + k * kx),
+                                        a,
+                                        b,
+                                    )
                             else:
                                 for k in range(many):
-                                    weigh_one(arena, sums, from_, offset, number(first, run + k * kx),
-                                              number(first, run_end + k * kx), a)
+                                    weigh_one(
+                                        arena,
+                                        sums,
+                                        from_,
+                                        offset,
+                                        number(first, run + k * kx),
+                                        number(first, run_end + k * kx),
+                                        a,
+                                    )
                             v += 1
                         y += 2 if pair else 1
                 left = right
@@ -136,6 +152,16 @@ def weigh_four(arena, shape, source, gradient, y0, y1, first, offset, sums, grou
                         a, b = load(arena, at, L), load(arena, at + shape.plane, L)
                         c, d = load(arena, at + 2 * shape.plane, L), load(arena, at + 3 * shape.plane, L)
                         for k in range(many):
-                            weigh_channels(arena, sums, from_, offset, number(first, run + k * kx),
-                                           number(first, run_end + k * kx), a, b, c, d)
+                            weigh_channels(
+                                arena,
+                                sums,
+                                from_,
+                                offset,
+                                number(first, run + k * kx),
+                                number(first, run_end + k * kx),
+                                a,
+                                b,
+                                c,
+                                d,
+                            )
                 left = right
