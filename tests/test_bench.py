@@ -1,99 +1,106 @@
-"""The benchmark: its arithmetic on planted numbers, its baseline held equal to our step, and one run end to end."""
+"""The benchmark: its counts against brute force, its baselines held equal to our step, and one run end to end."""
 
+import importlib.util
 import itertools
 import json
+import sys
+import types
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from repro import cost, engines, store
-from repro.bench import bench, report, roofline, rows, stages, timing
+import repro.bench as benchmark
+from repro import engines
+from repro.bench import bench, limits, plain, timing, variants
 from repro.bench.plain import Pictures, Script
-from repro.bench.variants import PLAIN, Variant, build, masks_of, noise
+from repro.bench.timing import Measured
+from repro.bench.variants import DENSITIES, PEAK, PLAIN, SPARSEPROP, Group, Variant, build, masks_of, noise
 from repro.data import Batcher
 from repro.engines import Block, Sgd
 from repro.errors import RunError, UsageError
 from repro.nets import create, initialise, layout_of
 from repro.protocol import CIFAR10, DIGITS
 from tests.command_line import complaint, repro
-from tests.test_engine import ENGINES
 
 CPU = torch.device("cpu")
-TINY = replace(DIGITS, network="cifar_resnet8_w4", training=replace(DIGITS.training, batch_size=16, lr=0.1))
+TINY = replace(DIGITS, network="cifar_resnet8_w4", train_images=64,
+               training=replace(DIGITS.training, batch_size=16, lr=0.1))  # fmt: skip
 
 
-# --- arithmetic -----------------------------------------------------------------------------------------------------
+# --- what a step needs ----------------------------------------------------------------------------------------------
 
 
-def test_medians_and_ratios_of_planted_timings():
-    assert timing.summary([3.0, 1.0, 2.0]) == {"n": 3, "median": 2.0, "min": 1.0, "max": 3.0}
-    assert timing.summary([4.0, 1.0]) == {"n": 2, "median": 2.5, "min": 1.0, "max": 4.0}
-    # the ratio of each round first: 6/2, 6/1, 4/4; the ratio of the medians would be 3
-    assert timing.ratios([6.0, 6.0, 4.0], [2.0, 1.0, 4.0]) == {"n": 3, "median": 3.0, "min": 1.0, "max": 6.0}
-    assert timing.ratios([10.0, 2.0, 9.0], [1.0, 2.0, 3.0])["median"] == 3.0 != 9.0 / 2.0
-    with pytest.raises(AssertionError):
-        timing.ratios([1.0], [1.0, 2.0])
+@pytest.mark.parametrize("size, cin, cout, kernel, stride, padding", [
+    (5, 2, 3, 3, 1, 1), (6, 1, 4, 3, 2, 1), (4, 3, 2, 1, 2, 0), (7, 2, 2, (3, 5), (2, 1), (0, 2)), (3, 1, 2, 5, 3, 4),
+])  # fmt: skip
+@pytest.mark.parametrize("density", [1.0, 0.3])
+def test_multiply_adds_of_one_convolution_counted_one_by_one(size, cin, cout, kernel, stride, padding, density):
+    layer = nn.Conv2d(cin, cout, kernel, stride, padding, bias=False)
+    rng = np.random.default_rng(0)
+    mask = rng.random(layer.weight.numel()) < density
+    (ky, kx), (sy, sx), (py, px) = layer.kernel_size, layer.stride, layer.padding
+    rows, columns = ((size + 2 * p - k) // s + 1 for p, k, s in ((py, ky, sy), (px, kx, sx)))
+    inside = 0
+    for kept, (_, _, dy, dx) in zip(mask, itertools.product(range(cout), range(cin), range(ky), range(kx))):
+        for y, x in itertools.product(range(rows), range(columns)):
+            inside += kept and 0 <= y * sy - py + dy < size and 0 <= x * sx - px + dx < size
+    found = limits.multiply_adds(nn.Sequential(layer), size, cin, torch.from_numpy(mask))
+    assert found == 2 * inside > 0  # forward, and for the weights: it reads the images
 
 
-@pytest.mark.parametrize("step, wanted", [(0.001, 400), (0.05, 8), (0.4, 1), (9.0, 1)])
-def test_steps_of_a_turn(step, wanted):
-    calls = []
-
-    def timed(steps):
-        calls.append(steps)
-        return steps * step + 5.0 * (len(calls) == 1)  # the first call compiles
-
-    assert timing.steps_for(0.4, timed) == wanted
-    assert calls[:2] == [1, 1] and sum(calls) <= 2 * wanted + 2
-
-
-def test_kernels_are_counted_per_step():
-    events = [("conv", "CUDA", 10.0), ("conv", "CUDA", 14.0), ("Memcpy HtoD", "CUDA", 2.0), ("Memset", "CUDA", 4.0),
-              ("aten::conv2d", "CPU", 500.0), ("norm", "CUDA", 10.0), ("relu", "CUDA", 10.0)]  # fmt: skip
-    found = roofline.kernel_summary(events, steps=2, wall=100e-6)
-    assert found == {"kernels": 2.0, "copies": 1.0, "busy_us": 25.0, "wall_us": pytest.approx(50.0)}
-
-
-def test_seconds_by_kind_of_artifact():
-    timed = pd.DataFrame({"seconds": [1.0, 2.0]})
-    found = stages.kind_rows([
-        ("subset", pd.DataFrame({"size": [5]}), [{"wall_seconds": 0.5}]),
-        ("imp", timed, [{"wall_seconds": 4.0}, {"wall_seconds": 3.0}]), ("imp", timed, [{"wall_seconds": 5.0}]),
-    ])  # fmt: skip
-    assert found == [
-        {"kind": "imp", "artifacts": 2, "rows": 4, "wall": 12.0, "training": 6.0},
-        {"kind": "subset", "artifacts": 1, "rows": 1, "wall": 0.5, "training": None},
-    ]
+@pytest.mark.parametrize("density", [1.0, 0.1])
+def test_multiply_adds_of_a_network_are_sums_over_ones(density):
+    """A convolution of ones with a mask counts its kept weights inside of the image."""
+    net = create("cifar_resnet14_w4", num_classes=10, in_chans=3)
+    layout = layout_of(net)
+    mask = masks_of(Variant(TINY, density=density), layout.num_prunable)[0]
+    mask = torch.ones(layout.num_prunable, dtype=torch.bool) if mask is None else mask
+    kept = {e.name: mask[e.offset : e.offset + e.size].view(e.shape).double() for e in layout.prunable}
+    # the stages' sides of 7, 4 and 2 pixels; every convolution but the first reads what another made
+    sides = {"conv": (7, 1), "fc": None}
+    for block, (side, stride) in enumerate([(7, 1), (7, 1), (7, 2), (4, 1), (4, 2), (2, 1)]):
+        sides |= {f"blocks.{block}.conv1": (side, stride), f"blocks.{block}.conv2": (-(-side // stride), 1)}
+        sides |= {f"blocks.{block}.shortcut.0": (side, stride)}
+    expected = 0
+    for name, weights in kept.items():
+        passes = 2 if name == "conv.weight" else 3
+        if name == "fc.weight":
+            expected += passes * weights.sum()
+            continue
+        side, stride = sides[name.removesuffix(".weight")]
+        ones = torch.ones(1, weights.shape[1], side, side, dtype=torch.float64)
+        expected += passes * F.conv2d(ones, weights, stride=stride, padding=weights.shape[2] // 2).sum()
+    assert limits.multiply_adds(net, 7, 3, mask) == expected
+    if density == 1:
+        assert limits.multiply_adds(net, 7, 3) == expected
+    assert net.training  # as it was
 
 
-# --- what a step asks of the machine --------------------------------------------------------------------------------
+def test_the_loop_of_multiply_adds_stays_in_registers():
+    from repro.engines.sparse.lanes import W
+
+    run = limits.multiply_and_add(variants.PEAK_STEP)
+    run(1)
+    spin = run.__closure__[[*run.__code__.co_freevars].index("spin")].cell_contents
+    code, = spin.inspect_asm().values()
+    assert variants.PEAK_STEP % (12 * W) == 0
+    # 0.5 x + 0.5 goes to 1 from wherever it begins: the sum of twelve vectors
+    assert run(1) == 12 * W
+    if "vfmadd" in code:
+        loops = [part for part in code.split("LBB") if part.count("vfmadd") >= 12]
+        assert loops and all("(%rsp)" not in line for part in loops for line in part.splitlines() if "vfmadd" in line)
 
 
 @pytest.mark.parametrize("size, cin, cout, kernel, stride", [(5, 2, 3, 3, 1), (6, 1, 4, 3, 2), (4, 3, 2, 1, 2)])
-def test_arithmetic_and_traffic_of_one_convolution_counted_one_by_one(size, cin, cout, kernel, stride, monkeypatch):
-    def layer(*_, **__):
-        return nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False)
-
-    monkeypatch.setattr("repro.nets.create", layer)
-    monkeypatch.setattr(roofline, "create", layer)
-    protocol = replace(TINY, image_size=size, in_chans=cin)
-    places = [i for i in range(0, size + 2 * (kernel // 2) - kernel + 1, stride)]
-    multiplications, read, written = 0, set(), set()
-    for o, row, column in itertools.product(range(cout), places, places):
-        written.add((o, row, column))
-        for i, dy, dx in itertools.product(range(cin), range(kernel), range(kernel)):
-            multiplications += 1
-            read.add((i, row + dy - kernel // 2, column + dx - kernel // 2))
-    inside = {(i, y, x) for i, y, x in read if 0 <= y < size and 0 <= x < size}
-    if stride <= kernel:  # a strided 1x1 convolution skips pixels, which the model counts as read: whole cache lines
-        assert len(inside) == cin * size * size
-    assert cost.flops_per_image.__wrapped__("conv", protocol) == 3 * 2 * multiplications
-    assert roofline.traffic_per_image.__wrapped__("conv", protocol) == 3 * (cin * size * size + len(written))
+def test_traffic_of_one_convolution(size, cin, cout, kernel, stride, monkeypatch):
+    monkeypatch.setattr(limits, "create", lambda *_, **__: nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False))
+    written = cout * len(range(0, size + 2 * (kernel // 2) - kernel + 1, stride)) ** 2
+    found = limits.traffic_per_image(replace(TINY, image_size=size, in_chans=cin))
+    assert found == 3 * (cin * size * size + written)
 
 
 def test_traffic_of_a_batch_norm_with_a_residual(monkeypatch):
@@ -105,28 +112,72 @@ def test_traffic_of_a_batch_norm_with_a_residual(monkeypatch):
         def forward(self, x):
             return F.relu(self.bn(F.relu(self.bn(x), inplace=True)) + x)
 
-    monkeypatch.setattr(roofline, "create", lambda *_, **__: Net())
+    monkeypatch.setattr(limits, "create", lambda *_, **__: Net())
     numbers = 2 * 4 * 4
     each = (2 + 1) + (1 + 1)  # statistics, values, write; rectifier
-    found = roofline.traffic_per_image.__wrapped__("norm", replace(TINY, image_size=4, in_chans=2))
+    found = limits.traffic_per_image(replace(TINY, image_size=4, in_chans=2))
     assert found == 3 * numbers * (each + each + (2 + 1))
 
 
-def test_bounds_are_limits_over_needs():
-    limits = {"copy": {"max": 2.0}, "matrix": {"fp32": {"max": 3.0}, "bf16": {"max": 12.0}, "tf32": {"max": 6.0}}}
-    flops = cost.flops_per_image(DIGITS.network, DIGITS)
-    numbers = roofline.traffic_per_image(DIGITS.network, DIGITS)
-    fp32, bf16, plain = (roofline.bounds(v, limits) for v in (
-        Variant(DIGITS, "serial"), Variant(DIGITS, "serial", precision="bf16"), Variant(DIGITS, PLAIN)))  # fmt: skip
-    assert fp32["compute"] == pytest.approx(3e12 / flops) and fp32["traffic"] == pytest.approx(2e9 / (4 * numbers))
-    assert bf16["compute"] == pytest.approx(12e12 / flops) and bf16["traffic"] == pytest.approx(2e9 / (2 * numbers))
-    assert plain["compute"] == pytest.approx(6e12 / flops)  # TF32 is what PyTorch uses where there is any
+# --- arithmetic of turns ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step, wanted", [(0.001, 400), (0.05, 8), (0.4, 1), (9.0, 1)])
+def test_steps_of_a_turn(step, wanted):
+    calls = []
+
+    def timed(steps):
+        calls.append(steps)
+        return steps * step
+
+    assert timing.steps_for(0.4, timed) == wanted
+    assert calls[0] == 1 and sum(calls) <= 2 * wanted + 2
+
+
+def planted(variant, cpu, wall=None, **more):
+    return Measured(variant, cpu, wall or cpu, engine=variant.engine, first=0.5, peak_mib=100.0, **more)
+
+
+def test_rows_of_planted_timings():
+    start = Variant(TINY)
+    sparse = replace(start, engine="sparse", density=0.1)
+    found = [planted(start, [2.0, 1.0, 4.0]), planted(sparse, [6.0, 6.0, 4.0]),
+             planted(replace(start, engine=PEAK), [1e6, 3e6, 2e6]),
+             planted(replace(start, engine="serial", precision="bf16"), [3.0, 3.0, 3.0]),
+             planted(replace(start, engine="serial"), [], error="it burnt")]  # fmt: skip
+    plain_row, row, bf16, burnt = benchmark._rows(found, "a CPU", "cpu", None)
+    assert (row["engine"], row["density"], row["image_size"], row["batch"]) == ("sparse", 0.1, 8, 16)
+    assert (row["images_per_cpu_second"], row["low"], row["high"], row["rounds"]) == (6.0, 4.0, 6.0, 3)
+    assert row["times_plain"] == 3.0 and plain_row["times_plain"] == 1.0  # of 6/2, 6/1, 4/4
+    net = create(TINY.network, num_classes=10, in_chans=1)
+    each = limits.multiply_adds(net, 8, 1, masks_of(sparse, layout_of(net).num_prunable)[0])
+    assert row["multiply_adds"] == each < plain_row["multiply_adds"] / 8
+    assert row["share_of_peak"] == each * 2e-6 and row["peak"] == 2e6  # of 6, 2 and 2 in a million
+    assert bf16["share_of_peak"] is None  # the peak is that of float32
+    assert burnt["error"] == "it burnt" and burnt["images_per_cpu_second"] is None
+
+    rows = [plain_row, row]
+    cohort = replace(sparse, replicas=8)
+    benchmark._add_threads(rows, [planted(cohort, [9.0] * 3, [1.0, 2.0, 2.0]),
+                                  planted(replace(cohort, threads=2), [9.0] * 3, [2.0, 3.0, 3.6])])  # fmt: skip
+    assert row["two_threads"] == {"median": 1.8, "low": 1.5, "high": 2.0, "replicas": 8}
+    assert plain_row["two_threads"] is None
+
+
+def test_rows_of_a_gpu():
+    v = Variant(TINY, "graph", precision="bf16", replicas=8)
+    peaks = {"copy": 1e9, "fp32": 2e9, "bf16": 8e9, "tf32": 4e9}
+    plain_row, row = benchmark._rows([planted(Variant(TINY), [5.0]), planted(v, [10.0])], "a GPU", "cuda", peaks)
+    assert row["images_per_second"] == 10.0 and "images_per_cpu_second" not in row
+    assert row["share_of_peak"] == pytest.approx(row["multiply_adds"] * 10 / 4e9)
+    assert row["share_of_bandwidth"] == pytest.approx(limits.traffic_per_image(TINY) * 2 * 10 / 1e9)
+    assert plain_row["peak"] == 2e9  # TF32 is what PyTorch uses where there is any
 
 
 # --- the baseline does the same work --------------------------------------------------------------------------------
 
 
-def script_of(protocol, *, density, count=64, training=None):
+def script_of(protocol, *, density=1.0, count=64, training=None, library=False):
     """(script, layout, starting vector, mask, image set)."""
     data = noise(protocol, count)
     net = create(protocol.network, num_classes=protocol.num_classes, in_chans=protocol.in_chans)
@@ -134,57 +185,104 @@ def script_of(protocol, *, density, count=64, training=None):
     layout = layout_of(net)
     vector, mask = layout.flatten(net), masks_of(Variant(protocol, density=density), layout.num_prunable)[0]
     training = training or protocol.training
-    pictures = Pictures(data.images.numpy(), data.labels.tolist(), data.mean, data.std, augment=training.augment)
-    return Script(net, pictures, training, mask=mask), layout, vector, mask, data
-
-
-def effective(script, layout):
-    """The numbers that the script's network computes with, in the order of the layout."""
-    owners = (
-        (script.network.get_submodule(e.name.rpartition(".")[0]), e.name.rpartition(".")[2]) for e in layout.entries
-    )
-    return torch.cat([getattr(module, name).detach().reshape(-1) for module, name in owners])
+    if library:
+        return plain.sparseprop_script(net, mask, data, training), layout, vector, mask, data
+    return Script(net, plain.loaded(data, training), training), layout, vector, mask, data
 
 
 @pytest.mark.parametrize("protocol", [TINY, replace(CIFAR10, network="cifar_resnet8_w4")], ids=["8x8x1", "32x32x3"])
-@pytest.mark.parametrize("density", [1.0, 0.3])
-def test_a_step_of_the_script_is_a_step_of_ours(protocol, density):
+def test_a_step_of_the_script_is_a_step_of_ours(protocol):
     training = replace(protocol.training, augment=False, batch_size=16)
-    script, layout, vector, mask, data = script_of(protocol, density=density, training=training)
-    cohort = engines.create("serial", protocol.network, replicas=1, num_classes=10, in_chans=protocol.in_chans,
-                            image_size=protocol.image_size, device=CPU)  # fmt: skip
-    sgd, rates = Sgd(training.momentum, training.weight_decay, training.nesterov), torch.full((1, 1), training.lr)
-    cohort.load(vector[None])
-    cohort.load_masks(None if mask is None else mask[None])
-    batcher = Batcher(data.images, data.mean, data.std, augment=False)
+    script, layout, vector, _, data = script_of(protocol, training=training)
+    pictures = Pictures(data.images.numpy(), data.labels.tolist(), data.mean, data.std, augment=False)
+    ours = Stepper(protocol, training, vector, None, data)
     for first in (0, 16):  # the second step has momentum
         index = torch.arange(first, first + 16)
-        pictures, labels = zip(*(script_pictures(script)[i] for i in index.tolist()))
-        ours = batcher.normalise(batcher.gather(index))
-        torch.testing.assert_close(torch.stack(pictures), ours.permute(0, 3, 1, 2), rtol=0, atol=2e-6)
+        images, labels = zip(*(pictures[i] for i in index.tolist()))
+        torch.testing.assert_close(torch.stack(images), ours.images(index), rtol=0, atol=2e-6)
         assert list(labels) == data.labels[index].tolist()
-        script.step(torch.stack(pictures), torch.tensor(labels))
-        cohort.train(Block(index[None, None], None, rates), batcher, data.labels, sgd)
-        if mask is not None:
-            script.network.eval()(torch.stack(pictures))  # torch.nn.utils.prune makes the weights when it is called
-            script.network.train()
-        theirs, mine = effective(script, layout), cohort.vectors()[0]
-        torch.testing.assert_close(theirs, mine, rtol=1e-4, atol=1e-5)
-    assert (mine - vector)[: layout.num_prunable].abs().max() > 1e-3  # it has trained
+        script.step(torch.stack(images), torch.tensor(labels))
+        torch.testing.assert_close(layout.flatten(script.network), ours.step(index), rtol=1e-4, atol=1e-5)
+    assert (ours.step(index) - vector)[: layout.num_prunable].abs().max() > 1e-3  # it has trained
 
 
-def script_pictures(script):
-    return script.batches.gi_frame.f_locals["loader"].dataset
+class Stepper:
+    """Engine `serial`, a step at a time."""
+
+    def __init__(self, protocol, training, vector, mask, data):
+        self.cohort = engines.create("serial", protocol.network, replicas=1, num_classes=10, in_chans=protocol.in_chans,
+                                     image_size=protocol.image_size, device=CPU)  # fmt: skip
+        self.cohort.load(vector[None])
+        self.cohort.load_masks(None if mask is None else mask[None])
+        self.batcher, self.data, self.lr = Batcher(data.images, data.mean, data.std, augment=False), data, training.lr
+        self.sgd = Sgd(training.momentum, training.weight_decay, training.nesterov)
+
+    def images(self, index):
+        return self.batcher.normalise(self.batcher.gather(index)).permute(0, 3, 1, 2)
+
+    def step(self, index):
+        """The network's numbers after the step."""
+        block = Block(index[None, None], None, torch.full((1, 1), self.lr))
+        self.cohort.train(block, self.batcher, self.data.labels, self.sgd)
+        return self.cohort.vectors()[0]
 
 
-def test_the_masks_of_the_script_hold():
-    script, layout, vector, mask, _ = script_of(TINY, density=0.1)
-    script.fit(5)
-    script.network.eval()(torch.zeros(1, 1, 8, 8))
-    weights = effective(script, layout)[: layout.num_prunable]
-    assert mask.sum() == round(0.1 * layout.num_prunable)
-    assert (weights[~mask] == 0).all() and (weights[mask] != 0).all()
-    assert (weights[mask] != vector[: layout.num_prunable][mask]).float().mean() > 0.9
+class Replaced(nn.Conv2d):
+    """A stand-in for SparseProp's layer: its weights are another parameter, of what is left alone."""
+
+    def __init__(self, layer):
+        super().__init__(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, bias=False)
+        self.places = layer.weight.detach() != 0
+        del self.weight
+        self.values = nn.Parameter(layer.weight.detach()[self.places].clone())
+
+    def forward(self, x):
+        weight = torch.zeros(self.places.shape).masked_scatter(self.places, self.values)
+        return F.conv2d(x, weight, None, self.stride, self.padding)
+
+
+def test_the_librarys_script_trains_the_pruned_network(monkeypatch, capsys):
+    """Half of its layers replaced, half of them left dense: either way a step is a step of ours."""
+    swapped = []
+
+    def swap(network, shape, skip_modules):
+        print("module conv replaced")
+        swapped.append((shape, skip_modules))
+        network.conv = Replaced(network.conv)
+        return network
+
+    monkeypatch.setitem(sys.modules, "sparseprop", types.ModuleType("sparseprop"))
+    monkeypatch.setitem(sys.modules, "sparseprop.utils", types.SimpleNamespace(swap_modules_with_sparse=swap))
+    script, layout, vector, mask, data = script_of(TINY, density=0.1, library=True)
+    ours = Stepper(TINY, TINY.training, vector, mask, data)
+    index = torch.arange(16)
+    for _ in range(2):
+        script.step(ours.images(index), data.labels[index])
+        expected = layout.state_dict(ours.step(index))
+    found = dict(script.network.named_parameters())
+    torch.testing.assert_close(found.pop("conv.values"), expected["conv.weight"][script.network.conv.places], rtol=1e-4,
+                               atol=1e-6)  # fmt: skip
+    for name, numbers in found.items():
+        torch.testing.assert_close(numbers.detach(), expected[name], rtol=1e-4, atol=1e-5)
+    empty = [e.name for e in layout.prunable if not mask[e.offset : e.offset + e.size].any()]
+    assert swapped == [((16, 1, 8, 8), ",".join(name.removesuffix(".weight") for name in empty))]
+    assert not capsys.readouterr().out
+    script.fit(5)  # it has batches of its own
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("sparseprop"), reason="SparseProp is not installed")
+def test_sparseprop_trains_the_pruned_network(monkeypatch):
+    monkeypatch.setattr("sparseprop.modules.run_and_choose", lambda modules, *_, **__: modules[-1])  # not by its timing
+    script, layout, vector, mask, data = script_of(TINY, density=0.1, library=True)
+    ours = Stepper(TINY, TINY.training, vector, mask, data)
+    index = torch.arange(16)
+    for _ in range(2):
+        script.step(ours.images(index), data.labels[index])
+        expected = ours.step(index)
+    norms = {name: p.detach() for name, p in script.network.named_parameters() if "bn" in name}
+    for name, numbers in norms.items():  # they depend on all that lies behind them
+        torch.testing.assert_close(numbers, layout.state_dict(expected)[name], rtol=1e-4, atol=1e-5)
+    assert any("Sparse" in type(module).__name__ for module in script.network.modules())
 
 
 def test_the_script_crops_and_flips_as_we_do():
@@ -220,91 +318,77 @@ def test_peak_memory_is_that_of_one_process():
         timing.in_child(int, "planted")
 
 
-def test_our_variants_train_with_the_engine_they_name():
-    for engine in rows.engines_of(TINY, "cpu", "fp32"):
-        run, named = build(Variant(TINY, engine, replicas=2, density=0.1, images=64), "cpu")
-        run(1)
-        assert named == engine
-    assert rows.engines_of(TINY, "cpu", "fp32") == [each for each in ENGINES if each != "graph"]
+@pytest.mark.parametrize("engine", ["serial", "sparse"])
+def test_our_variants_train_with_the_engine_they_name(engine):
+    run, named = build(Variant(TINY, engine, density=0.1, replicas=2), "cpu")
+    run(1)
+    assert named() == engine
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("quick", [False, True])
-def test_every_group_begins_with_its_baseline(device, quick):
-    for group in rows.comparisons(device, quick=quick, compiled=True):
+@pytest.mark.parametrize("installed", [False, True])
+def test_what_is_measured_on_a_core(installed, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    for group, protocol in zip(variants.groups("cpu"), (DIGITS, variants.MIDDLE, CIFAR10)):
         first, *others = group.variants
-        assert first.engine == PLAIN and others and all(v.engine != PLAIN for v in others)
-        assert {(v.protocol, v.density, v.images) for v in others} == {(first.protocol, first.density, first.images)}
-        assert len(set(group.variants)) == len(group.variants)
+        assert first.engine == PLAIN and len(set(group.variants)) == len(group.variants)
+        assert {v.protocol for v in group.variants} == {protocol} and protocol.training.batch_size == first.per_step
+        by_engine = {v.engine: sorted(o.density for o in others if o.engine == v.engine) for v in others}
+        sparse = {"sparse": sorted(DENSITIES)} | ({SPARSEPROP: sorted(DENSITIES)} if installed else {})
+        assert by_engine == sparse | {"serial": [1.0, 1.0], PEAK: [1.0]}
+        assert {v.precision for v in others if v.engine == "serial"} == {"fp32", "bf16"}
+
+
+def test_what_is_measured_on_a_gpu():
+    for group in variants.groups("cuda"):
+        assert group.variants[0].engine == PLAIN
+        assert {(v.engine, v.density) for v in group.variants[1:]} == {("graph", 1.0), ("serial", 1.0)}
 
 
 def test_from_end_to_end(tmp_path, monkeypatch):
-    plain = Variant(TINY, images=64)
-    tried = (plain, replace(plain, engine="serial"), replace(plain, engine="graph", replicas=2, density=0.1),
-             replace(plain, protocol=replace(TINY, network="test_efficientnet"), engine="sparse"))  # fmt: skip
-    monkeypatch.setattr(rows, "comparisons", lambda *_, **__: [rows.Group("planted", tried, 3, 0.01)])
-    both = (replace(plain, engine="auto"), replace(plain, engine="auto", processes=2, label="two at once"))
-    monkeypatch.setattr(rows, "growth", lambda *_, **__: [rows.Group("cores", both, 2, 0.01)])
-    planted = {"stage": "imp", "what": "planted", "seconds": timing.summary([1.0, 3.0]), "training": 1.5}
-    monkeypatch.setattr(stages, "stage_seconds", lambda quick: [planted])
-    said = repro("bench", "--quick", "--device", "cpu", "--results", tmp_path, "--out", tmp_path / "out").stdout
-    assert said == (tmp_path / "out/bench.md").read_text()
-    record = json.loads((tmp_path / "out/bench.json").read_text())
-    assert set(record) == {"quick", "device", "machine", "roofline", "rows", "growth", "stages"}
-    assert record["machine"]["threads"] == 1 and record["machine"]["packages"]["numpy"] == np.__version__
-
-    found = record["rows"][0]["rows"]
-    assert [len(row["rates"]) for row in found] == [3, 3, 3, 0]
-    assert "UsageError: --engine sparse cannot train" in found[3]["error"] and found[3]["error"] in said
-    assert found[0]["ratio"] == {"n": 3, "median": 1.0, "min": 1.0, "max": 1.0}
-    for row in found[:3]:
-        assert row["images_per_second"]["median"] == np.median(row["rates"]) > 0 and row["peak_mib"] > 100
-        assert row["ratio"]["median"] == pytest.approx(np.median(np.divide(row["rates"], found[0]["rates"])))
-    assert [row["replicas"] for row in found[:3]] == [0, 1, 2]
-    alone, two = record["growth"][0]["rows"]
-    assert two["what"] == "two at once" and two["peak_mib"] > 1.5 * alone["peak_mib"]  # of both processes
-    assert "| imp | planted | 2 (1 – 3) | 2 | 1.5 |" in said
-
-    tables = [block for block in said.split("\n\n") if block.startswith("| ")]
-    assert len(tables) == 5  # roofline, planted, by R, cores, stages
-    for block in tables:
-        assert len({line.count("|") for line in block.splitlines()}) == 1, block
+    start = Variant(TINY)
+    tried = (start, replace(start, engine="sparse", density=0.1), replace(start, engine=PEAK),
+             replace(start, engine="serial"), replace(start, engine="graph", replicas=2),
+             replace(start, protocol=replace(TINY, network="test_efficientnet"), engine="sparse"))  # fmt: skip
+    pair = tuple(replace(tried[1], replicas=2, threads=threads) for threads in (1, 2))
+    monkeypatch.setattr(variants, "groups", lambda device: [Group(tried, 0.01), Group(pair, 0.01)])
+    monkeypatch.setattr(benchmark, "_compile", lambda folder: (12.5, None))
+    out = tmp_path / "new/rows.json"
+    said = repro("bench", "--device", "cpu", "--minutes", 0.3, "--out", out).stdout
+    assert said == out.with_suffix(".md").read_text()
+    rows = json.loads(out.read_text())
+    assert [row["engine"] for row in rows] == ["plain", "sparse", "serial", "graph", "sparse"]
+    asked = {"network", "image_size", "density", "engine", "precision", "images_per_cpu_second", "low", "high", "peak_mib",
+             "first_call_seconds"}  # fmt: skip
+    for row in rows:
+        assert asked <= set(row) and set(row) == set(rows[0])
+    *good, bad = rows
+    for row in good:
+        assert 0 < row["low"] <= row["images_per_cpu_second"] <= row["high"] and row["peak_mib"] > 100
+        assert row["share_of_peak"] > 0 and row["rounds"] >= timing.LEAST
+    assert "UsageError: --engine sparse cannot train" in bad["error"] and bad["error"] in said
+    assert good[1]["first_call_seconds"] == 12.5 and good[1]["two_threads"]["replicas"] == 2
+    assert [row["two_threads"] for row in rows if row is not good[1]] == [None] * 4
+    table = [line for line in said.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(rows) and len({line.count("|") for line in table}) == 1
+    assert "SparseProp is not installed" in said
 
 
-def test_stages_and_the_profile_of_a_demo(tmp_path, monkeypatch):
-    (tmp_path / "digits").mkdir()
-    found = {row["stage"]: row for row in stages._chain(tmp_path / "digits", True)}
-    assert list(found) == ["data loading", "score", "select", "pretrain", "imp", "barrier", "artifact write",
-                           "artifact read", "pruning"]  # fmt: skip
-    (tmp_path / "digits/copy.h5").unlink()
-    for name in ("score", "pretrain", "imp"):
-        recorded = store.read(tmp_path / f"digits/{name}.h5").table().seconds.sum()
-        assert found[name]["training"] == pytest.approx(recorded)
-        assert 0 < found[name]["training"] < found[name]["seconds"]["median"]
-
-    commands = []
-    answer = {"wall": 7.0, "cpu": 2.0, "error": ""}
-    monkeypatch.setattr(stages, "_command", lambda *words: commands.append(words[0]) or answer)
-    profile = stages.demo_profile(tmp_path)
-    assert commands == ["pretrain", "plan", "figure"] and profile["processes"] == 1
-    stage = sum(run["wall_seconds"] for path in (tmp_path / "digits").glob("*.h5")
-                for run in store.read(path).provenance["runs"])  # fmt: skip
-    assert profile["stages"] == pytest.approx(stage) and profile["outside"] == 6.0
-    assert profile["share_outside"] == pytest.approx(6.0 / (6.0 + stage)) and 0 < profile["share_training"] < 1
-    packages = dict.fromkeys(("torch", "torchvision", "timm", "numba"))
-    head = {"finished": "now", "wall_seconds": 1.0, "cpu": "x", "cores": 1, "platform": "p", "python": "3",
-            "git_revision": None, "git_dirty": None, "driver": None, "packages": packages}  # fmt: skip
-    text = report.markdown({"machine": head, "device": "cpu", "demo": profile})
-    assert f"Outside the stages: {100 * profile['share_outside']:.1f} %" in text and "| barrier | 1 | " in text
+def test_the_last_variants_are_left_out_when_time_is_short(monkeypatch):
+    times = iter([0.0, 10.0])
+    monkeypatch.setattr(timing, "time", types.SimpleNamespace(monotonic=lambda: next(times, 20.0)))
+    start = Variant(TINY)
+    found = timing.measure(Group((start, replace(start, engine="serial")), 0.01), device="cpu", end=5.0)
+    assert [len(each.cpu) for each in found] == [timing.LEAST, 0]
+    assert [each.error for each in found] == ["", "left out: no time was left"]
 
 
 def test_refusals(tmp_path):
-    assert "no section speed of the benchmark: choose roofline, rows" in complaint("bench", "--only", "speed")
-    said = complaint("bench", "--only", "demo", "--results", tmp_path, "--out", tmp_path / "out")
-    assert f"--results {tmp_path} holds no artifacts in digits/: make them with `make demo`" in said
+    assert "--minutes (=-1) must be above 0: try 8" in complaint("bench", "--device", "cpu", "--minutes", -1)
+    assert f"--out {tmp_path}: give a file name that ends in .json" in complaint("bench", "--out", tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot write .*file.*choose another --out"):
-        bench(tmp_path / "file", device="cpu", only=("roofline",))
+        bench(tmp_path / "file" / "rows.json", device="cpu")
     with pytest.raises(UsageError, match="unknown device 'tpu'"):
-        bench(tmp_path / "out", device="tpu")
+        bench(tmp_path / "out" / "rows.json", device="tpu")
     assert not (tmp_path / "out").exists()

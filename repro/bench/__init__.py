@@ -1,129 +1,150 @@
-"""The benchmark: one run, one table, with the plain script as its baseline. `bench` runs it; `make bench` is it."""
+"""The benchmark: every engine against the plain script and SparseProp, one table. `make bench` runs it."""
 
 import json
-import os
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryFile
+from statistics import median
+from tempfile import TemporaryDirectory, TemporaryFile
 
 from repro.errors import RunError, UsageError
 from repro.store.files import write_failure, write_whole
 
-SECTIONS = ("roofline", "rows", "growth", "stages", "demo")
+MINUTES = {"cpu": 8.0, "cuda": 4.0}
 
 
-def bench(out: Path, *, device: str = "auto", quick: bool = False, only: tuple[str, ...] = (),
-          results: Path = Path("results/demo"), compiled: bool = False) -> str:  # fmt: skip
-    """Measure, write ``bench.json`` and ``bench.md`` in ``out`` after every section, and return the Markdown.
+def bench(out: Path = Path("results/bench.json"), *, device: str = "auto", minutes: float | None = None) -> str:
+    """Measure, write the rows to ``out`` and a table beside it (``.md``) after each group, and return the table.
 
     Arguments:
         device: 'auto', 'cpu' or 'cuda'.
-        quick: a smoke run of a minute, whose numbers mean little.
-        only: sections among `SECTIONS`; all when empty. ``demo`` is left out of a quick run and where ``results`` holds
-            no demo, unless it was asked for.
-        results: folder of a finished demo.
-        compiled: torch.compile on a CPU too, where it compiles for a minute.
+        minutes: to take at most, about; `MINUTES` by default. What there is no time for is left out, the least
+            valuable first.
 
-    Raises UsageError for an unknown section or a device that is not there, RunError when ``out`` cannot be written.
+    A row is a dict; README, "Performance", says what its fields are.
+
+    Raises UsageError for a name that does not end in .json, a time that is not positive and a device that is not there,
+    RunError when ``out`` cannot be written.
     """
-    import torch
-
     from repro import store
-    from repro.bench import report, stages
+    from repro.bench import limits, report, timing, variants
     from repro.stages import Machine
 
-    if unknown := set(only) - set(SECTIONS):
-        raise UsageError(f"no section {', '.join(sorted(unknown))} of the benchmark: choose {', '.join(SECTIONS)}")
-    if "demo" in only:
-        stages.demo_files(results)
+    began, started = time.monotonic(), time.time()
+    if out.suffix != ".json":
+        raise UsageError(f"--out {out}: give a file name that ends in .json, such as results/bench.json")
     where = Machine(device=device).torch_device.type
-    began = time.time()
-    name = torch.cuda.get_device_name() if where == "cuda" else "cpu"
-    record: dict = {"quick": quick, "device": name}
-    _require_writable(out)
-    for section in [s for s in SECTIONS if s in (only or SECTIONS)]:
-        if section == "demo" and not only and (quick or not any((results / "digits").glob("*.h5"))):
-            continue
-        print(f"bench: {section}", file=sys.stderr, flush=True)
-        record |= _run(section, where, quick, compiled, results, record)
-        machine = store.provenance(device=where, threads=1, seed=0, started=began, wall_seconds=time.time() - began)
-        record["machine"] = {**machine, "cores": len(os.sched_getaffinity(0))}
-        write_whole(out / "bench.json", [(json.dumps(record, indent=1) + "\n").encode()])
-        write_whole(out / "bench.md", [(text := report.markdown(record)).encode()])
+    minutes = MINUTES[where] if minutes is None else minutes
+    if not minutes > 0:
+        raise UsageError(f"--minutes (={minutes:g}) must be above 0: try {MINUTES[where]:g}")
+    _require_writable(out.parent)
+    left, end, rows = variants.groups(where), began + 60 * minutes, []
+    with TemporaryDirectory() as folder:
+        compiling = cache = peaks = None
+        if where == "cpu":
+            compiling, cache = _compile(folder)
+        else:
+            peaks = timing.in_child(limits.gpu_limits)
+        while left:
+            now = time.monotonic()
+            share = len(left[0].variants) / sum(len(group.variants) for group in left)
+            group = left.pop(0)
+            found = timing.measure(group, device=where, end=now + share * (end - now), cache=cache)
+            ran = dict(device=where, threads=1, seed=0, started=started, wall_seconds=time.monotonic() - began)
+            machine = store.provenance(**ran)
+            if any(each.variant.threads > 1 for each in found):
+                _add_threads(rows, found)
+            else:
+                rows += _rows(found, machine["gpu"] or machine["cpu"], where, peaks)
+            if compiling is not None:  # the first row of the engine tells what a new machine waits for
+                first = next((row for row in rows if row["engine"] == "sparse" and not row["error"]), {})
+                first["first_call_seconds"] = compiling
+            text = report.markdown(rows, machine)
+            write_whole(out, [(json.dumps(rows, indent=1) + "\n").encode()])
+            write_whole(out.with_suffix(".md"), [text.encode()])
     return text
 
 
-def _run(section: str, device: str, quick: bool, compiled: bool, results: Path, record: dict) -> dict:
-    """The record of a section, {section: …}."""
-    from repro.bench import roofline, rows, stages, timing
+def _compile(folder: str) -> tuple[float, str]:
+    """(seconds that the engine `sparse` needs for its first step where nothing is compiled yet, folder of the code)."""
+    from repro.bench import timing, variants
+    from repro.protocol import DIGITS
 
-    if section == "roofline":
-        return {section: timing.in_child(roofline.limits, device, quick)}
-    if section == "rows":
-        limits = record.get("roofline") or timing.in_child(roofline.limits, device, quick)
-        groups = rows.comparisons(device, quick=quick, compiled=compiled)
-        found = {"roofline": limits, section: [_measured(group, device, limits) for group in groups]}
-        return {**found, "kernels": _kernels(quick)} if device == "cuda" else found
-    if section == "growth":
-        return {section: [_measured(group, device) for group in rows.growth(device, quick=quick)]}
-    if section == "stages":
-        return {section: stages.stage_seconds(quick)}
-    return {section: stages.demo_profile(results)}
+    print("bench: compiling", file=sys.stderr, flush=True)
+    return timing.in_child(timing.first_call, variants.Variant(DIGITS, "sparse"), "cpu", folder), folder
 
 
-def _measured(group, device: str, limits: dict | None = None) -> dict:
-    """A group's rows, measured; with the device's limits also their bounds."""
-    from repro.bench import rows, timing
-    from repro.bench.variants import PLAIN
+def _rows(found: list, name: str, device: str, peaks: dict | None) -> list[dict]:
+    """A row for each variant of a group; ``peaks``: limits of a GPU."""
+    from repro.bench.variants import PEAK, PLAIN
 
-    print(group.title, file=sys.stderr, flush=True)
-    found = timing.measure(group.variants, device=device, rounds=group.rounds, seconds=group.seconds)
-    lines = []
+    plain = next((each for each in found if each.variant.engine == PLAIN), None)
+    core = next((each for each in found if each.variant.engine == PEAK and not each.error), None)
+    rows = []
     for each in found:
-        v = each.variant
-        line = {
-            "what": v.what, "setting": rows.title_of(v.protocol), "engine": each.engine or v.engine,
-            "replicas": 0 if v.engine == PLAIN else v.replicas, "precision": v.precision, "density": v.density,
-            "images": v.images, "processes": v.processes, "threads": v.threads, "compiled": v.compiled,
-            "steps": each.steps, "peak_mib": each.peak_mib, "rates": each.rates, "error": each.error,
+        v, p = each.variant, each.variant.protocol
+        if v.engine == PEAK:
+            continue
+        rates = each.cpu if device == "cpu" else each.wall
+        good = not each.error
+        row = {
+            "network": p.network, "image_size": p.image_size, "in_chans": p.in_chans, "batch": p.training.batch_size,
+            "augment": p.training.augment, "density": v.density, "engine": each.engine or v.engine,
+            "precision": v.precision, "replicas": v.replicas, "device": name,
+            "images_per_cpu_second" if device == "cpu" else "images_per_second": median(rates) if good else None,
+            "low": min(rates) if good else None, "high": max(rates) if good else None, "rounds": len(rates),
+            "times_plain": _ratio(each, plain, device)["median"] if good and plain and not plain.error else None,
+            "peak_mib": each.peak_mib if good else None, "first_call_seconds": each.first if good else None,
+            **_shares(each, core, peaks), "two_threads": None, "error": each.error,
         }  # fmt: skip
-        if not each.error:
-            line["images_per_second"] = timing.summary(each.rates)
-            good = not found[0].error
-            line["ratio"] = timing.ratios(each.rates, found[0].rates if good else each.rates)
-            if limits:
-                from repro.bench import roofline
-
-                line["bounds"] = roofline.bounds(v, limits)
-        lines.append(line)
-    busy = min((each.busy for each in found if not each.error), default=1.0)
-    return {"title": group.title, "rounds": group.rounds, "busy": busy, "rows": lines}
+        rows.append(row)
+    return rows
 
 
-def _kernels(quick: bool) -> list[dict]:
-    """Kernel counts of a step of ResNet-20, one network, in every engine a GPU has."""
-    from repro.bench import roofline, rows, timing
-    from repro.bench.variants import Variant
-    from repro.protocol import CIFAR10
+def _shares(each, core, peaks: dict | None) -> dict:
+    """What the variant makes of the device: multiply-adds of an image, and the shares that its rate is of the limits."""
+    from repro.bench import limits
+    from repro.bench.variants import PLAIN, masks_of, network_of
+    from repro.nets import layout_of
 
-    found = []
-    for precision in ("fp32", "bf16"):
-        start = Variant(CIFAR10, "serial", precision=precision)
-        for engine in rows.engines_of(CIFAR10, "cuda", precision):
-            variant = replace(start, engine=engine)
-            row = {"what": variant.what, "error": ""}
-            try:
-                row |= timing.in_child(roofline.kernels, variant, 10 if quick else 50)
-            except RunError as error:
-                row["error"] = str(error)[:200]
-            found.append(row)
-    return found
+    v, p = each.variant, each.variant.protocol
+    network = network_of(p)
+    mask = masks_of(v, layout_of(network).num_prunable)[0]
+    row = {"multiply_adds": limits.multiply_adds(network, p.image_size, p.in_chans, mask), "peak": None,
+           "share_of_peak": None}  # fmt: skip
+    if each.error:
+        return row
+    if core and v.precision == "fp32":
+        row["peak"] = median(core.cpu)
+        row["share_of_peak"] = row["multiply_adds"] * _ratio(each, core, "cpu")["median"]
+    if peaks:  # PyTorch lets a plain script's convolutions use TF32
+        rate, bits = median(each.wall), {"fp32": 4, "bf16": 2}[v.precision]
+        row["peak"] = peaks["tf32" if v.engine == PLAIN else v.precision] / 2
+        row["share_of_peak"] = row["multiply_adds"] * rate / row["peak"]
+        row["share_of_bandwidth"] = limits.traffic_per_image(p) * bits * rate / peaks["copy"]
+    return row
+
+
+def _ratio(each, other, device: str) -> dict:
+    """Median, low and high of the ratios round by round: what slows a whole round down cancels out."""
+    pairs = zip(*((m.cpu if device == "cpu" else m.wall) for m in (each, other)))
+    ratios = [a / b for a, b in pairs]
+    return {"median": median(ratios), "low": min(ratios), "high": max(ratios)}
+
+
+def _add_threads(rows: list[dict], found: list) -> None:
+    """Write to the rows of dense or pruned networks how much faster a cohort is on two threads, by time on the clock."""
+    for one, two in zip(found[::2], found[1::2]):
+        v = one.variant
+        wanted = (v.protocol.network, v.protocol.image_size, v.density, v.engine, v.precision)
+        for row in rows:
+            key = (row["network"], row["image_size"], row["density"], row["engine"], row["precision"])
+            if key == wanted and not one.error and not two.error:
+                row["two_threads"] = {**_ratio(two, one, "wall"), "replicas": v.replicas}
 
 
 def _require_writable(folder: Path) -> None:
-    """Better known now than after ten minutes."""
+    """Better known now than after minutes."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):

@@ -5,139 +5,125 @@ because peak memory is known per process only.
 """
 
 import multiprocessing
+import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import median
 
-from repro.bench.variants import Variant, build
+from repro.bench.variants import Group, Variant, build
 from repro.engines.graph import GraphCohort
 from repro.errors import RunError
 
-LARGE_STEP = 2**19  # pixels: on a CPU such a step takes about a second, and is a turn
+LEAST, MOST = 3, 9  # rounds of turns
+PATIENCE = 90.0  # seconds until a variant has to be ready, or its turn to be over
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch", "repro.bench.variants"])  # children start in milliseconds
 
 
-def summary(values: Sequence[float]) -> dict:
-    """n, median, min and max."""
-    return {"n": len(values), "median": median(values), "min": min(values), "max": max(values)}
-
-
-def ratios(values: Sequence[float], baseline: Sequence[float]) -> dict:
-    """`summary` of the ratios to the baseline, round by round: what slows a whole round down cancels out."""
-    assert len(values) == len(baseline)
-    return summary([value / base for value, base in zip(values, baseline)])
-
-
-def steps_for(seconds: float, timed: Callable[[int], float], multiple: int = 1) -> int:
-    """How many steps take about ``seconds``, at least one; ``timed`` runs so many and returns how long they took.
-
-    multiple: the steps come in so many at once, as a GPU replays them.
-    """
-    timed(multiple)  # the first makes buffers, and may compile or record
-    steps = multiple
-    while True:
-        took = timed(steps)
-        wanted = multiple * max(1, round(steps * seconds / took / multiple))
-        if took >= seconds / 4:
-            return wanted
-        steps = min(wanted, 8 * steps)
-
-
 @dataclass
 class Measured:
-    """Rates in images/s, one for each round; ``error`` in place of them where the variant could not run.
+    """What a variant's turns took; ``error`` where it could not run.
 
-    ``busy``: the least share of a turn, over rounds, in which the process was running; 1 on a GPU.
+    cpu, wall: what was counted (`Variant.per_step`) in a second of the process's CPU time, and of time, one for each
+    round. first: seconds of the first call. engine: the one that trained.
     """
 
     variant: Variant
-    rates: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
     engine: str = ""
+    first: float = 0.0
     peak_mib: float = 0.0
     steps: int = 0
-    busy: float = 1.0
     error: str = ""
 
 
-def measure(variants: Sequence[Variant], *, device: str, rounds: int, seconds: float) -> list[Measured]:
-    """Time the variants in turns (a, b, c, a, b, c, …), each turn about ``seconds`` and at least one step.
+def measure(group: Group, *, device: str, end: float, cache: str | None = None) -> list[Measured]:
+    """Time the variants of a group in turns (a, b, c, a, b, c, …), `MOST` times, and `LEAST` times if time is short.
 
-    They are warmed up one after the other: together they might not fit into memory, and would slow each other.
+    Arguments:
+        end: of ``time.monotonic()``: variants that are not ready by then are left out.
+        cache: folder for compiled code; None is the engine's own.
+
+    They are warmed up one after the other: together they would slow each other.
     """
-    workers = [[_Worker(variant, device, seconds) for _ in range(variant.processes)] for variant in variants]
+    workers = [_Worker(variant, (device, group.seconds, cache)) for variant in group.variants]
+    found = [Measured(variant) for variant in group.variants]
     try:
-        for each in (worker for team in workers for worker in team):
-            each.start()
-            each.ready()
-        found = [Measured(variant) for variant in variants]
-        for result, team in zip(found, workers):
-            answers = [worker.ready() for worker in team]
-            result.error = next((answer["error"] for answer in answers if "error" in answer), "")
-            if not result.error:
-                result.engine, result.steps = answers[0]["engine"], answers[0]["steps"]
-        for number in range(rounds):
-            for result, team in zip(found, workers):
+        for result, worker in zip(found, workers):
+            _start(result, worker, end)
+        for done in range(MOST):
+            if done >= LEAST and time.monotonic() > end or all(result.error for result in found):
+                break
+            print(f"  round {done + 1}", file=sys.stderr, flush=True)
+            for result, worker in zip(found, workers):
                 if not result.error:
-                    _turn(result, team)
-            print(f"  round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-        for result, team in zip(found, workers):
+                    _turn(result, worker)
+        for result, worker in zip(found, workers):
             if not result.error:
-                result.peak_mib = sum(worker.ask(None)["peak_mib"] for worker in team)
+                result.peak_mib, result.engine = worker.ask(None, "peak_mib", "engine")
         return found
     finally:
-        for worker in (worker for team in workers for worker in team):
+        for worker in workers:
             worker.end()
 
 
-def _turn(result: Measured, team: list["_Worker"]) -> None:
-    for worker in team:
-        worker.tell(result.steps)
-    answers = [worker.hear() for worker in team]
-    if failed := next((answer["error"] for answer in answers if "error" in answer), ""):
-        result.error = failed
-    else:
-        result.rates.append(sum(result.steps * result.variant.images_per_step / each["took"] for each in answers))
-        result.busy = min(result.busy, *(each["busy"] for each in answers))
+def _start(result: Measured, worker: "_Worker", end: float) -> None:
+    if time.monotonic() > end:
+        result.error = "left out: no time was left"
+        return
+    print(f"  {result.variant.what}", file=sys.stderr, flush=True)
+    worker.start()
+    try:
+        result.steps, result.first = worker.hear("steps", "first")
+    except RunError as error:
+        result.error = str(error)
+
+
+def _turn(result: Measured, worker: "_Worker") -> None:
+    try:
+        wall, cpu = worker.ask(result.steps, "wall", "cpu")
+    except RunError as error:
+        result.error = str(error)
+        return
+    done = result.steps * result.variant.per_step
+    result.wall.append(done / wall)
+    result.cpu.append(done / cpu)
 
 
 class _Worker:
-    """The parent's end of one variant's process."""
+    """The parent's end of one variant's process. Raises RunError for what went wrong there."""
 
-    def __init__(self, variant: Variant, device: str, seconds: float):
-        self.variant, self.arguments, self._ready, self.process = variant, (variant, device, seconds), None, None
+    def __init__(self, variant: Variant, how: tuple):
+        self.arguments, self.process = (variant, *how), None
 
     def start(self) -> None:
-        print(f"  warming up {self.variant.what}", file=sys.stderr, flush=True)
         self.pipe, theirs = _context.Pipe()
         self.process = _context.Process(target=_serve, args=(theirs, *self.arguments))
         self.process.start()
         theirs.close()
 
-    def ready(self) -> dict:
-        self._ready = self._ready or self.hear()
-        return self._ready
+    def hear(self, *names: str) -> list:
+        try:
+            if not self.pipe.poll(PATIENCE):
+                raise RunError(f"no answer in {PATIENCE:.0f} s")
+            answer = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            raise RunError(f"the process was ended by {_cause(self.process.exitcode)}") from None
+        if "error" in answer:
+            raise RunError(answer["error"])
+        return [answer[name] for name in names]
 
-    def tell(self, message) -> None:
+    def ask(self, message, *names: str) -> list:
         try:
             self.pipe.send(message)
         except OSError:
             pass  # it is gone: `hear` says so
-
-    def hear(self) -> dict:
-        try:
-            return self.pipe.recv()
-        except (EOFError, OSError):
-            self.process.join()
-            return {"error": f"the process ended with status {self.process.exitcode} (out of memory?)"}
-
-    def ask(self, message) -> dict:
-        self.tell(message)
-        return self.hear()
+        return self.hear(*names)
 
     def end(self) -> None:
         if self.process:
@@ -148,34 +134,62 @@ class _Worker:
                 self.process.join()
 
 
-def _serve(pipe, variant: Variant, device: str, seconds: float) -> None:
-    """A variant's process: warm up, then train so many steps whenever asked to; None asks for the peak memory."""
+def _cause(status: int) -> str:
+    killed = signal.Signals(-status).name if status < 0 else f"itself with status {status}"
+    return f"{killed} (out of memory?)" if killed == "SIGKILL" else killed
+
+
+def _serve(pipe, variant: Variant, device: str, seconds: float, cache: str | None) -> None:
+    """A variant's process: warm up, then train so many steps whenever asked to; None asks for what it came to."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
     try:
-        run, engine = build(variant, device)
-
-        def timed(steps: int) -> float:
-            began = time.perf_counter()
-            run(steps)
-            _finish(device)
-            return time.perf_counter() - began
-
-        if device == "cpu" and variant.images_per_step * variant.protocol.image_size**2 >= LARGE_STEP:
-            timed(steps := 1)
-        else:
-            steps = steps_for(seconds, timed, GraphCohort.steps_at_once if device == "cuda" else 1)
-        pipe.send({"engine": engine, "steps": steps})
+        timed, engine = _prepared(variant, device, cache)
+        multiple = GraphCohort.steps_at_once if device == "cuda" else 1
+        first = timed(multiple)["wall"]
+        pipe.send({"steps": steps_for(seconds, lambda steps: timed(steps)["wall"], multiple), "first": first})
         while (steps := pipe.recv()) is not None:
-            before = time.process_time()
-            took = timed(steps)
-            busy = 1.0 if device == "cuda" else (time.process_time() - before) / took
-            pipe.send({"took": took, "busy": busy})
-        pipe.send({"peak_mib": peak_mib(device)})
+            pipe.send(timed(steps))
+        pipe.send({"peak_mib": peak_mib(device), "engine": engine()})
     except EOFError:
         pass  # the parent has seen enough
     except Exception as error:  # whatever a network, a compiler or a device may raise is that row's result
         text = " ".join(str(error).split())
         pipe.send({"error": f"{type(error).__name__}: {text[:200]}"})
+
+
+def _prepared(variant: Variant, device: str, cache: str | None) -> tuple[Callable[[int], dict], Callable[[], str]]:
+    """(function that trains for so many steps and says what they took, the engine that has trained)."""
+    os.environ["OMP_NUM_THREADS"] = str(variant.threads)  # for libraries that are not loaded yet
+    if cache:
+        os.environ["XDG_CACHE_HOME"] = cache
+    run, engine = build(variant, device)
+
+    def timed(steps: int) -> dict:
+        wall, cpu = time.perf_counter(), time.process_time()
+        run(steps)
+        _finish(device)
+        return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+
+    return timed, engine
+
+
+def steps_for(seconds: float, timed: Callable[[int], float], multiple: int = 1) -> int:
+    """How many steps take about ``seconds``, at least one; ``timed`` runs so many and returns how long they took.
+
+    multiple: the steps come in so many at once, as a GPU replays them.
+    """
+    steps = multiple
+    while True:
+        took = timed(steps)
+        wanted = multiple * max(1, round(steps * seconds / took / multiple))
+        if took >= seconds / 4:
+            return wanted
+        steps = min(wanted, 8 * steps)
+
+
+def first_call(variant: Variant, device: str, cache: str) -> float:
+    """Seconds of the first step, with compiling it if ``cache`` is an empty folder."""
+    return _prepared(variant, device, cache)[0](1)["wall"]
 
 
 def _finish(device: str) -> None:

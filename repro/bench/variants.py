@@ -1,5 +1,6 @@
-"""What is compared: one way of training one network, and the function that trains so."""
+"""What is compared: ways of training a network, in groups that take turns, and the function that trains so."""
 
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,59 +9,97 @@ import numpy as np
 import torch
 
 from repro.data import ImageSet
-from repro.nets import layout_of
-from repro.protocol import Protocol
+from repro.nets import create, initialise, layout_of
+from repro.protocol import CIFAR10, DIGITS, Protocol
 from repro.stages import Machine
 from repro.stages.trainer import Trainer
 from repro.train.job import Job
 from repro.train.prune import random_mask
 from repro.train.streams import stream
 
-PLAIN = "plain script"
+PLAIN, SPARSEPROP, PEAK = "plain", "sparseprop", "peak"
+DENSITIES = (1.0, 0.4, 0.1, 0.03)  # shares of the prunable weights
+MIDDLE = replace(CIFAR10, network="cifar_resnet14_w8", image_size=16)
+TOGETHER = 8  # networks of a cohort, where several are measured
+IMAGES = 78 * 128  # of a training set, at most
+PEAK_STEP = 12 * 2**20  # multiply-adds in whole rounds of twelve vectors, however long these are
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the benchmark.
+    """One way of training one network.
 
     Arguments:
         protocol: network, recipe and shape of the images; the images themselves are noise from a fixed seed.
-        engine: `PLAIN`, or an engine of `repro.engines` (or 'auto') under `repro.train.loop.train`.
-        replicas: R networks in one cohort; each has its own data order and mask.
+        engine: `PLAIN`, `SPARSEPROP`, or an engine of `repro.engines` under `repro.train.loop.train`; `PEAK` trains
+            nothing, but multiplies and adds as fast as a core can.
         density: share of the prunable weights kept, at random places of the whole network.
-        compiled: the modules under torch.compile.
-        images: size of the training set.
-        processes, threads: so many processes at once, of so many threads each.
-        label: what a table calls it, in place of `what`.
+        replicas: R networks in one cohort; each has its own data order and mask.
     """
 
     protocol: Protocol
     engine: str = PLAIN
-    replicas: int = 1
-    precision: str = "fp32"
     density: float = 1.0
-    compiled: bool = False
-    images: int = 78 * 128
-    processes: int = 1
+    precision: str = "fp32"
+    replicas: int = 1
     threads: int = 1
-    label: str = ""
 
     @property
-    def images_per_step(self) -> int:
-        return self.replicas * self.protocol.training.batch_size
+    def per_step(self) -> int:
+        """What is counted of a step: images; of `PEAK`, multiply-adds."""
+        return PEAK_STEP if self.engine == PEAK else self.replicas * self.protocol.training.batch_size
 
     @property
     def what(self) -> str:
-        """'sparse, R = 8, bf16', for a table."""
-        if self.label:
-            return self.label
-        words = [f"torch.compile, {self.engine}" if self.compiled else self.engine]
-        words += [f"R = {self.replicas}"] if self.engine != PLAIN else []
-        words += [self.precision] if self.precision != "fp32" else []
-        if (self.processes, self.threads) != (1, 1):
-            plural = "es" if self.processes > 1 else ""
-            words.append(f"{self.processes} process{plural} × {self.threads} thread{'s' if self.threads > 1 else ''}")
-        return ", ".join(words)
+        """'cifar_resnet20 32×32×3, 10 %: sparse', for a line of progress."""
+        p = self.protocol
+        words = [self.engine, *[self.precision] * (self.precision != "fp32")]
+        words += [f"R = {self.replicas}"] * (self.replicas > 1) + [f"{self.threads} threads"] * (self.threads > 1)
+        size = f"{p.image_size}×{p.image_size}×{p.in_chans}"
+        return f"{p.network} {size}, {100 * self.density:g} %: {', '.join(words)}"
+
+
+
+@dataclass(frozen=True)
+class Group:
+    """Variants that take turns of about ``seconds``, the most valuable first: where time is short, the last are left out."""
+
+    variants: tuple[Variant, ...]
+    seconds: float = 0.5
+
+
+def groups(device: str) -> list[Group]:
+    """All that is measured on 'cpu' or 'cuda', the most valuable first.
+
+    Engines that do not use sparsity train dense networks only, since their masks change no time.
+    """
+    if device == "cuda":
+        return [Group(_on_gpu(p, r)) for p, r in ((CIFAR10, TOGETHER), (CIFAR10, 1), (DIGITS, TOGETHER))]
+    found = [Group(_on_core(protocol)) for protocol in (DIGITS, MIDDLE, CIFAR10)]
+    if len(os.sched_getaffinity(0)) > 1:
+        start = Variant(DIGITS, "sparse", replicas=TOGETHER)
+        found += [
+            Group(tuple(replace(start, protocol=p, density=d, threads=t) for d in (1.0, 0.1) for t in (1, 2)))
+            for p in (DIGITS, MIDDLE)
+        ]
+    return found
+
+
+def _on_core(protocol: Protocol) -> tuple[Variant, ...]:
+    start = Variant(protocol)
+    found = [start, *(replace(start, engine="sparse", density=d) for d in DENSITIES), replace(start, engine=PEAK)]
+    found += [replace(start, engine="serial")]
+    if torch.cpu._is_avx512_bf16_supported():
+        found += [replace(start, engine="serial", precision="bf16")]
+    if importlib.util.find_spec("sparseprop"):
+        found += [replace(start, engine=SPARSEPROP, density=d) for d in (0.1, 0.03, 1.0, 0.4)]
+    return tuple(found)
+
+
+def _on_gpu(protocol: Protocol, replicas: int) -> tuple[Variant, ...]:
+    ours = [Variant(protocol, engine, 1.0, precision, replicas)
+            for engine in ("graph", "serial") for precision in ("fp32", "bf16")]  # fmt: skip
+    return Variant(protocol), *ours
 
 
 def noise(protocol: Protocol, count: int) -> ImageSet:
@@ -76,6 +115,11 @@ def noise(protocol: Protocol, count: int) -> ImageSet:
     )  # fmt: skip
 
 
+def network_of(protocol: Protocol) -> torch.nn.Module:
+    network = create(protocol.network, num_classes=protocol.num_classes, in_chans=protocol.in_chans)
+    return initialise(network, torch.Generator().manual_seed(0))
+
+
 def masks_of(variant: Variant, num_prunable: int) -> list[torch.Tensor | None]:
     """A mask for each replica, bool [num_prunable], or None for dense ones."""
     if variant.density == 1:
@@ -84,39 +128,37 @@ def masks_of(variant: Variant, num_prunable: int) -> list[torch.Tensor | None]:
     return [random_mask(kept, stream(0, r, "bench")) for r in range(variant.replicas)]
 
 
-def build(variant: Variant, device: str) -> tuple[Callable[[int], None], str]:
-    """(function that trains for so many steps, data loading included; the engine it trains with), in this process."""
+def build(variant: Variant, device: str) -> tuple[Callable[[int], None], Callable[[], str]]:
+    """(function that trains for so many steps, data loading included; the engine that has trained), in this process."""
     torch.set_num_threads(variant.threads)
-    if variant.engine == PLAIN:
-        return _plain(variant, device), PLAIN
+    if variant.engine == PEAK:
+        from repro.bench.limits import multiply_and_add
+
+        return multiply_and_add(PEAK_STEP), lambda: PEAK
     training = replace(variant.protocol.training, precision=variant.precision)
-    data = noise(variant.protocol, variant.images)
+    data = noise(variant.protocol, min(IMAGES, variant.protocol.train_images))
+    if variant.engine in (PLAIN, SPARSEPROP):
+        return _script(variant, data, training, device), lambda: variant.engine
     trainer = Trainer(data, variant.protocol.network, training,
                       Machine(device=device, engine=variant.engine, threads=variant.threads))  # fmt: skip
-    masks, index = masks_of(variant, trainer.layout.num_prunable), np.arange(variant.images)
-    cohort = trainer.cohort(variant.replicas, trainer.engine(masks[0]))
-    if variant.compiled:
-        cohort.modules = [torch.compile(module) for module in cohort.modules]
+    masks, index = masks_of(variant, trainer.layout.num_prunable), np.arange(len(data.images))
     vectors = [trainer.initial(0, r) for r in range(variant.replicas)]
 
     def run(steps: int) -> None:
-        jobs = [Job(v, index, 0, steps, 0, r, mask=m) for r, (v, m) in enumerate(zip(vectors, masks))]
-        trainer.run(jobs)
+        trainer.engines.clear()
+        trainer.run([Job(v, index, 0, steps, 0, r, mask=m) for r, (v, m) in enumerate(zip(vectors, masks))])
 
-    return run, cohort.engine
+    return run, lambda: "/".join(sorted(trainer.engines))
 
 
-def _plain(variant: Variant, device: str) -> Callable[[int], None]:
-    from repro.bench.plain import Pictures, Script
-    from repro.nets import create, initialise
+def _script(variant: Variant, data: ImageSet, training, device: str) -> Callable[[int], None]:
+    from repro.bench import plain
 
-    protocol = variant.protocol
-    data = noise(protocol, variant.images)
-    network = create(protocol.network, num_classes=protocol.num_classes, in_chans=protocol.in_chans)
-    initialise(network, torch.Generator().manual_seed(0))
-    mask = masks_of(variant, layout_of(network).num_prunable)[0]
-    pictures = Pictures(data.images.numpy(), data.labels.tolist(), data.mean, data.std,
-                        augment=protocol.training.augment)  # fmt: skip
+    network = network_of(variant.protocol)
+    if variant.engine == SPARSEPROP:
+        mask = masks_of(variant, layout_of(network).num_prunable)[0]
+        return plain.sparseprop_script(network, mask, data, training).fit
     # On a GPU such a script has loader processes; on one core they would only be in the way.
     workers = min(8, len(os.sched_getaffinity(0)) - 1) if device == "cuda" else 0
-    return Script(network, pictures, protocol.training, mask=mask, device=device, workers=workers).fit
+    return plain.Script(network, plain.loaded(data, training, workers=workers, pinned=device == "cuda"), training,
+                        device).fit  # fmt: skip

@@ -9,25 +9,21 @@ from repro.cli.options import DEVICE, PATH, without_effect
 
 
 @main.command("bench")
-@click.option("--quick", is_flag=True, help="A smoke run of about a minute; its numbers mean little.")
-@click.option("--only", multiple=True, metavar="SECTION",
-              help="roofline, rows, growth, stages or demo (repeatable) [default: all].")  # fmt: skip
 @DEVICE
-@click.option("--compile", "compiled", is_flag=True, help="Also torch.compile on a CPU, which compiles for a minute.")
-@click.option("--results", type=PATH, default=Path("results/demo"), show_default=True,
-              help="Finished demo to take the profile of.")  # fmt: skip
-@click.option("--out", type=PATH, default=Path("results/bench"), show_default=True,
-              help="Folder for bench.json and bench.md.")  # fmt: skip
+@click.option("--minutes", type=float,
+              help="Time to take, about; the least valuable rows are left out. [default: 8, on a GPU 4]")  # fmt: skip
+@click.option("--out", type=PATH, default=Path("results/bench.json"), show_default=True,
+              help="Rows to write (JSON); the table goes beside it (.md).")  # fmt: skip
 def bench_command(out, **given):
-    """Measure this machine: images/s and memory of every engine against a plain script, stages, limits of the device.
+    """Measure this machine: images/s and memory of every engine against a plain script and SparseProp, and the limit.
 
-    Variants are timed in turns, each in a process of its own; the table gives medians, ranges and n. About ten minutes
-    on a CPU, which should be doing nothing else.
+    Variants are timed in turns, each in a process of its own; the table gives medians, ranges and n. The machine should
+    be doing nothing else.
 
     \b
     Example:
       repro bench
-      repro bench --only demo --results results/demo
+      repro bench --minutes 3 --out results/quick.json
     """
     from repro.bench import bench
 
