@@ -112,7 +112,9 @@ def _plain(variant: Variant, device: str) -> Callable[[int], None]:
 
     protocol = variant.protocol
     data = noise(protocol, variant.images)
-    network = create(protocol.network, num_classes=protocol.num_classes, in_chans=protocol.in_chans)
+    network = create(
+        protocol.network, num_classes=protocol.num_classes, in_chans=protocol.in_chans, image_size=protocol.image_size
+    )
     initialise(network, torch.Generator().manual_seed(0))
     mask = masks_of(variant, layout_of(network).num_prunable)[0]
     pictures = Pictures(data.images.numpy(), data.labels.tolist(), data.mean, data.std,
