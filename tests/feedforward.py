@@ -102,6 +102,24 @@ class Frozen(nn.Module):
         return self.fc(torch.relu(self.bn(self.conv(x))).mean((2, 3)))
 
 
+class FrozenMiddle(nn.Module):
+    """Trained layers before and behind frozen ones, and layers that nobody uses, one of them frozen as well."""
+
+    def __init__(self, num_classes, in_chans):
+        super().__init__()
+        self.spare = nn.Conv2d(4, 4, 3)
+        self.first, self.bn1 = nn.Conv2d(in_chans, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.middle, self.bn2 = nn.Conv2d(4, 8, 3, 2, 1, bias=False).requires_grad_(False), nn.BatchNorm2d(8)
+        self.last, self.fc = nn.Conv2d(8, 4, 3, padding=1), nn.Linear(4, num_classes)
+        self.spare_norm = nn.BatchNorm2d(4).requires_grad_(False)
+        self.bn2.bias.requires_grad = self.fc.bias.requires_grad = self.first.bias.requires_grad = False
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.first(x)))
+        x = torch.relu(self.bn2(self.middle(x)))
+        return self.fc(torch.relu(self.last(x)).mean((2, 3)))
+
+
 class Transposed(nn.Module):
     def __init__(self, num_classes, in_chans):
         super().__init__()

@@ -56,6 +56,12 @@ def attention():
     )
 
 
+def biases_alone(net):
+    for key, parameter in net.named_parameters():
+        parameter.requires_grad_(key.endswith("bias"))
+    return net
+
+
 REFUSED = {
     "momentum": (lambda: head(conv(), nn.BatchNorm2d(8, momentum=None)), "batch norm 1 with momentum=None"),
     "rrelu": (lambda: head(conv(), nn.RReLU()), r"draws random numbers while it is trained in 1 \(RReLU\)"),
@@ -78,6 +84,7 @@ REFUSED = {
         lambda: With(lambda s, x: x.double() if s.training else x), "cannot be trained on 8 x 8 images .*dtype",
     ),
     "frozen": (lambda: head(conv()).requires_grad_(False), "has no parameter to train: each is frozen"),
+    "frozen_weights": (lambda: biases_alone(head(conv())), "has no weights to prune: each one of its Conv2d and"),
 }
 COUNTER = iter(range(10**6))
 

@@ -1,5 +1,6 @@
 """The networks: the published counts, the initialisation, timm."""
 
+import hashlib
 import math
 
 import pytest
@@ -23,6 +24,15 @@ def test_published_counts(depth, classes, conv_layers, conv, prunable, trainable
     layout = layout_of(net)
     assert (len(layers), sum(m.weight.numel() for m in layers)) == (conv_layers, conv)
     assert (layout.num_prunable, layout.num_parameters) == (prunable, trainable)
+
+
+@pytest.mark.parametrize("name, digest", [("cifar_resnet20", "85bb45428c0b085503d071ae84f2b460648ba320b6afa06f87a7193d811ce0d7"), ("cifar_resnet8_w4", "3d43ce9c44950818feab5c2db5072a23a471ccdce13bb4987f5900a0e9d280c2")])
+def test_layouts_are_those_of_artifacts_made_before(name, digest):
+    layout = layout_of(create(name, num_classes=10, in_chans=3, image_size=32))
+    assert not layout.idle and layout.num_trained == layout.num_parameters
+    entries = [(entry.name, entry.shape, entry.offset) for entry in layout.entries]
+    ends = [layout.num_prunable, layout.num_parameters, layout.size]
+    assert hashlib.sha256(repr(entries + ends).encode()).hexdigest() == digest
 
 
 def test_forward_equals_plain_pytorch():

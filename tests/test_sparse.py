@@ -214,18 +214,6 @@ def test_logits_far_apart_give_the_right_loss():
         assert losses.item() == pytest.approx(wanted.item(), rel=1e-12)
 
 
-def test_frozen_and_unused_weights_stay_as_they_are():
-    setting = Setting(NETWORKS + "Frozen", 8, 1, 32, 1.0, False, steps=4)
-    setting.masks.fill_(True)
-    cohort = setting.loaded("sparse")
-    cohort.train(setting.block, setting.batcher, setting.targets, setting.sgd)
-    before, after = (cohort.layout.state_dict(v[0]) for v in (setting.vectors, cohort.vectors()))
-    for name in ("conv.weight", "bn.weight", "unused.weight", "unused.bias"):
-        assert torch.equal(before[name], after[name])
-    for name in ("conv.bias", "bn.bias", "fc.weight", "fc.bias", "bn.running_mean"):
-        assert not torch.equal(before[name], after[name]) or name == "conv.bias"
-
-
 @pytest.mark.parametrize(
     "network, phrase",
     [

@@ -50,7 +50,9 @@ class Cohort(ABC):
     def module(self) -> nn.Module:
         """A new network of the architecture. No random number of the process is drawn."""
         with torch.random.fork_rng(devices=[]):  # modules initialise themselves from the global generator
-            return create(self.network, num_classes=self.num_classes, in_chans=self.in_chans)
+            return create(
+                self.network, num_classes=self.num_classes, in_chans=self.in_chans, image_size=self.image_size
+            )
 
     @property
     def weights(self) -> Tensor:

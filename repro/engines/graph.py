@@ -119,7 +119,7 @@ class GraphCohort(SerialCohort):
             self._step(static.block, k, static.batcher, self.targets, static.sgd, static.losses[k], seen)
 
     def _update(self, rates: Tensor, sgd: Sgd) -> None:
-        self.updates[0](self.weights, self.gradients, self.momentum, self.kept, rates, sgd)
+        self._sgd(self.updates[0], self.kept, rates, sgd)
 
     def _fork(self) -> list[AbstractContextManager]:
         if self.device.type != "cuda" or self.engine != "graph":

@@ -24,7 +24,7 @@ class SerialCohort(Cohort):
 
     def __init__(self, network: str, **how):
         super().__init__(network, **how)
-        self.gradients = torch.zeros_like(self.momentum)
+        self.gradients = torch.zeros_like(self.momentum[:, : self.layout.num_trained])
         self.modules = [self._attached(r) for r in range(self.replicas)]
         self.parameters = [[p for p in module.parameters() if p.requires_grad] for module in self.modules]
 
@@ -38,7 +38,7 @@ class SerialCohort(Cohort):
         for entry in self.layout.entries:
             at = slice(entry.offset, entry.offset + entry.size)
             tensors[entry.name].data = self.state[r, at].view(entry.shape)
-            if entry.offset < self.layout.num_parameters:
+            if entry.offset < self.layout.num_trained:
                 tensors[entry.name].grad = self.gradients[r, at].view(entry.shape)
         return module
 
@@ -79,7 +79,12 @@ class SerialCohort(Cohort):
         """Wait for what was done in the contexts of `_fork`."""
 
     def _update(self, rates: Tensor, sgd: Sgd) -> None:
-        masked_sgd(self.weights, self.gradients, self.momentum, self.masks, rates, sgd)
+        self._sgd(masked_sgd, self.masks, rates, sgd)
+
+    def _sgd(self, update: Callable, masks: Tensor | None, rates: Tensor, sgd: Sgd) -> None:
+        """A function as `masked_sgd`, of the parameters that are trained."""
+        trained = self.layout.num_trained
+        update(self.weights[:, :trained], self.gradients, self.momentum[:, :trained], masks, rates, sgd)
 
     def _mode(self, *, training: bool) -> None:
         for module in self.modules:

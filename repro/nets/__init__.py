@@ -1,5 +1,5 @@
 """Networks by name, and the flat layout of their numbers."""
 
-from repro.nets.build import Layout, create, initialise, layout_of
+from repro.nets.build import Layout, create, freeze, initialise, layout_of
 
-__all__ = ["Layout", "create", "initialise", "layout_of"]
+__all__ = ["Layout", "create", "freeze", "initialise", "layout_of"]

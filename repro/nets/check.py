@@ -32,13 +32,13 @@ def require_trainable(make: Make, name: str, image_shape: tuple[int, int, int], 
 
     Raises UsageError, in one sentence, for a network that cannot be trained, or not with the same result again.
     """
-    from repro.nets.build import layout_of  # which imports `repro.nets.own`, which imports this module
+    from repro.nets.build import freeze, layout_of  # which imports this module
     from repro.nets.resnet import CifarResNet
 
-    with _undisturbed():
+    with undisturbed():
         network = make()
-        if isinstance(network, CifarResNet):  # known to be as it has to be
-            return []
+        if type(network) is CifarResNet and all(p.requires_grad for p in network.parameters()):
+            return []  # known to be as it has to be
         require_parameters(network, name)
         if bare := [key for key, tensor in network.named_parameters() if tensor.is_meta]:
             raise UsageError(f"{name} has no numbers for {bare[0]} (it is on the meta device): construct it on the CPU")
@@ -50,15 +50,27 @@ def require_trainable(make: Make, name: str, image_shape: tuple[int, int, int], 
         _require_logits(network, name, images, num_classes)
         _require_no_draws(network, name, images)
         _require_same_counters(network, name, images)
-        prunable = {entry.name for entry in layout_of(network).prunable}
-    weights = {key: tensor.numel() for key, tensor in network.named_parameters() if tensor.dim() > 1}
-    if dense := [key for key in weights if key not in prunable]:
-        share = sum(weights[key] for key in dense) / sum(weights.values())
-        return [
+        freeze(network, idle_parameters(network, image_shape))
+        layout = layout_of(network)
+    if not layout.num_prunable:
+        raise UsageError(
+            f"{name} has no weights to prune: each one of its Conv2d and Linear layers is frozen, or takes no part in "
+            "its logits"
+        )
+    lines = []
+    if idle := [entry.name for entry in layout.idle]:
+        lines.append(
+            f"{len(idle)} parameters of {name} are frozen or take no part in its logits: they stay as they are created, "
+            f"neither trained nor pruned: {_listed(idle)}"
+        )
+    weights = [entry for entry in layout.parameters if len(entry.shape) > 1 and entry not in layout.idle]
+    if dense := [entry for entry in weights if entry not in layout.prunable]:
+        share = sum(entry.size for entry in dense) / sum(entry.size for entry in weights)
+        lines.append(
             f"{100 * share:.1f} % of the weights of {name} stay dense, since only those of Conv2d and Linear layers "
-            f"are pruned: {_listed(dense)}"
-        ]
-    return []
+            f"are pruned: {_listed([entry.name for entry in dense])}"
+        )
+    return lines
 
 
 def require_parameters(network: nn.Module, name: str) -> None:
@@ -88,7 +100,7 @@ def require_batches(
     """
     if batch_size > 1 and (drop_last or size % batch_size != 1):
         return
-    with _undisturbed():
+    with undisturbed():
         try:
             make().train()(torch.rand(1, *image_shape))
         except ValueError:
@@ -105,7 +117,7 @@ def idle_parameters(network: nn.Module, image_shape: tuple[int, int, int]) -> di
     Frozen: ``requires_grad`` is False. Unused: it takes no part in a training forward pass, so it has no gradient.
     """
     frozen = {key: "frozen" for key, tensor in network.named_parameters() if not tensor.requires_grad}
-    with _undisturbed():
+    with undisturbed():
         probe = copy.deepcopy(network).float().train()
         probe.zero_grad(set_to_none=True)
         with torch.enable_grad():
@@ -239,7 +251,7 @@ def _counters(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Leaves the global random states as they were."""
     plain, numpy = random.getstate(), np.random.get_state()
     try:

@@ -46,7 +46,8 @@ def _require_weights(module: nn.Module, name: str, path: Path) -> None:
         raise UsageError(f"{name} of {path} has parameters that cannot be laid out ({usercode.reason(error, path)}): "
                          "give every layer its size") from error  # fmt: skip
     if not count:
-        raise UsageError(f"{name} of {path} has no weights to prune: it needs an nn.Conv2d or an nn.Linear")
+        raise UsageError(f"{name} of {path} has no weights to prune: it needs an nn.Conv2d or an nn.Linear that "
+                         "is trained")
 
 
 def _check_first_output(module: nn.Module, name: str, path: Path, num_classes: int) -> None:

@@ -13,6 +13,7 @@ from repro.stages.children import Children, Parent, Point
 from repro.stages.common import Machine, Result, data_of, training_fields, training_of
 from repro.stages.growing import Growing
 from repro.stages.lines import Family, measured, measuring, modes_of, summary
+from repro.stages.networks import require_idle
 from repro.stages.trainer import Trainer
 from repro.train.interpolate import grid
 
@@ -61,6 +62,8 @@ def barrier(
     inputs = {point.name if several else point.artifact.kind: point.artifact for point in opened}
     with Growing(out, "barrier", _fields(recipe, "children", alphas, level), inputs, machine) as cell:
         trainer = Trainer(data, recipe["network"], training_of(recipe), machine)
+        for point in opened:
+            require_idle(point.artifact, trainer.layout)
         parents = [Parent(p, r, level, several, data) for p in opened for r in range(replicates)]
         wanted = {
             f"{parent.prefix}/pair_{a}_{b}": (parent, a, b)
@@ -113,6 +116,7 @@ def successive(
     fields = _fields(source.recipe, "successive", alphas, 0)
     with Growing(out, "barrier", fields, {"imp": source}, machine) as cell:
         trainer = Trainer(data, source.recipe["network"], training_of(source.recipe), machine)
+        require_idle(source, trainer.layout)
         wanted = {
             f"replicate_{r}/level_{k}_{k + 1}": (r, k)
             for r in range(replicates)

@@ -11,6 +11,7 @@ from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.stages.common import Machine, data_of, open_data, require_replicates, training_fields
 from repro.stages.labels import Labels, labels_in_use
+from repro.stages.networks import network_fields
 from repro.stages.trainer import Trainer
 from repro.train.job import Job
 from repro.train.schedule import Training
@@ -35,7 +36,7 @@ class Beginning:
         """For the recipe."""
         return {
             "dataset": self.data.name, "data_sha256": self.data.checksum, "normalization": self.normalization,
-            "network": self.network, "t": self.t, "seed": self.seed, **self.labels.fields,
+            **network_fields(self.data, self.network), "t": self.t, "seed": self.seed, **self.labels.fields,
             **training_fields(self.training),
         }  # fmt: skip
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from repro import store
 from repro.data import ImageSet
 from repro.errors import UsageError
-from repro.nets import create, layout_of
+from repro.nets import layout_of
 from repro.stages.common import Machine, Result, data_of, require_replicates
 from repro.stages.growing import Growing
 from repro.stages.levels import Levels, piece_of
+from repro.stages.networks import network_for
 from repro.stages.state_dicts import read_mask
 from repro.train.prune import random_mask, shuffle_within_layers
 from repro.train.streams import stream
@@ -63,8 +64,7 @@ def branch(
     recipe, inputs, fixed = {**source.recipe, "mask": str(mask), "weights": str(weights)}, {"imp": source}, None
     if recipe["mask"] not in MASKS:
         if _there(mask, "mask", MASKS).suffix in (".npy", *TORCH):
-            shape = dict(num_classes=data.num_classes, in_chans=data.in_chans)
-            fixed = read_mask(mask, layout_of(create(recipe["network"], **shape)))
+            fixed = read_mask(mask, layout_of(network_for(data, recipe["network"])))
             digest = hashlib.sha256(np.packbits(fixed.numpy())).hexdigest()
             recipe |= {"mask": "file", "mask_sha256": digest}
         elif (other := _read(mask, ("imp", "branch"), "mask", source)).identity == source.identity:

@@ -7,6 +7,7 @@ from repro.data import ImageSet
 from repro.errors import RunError
 from repro.stages.common import Machine, training_of
 from repro.stages.growing import Growing
+from repro.stages.networks import require_idle
 from repro.stages.progress import FORWARD, images_between
 from repro.stages.trainer import Trained, Trainer
 from repro.train import evaluate
@@ -31,6 +32,8 @@ class Levels:
         self.training = training_of(self.recipe)
         self.trainer = Trainer(data, self.recipe["network"], self.training, machine)
         self.layout = self.trainer.layout
+        for source in cell.inputs.values():
+            require_idle(source, self.layout)
 
     def expect(self, rows: list[tuple[int, int]]) -> None:
         """All (replicate, level) of the command; its progress is told by those that are missing."""

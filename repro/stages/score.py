@@ -15,6 +15,7 @@ from repro.protocol import Scoring, protocol
 from repro.stages.common import Machine, Result, open_data, require_replicates, training_fields
 from repro.stages.growing import Growing
 from repro.stages.labels import labels_in_use
+from repro.stages.networks import network_fields
 from repro.stages.progress import FORWARD, images_between, place
 from repro.stages.select import SCORES
 from repro.stages.trainer import Trainer
@@ -74,8 +75,9 @@ def score(
     data = open_data(dataset, normalization, machine)
     used = labels_in_use(data, label_noise=label_noise, noise_draw=noise_draw, labels=labels, seed=seed)
     fields = {
-        "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization, "network": scoring.network,
-        "networks": count, "batch_norm": scoring.batch_norm, "seed": seed, "grand": grand, **used.fields,
+        "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization,
+        **network_fields(data, scoring.network), "networks": count, "batch_norm": scoring.batch_norm, "seed": seed,
+        "grand": grand, **used.fields,
         **training_fields(training),
     }  # fmt: skip
     # networks are trained for each group: a fold, or a replicate with labels of its own

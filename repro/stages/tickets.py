@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from repro import store
 from repro.data import ImageSet
 from repro.errors import UsageError
-from repro.nets import Layout, create, layout_of
+from repro.nets import Layout, create, freeze, layout_of
 from repro.protocol import protocol
+from repro.stages.networks import IDLE, require_idle
 from repro.store.files import write_whole
 
 PARTS = ("ticket", "trained", "rewind", "mask")
@@ -42,7 +43,7 @@ def state_dict(
     if num_classes is None or in_chans is None:
         net = network_of(artifact)
     else:
-        net = create(artifact.recipe["network"], num_classes=num_classes, in_chans=in_chans)
+        net = _new(artifact, num_classes, in_chans)
     return tensors_of(artifact, layout_of(net), replicate, level, part)
 
 
@@ -56,7 +57,7 @@ def network(
     if data is None:
         net = network_of(artifact)
     else:
-        net = create(artifact.recipe["network"], num_classes=data.num_classes, in_chans=data.in_chans)
+        net = _new(artifact, data.num_classes, data.in_chans)
     tensors = tensors_of(artifact, layout_of(net), replicate, level, part)
     net.to(next(iter(tensors.values())).dtype).load_state_dict(tensors, strict=False)  # float64 runs keep every digit
     return net.eval()
@@ -96,7 +97,7 @@ def network_of(artifact: store.Artifact) -> nn.Module:
     name, size = artifact.recipe["network"], artifact.dataset(key).shape[0]
 
     def of(num_classes: int, in_chans: int) -> tuple[nn.Module, int]:
-        net = create(name, num_classes=num_classes, in_chans=in_chans)
+        net = _new(artifact, num_classes, in_chans)
         return net, layout_of(net).size
 
     published = protocol(artifact.recipe["dataset"])
@@ -114,6 +115,14 @@ def network_of(artifact: store.Artifact) -> nn.Module:
         f"{artifact.path} keeps {size} numbers a network, which {name} has for no number of classes: "
         "use the network it was made with"
     )
+
+
+def _new(artifact: store.Artifact, num_classes: int, in_chans: int) -> nn.Module:
+    """A new network as the artifact's are, with the same idle parameters."""
+    net = create(artifact.recipe["network"], num_classes=num_classes, in_chans=in_chans)
+    freeze(net, artifact.recipe.get(IDLE, []))
+    require_idle(artifact, layout_of(net))
+    return net
 
 
 def _require_networks(artifact: store.Artifact) -> None:

@@ -15,9 +15,9 @@ from repro.data import Batcher, ImageSet
 from repro.engines import EVALUATION_BATCH, Cohort, choose, create
 from repro.errors import UsageError
 from repro.nets import Layout, check, initialise, layout_of
-from repro.nets import create as create_network
 from repro.nets.resnet import CifarResNet
 from repro.stages.common import Machine
+from repro.stages.networks import network_for
 from repro.train import evaluate
 from repro.train.job import NEVER, Job, Progress
 from repro.train.loop import train
@@ -108,7 +108,7 @@ class Trainer:
         return self.data.in_chans, self.data.image_size, self.data.image_size
 
     def _network(self) -> torch.nn.Module:
-        return create_network(self.network, num_classes=self.data.num_classes, in_chans=self.data.in_chans)
+        return network_for(self.data, self.network)
 
     def _try(self, network: torch.nn.Module) -> None:
         """One image through the network: many of timm's take images of one size only."""

@@ -14,6 +14,7 @@ from repro.protocol import protocol
 from repro.stages.common import Machine, Result, data_of, open_data, require_replicates, training_fields
 from repro.stages.growing import Growing
 from repro.stages.progress import FORWARD, images_of, place
+from repro.stages.networks import network_fields
 from repro.stages.trainer import Trained, Trainer
 from repro.train import evaluate
 from repro.train.job import Job
@@ -86,8 +87,8 @@ def warmup(
     for subset in chosen.values():
         _check(subset, data, normalization, replicates)
     fields = {
-        "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization, "network": network,
-        "seed": seed, **training_fields(training),
+        "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization,
+        **network_fields(data, network), "seed": seed, **training_fields(training),
     }  # fmt: skip
     conditions = [_Condition(name, w, r) for name in (ALL, *chosen) for w in steps for r in range(replicates)]
     with Growing(out, "warmup", fields, chosen, machine) as cell:

@@ -43,24 +43,18 @@ class SparseCohort(Cohort):
 
     def __init__(self, network: str, **how):
         super().__init__(network, **how)
-        module = self.module()
         try:
-            self.layers: Layers = read(module, self.image_size, self.in_chans)
+            self.layers: Layers = read(self.module(), self.image_size, self.in_chans)
         except Unsupported as obstacle:
             raise UsageError(
                 f"engine sparse cannot train {network!r}, which has {obstacle}: use --engine serial"
             ) from None
         self.kind = np.float64 if self.dtype == torch.float64 else np.float32
-        self.trainable = np.concatenate([np.full(p.numel(), p.requires_grad) for p in self._parameters(module)])
         self.free = self._free()
         self._plans: dict[tuple[int, bool], Plan] = {}
         self._lists: list[Lists] | None = None
         self._rooms: tuple[Plan, SimpleQueue] | None = None
         self._pool: ThreadPoolExecutor | None = None
-
-    def _parameters(self, module: nn.Module) -> list[Tensor]:
-        named = dict(module.named_parameters())
-        return [named[entry.name] for entry in self.layout.parameters]
 
     def _free(self) -> np.ndarray:
         """Places of the trained parameters that are no taps: biases, and weights of batch norms."""
@@ -68,7 +62,7 @@ class SparseCohort(Cohort):
         names = {name for layer in layers for name in (layer.bias, layer.gamma, layer.beta)}
         spans = [np.arange(e.offset, e.offset + e.size) for e in self.layout.parameters if e.name in names]
         places = np.concatenate([np.zeros(0, np.int64), *spans])
-        return places[self.trainable[places]]
+        return places[places < self.layout.num_trained]
 
     def load_masks(self, masks: Tensor | None) -> None:
         super().load_masks(masks)
@@ -253,7 +247,7 @@ class SparseCohort(Cohort):
             masks = np.ones((self.replicas, self.layout.num_prunable), bool)
             if self.masks is not None:
                 masks = self.masks.numpy()
-            self._lists = [list_taps(self.layers, self.layout, plan, m, self.trainable, self.kind) for m in masks]
+            self._lists = [list_taps(self.layers, self.layout, plan, m, self.kind) for m in masks]
         return self._lists
 
     def _images(self, batcher: Batcher) -> Images:

@@ -20,19 +20,16 @@ FOUR_ABOVE = 0.6  # density of a layer from which taps of four channels together
 GROUP_BYTES = 2**18  # of sums of gradients that are gone over at a time
 
 
-def list_taps(layers: Layers, layout: Layout, plan: Plan, mask: np.ndarray, trainable: np.ndarray, dtype) -> Lists:
-    """The lists of one network.
-
-    Arguments:
-        mask: bool [layout.num_prunable]. trainable: bool [layout.num_parameters]; others keep their value.
-    """
+def list_taps(layers: Layers, layout: Layout, plan: Plan, mask: np.ndarray, dtype) -> Lists:
+    """The lists of one network with a mask, bool [layout.num_prunable]. Idle weights are kept, and keep their value."""
+    mask = np.concatenate([mask, np.ones(layout.num_parameters - layout.num_prunable, bool)])
     convolutions = [layer for layer in layers.all if isinstance(layer, Convolution)]
     offsets = {entry.name: entry.offset for entry in layout.entries}
     first = np.zeros(plan.runs, np.int32)
     entries, slots, four = (np.zeros(len(plan.passes), np.int64) for _ in range(3))
     groups = np.zeros(len(convolutions), np.int64)
     offset, place, origin = _Pieces(), _Pieces(), _Pieces()
-    slot_of = np.full(layout.num_prunable, -1, np.int64)
+    slot_of = np.full(layout.num_parameters, -1, np.int64)
     weights = []
     for n, layer in enumerate(convolutions):
         shape = (layer.shape[0], layers.all[layer.source].shape[0], *layer.kernel)
@@ -64,7 +61,7 @@ def list_taps(layers: Layers, layout: Layout, plan: Plan, mask: np.ndarray, trai
             origin.add(np.where(found >= 0, slot_of[found], place.size))  # behind the last slot there are zeros
     placed = place.all()
     keep = np.zeros(-(-len(placed) // W) * W, dtype)
-    keep[: len(placed)] = (placed >= 0) & trainable[placed]
+    keep[: len(placed)] = (placed >= 0) & (placed < layout.num_trained)
     return Lists(first, offset.all(np.int32), entries, slots, four, groups, placed, keep, origin.all(np.int32))
 
 
