@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from repro.cli.group import main
-from repro.cli.options import DEVICE, PATH, without_effect
+from repro.cli.options import DEVICE, PATH
 
 
 @main.command("bench")
@@ -27,9 +27,4 @@ def bench_command(out, **given):
     """
     from repro.bench import bench
 
-    sections = given["only"] or (("rows",) if given["quick"] else ("rows", "demo"))
-    if "demo" not in sections:
-        without_effect("the demo is not among what is measured", "results")
-    if "rows" not in sections:
-        without_effect("the rows are not among what is measured", "compiled")
     click.echo(bench(out, **given), nl=False)
