@@ -117,11 +117,3 @@ def test_options_of_figures(command, tmp_path, monkeypatch):
 def test_the_published_numbers_have_no_options(extra):
     said = complaint("verify", "--reference", *extra)
     assert "--reference judges the paper's own numbers, of all figures: leave" in said
-
-
-def test_options_of_the_benchmark(monkeypatch, tmp_path):
-    monkeypatch.setattr("repro.bench.bench", lambda out, **given: "")
-    both = ("--results", tmp_path, "--compile")
-    assert told(repro("bench", "--only", "roofline", *both).stderr) == {"--results", "--compile"}
-    assert told(repro("bench", "--quick", *both).stderr) == {"--results"}
-    assert told(repro("bench", *both).stderr) == set()
