@@ -1,4 +1,4 @@
-"""ls, inspect, export."""
+"""ls, inspect, export, reseal."""
 
 from pathlib import Path
 
@@ -77,3 +77,20 @@ def export(artifact, out, part, replicate, level):
     from repro.stages import tickets
 
     click.echo(tickets.export(artifact, out, replicate=replicate, level=level, part=part))
+
+
+@main.command()
+@click.argument("artifacts", nargs=-1, required=True, type=PATH)
+def reseal(artifacts):
+    """Seal artifacts anew that another HDF5 program opened for writing, or added attributes to.
+
+    Their arrays, recipe and provenance have to be as they were; nothing else is sealed.
+
+    \b
+    Example:
+      repro reseal imp.h5
+    """
+    from repro.store import changed
+
+    for path in artifacts:
+        click.echo(f"{path}: {'sealed anew' if changed.reseal(path) else 'its seal holds, nothing to do'}")

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from repro.errors import UsageError
-from repro.store import files, hdf5
+from repro.store import changed, files, hdf5
 from repro.store.lineage import Lineage, plain, require_same
 
 
@@ -120,6 +120,7 @@ def write(
         "provenance": json.dumps(plain(provenance, "provenance")),
         "content_sha256": hdf5.content_sha256(contents),
     }
+    attributes[hdf5.ATTRIBUTES_SHA256] = hdf5.attributes_sha256(attributes)
     files.write_whole(path, hdf5.pack(contents, attributes, compression=compression))
     return lineage.identity
 
@@ -136,7 +137,10 @@ def read(path: str | Path, kind: str | None = None, verify: bool = True) -> Arti
     kind.
     """
     path = Path(path)
-    file = hdf5.open_sealed(path, verify=verify)
+    try:
+        file = hdf5.open_sealed(path, verify=verify)
+    except hdf5.Changed as refusal:
+        file = changed.open_changed(path, refusal)
     try:
         parts = {part: json.loads(file.attrs[part]) for part in ("recipe", "defaults", "inputs", "provenance")}
         provenance = parts.pop("provenance")
@@ -145,7 +149,9 @@ def read(path: str | Path, kind: str | None = None, verify: bool = True) -> Arti
         content, recorded = file.attrs["content_sha256"], file.attrs["identity"]
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         file.close()
-        raise UsageError(f"{path} is not an artifact or is damaged: delete it and run its command again") from error
+        if not verify:
+            hdf5.open_sealed(path, verify=True).close()  # says that it is damaged, if it is
+        raise UsageError(f"{path} is a file of this program, but no artifact: give an artifact") from error
     if recorded != lineage.identity:
         raise UsageError(f"{path} has another identity than its recipe and inputs: delete it and run its command again")
     if kind not in (None, lineage.kind):
