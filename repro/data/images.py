@@ -156,7 +156,8 @@ def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
         squares += np.square(values).sum(axis=(0, 1, 2))
     count = images.size // images.shape[3]
     mean = total / count
-    std = np.sqrt(squares / count - mean**2)
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    std[images.min(axis=(0, 1, 2)) == images.max(axis=(0, 1, 2))] = 255  # a channel in which all pixels are the same: they become 0, not NaN
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 

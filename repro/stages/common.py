@@ -15,6 +15,7 @@ from repro.errors import UsageError
 from repro.nets import Layout, create, initialise, layout_of
 from repro.nets.cohort import Cohort, choose_engine
 from repro.stages.curves import require_tensorboard
+from repro.stages.first_look import require_finite
 from repro.train.schedule import Training
 from repro.train.streams import torch_stream
 
@@ -167,6 +168,7 @@ class Trainer:
             reason = " ".join(str(error).split()).rstrip(".")
             raise UsageError(f"network {self.network!r} cannot take the {size} x {size} images of {self.data.name} "
                              f"({reason}): choose another --network") from error  # fmt: skip
+        require_finite(network, self.network, self.data)
 
     def _cohort(self, replicas: int) -> Cohort:
         engine = choose_engine(
