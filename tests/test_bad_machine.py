@@ -129,7 +129,7 @@ def test_cifar_that_is_not_there(tmp_path):
     said = complaint("score", "--dataset", "cifar10", "--data-dir", tmp_path, *out)
     md5 = "c58f30108f718f92721af3b95e74349a"
     assert said == (f"{archive} is damaged or not the published archive (expected MD5 {md5}): "
-                    "delete it and run again with --download")  # fmt: skip
+                    "move it away and run again with --download")  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == [archive.name]
 
 
@@ -143,7 +143,7 @@ def test_a_cifar_batch_with_a_wrong_checksum(data_root, tmp_path):
     said = complaint("select", "--kind", "random", "--dataset", "cifar10", "--size", 100, "--data-dir", tmp_path,
                      "--out", tmp_path / "random.h5")  # fmt: skip
     assert re.fullmatch(rf"{folder}/data_batch_1 is damaged or not the published file \(MD5 \w+, expected \w+\): "
-                        rf"delete {folder} and run again with --download", said)  # fmt: skip
+                        rf"move {folder} away and run again with --download", said)  # fmt: skip
     assert not (tmp_path / "random.h5").exists()
 
 

@@ -168,7 +168,7 @@ class Trainer:
             reason = " ".join(str(error).split()).rstrip(".")
             raise UsageError(f"network {self.network!r} cannot take the {size} x {size} images of {self.data.name} "
                              f"({reason}): choose another --network") from error  # fmt: skip
-        require_finite(network, self.network, self.data)
+        require_finite(initialise(network, torch.Generator()), self.network, self.data)
 
     def _cohort(self, replicas: int) -> Cohort:
         engine = choose_engine(
