@@ -95,18 +95,29 @@ def rewritten(archive: Path, out: Path, changed: dict[str, bytes | None] | None 
 def forged(archive: Path, out: Path, name: str, edit) -> Path:
     """One file edited by somebody who corrects every checksum too."""
     with zipfile.ZipFile(archive) as file:
-        before, crate = file.read(name), json.loads(file.read(METADATA))
+        before = file.read(name)
+    changed = edit(before)
+    assert changed != before
+    return forged_files(archive, out, {name: changed})
+
+
+def forged_files(archive: Path, out: Path, files: dict[str, bytes]) -> Path:
+    """Files exchanged, or added, by somebody who corrects every checksum too."""
+    with zipfile.ZipFile(archive) as file:
+        crate, held = json.loads(file.read(METADATA)), set(file.namelist())
         sums = dict(reversed(line.split("  ")) for line in file.read("SHA256SUMS").decode().splitlines())
-    changed = {name: edit(before)}
-    assert changed[name] != before
-    if name != METADATA:
-        digest = hashlib.sha256(changed[name]).hexdigest()
-        entity = next(entity for entity in crate["@graph"] if entity["@id"] == name)
-        entity |= {"contentSize": str(len(changed[name])), "sha256": digest}
-        changed[METADATA] = json.dumps(crate).encode()
+    changed, graph = dict(files), {entity["@id"]: entity for entity in crate["@graph"]}
+    if METADATA not in files:
+        for name, content in files.items():
+            digest = hashlib.sha256(content).hexdigest()
+            about = {"@id": name, "@type": "File", "contentSize": str(len(content)), "sha256": digest}
+            graph[name] = graph.get(name, {}) | about
+        size = sum(67 + len(name) for name in {*sums, *files})  # 64 digits, 2 spaces, name and end of each line
+        graph["SHA256SUMS"]["contentSize"] = str(size)
+        changed[METADATA] = json.dumps({**crate, "@graph": [*graph.values()]}).encode()
     sums |= {path: hashlib.sha256(content).hexdigest() for path, content in changed.items()}
-    listed = "".join(f"{digest}  {path}\n" for path, digest in sums.items())
-    return rewritten(archive, out, {**changed, "SHA256SUMS": listed.encode()})
+    changed["SHA256SUMS"] = "".join(f"{digest}  {path}\n" for path, digest in sums.items()).encode()
+    return rewritten(archive, out, changed, *((name, changed[name]) for name in changed.keys() - held))
 
 
 def test_it_holds_everything_and_sha256sum_agrees(archive, unpacked, results):

@@ -129,8 +129,9 @@ def archive_command(name, out, **given):
 @options(*FIGURE_OPTIONS)
 @click.option("--reference", is_flag=True, help="Judge the paper's own published numbers instead of runs.")
 @click.option("--archive", type=PATH, help="Check a zip that repro archive wrote; needs no data and no GPU.")
+@click.option("--trust", is_flag=True, help="Of an archive: run the Python file of a figure of somebody's own in it.")
 @click.pass_context
-def verify_command(context, name, reference, archive, **given):
+def verify_command(context, name, reference, archive, trust, **given):
     """Judge the paper's claims on finished runs: a table on stdout, Markdown and JSON beside the figures.
 
     With --archive the runs are those of an archive: checksums are compared, and what its figures plot and its verdicts
@@ -153,9 +154,11 @@ def verify_command(context, name, reference, archive, **given):
         _alone(context, "archive")
         from repro.archive import check
 
-        report = check(archive)
+        report = check(archive, trust)
         click.echo(report)
         sys.exit(report.exit_status)
+    if trust:
+        raise UsageError("--trust is for an --archive: leave it out")
     if reference:
         click.echo(judging.reference().terminal)
         return
@@ -176,6 +179,6 @@ def verify_command(context, name, reference, archive, **given):
 def _alone(context: click.Context, option: str) -> None:
     """Raises UsageError when anything beside this option was given: the archive says all the rest itself."""
     for name in context.params:
-        if name != option and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if name not in (option, "trust") and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             word = next(p.opts[0] for p in context.command.params if p.name == name)
             raise UsageError(f"--{option} says itself which figure, scale and runs it holds: leave {word} out")

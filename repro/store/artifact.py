@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import h5py
@@ -69,6 +69,10 @@ class Artifact:
     def dataset(self, key: str) -> h5py.Dataset:
         """The array as h5py sees it: shape, dtype, filters and stored bytes without reading it."""
         return self._file[key]
+
+    def computed_sha256(self) -> str:
+        """`content_sha256` of all arrays as they are now."""
+        return hdf5.content_sha256(hdf5.Contents(self._file))
 
     def table(self):
         """The table as a pandas.DataFrame, in the column order it was written in; empty when there is none."""
@@ -166,6 +170,17 @@ def _an(kind: str) -> str:
 def read_header(path: str | Path, kind: str | None = None) -> Artifact:
     """`read` without comparing the data with its checksum: milliseconds, whatever the size."""
     return read(path, kind, verify=False)
+
+
+def identity_at(path: Path) -> str:
+    """The identity of the artifact at a path, read once for as long as the file is the same."""
+    found = os.stat(path)
+    return _identity_of(path, found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+@cache
+def _identity_of(path: Path, *file) -> str:
+    return read_header(path).identity
 
 
 def table(path: str | Path):
