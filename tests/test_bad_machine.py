@@ -37,7 +37,7 @@ import subprocess
 command = ["imp", sys.argv[1], "--levels", "6", "--device", "cpu", "--out", sys.argv[2] + "/imp.h5"]
 full = CliRunner().invoke(main, command)
 print(full.exit_code, full.stderr.strip())
-print(os.listdir(sys.argv[2]), len([n for n in os.listdir(sys.argv[2] + "/imp.work") if n.startswith("pieces")]))
+print(os.listdir(sys.argv[2]), len([n for n in os.listdir(sys.argv[2] + "/imp.h5.work") if n.startswith("pieces")]))
 subprocess.run(["mount", "-o", "remount,size=8m", sys.argv[2]], check=True)
 print(CliRunner().invoke(main, command).stdout.splitlines()[0])
 import shutil; shutil.copy(sys.argv[2] + "/imp.h5", sys.argv[3])
@@ -56,10 +56,10 @@ def test_a_full_disk_keeps_finished_levels(rewind, tmp_path):
     if trial := subprocess.run([*small, *resize], capture_output=True, text=True).stderr:
         pytest.skip(f"no small disk can be mounted and resized here: {trial.strip()}")
     full, left, again = process(FILL_AND_FREE, rewind, disk, copy, before=small)
-    found = re.match(rf"1 Error: no space left on device while writing {disk}/imp.work/pieces-0000(\d).h5: free some "
+    found = re.match(rf"1 Error: no space left on device while writing {disk}/imp.h5.work/pieces-0000(\d).h5: free some "
                      "space and run the same command again; finished levels are kept", full)  # fmt: skip
     levels = int(found[1])
-    assert left == f"['imp.work'] {levels}" and 1 <= levels <= 5
+    assert left == f"['imp.h5.work'] {levels}" and 1 <= levels <= 5
     assert again == f"{disk}/imp.h5: computed {14 - 2 * levels}, reused {2 * levels}"
     repro("imp", rewind, "--levels", 6, *CPU, "--out", tmp_path / "imp.h5")
     assert contents(copy) == contents(tmp_path / "imp.h5")

@@ -105,8 +105,8 @@ class Children:
         self.cell, self.trainer, self.data = cell, trainer, data
         self.there: set[str] = set(cell.arrays)
         if cell.work:
-            for name in cell.work.names():
-                if name.startswith(WORK) and (loaded := cell.work.load(name)):
+            for name in cell.work.numbered(WORK):
+                if loaded := cell.work.load(name):
                     cell.arrays.update(loaded[0])
             self.there = set(cell.arrays)
         elif cell.rows:  # a dry run has read no arrays
@@ -155,8 +155,7 @@ class Children:
             sound = state.diverged_at[j] == NEVER and bool(state.vectors[j].isfinite().all())
             arrays[f"{name}/weights"] = state.vectors[j].numpy()
             arrays[f"{name}/acc"] = np.array(correct.double().mean().item() if sound else np.nan)
-        batches = [int(name.removeprefix(WORK)) for name in self.cell.work.names() if name.startswith(WORK)]
-        self.cell.work.save(f"{WORK}{max(batches, default=-1) + 1:05d}", arrays)
+        self.cell.work.save(self.cell.work.next_name(WORK), arrays)
         self.cell.arrays.update(arrays)
         self.cell.ticker.finish(names)
         self.cell.drop_checkpoint()

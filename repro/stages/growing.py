@@ -106,8 +106,8 @@ class Growing:
             self.history = finished.provenance["runs"]
             self._take({key: finished[key] for key in finished.keys()}, finished.table().to_dict("records"))
         self.finished = set(self.rows)
-        for name in self.work.names():
-            if name.startswith(PIECES) and (loaded := self.work.load(name)):
+        for name in self.work.numbered(PIECES):
+            if loaded := self.work.load(name):
                 self._take(loaded[0], json.loads(loaded[1]["rows"]))
         self.reused = list(self.rows)
 
@@ -122,8 +122,7 @@ class Growing:
         self._take(arrays, rows)
         self.computed += pieces
         self.ticker.finish(pieces)
-        batches = [int(name.removeprefix(PIECES)) for name in self.work.names() if name.startswith(PIECES)]
-        self.work.save(f"{PIECES}{max(batches, default=-1) + 1:05d}", arrays, {"rows": json.dumps(rows)})
+        self.work.save(self.work.next_name(PIECES), arrays, {"rows": json.dumps(rows)})
         self.drop_checkpoint()
         if self.curves:
             self.curves.add(rows)

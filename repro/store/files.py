@@ -2,9 +2,9 @@
 
 import errno
 import fcntl
-import glob
 import os
 import platform
+import re
 import stat
 import sys
 import time
@@ -88,7 +88,7 @@ def write_whole(path: Path, blocks: Iterable[bytes]) -> None:
     The blocks go to a temporary file in the same folder, which is flushed to the disk and renamed. Raises RunError,
     after the temporary file is removed, when the disk is full, permission is missing or anything else is refused.
     """
-    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")  # two nodes may have equal ids
+    temporary = path.with_name(f".{path.name}.{_node()}.{os.getpid()}.tmp")  # two nodes may have equal ids
     if path.exists() and not path.is_file():
         raise RunError(f"{path} is no ordinary file: choose another --out")  # the rename would replace a device
     try:
@@ -111,10 +111,19 @@ def write_whole(path: Path, blocks: Iterable[bytes]) -> None:
         raise write_failure(path, error) from error
 
 
-def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Removes temporary files that a killed writer of ``name`` left. Only for the holder of the writer's lock."""
-    for leftover in folder.glob(f".{name}.*.tmp"):
-        leftover.unlink(missing_ok=True)
+def _node() -> str:
+    """This machine's name without dots, so that the name of a temporary file can be taken apart."""
+    return platform.node().replace(".", "-")
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Removes temporary files that a killed writer of ``name`` (None: of anything) left.
+
+    Only for the holder of the writer's lock.
+    """
+    pattern = re.compile(rf"\.{'.+' if name is None else re.escape(name)}\.[^.]+\.\d+\.tmp", re.DOTALL)
+    for leftover in filter(pattern.fullmatch, os.listdir(folder)):
+        (folder / leftover).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -134,7 +143,7 @@ def writer_lock(path: str | Path) -> Iterator[None]:
         raise write_failure(path, error) from error
     try:
         _sign(file)
-        remove_leftovers(path.parent, glob.escape(path.name))
+        remove_leftovers(path.parent, path.name)
         yield
     finally:
         lock.unlink(missing_ok=True)  # before the lock is given back: `acquire` notices a file that is no longer there
