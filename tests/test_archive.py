@@ -400,18 +400,17 @@ def test_artifacts_of_other_inputs_are_not_archived(results, tmp_path):
 @pytest.mark.parametrize(
     ("failure", "code"), [(OSError(ENOSPC, "No space left on device"), 1), (KeyboardInterrupt(), 130)]
 )
-def test_a_failed_write_leaves_the_older_archive(failure, code, results, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_older_archive(failure, code, archive, results, tmp_path, monkeypatch):
     def full(*given):
         yield b"PK"
         raise failure
 
-    out = tmp_path / "old.zip"
-    out.write_text("old")
+    out = Path(shutil.copy(archive, tmp_path / "old.zip"))
     monkeypatch.setattr(contents, "_drawn", lambda *_: {})
     monkeypatch.setattr(contents, "pack", full)
     said = complaint("archive", *STUDY, "--results", results, "--out", out, code=code)
     assert code == 130 or said.startswith(f"no space left on device while writing {out}")
-    assert out.read_text() == "old" and os.listdir(tmp_path) == ["old.zip"]
+    assert out.read_bytes() == archive.read_bytes() and os.listdir(tmp_path) == ["old.zip"]
 
 
 def test_a_file_that_changes_meanwhile(results, tmp_path, monkeypatch):

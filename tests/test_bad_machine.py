@@ -83,10 +83,9 @@ def test_no_permission_to_write(rewind, tmp_path):
     command = " ".join(map(str, PRETRAIN))
     said = process(WITHOUT_PERMISSION, tmp_path, f"{command} --out p.h5", "imp rewind.h5 --levels 1 --out i.h5",
                    "export rewind.h5 --out table.csv", "plan figure2 --results . --make figure2.mk")  # fmt: skip
-    names = ("p.h5", "i.h5", "table.csv")
-    for line, name in zip(said, names):
+    names = ("p.h5", "i.h5", "table.csv", "figure2.mk")
+    for line, name in zip(said, names, strict=True):
         assert line == f"1 Error: no permission to write {name}: choose another --out or allow writing in ."
-    assert said[3:] == ["1 Error: cannot write figure2.mk (permission denied): choose another place or allow it"]
     assert os.listdir(tmp_path) == ["rewind.h5"]
 
 
@@ -106,7 +105,7 @@ def test_places_where_nothing_can_be_written(rewind, tmp_path):
     assert f"cannot write {below} (" in complaint("plan", "figure2", "--results", tmp_path, "--make", below, code=1)
     os.mkfifo(tmp_path / "pipe")
     said = complaint("export", rewind, "--out", tmp_path / "pipe")
-    assert said == f"--out {tmp_path}/pipe is no ordinary file: give the path of a CSV file"
+    assert said == f"--out {tmp_path}/pipe is no ordinary file: choose another --out"
     assert (tmp_path / "pipe").is_fifo()
 
 

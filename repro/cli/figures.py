@@ -8,7 +8,7 @@ from click.core import ParameterSource
 
 from repro.cli.group import Failure, main
 from repro.cli.options import CONTROL, DEVICE, MOST, PANELS, PATH, REPLICATES, RESULTS, SEED, options
-from repro.errors import RunError, UsageError
+from repro.errors import UsageError
 from repro.protocol import SCALES
 
 FIGURE_OPTIONS = (
@@ -18,14 +18,6 @@ FIGURE_OPTIONS = (
     RESULTS,
 )  # fmt: skip
 FIGURE = options(click.argument("name", metavar="FIGURE"), *FIGURE_OPTIONS)
-
-
-def _write_text(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    except OSError as error:
-        raise RunError(f"cannot write {path} ({error.strerror.lower()}): choose another place or allow it") from error
 
 
 @main.command("plan")
@@ -58,6 +50,8 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
     """
     from repro import cost, plan
     from repro.plan.study import Study
+    from repro.store.files import write_whole
+    from repro.store.targets import require_replaceable
 
     places = cost.places(jobs)
     network, measure = cost.speed_of(speed) if speed else (None, None)
@@ -68,7 +62,8 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
     steps = plan.steps(study.items(), study.results)
     todo = plan.unfinished(steps)
     if makefile:
-        _write_text(makefile, plan.rules(todo, program=(sys.executable, "-m", "repro"), options=extra))
+        require_replaceable(makefile, "rules", option="--make")
+        write_whole(makefile, [plan.rules(todo, program=(sys.executable, "-m", "repro"), options=extra).encode()])
     predictions = []
     if cost.worth_measuring(todo) or (todo and (speed or len(places) > 1)):
         predictions = cost.predict_each(todo, places, device=device, network=network, measure=measure)
@@ -148,6 +143,7 @@ def verify_command(context, name, reference, archive, trust, **given):
       repro verify --archive figure2.zip
     """
     from repro.plan.study import Study
+    from repro.store.files import write_whole
     from repro.verify import judge as judging
 
     if archive:
@@ -169,7 +165,7 @@ def verify_command(context, name, reference, archive, trust, **given):
     judgement = study.judge()
     files = judgement.files(study.verdicts_stem)
     for path, text in files:
-        _write_text(path, text)
+        write_whole(path, [text.encode()])
     if lacking:
         click.echo(f"{len(lacking)} of {count} artifacts are missing or incomplete, the first {lacking[0]}\n")
     click.echo(f"{judgement.terminal}\n\nevery number, and a sentence on each claim: {files[0][0]}")

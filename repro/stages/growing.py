@@ -19,6 +19,7 @@ from repro.errors import UsageError
 from repro.stages.common import DEFAULTS, Machine, Result, threads
 from repro.stages.curves import Curves
 from repro.stages.progress import Ticker, images_of
+from repro.store.targets import require_replaceable
 from repro.train.loop import Job, Progress
 from repro.train.schedule import Training
 
@@ -49,6 +50,10 @@ class Growing:
             raise UsageError(f"--out {self.path} is also what is read: choose another --out")
 
     def __enter__(self) -> "Growing":
+        require_replaceable(self.path, "artifact")
+        if self.machine.force and (there := _kind_at(self.path)) not in (None, self.kind):
+            raise UsageError(f"--out {self.path} is of kind {there}, and --force begins one of kind {self.kind} anew: choose "
+                             "another --out")  # fmt: skip
         if self.machine.dry_run:
             self._look()
             return self
@@ -201,3 +206,11 @@ class Growing:
             )  # fmt: skip
         self.work.discard()
         return Result(self.path, self.identity, tuple(self.computed), tuple(self.reused), lines)
+
+
+def _kind_at(path: Path) -> str | None:
+    """The kind of the artifact that stands at a path; None where none does, or a damaged one."""
+    try:
+        return store.read_header(path).kind
+    except UsageError:
+        return None

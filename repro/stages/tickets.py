@@ -13,6 +13,7 @@ from repro.errors import UsageError
 from repro.nets import Layout, create, layout_of
 from repro.protocol import protocol
 from repro.store.files import write_whole
+from repro.store.targets import require_replaceable
 
 PARTS = ("ticket", "trained", "rewind", "mask")
 REWIND_WEIGHTS = {"pretrain": "weights", "imp": "level_0/rewind_weights", "branch": "rewind_weights"}
@@ -82,6 +83,7 @@ def export(path: str | Path, target: str | Path, *, replicate: int, level: int |
         file = io.BytesIO()
         torch.save(tensors, file)
         contents = file.getvalue()
+    require_replaceable(target, "network", contents)
     write_whole(target, [contents])
     return target
 

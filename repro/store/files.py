@@ -9,14 +9,14 @@ import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from repro.errors import RunError, UsageError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _PATIENCE = 0.5  # seconds: whoever looks whether a lock is held takes it for a moment; its holder soon says who it is
@@ -71,7 +71,7 @@ def say_once(sentence: str, about: object = None) -> None:
 
 def write_failure(path: Path, error: OSError) -> RunError:
     """The sentence for a write that the operating system refused."""
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return RunError(
             f"no space left on device while writing {path}: free some space and run the same command again; "
             "finished levels are kept"
@@ -85,9 +85,11 @@ def write_failure(path: Path, error: OSError) -> RunError:
 def write_whole(path: Path, blocks: Iterable[bytes]) -> None:
     """Writes a file so that at every moment the old one or the new one stands at ``path``, whole.
 
-    The blocks go to a temporary file in the same folder, which is flushed to the disk and renamed. Raises RunError,
-    after the temporary file is removed, when the disk is full, permission is missing or anything else is refused.
+    The blocks go to a temporary file in the same folder, which is flushed to the disk and renamed; where ``path`` is a
+    link, in the folder of the file that it leads to. Raises RunError, after the temporary file is removed, when the disk
+    is full, permission is missing or anything else is refused.
     """
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     temporary = path.with_name(f".{path.name}.{_node()}.{os.getpid()}.tmp")  # two nodes may have equal ids
     if path.exists() and not path.is_file():
         raise RunError(f"{path} is no ordinary file: choose another --out")  # the rename would replace a device
@@ -142,11 +144,15 @@ def writer_lock(path: str | Path) -> Iterator[None]:
     except OSError as error:
         raise write_failure(path, error) from error
     try:
-        _sign(file)
-        remove_leftovers(path.parent, path.name)
+        try:
+            _sign(file)
+            remove_leftovers(path.parent, path.name)
+        except OSError as error:
+            raise write_failure(path, error) from error
         yield
     finally:
-        lock.unlink(missing_ok=True)  # before the lock is given back: `acquire` notices a file that is no longer there
+        with suppress(OSError):  # before the lock is given back: `acquire` notices a file that is no longer there
+            lock.unlink(missing_ok=True)
         file.close()
 
 
@@ -199,9 +205,9 @@ def _stands(file: TextIO, path: Path) -> bool:
 
 
 def _sign(file: TextIO) -> None:
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()}")
-    file.flush()
+    """Says who holds a lock, without Python's buffer: on a full disk that would be written again on closing."""
+    os.ftruncate(file.fileno(), 0)
+    os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
     os.fsync(file.fileno())  # for whoever asks from another node
 
 
