@@ -23,7 +23,7 @@ AT_ONCE = $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),$(if $(filter demo s
 RULES = $(RESULTS)/.$(notdir $(NAME))-$(MAKE_ID).mk
 MAKE_ID := $(shell echo "$$(uname -n)-$$PPID")
 
-.PHONY: help demo figures figure $(FIGURES) verify report archive test smoke bench lock image image-check clean
+.PHONY: help demo figures figure $(FIGURES) verify report archive test test-slow smoke bench lock image image-check clean
 help:
 	@echo 'make demo      every figure on real 8x8 digits with verdicts, no GPU, no download (20 to 30 minutes)'
 	@echo 'make test      all tests'
@@ -81,6 +81,9 @@ archive: $(VENV)/.installed
 
 test: $(VENV)/.extras
 	$(VENV)/bin/python -m pytest
+
+test-slow: $(VENV)/.extras
+	$(VENV)/bin/python -m pytest -m slow
 
 smoke: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest tests/test_smoke.py

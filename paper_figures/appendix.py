@@ -5,12 +5,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from paper_figures.curves import all_data, curve_panel, legend_below, pick, subsets, summarise
+from paper_figures.curves import Arm, all_data, curve_panel, legend_below, panel_of, pick, subsets
+from paper_figures.figure1 import line_means
 from paper_figures.figure2 import Y_RANGES
 from paper_figures.style import LOOKS, STD, counts, grid, heading, no_runs, panel_title, series, tidy
 from repro.protocol import Protocol
 from repro.verify.connectivity_onset import CONNECTED, onset
-from repro.verify.evidence import Evidence
+from repro.verify.evidence import Evidence, own_labels, same_replicates
 from repro.verify.published_points import rebuttal_curves
 
 TITLE = "Appendix"
@@ -48,10 +49,16 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
 
 
 def _sizes(evidence: Evidence, protocol: Protocol) -> Tables:
-    table = summarise(evidence.runs)
-    sizes = sorted(set(table.loc[table["condition"].isin(KINDS), "size"]))
-    found = pick(table, protocol, [arm for size in sizes for arm in subsets(protocol, size)])
-    return {"sizes": pd.concat([found, pick(table, protocol, all_data(protocol))]) if len(found) else found}
+    runs = evidence.runs
+    known = sorted(set(runs.loc[runs["condition"].isin(KINDS), "size"]))
+    arms = [arm for size in known for arm in subsets(protocol, size)]
+    return {"sizes": _beside(runs, protocol, arms, all_data(protocol))}
+
+
+def _beside(runs: pd.DataFrame, protocol: Protocol, arms: list[Arm], others: list[Arm]) -> pd.DataFrame:
+    """What a panel of these arms shows, beside others: nothing where it has no runs of its own."""
+    table = panel_of(runs, protocol, [*arms, *others])
+    return table if len(pick(table, arms)) else table[:0]
 
 
 def _paint_sizes(row: SubFigure, tables: Tables, protocol: Protocol) -> None:
@@ -64,13 +71,12 @@ def _paint_sizes(row: SubFigure, tables: Tables, protocol: Protocol) -> None:
 
 
 def _scores(evidence: Evidence, protocol: Protocol) -> Tables:
-    table, size = summarise(evidence.runs), protocol.subset_size
+    size = protocol.subset_size
     around = subsets(protocol, size, ("easy", "random")) + all_data(protocol)[1:]
     found = {}
     for name, conditions in {"other scores": SCORES, "composition": COMPOSITION}.items():
-        own = pick(table, protocol, subsets(protocol, size, conditions))
-        found[name] = pd.concat([own, pick(table, protocol, around)]) if len(own) else own
-    return found | {"half-ensemble correlation": evidence.scores}
+        found[name] = _beside(evidence.runs, protocol, subsets(protocol, size, conditions), around)
+    return found | {"half-ensemble correlation": own_labels(evidence.scores)}
 
 
 def _paint_scores(row: SubFigure, tables: Tables, protocol: Protocol) -> None:
@@ -106,21 +112,24 @@ def half_ensembles(panel: Axes, scores: pd.DataFrame) -> None:
 
 
 def _path(evidence: Evidence, protocol: Protocol) -> Tables:
-    paths, pairs = evidence.paths, evidence.barriers
-    chosen = paths["condition"].astype(str).str.startswith("all_") & (paths["batch_norm"] == "averaged")
+    pairs = own_labels(evidence.barriers)
     dense = pairs["condition"].astype(str).str.startswith("all_") & (pairs["batch_norm"] == "averaged")
     dense &= (pairs["level"] == 0) & (~pairs["diverged"].astype(bool))
-    return {"path": paths[chosen].sort_values(["t", "alpha"]), "barrier by t": _by_step(pairs[dense])}
+    conditions = evidence.paths.loc[evidence.paths["condition"].astype(str).str.startswith("all_"), ["condition", "t"]]
+    arms = [Arm(str(row.condition), 0, int(row.t)) for row in conditions.drop_duplicates().itertuples()]
+    lines = line_means(evidence.paths, protocol, arms)
+    return {"path": lines.sort_values(["t", "alpha"]), "barrier by t": _by_step(pairs[dense])}
 
 
 def _by_step(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Per rewind step: mean and std (ddof 0) over parents of the largest 0-1 barriers on the line, and of the loss's."""
+    """Per rewind step: mean and std (ddof 0), over the parents that every step has, of the largest 0-1 barriers on the
+    line, and of the loss's."""
     columns = ["train_error_max", "test_error_max", "train_ce_max"]
     keys = ["dataset", "condition", "t"]
     if pairs.empty:
         return pd.DataFrame(columns=[*keys, *columns, *(f"{c}_std" for c in columns), "n"])
     parents = pairs.astype(dict.fromkeys(columns, float)).groupby([*keys, "replicate"])[columns].mean().reset_index()
-    groups = parents.groupby(keys)
+    groups = same_replicates(parents, keys).groupby(keys)
     found = groups[columns].mean().join(groups[columns].std(ddof=0).add_suffix("_std"))
     return found.assign(n=groups["replicate"].nunique()).reset_index().sort_values("t")
 
@@ -165,7 +174,7 @@ def _onset(panel: Axes, steps: pd.DataFrame) -> None:
 
 
 def _gradients(evidence: Evidence, protocol: Protocol) -> Tables:
-    table, found = evidence.gradients, []
+    table, found = same_replicates(evidence.gradients, ["trained_on", "step"]), []
     for (trained_on, step), rows in table.groupby(["trained_on", "step"], sort=True):
         row = {"dataset": protocol.dataset, "trained_on": trained_on, "step": step, "n": len(rows)}
         for column in ("cosine", "acc"):

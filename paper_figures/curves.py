@@ -12,6 +12,7 @@ from paper_figures.style import LOOKS, STD, counts, grid, no_runs, y_range
 from repro.errors import UsageError
 from repro.protocol import Protocol
 from repro.verify import published
+from repro.verify.evidence import own_labels, same_replicates
 
 KEYS = ["dataset", "condition", "size", "t", "noise", "level"]
 SUBSETS = ("random", "easy", "hard")
@@ -19,17 +20,21 @@ SUBSETS = ("random", "easy", "hard")
 
 @dataclass(frozen=True)
 class Arm:
-    """One curve: the runs of a condition at one subset size (0: all data), rewind step and share of random labels."""
+    """One curve: the runs of a condition at one subset size (0: all data), rewind step and share of random labels, or
+    with the labels of a user's file."""
 
     condition: str
     size: int
     t: int
     noise: float = 0.0
+    labels: str = ""
 
     def of(self, table: pd.DataFrame) -> pd.DataFrame:
         """Its rows of a table of runs, or of their summary."""
+        if "labels" in table:
+            table = table[table["labels"].fillna("") == self.labels]
         same = (table["condition"] == self.condition) & (table["size"] == self.size) & (table["t"] == self.t)
-        return table[same & np.isclose(table["noise"].astype(float), self.noise)]
+        return table[same & np.isclose(table["noise"].astype(float), self.noise)] if "noise" in table else table[same]
 
     @property
     def label(self) -> str:
@@ -50,11 +55,12 @@ def subsets(protocol: Protocol, size: int, conditions: Sequence[str] = SUBSETS, 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     """What is plotted: per data set, condition and level, mean and std (ddof 0, as published) over n replicates.
 
-    A diverged run counts as chance, as in the verdicts; ``diverged`` says how many there are.
+    A diverged run counts as chance, as in the verdicts; ``diverged`` says how many there are. Where runs have a user's
+    labels, a column says which.
     """
     if runs.empty:
         return pd.DataFrame(columns=[*KEYS, "weights_left_pct", "mean_acc", "std_acc", "n", "diverged"])
-    found = runs.groupby(KEYS, sort=False).agg(
+    found = runs.groupby(_keys(runs), sort=False).agg(
         weights_left_pct=("density", lambda d: 100 * d.astype(float).mean()), mean_acc=("acc", "mean"),
         std_acc=("acc", lambda a: a.std(ddof=0)), n=("acc", "count"),
         diverged=("diverged", lambda d: int(d.astype(bool).sum())),
@@ -62,16 +68,34 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     return found.reset_index()
 
 
-def pick(table: pd.DataFrame, protocol: Protocol, arms: Sequence[Arm]) -> pd.DataFrame:
-    """The rows of these arms up to the protocol's levels, in their order."""
-    table = table[(table["dataset"] == protocol.dataset) & (table["level"] <= protocol.levels)]
-    return pd.concat([arm.of(table).sort_values("level") for arm in arms]) if len(table) else table
+def _keys(runs: pd.DataFrame) -> list[str]:
+    return [*KEYS, "labels"] if len(own_labels(runs)) < len(runs) else KEYS
+
+
+def panel_of(
+    runs: pd.DataFrame, protocol: Protocol, arms: Sequence[Arm], levels: Sequence[int] | None = None
+) -> pd.DataFrame:
+    """What a panel of these arms shows: `summarise` of the replicates that all of them have, in the order of the arms.
+
+    levels: those shown, beside level 0 of all@t*, the dense networks; None is all up to the protocol's.
+    """
+    runs = runs[(runs["dataset"] == protocol.dataset) & (runs["level"] <= protocol.levels)]
+    found = [arm.of(runs).sort_values("level", kind="stable") for arm in dict.fromkeys(arms)]
+    rows = pd.concat([runs[:0], *found])
+    if levels is not None:
+        rows = rows[rows["level"].isin(levels) | ((rows["level"] == 0) & (rows["condition"] == "all_tstar"))]
+    return summarise(same_replicates(rows, _keys(rows)))
+
+
+def pick(table: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
+    """The rows of these arms in a summary, in their order."""
+    return pd.concat([arm.of(table) for arm in arms]) if len(table) else table
 
 
 def baseline(table: pd.DataFrame, protocol: Protocol, noise: float = 0.0) -> float | None:
-    """Mean accuracy (%) of dense networks: level 0 of all@t* (protocol section 3)."""
+    """Mean accuracy (%) of dense networks in a panel's summary: level 0 of all@t* (protocol section 3)."""
     rows = Arm("all_tstar", 0, protocol.t_star, noise).of(table)
-    rows = rows[(rows["level"] == 0) & (rows["dataset"] == protocol.dataset)]
+    rows = rows[rows["level"] == 0]
     return 100 * float(rows["mean_acc"].iloc[0]) if len(rows) else None
 
 
@@ -88,12 +112,11 @@ def curve_panel(
 ) -> None:
     """Accuracy (%) against pruning level with bands of one standard deviation, and the legend beneath.
 
-    table: `summarise`. published_range: of the y axis (%) at the published schedule, whose means are thin lines.
+    table: `panel_of`. published_range: of the y axis (%) at the published schedule, whose means are thin lines.
     colors: (colour, marker) of arms that do not look as `LOOKS` says, such as a series of sizes.
     """
     colors = colors or {}
-    own = table[table["dataset"] == protocol.dataset]
-    shown = pick(table, protocol, arms)
+    shown = pick(table, arms)
     panel.set_title(title, fontsize=10)
     if shown.empty:
         return no_runs(panel)
@@ -116,7 +139,7 @@ def curve_panel(
         panel.fill_between(x, y - spread, y + spread, color=color, alpha=alpha, lw=0)
     if paper:
         _published(panel, protocol, arms, colors)
-    _axes(panel, own, shown)
+    _axes(panel, table, shown)
     note = ""
     if paper and published_range:
         note = y_range(panel, *published_range, 100 * shown["mean_acc"].to_numpy(float), below_axis=False)

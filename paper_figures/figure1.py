@@ -1,15 +1,17 @@
 """Figure 1: the three phases with this run's own numbers, and the loss along a real line between two children."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from paper_figures.curves import Arm, all_data, legend_below, subsets, summarise
+from paper_figures.curves import Arm, all_data, legend_below, panel_of, subsets
 from paper_figures.style import LOOKS, STD, counts, grid, heading, no_runs, panel_title, rows_of, tidy
 from repro.protocol import Protocol
-from repro.verify.evidence import Evidence
+from repro.verify.evidence import Evidence, same_replicates
 
 TITLE = "Figure 1"
 LAYERS = (4, 6, 6, 3)  # of the little drawing of a network
@@ -24,18 +26,29 @@ def arms(protocol: Protocol) -> list[Arm]:
 
 def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple[Figure, pd.DataFrame]:
     """The figure, a row per data set, and the table of its numbers (panels 'phases' and 'path')."""
-    table = summarise(evidence.runs)
     figure = Figure(figsize=(17, 4.3 * len(protocols) + 0.3), layout="constrained")
     figure.suptitle(heading(TITLE, protocols, control), fontsize=8)
     tables = {"phases": [], "path": []}
     for row, protocol in zip(rows_of(figure, protocols), protocols):
         row.suptitle(panel_title(protocol), fontsize=10)
         left, right = row.subfigures(1, 2, width_ratios=(1.35, 1))
-        tables["phases"].append(_phases(left.subplots(), table[table["dataset"] == protocol.dataset], protocol))
-        paths = evidence.paths
-        paths = paths[(paths["dataset"] == protocol.dataset) & (paths["batch_norm"] == "averaged")]
+        tables["phases"].append(_phases(left.subplots(), panel_of(evidence.runs, protocol, arms(protocol)), protocol))
+        paths = line_means(evidence.paths, protocol, [arm for arm in arms(protocol) if arm.t > 0])
         tables["path"].append(_paths(right, paths, protocol))
     return figure, tidy({name: pd.concat(parts) for name, parts in tables.items()})
+
+
+def line_means(paths: pd.DataFrame, protocol: Protocol, chosen: Sequence[Arm]) -> pd.DataFrame:
+    """Means along the line, batch norm averaged, over the n parents that all of these arms have; a row per arm and
+    alpha."""
+    rows = paths[(paths["dataset"] == protocol.dataset) & (paths["batch_norm"] == "averaged")]
+    keys = ["dataset", "condition", "size", "t"]
+    rows = same_replicates(pd.concat([rows[:0], *(arm.of(rows) for arm in chosen)]), keys)
+    columns, place = ["train_loss", "train_error", "test_loss", "test_error"], [*keys, "batch_norm", "alpha"]
+    groups = rows.astype(dict.fromkeys(columns, float)).groupby(place, sort=False)
+    means = groups[columns].mean().assign(n=groups["replicate"].nunique()).reset_index()
+    rest = rows.drop(columns=[*columns, "replicate", "labels"], errors="ignore").drop_duplicates(place)
+    return rest.merge(means, on=place)
 
 
 def _paths(figure, paths: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
@@ -60,7 +73,7 @@ def _paths(figure, paths: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
         grid(panel, 6)
         panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
         legend_below(panel, f"arrows: barrier at α = ½; {counts(_n(paths, chosen))} parents", 1)
-    return pd.concat(shown) if shown else paths[:0]
+    return pd.concat(shown) if shown else paths[:0]  # in the order of the arms
 
 
 def _n(paths: pd.DataFrame, chosen: list[Arm]) -> list[int]:

@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from paper_figures.curves import Arm, all_data, curve_panel, pick, subsets, summarise
+from paper_figures.curves import Arm, all_data, curve_panel, panel_of, subsets
 from paper_figures.style import heading, panel_title
 from repro.protocol import Protocol
 from repro.verify.evidence import Evidence
@@ -20,14 +20,13 @@ def arms(protocol: Protocol, control: str | None = None) -> list[Arm]:
 
 def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple[Figure, pd.DataFrame]:
     """The figure, one panel per protocol, and the table of what it shows."""
-    table = summarise(evidence.runs)
     figure = Figure(figsize=(5.6 * len(protocols), 4.8), layout="constrained")
     figure.suptitle(heading(TITLE, protocols, control), fontsize=8)
     panels = figure.subplots(1, len(protocols), squeeze=False)[0]
     shown = []
     for panel, protocol in zip(panels, protocols):
         chosen = arms(protocol, control)
-        curve_panel(panel, table, protocol, chosen, title=panel_title(protocol),
+        shown.append(panel_of(evidence.runs, protocol, chosen))
+        curve_panel(panel, shown[-1], protocol, chosen, title=panel_title(protocol),
                     published_range=Y_RANGES.get(protocol.dataset))  # fmt: skip
-        shown.append(pick(table, protocol, chosen))
     return figure, pd.concat(shown, ignore_index=True)

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper_figures.curves import SUBSETS, all_data, baseline, lost, reference, subsets, summarise
+from paper_figures.curves import SUBSETS, all_data, baseline, lost, panel_of, reference, subsets
 from paper_figures.style import (
     LOOKS,
     STD,
@@ -33,12 +33,12 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
 
     Columns of the table: panel ('sizes', 'baselines', 'dense') and those of `curves.summarise`.
     """
-    table = summarise(evidence.runs)
     figure = Figure(figsize=(12.5, 3.9 * len(protocols) + 0.3), layout="constrained")
     figure.suptitle(heading(TITLE, protocols, control), fontsize=8)
     parts = {"sizes": [], "baselines": [], "dense": []}
     for row, protocol in zip(rows_of(figure, protocols), protocols):
         row.suptitle(panel_title(protocol), fontsize=10)
+        table = sizes(evidence.runs, protocol)
         swept, levels, dense = _rows(table, protocol)
         panels = row.subplots(1, len(protocol.sweep_levels), sharey=protocol.scale != "paper", squeeze=False)[0]
         for panel, level in zip(panels, protocol.sweep_levels):
@@ -56,18 +56,19 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
     return figure, tidy({name: pd.concat(rows) for name, rows in parts.items()})
 
 
+def sizes(runs: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
+    """`curves.panel_of` of every size at the levels of the sweep, and of dense networks."""
+    own = runs[runs["dataset"] == protocol.dataset]
+    known = sorted(set(own.loc[own["condition"].isin(SUBSETS), "size"]))
+    arms = [*(arm for size in known for arm in subsets(protocol, size)), *all_data(protocol)]
+    return panel_of(own, protocol, arms, protocol.sweep_levels)
+
+
 def _rows(table: pd.DataFrame, protocol: Protocol) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Summaries at the levels of the sweep: of subsets by size, of all data, and of dense networks."""
-    own = table[table["dataset"] == protocol.dataset]
-    shown = own[own["level"].isin(protocol.sweep_levels)]
-    sizes = sorted(set(own.loc[own["condition"].isin(SUBSETS), "size"]))
-    swept = [arm.of(shown) for size in sizes for arm in subsets(protocol, size)]
-    top = all_data(protocol)[-1].of(own)
-    return (
-        pd.concat([shown[:0], *swept]),
-        pd.concat([arm.of(shown) for arm in all_data(protocol)]),
-        top[top["level"] == 0],
-    )
+    """Of `sizes`, at the levels of the sweep: subsets by size, all data; and dense networks."""
+    shown = table[table["level"].isin(protocol.sweep_levels)]
+    top = all_data(protocol)[-1].of(table)
+    return shown[shown["size"] > 0], shown[shown["size"] == 0], top[top["level"] == 0]
 
 
 def _panel(

@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from paper_figures.curves import Arm, all_data, curve_panel, pick, subsets, summarise
+from paper_figures.curves import Arm, all_data, curve_panel, panel_of, subsets, summarise
 from paper_figures.style import heading, no_runs, panel_title
 from repro.protocol import Protocol
 from repro.verify.evidence import Evidence
@@ -19,7 +19,6 @@ def arms(protocol: Protocol, noise: float) -> list[Arm]:
 
 def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple[Figure, pd.DataFrame]:
     """The figure, a row per data set that has label noise and a column per share of noise, and its table."""
-    table = summarise(evidence.runs)
     noisy = [p for p in protocols if p.noise] or protocols[:1]
     columns = max(1, max(len(p.noise) for p in noisy))
     figure = Figure(figsize=(5.6 * columns, 4.8 * len(noisy)), layout="constrained")
@@ -29,11 +28,13 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
     for row, protocol in zip(panels, noisy):
         for panel, noise in zip(row, protocol.noise):
             chosen = arms(protocol, noise)
+            table = panel_of(evidence.runs, protocol, chosen)
             title = f"{panel_title(protocol)}, {100 * noise:.3g} % of labels randomised"
             curve_panel(panel, table, protocol, chosen, title=title, published_range=Y_RANGES.get(protocol.dataset))
             # the clean t = 0 runs stand in every panel, so the table says which panel a row is of
-            shown.append(pick(table, protocol, chosen).assign(panel=f"{100 * noise:.3g} % noise"))
+            shown.append(table.assign(panel=f"{100 * noise:.3g} % noise"))
         for panel in row[len(protocol.noise) :]:
             no_runs(panel)
-    found = pd.concat([table[:0].assign(panel=""), *shown], ignore_index=True)
+    nothing = summarise(evidence.runs[:0]).assign(panel="")
+    found = pd.concat(shown, ignore_index=True) if shown else nothing
     return figure, found[["panel", *found.columns.drop("panel")]]

@@ -23,7 +23,7 @@ from paper_figures.style import (
 from repro.protocol import Protocol
 from repro.verify import published_points
 from repro.verify.correlation import spearman
-from repro.verify.evidence import Evidence
+from repro.verify.evidence import Evidence, own_labels, same_replicates
 from repro.verify.stats import RESAMPLES
 
 TITLE = "Figure 5"
@@ -46,13 +46,13 @@ def parents(evidence: Evidence, protocol: Protocol) -> pd.DataFrame:
 
     barrier: mean train loss barrier over the pairs of its dense children (nats, alpha = 1/2, batch norm averaged).
     pretrain_acc: test accuracy of the rewind point; final_acc: of its sparse network at level ``barrier_level``.
-    Fractions. Initialisation itself (t = 0) is left out, as published.
+    Fractions. Of the replicates that every rewind point has. Initialisation itself (t = 0) is left out, as published.
     """
     keys = ["condition", "size", "t", "replicate"]
-    barriers = evidence.barriers
+    barriers = own_labels(evidence.barriers)
     chosen = (barriers["dataset"] == protocol.dataset) & (barriers["batch_norm"] == "averaged") & (barriers["t"] > 0)
     chosen &= (barriers["level"] == 0) & (barriers["noise"] == 0) & (~barriers["diverged"].astype(bool))
-    runs = evidence.runs
+    runs = own_labels(evidence.runs)
     runs = runs[
         (runs["dataset"] == protocol.dataset) & (runs["level"] == protocol.barrier_level) & (runs["noise"] == 0)
     ]
@@ -60,6 +60,7 @@ def parents(evidence: Evidence, protocol: Protocol) -> pd.DataFrame:
         barrier=("train_ce", "mean"), pretrain_acc=("pretrain_acc", "mean"), n_pairs=("train_ce", "count")
     )  # fmt: skip
     found = means.reset_index().merge(runs[[*keys, "acc"]].rename(columns={"acc": "final_acc"}), on=keys)
+    found = same_replicates(found, keys[:-1]).reset_index(drop=True)
     kinds = found["condition"].astype(str).str.replace(r"^all_.*", "all", regex=True)
     found.insert(0, "dataset", protocol.dataset)
     found.insert(1, "kind", kinds)
@@ -75,21 +76,30 @@ def by_condition(points: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()  # fmt: skip
 
 
-def histogram(evidence: Evidence, protocol: Protocol, arm: Arm) -> pd.DataFrame:
-    """Shares (%) of per-example barriers in bins of 0.5, their mean, and the number of parents."""
-    rows = evidence.histograms
-    rows = rows[(rows["dataset"] == protocol.dataset) & (rows["condition"] == arm.condition)]
-    rows = rows[(rows["size"] == arm.size) & (rows["t"] == arm.t) & (rows["batch_norm"] == "averaged")]
-    rows = rows.sort_values("bin_lo")
+def histograms(evidence: Evidence, protocol: Protocol) -> dict[Arm, pd.DataFrame]:
+    """Of each of `initialisations`: shares (%) of per-example barriers in bins of 0.5, their mean, and the number of
+    parents, of those that all four have."""
+    bins, pairs = (own_labels(table[table["dataset"] == protocol.dataset]) for table in
+                   (evidence.histograms, evidence.barriers))  # fmt: skip
+    pairs = pairs[(pairs["level"] == 0) & (~pairs["diverged"].astype(bool))]
+    bins, pairs = (table[table["batch_norm"] == "averaged"] for table in (bins, pairs))
+    keys, chosen = ["condition", "size", "t"], initialisations(protocol)
+    shown = same_replicates(pd.concat([bins[:0], *(arm.of(bins) for arm in chosen)]), keys)
+    pairs = pairs[pairs["replicate"].isin(set(shown["replicate"]))]
+    return {arm: _histogram(arm.of(shown), arm.of(pairs)) for arm in chosen}
+
+
+def _histogram(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     if rows.empty:
         return rows
+    n = rows["replicate"].nunique()
+    sums = rows.groupby("bin_lo")["count"].sum()
+    rows = rows.drop_duplicates("bin_lo").sort_values("bin_lo").drop(columns=["replicate", "labels"], errors="ignore")
+    rows = rows.assign(count=sums.to_numpy())
     share = 100 * rows["count"].astype(float) / rows["count"].sum()
-    pairs = evidence.barriers
-    pairs = arm.of(pairs[(pairs["dataset"] == protocol.dataset) & (pairs["batch_norm"] == "averaged")])
-    pairs = pairs[(pairs["level"] == 0) & (~pairs["diverged"].astype(bool))]
     # the outermost bins hold what is outside: the pairs' own means are exact
     mean = pairs["train_ce"].mean() if len(pairs) else (rows["bin_lo"] + 0.25) @ share / 100
-    return rows.assign(share_pct=share, mean=float(mean), n=pairs["replicate"].nunique())
+    return rows.assign(share_pct=share, mean=float(mean), n=n)
 
 
 def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple[Figure, pd.DataFrame]:
@@ -115,8 +125,8 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
 
 def _histograms(figure, evidence: Evidence, protocol: Protocol) -> list[pd.DataFrame]:
     panels = figure.subplots(2, 2, sharex=True, sharey=True)
-    tables = [histogram(evidence, protocol, arm) for arm in initialisations(protocol)]
-    for panel, arm, table in zip(panels.flat, initialisations(protocol), tables):
+    tables = histograms(evidence, protocol)
+    for panel, (arm, table) in zip(panels.flat, tables.items()):
         look = LOOKS[arm.condition]
         panel.set_title(arm.label, fontsize=8)
         if table.empty:
@@ -131,11 +141,11 @@ def _histograms(figure, evidence: Evidence, protocol: Protocol) -> list[pd.DataF
         panel.grid(alpha=0.25, lw=0.5)
     figure.supxlabel("per-example barrier of the train loss (nats)", fontsize=9)
     figure.supylabel("share of training examples (%)", fontsize=9)
-    if any(len(table) for table in tables):
+    if any(len(table) for table in tables.values()):
         panels[0, 0].set_xlim(-5, 10)
-        top = max(table["share_pct"].max() for table in tables if len(table))
+        top = max(table["share_pct"].max() for table in tables.values() if len(table))
         panels[0, 0].set_ylim(0, max(HIST_RANGE[1], 1.05 * top) if protocol.full else 1.05 * top)
-    return tables
+    return list(tables.values())
 
 
 def _published_histogram(panel: Axes, protocol: Protocol, arm: Arm) -> None:

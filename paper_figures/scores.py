@@ -11,7 +11,8 @@ from paper_figures.appendix import half_ensembles
 from paper_figures.curves import legend_below
 from paper_figures.style import LOOKS, PANEL_TITLES, STD, counts, grid, heading, no_runs, rows_of, tidy
 from repro.protocol import Protocol
-from repro.verify.evidence import Evidence
+from repro.verify.evidence import Evidence, own_labels, same_replicates
+from repro.verify.subsets import draw_of
 
 TITLE = "Scores"
 KINDS = {"easy": "easiest", "random": "random", "hard": "hardest"}
@@ -33,16 +34,23 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
         left, right = row.subplots(1, 2, width_ratios=(1.5, 1))
         shares = wrong_labels(own.subsets, protocol)
         _shares(left, shares, protocol)
-        half_ensembles(right, own.scores)
+        scores = own_labels(own.scores)
+        half_ensembles(right, scores)
         tables["wrong labels"].append(shares)
-        tables["half-ensemble correlation"].append(own.scores)
+        tables["half-ensemble correlation"].append(scores)
     return figure, tidy({name: pd.concat(parts) for name, parts in tables.items()})
 
 
 def wrong_labels(subsets: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
-    """Per noise and kind: mean and std (ddof 0) over n replicates of the share (%) of labels that are wrong."""
-    rows = subsets[(subsets["size"] == protocol.noise_size) & (subsets["noise"] > 0)]
-    rows = rows.drop_duplicates(["condition", "noise", "replicate"])
+    """Per noise and kind: mean and std (ddof 0) over n draws of the share (%) of labels that are wrong.
+
+    Of the replicates that all have; those of one fold share the scores, and so one easy and one hard subset.
+    """
+    rows = own_labels(subsets[(subsets["size"] == protocol.noise_size) & (subsets["noise"] > 0)])
+    rows = rows[rows["condition"].isin(KINDS)].drop_duplicates(["condition", "noise", "replicate"])
+    rows = same_replicates(rows, ["condition", "noise"])
+    draws = [draw_of(row.condition, int(row.replicate), protocol) for row in rows.itertuples()]
+    rows = rows.assign(draw=draws).drop_duplicates(["condition", "noise", "draw"])
     found = [
         {"dataset": protocol.dataset, "noise": noise, "condition": kind, "size": protocol.noise_size,
          "mean_wrong_pct": 100 * part["wrong_labels"].astype(float).mean(),
@@ -68,4 +76,4 @@ def _shares(panel: Axes, table: pd.DataFrame, protocol: Protocol) -> None:
     panel.set_xticks(range(len(noises)), [f"{100 * noise:.3g} %" for noise in noises])
     panel.set(xlabel="labels randomised", ylabel="wrong labels (%)", ylim=(0, 1.12 * table["mean_wrong_pct"].max()))
     grid(panel)
-    legend_below(panel, f"{STD}, {counts(table['n'])}; one ensemble of scores", 3)
+    legend_below(panel, f"{STD}, {counts(table['n'])} draws", 3)

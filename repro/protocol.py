@@ -68,6 +68,8 @@ class Protocol:
         balanced: whether the easiest and hardest subsets are class-balanced. Random ones always are (section 7).
         prune_fraction: of the surviving weights, per level (section 3).
         levels: pruning levels after the dense one; replicates: networks per curve.
+        second_look: the larger number of replicates at which verdicts will be taken once more, to be declared before
+            the first run; intervals are of 97.5 % at both looks. None: one look.
         normalization: 'dataset' or 'imagenet' constants (section 6).
         image_size, in_chans, num_classes, train_images, test_images, folds: the data, for `repro.plan`, which opens
             none.
@@ -84,6 +86,7 @@ class Protocol:
     levels: int
     replicates: int
     more_replicates: int | None = None
+    second_look: int | None = None
     balanced: bool = False
     sweep_levels: tuple[int, ...] = (8, 10, 12)
     noise: tuple[float, ...] = ()
@@ -113,6 +116,11 @@ class Protocol:
     def folder(self) -> str:
         """Name of its folder of artifacts."""
         return self.dataset.removeprefix("folder:")
+
+    @property
+    def confidence(self) -> float:
+        """Of intervals: with two looks each has half of the error."""
+        return 0.95 if self.second_look is None else 0.975
 
     @property
     def full(self) -> bool:
@@ -253,7 +261,7 @@ def own(dataset: str, **fields) -> Protocol:
 
 def _counted(folder: Path) -> tuple[str, dict[str, int]]:
     """Name as a data set, and sizes, of a folder of images that later commands find by its name."""
-    from repro.data.files import count_folder
+    from repro.data.folders import count_folder
 
     counted = count_folder(folder.expanduser())
     here = Path(folder.expanduser().resolve().name)

@@ -9,6 +9,7 @@ import torch
 
 from tests import tiny_demo
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # which stages follow, here and in processes of their own
 torch.set_num_threads(1)
 torch.set_flush_denormal(True)
 

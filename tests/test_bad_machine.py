@@ -151,8 +151,8 @@ def test_ctrl_c_in_every_stage(stage, rewind, monkeypatch, tmp_path):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    module = import_module(f"repro.stages.{ {'imp': 'levels', 'barrier': 'children'}.get(stage, stage) }")
-    monkeypatch.setattr(module, "choose" if stage == "select" else "train", interrupted)
+    module, function = ("select", "choose") if stage == "select" else ("trainer", "train")
+    monkeypatch.setattr(import_module(f"repro.stages.{module}"), function, interrupted)
     command = {
         "score": ("score", "--dataset", "digits", *TINY), "pretrain": PRETRAIN, "imp": ("imp", rewind),
         "select": ("select", "--kind", "random", "--dataset", "digits", "--size", 9),
@@ -168,7 +168,7 @@ def test_an_error_of_our_own_is_not_hidden(monkeypatch, tmp_path):
     def broken(*_, **__):
         raise RuntimeError("a mistake in the program")
 
-    monkeypatch.setattr(import_module("repro.stages.pretrain"), "train", broken)
+    monkeypatch.setattr(import_module("repro.stages.trainer"), "train", broken)
     with pytest.raises(RuntimeError, match="a mistake in the program"):
         repro(*PRETRAIN, "--out", tmp_path / "x.h5")
 

@@ -24,8 +24,8 @@ score
     score needs --dataset: try --dataset digits
 dry PRETRAIN --network resnet1000
     unknown network 'resnet1000': use cifar_resnet<6n\+2>
-PRETRAIN --replicates 2 --network resnet18 --engine fused
-    network 'resnet18' cannot be fused .*: use --engine serial
+PRETRAIN --network test_efficientnet --engine sparse
+    --engine sparse cannot train 'test_efficientnet', which has .*: use --engine serial
 PRETRAIN --network cifar_resnet21
     depth \(=21\) of a CIFAR ResNet must be 6n\+2: try 8, 14
 pretrain --dataset digits --scale paper

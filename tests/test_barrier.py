@@ -15,9 +15,10 @@ from repro.data import Batcher, load
 from repro.errors import RunError, UsageError
 from repro.nets import create, layout_of
 from repro.stages import Machine, barrier, imp, pretrain, successive
-from repro.stages import children as children_module
-from repro.stages.common import Trainer
+from repro.stages import trainer as trainer_module
+from repro.stages.children import Point
 from repro.stages.lines import Family, measured
+from repro.stages.trainer import Trainer
 from repro.store import read
 from repro.train import interpolate, loop, order
 from repro.train.schedule import Training
@@ -161,10 +162,10 @@ def test_recalibrated_lines_too_have_end_points_that_were_measured(folder, tmp_p
 
 
 def test_the_onset_is_that_of_clean_rewind_points(folder, tmp_path):
-    clean = children_module.Point(read(folder / "w.h5"))
+    clean = Point(read(folder / "w.h5"))
     recipe = {"dataset": "digits", "network": NETWORK, "training": RECIPE, "seed": SEED, "machine": CPU}
     pretrain(tmp_path / "noisy.h5", t=T, replicates=1, label_noise=0.5, **recipe)
-    assert clean.all_data and not children_module.Point(read(tmp_path / "noisy.h5")).all_data
+    assert clean.all_data and not Point(read(tmp_path / "noisy.h5")).all_data
 
 
 def test_children_have_a_data_order_of_their_own(folder, tmp_path, monkeypatch):
@@ -206,7 +207,7 @@ def test_sparse_children_start_from_the_ticket_and_stay_pruned(folder, tmp_path,
 
 
 def test_successive_levels_need_no_training(folder, tmp_path, x, digits, monkeypatch):
-    monkeypatch.setattr(children_module, "train", None)
+    monkeypatch.setattr(trainer_module, "train", None)
     monkeypatch.setattr(loop, "train", None)
     result = successive(tmp_path / "s.h5", folder / "imp.h5", machine=CPU)
     stored, source = read(tmp_path / "s.h5"), read(folder / "imp.h5")
@@ -235,7 +236,7 @@ def trained(monkeypatch):
     """Roles of the jobs of each training; set ``spoil`` to a role and that network is lost."""
     seen = SimpleNamespace(jobs=[], spoil=None)
 
-    def watched(jobs, *arguments, train=children_module.train, **options):
+    def watched(jobs, *arguments, train=trainer_module.train, **options):
         state = train(jobs, *arguments, **options)
         seen.jobs += [(job.replicate, job.role) for job in jobs]
         for j, job in enumerate(jobs):
@@ -243,7 +244,7 @@ def trained(monkeypatch):
                 state.vectors[j], state.diverged_at[j] = torch.nan, 9
         return state
 
-    monkeypatch.setattr(children_module, "train", watched)
+    monkeypatch.setattr(trainer_module, "train", watched)
     return seen
 
 
@@ -297,7 +298,7 @@ def test_an_interrupted_training_is_taken_up(folder, tmp_path, monkeypatch):
         return loop.train(*arguments, checkpoint=save_and_stop, resume=resume, **options)
 
     with monkeypatch.context() as broken:
-        broken.setattr(children_module, "train", stopped)
+        broken.setattr(trainer_module, "train", stopped)
         with pytest.raises(KeyboardInterrupt):
             barrier(tmp_path / "a.h5", folder / "imp.h5", **common)
         barrier(tmp_path / "a.h5", folder / "imp.h5", **common)
@@ -323,6 +324,7 @@ def test_a_diverged_child_leaves_the_other_pairs_alone(folder, tmp_path, trained
 def test_a_sweep_of_rewind_points_is_one_cohort_with_its_onset(folder, tmp_path, trained):
     pretrain(tmp_path / "later.h5", dataset="digits", t=14, replicates=2, network=NETWORK, training=RECIPE, seed=SEED,
              machine=CPU)  # fmt: skip
+    trained.jobs.clear()
     out, points = tmp_path / "sweep.h5", [folder / "imp.h5", tmp_path / "later.h5"]
     result = barrier(out, points, replicates=1, machine=CPU)
     assert trained.jobs == [(0, "child1."), (0, "child2."), (0, ""), (0, "child1."), (0, "child2.")]

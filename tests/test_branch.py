@@ -22,7 +22,7 @@ NETWORK, SEED, T, LATER = "cifar_resnet8_w4", 3, 4, 7
 # float64, so that plain PyTorch and the cohort agree to rounding
 RECIPE = Training(steps=14, batch_size=64, lr=0.3, milestones=(10,), augment=False, precision="fp64")
 LAYOUT = layout_of(create(NETWORK, num_classes=10, in_chans=1))
-LEVELS = import_module("repro.stages.levels")
+TRAINER = import_module("repro.stages.trainer")
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_a_branch_grows_and_takes_up_from_its_checkpoint(short, monkeypatch, tmp
     repro(*command, "--levels", 2, "--replicates", 1, "--out", tmp_path / "grown.h5")
     resumed = []
 
-    def interrupted(*arguments, checkpoint, resume, train=LEVELS.train, **options):
+    def interrupted(*arguments, checkpoint, resume, train=TRAINER.train, **options):
         def save(state):
             checkpoint(state)
             if len(resumed) == 1:
@@ -184,7 +184,7 @@ def test_a_branch_grows_and_takes_up_from_its_checkpoint(short, monkeypatch, tmp
         resumed.append(resume and resume.step)
         return train(*arguments, checkpoint=save, resume=resume, **{**options, "checkpoint_seconds": 1e-9})
 
-    monkeypatch.setattr(LEVELS, "train", interrupted)
+    monkeypatch.setattr(TRAINER, "train", interrupted)
     complaint(*command, "--out", tmp_path / "grown.h5", code=130)
     dry = repro(*command, "--out", tmp_path / "grown.h5", "--dry-run").stdout
     assert "would compute 3 and reuse 1, 3 × 8 steps" in dry
@@ -251,9 +251,9 @@ RUN --mask {nan}
 RUN --mask {empty}
     empty.npy keeps no weight: give a mask with some ones
 RUN --mask {objects}
-    objects.npy cannot be read as a mask \(ValueError\): give a .npy array or a .pt dict
+    objects.npy cannot be read as a mask \(ValueError\): give a .npy array or a .pt or .safetensors dict
 RUN --mask {damaged}
-    damaged.pt cannot be read as a mask \(\w+\)
+    damaged.pt is no file of torch.save: write one with
 RUN --mask {list}
     list.pt holds a list: give a dict from names to mask tensors
 RUN --mask {missing}

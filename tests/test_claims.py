@@ -104,6 +104,23 @@ def test_pairing_sees_what_the_replicates_share_hides():
     assert apart.statistic.endswith("Welch t") and apart.effect == pytest.approx(paired.effect)
 
 
+@pytest.mark.parametrize(
+    ("claim", "lacking", "untouched"),
+    [(2, "all_t0", 9), (5, "all_tstar", 9), (8, "all_tstar", 10), (11, "all_tstar_half", 10)],
+)
+def test_every_part_and_note_of_a_claim_is_over_the_same_replicates(claim, lacking, untouched, runs):
+    """Where one condition has 4 of the 8 replicates, the claim is judged as if all had: parts, gap, share, levels."""
+    some = judge(runs[(runs.condition != lacking) | (runs.replicate < 4)])
+    few, every = judge(runs[runs.replicate < 4])[claim], judge(runs)
+    assert some[claim].n == 4
+    assert some[claim].note.endswith("over the 4 replicates that all of its conditions have, of up to 8")
+    without = some[claim].note.removesuffix("over the 4 replicates that all of its conditions have, of up to 8")
+    assert dataclasses.replace(some[claim], note=without.rstrip("; "), p_holm=None) == dataclasses.replace(
+        few, p_holm=None
+    )
+    assert dataclasses.replace(some[untouched], p_holm=None) == dataclasses.replace(every[untouched], p_holm=None)
+
+
 def test_levels_are_shown_with_their_own_intervals(runs):
     found = judge(runs)[9].levels
     assert [k.level for k in found] == list(range(1, 13))

@@ -12,9 +12,11 @@ import pytest
 from paper_figures.cells import figure2, figures_at, needed
 from repro import cost, plan, protocol
 from repro.cost import speed as speed_module
+from repro.engines.serial import SerialCohort
+from repro.engines.sparse import SparseCohort
 from repro.errors import UsageError
 from repro.protocol import CIFAR10, DIGITS, SCORES, datasets_at
-from repro.train import evaluate, interpolate
+from repro.train import evaluate
 from tests.command_line import complaint, repro
 
 SPEED = cost.Speed(dense=1000.0, sparse=4000.0, forward=8000.0, start=3.0, device="CPU")
@@ -41,8 +43,6 @@ def tiny(monkeypatch):
 def test_the_images_that_networks_are_measured_on_are_counted(tiny, tmp_path, monkeypatch):
     """Against the images that the commands really pass forward, command by command."""
     seen = Counter()
-    predict, recalibrate = evaluate.predict, interpolate.recalibrate
-
     def counting(function):
         def counted(cohort, batcher, index, **options):
             seen[command] += sum(map(len, index))
@@ -50,8 +50,9 @@ def test_the_images_that_networks_are_measured_on_are_counted(tiny, tmp_path, mo
 
         return counted
 
-    monkeypatch.setattr(evaluate, "predict", counting(predict))
-    monkeypatch.setattr(interpolate, "recalibrate", counting(recalibrate))
+    monkeypatch.setattr(evaluate, "predict", counting(evaluate.predict))
+    for engine in (SerialCohort, SparseCohort):
+        monkeypatch.setattr(engine, "recalibrate", counting(engine.recalibrate))
     cell = plan.Cell("easy", tiny, 1, plan.Subset("easy", 256))
     steps = plan.steps([plan.Barrier(cell)], tmp_path)
     for step in steps:

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from repro import engines
 from repro.data import Batcher
-from repro.errors import UsageError
+from repro.engines.graph import GraphCohort
 from repro.nets import create, initialise, layout_of
-from repro.nets.cohort import Cohort, choose_engine
 from repro.train.loop import NEVER, Job, train
 from repro.train.prune import prune_by_magnitude
+from repro.train.runner import Pace
 from repro.train.schedule import Training
 from tests import plain_imp
 
+ENGINES = ["serial", "graph", "sparse"]
 NETWORK = "cifar_resnet8_w4"
 RECIPE = Training(steps=30, batch_size=16, lr=0.1, milestones=(15, 24), augment=False, precision="fp64")
 N, CLASSES, SIZE = 160, 5, 8
@@ -39,17 +41,16 @@ def initial(seed, network=NETWORK, dtype=torch.float64):
     return layout_of(net).flatten(net).to(dtype)
 
 
-def cohorts(engine, *, precision="fp64", network=NETWORK):
-    def make(replicas):
-        return Cohort(network, replicas=replicas, num_classes=CLASSES, in_chans=2, engine=engine,
-                      device=torch.device("cpu"), precision=precision)  # fmt: skip
-
-    return make
+def cohort_of(engine, replicas, *, precision="fp64", network=NETWORK):
+    return engines.create(engine, network, replicas=replicas, num_classes=CLASSES, in_chans=2, image_size=SIZE,
+                          device=torch.device("cpu"), precision=precision)  # fmt: skip
 
 
-def run(jobs, images, labels, *, engine="fused", recipe=RECIPE, network=NETWORK, **options):
-    return train(jobs, recipe, cohort_of=cohorts(engine, precision=recipe.precision, network=network),
-                 batcher=batcher_of(images, augment=recipe.augment), labels=labels, **options)  # fmt: skip
+def run(jobs, images, labels, *, engine="serial", recipe=RECIPE, network=NETWORK, **options):
+    return train(
+        jobs, recipe, batcher=batcher_of(images, augment=recipe.augment), labels=labels, **options,
+        cohort_of=lambda some: cohort_of(engine, len(some), precision=recipe.precision, network=network),
+    )  # fmt: skip
 
 
 def various_jobs(labels, *, dtype=torch.float64):
@@ -68,7 +69,7 @@ def various_jobs(labels, *, dtype=torch.float64):
     ]
 
 
-@pytest.mark.parametrize("engine", ["fused", "sparse", "serial"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("augment", [False, True])
 def test_cohort_equals_each_network_trained_alone(images, labels, engine, augment):
     recipe = dataclasses.replace(RECIPE, augment=augment)
@@ -84,7 +85,7 @@ def test_cohort_equals_each_network_trained_alone(images, labels, engine, augmen
         torch.testing.assert_close(together.momentum[j][kept], alone.momentum[0][kept], rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("engine", ["fused", "sparse", "serial"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_float32_cohort_stays_within_tolerance_of_float64(images, labels, engine):
     recipe = dataclasses.replace(RECIPE, steps=4, precision="fp32", lr=0.01)
     exact = dataclasses.replace(recipe, precision="fp64")
@@ -95,7 +96,7 @@ def test_float32_cohort_stays_within_tolerance_of_float64(images, labels, engine
     torch.testing.assert_close(a.vectors.double(), b.vectors, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("engine", ["fused", "sparse", "serial"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_diverging_replica_changes_no_bit_of_its_neighbours(images, labels, engine):
     recipe = dataclasses.replace(RECIPE, precision="fp32")
     jobs = various_jobs(labels, dtype=torch.float32)
@@ -132,8 +133,9 @@ def test_the_inputs_of_a_job_are_left_as_they_were(images, labels):
     assert all(torch.equal(job.vector, kept) for job, kept in zip(jobs, before))
 
 
-@pytest.mark.parametrize("engine", ["fused", "sparse", "serial"])
-def test_taking_up_from_a_checkpoint_gives_the_same_bits(images, labels, engine):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_taking_up_from_a_checkpoint_gives_the_same_bits(images, labels, engine, monkeypatch):
+    monkeypatch.setattr(GraphCohort, "steps_at_once", 1)
     recipe = dataclasses.replace(RECIPE, precision="fp32", augment=True)
     jobs, states = various_jobs(labels, dtype=torch.float32), []
     whole = run(jobs, images, labels, engine=engine, recipe=recipe)
@@ -158,7 +160,7 @@ def test_unequal_batches_in_one_cohort_are_refused(images, labels):
         run(various_jobs(labels), images, labels, recipe=recipe)
 
 
-@pytest.mark.parametrize("engine", ["fused", "sparse", "serial", "graph", "fused-graph"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_nesterov_and_last_partial_batch_equal_torch(images, labels, engine):
     recipe = dataclasses.replace(RECIPE, drop_last=False, nesterov=True, steps=12, batch_size=48, weight_decay=5e-4)
     everything = np.arange(N)
@@ -178,7 +180,7 @@ def test_nesterov_and_last_partial_batch_equal_torch(images, labels, engine):
         torch.testing.assert_close(end.vectors[j], layout_of(net).flatten(net), rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("engine", ["fused", "sparse", "serial"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_imp_equals_plain_pytorch_from_pretraining_through_two_levels(images, labels, engine):
     t, levels = 7, 2
     subset, full = np.arange(N)[20:84], np.arange(N)
@@ -228,31 +230,19 @@ def test_momentum_is_not_carried_into_a_job(images, labels):
     assert (dense - late).abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("network, replicas, device, precision, engine", [
-    ("cifar_resnet14_w4", 8, "cpu", "fp32", "sparse"),
-    ("cifar_resnet14_w4", 1, "cpu", "fp32", "sparse"),
-    ("cifar_resnet14_w4", 8, "cpu", "bf16", "fused"),
-    ("cifar_resnet20_w8", 8, "cpu", "fp32", "fused"),
-    ("cifar_resnet20_w8", 1, "cpu", "fp32", "serial"),
-    ("cifar_resnet20", 8, "cpu", "fp32", "serial"),
-    ("cifar_resnet20", 8, "cuda", "fp32", "graph"),
-    ("cifar_resnet20", 1, "cuda", "fp32", "graph"),
-    ("resnet18", 8, "cuda", "fp32", "graph"),
-    ("resnet18", 8, "cpu", "fp32", "serial"),
+@pytest.mark.parametrize("multiple, seconds_a_step, found", [
+    (1, 1e-6, [1, 2, 4, 8, 16, 32, 50, 50]),  # twice as many each time, and not more than 50
+    (1, 0.1, [1, 2, 4, 8, 10, 10]),
+    (1, 7.0, [1, 1]),
+    (10, 1e-6, [10, 20, 40, 50, 50]),
+    (10, 0.03, [10, 20, 30, 30]),
+    (10, 7.0, [10, 10]),
+    (3, 1e-6, [3, 6, 12, 24, 48, 48]),
 ])  # fmt: skip
-def test_engine_choice(network, replicas, device, precision, engine):
-    device = torch.device(device)
-    assert choose_engine("auto", network, replicas=replicas, device=device, precision=precision) == engine
-    assert choose_engine("serial", network, replicas=replicas, device=device, precision=precision) == "serial"
-
-
-@pytest.mark.parametrize("engine, network, device, precision, message", [
-    ("fused", "resnet18", "cpu", "fp32", "'resnet18' cannot be fused"),
-    ("sparse", "resnet18", "cpu", "fp32", "'resnet18' cannot be sparse"),
-    ("fused-graph", "resnet18", "cuda", "fp32", "'resnet18' cannot be fused-graph .* use --engine graph"),
-    ("sparse", "cifar_resnet20", "cuda", "fp32", "needs a CPU and fp32"),
-    ("sparse", "cifar_resnet20", "cpu", "bf16", "needs a CPU and fp32"),
-])  # fmt: skip
-def test_an_engine_that_cannot_be_is_refused(engine, network, device, precision, message):
-    with pytest.raises(UsageError, match=message):
-        choose_engine(engine, network, replicas=2, device=torch.device(device), precision=precision)
+def test_blocks_take_about_a_second(multiple, seconds_a_step, found):
+    pace, steps = Pace(multiple), []
+    for _ in found:
+        steps.append(pace.steps)
+        pace.took = pace.steps * seconds_a_step * 0.999
+        pace.limit(1.0)
+    assert steps == found

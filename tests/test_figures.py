@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ from scipy import stats
 import paper_figures
 from paper_figures import appendix, figure2, figure3, figure4, figure5, figure6
 from repro.protocol import datasets_at
+from repro.report import figures as report_figures
+from repro.report.origins import Origins
 from repro.verify import published
 from repro.verify.evidence import COLUMNS, Evidence
 
@@ -95,13 +98,14 @@ def _barriers(tables, p, condition, size, t, rng):
                                        1.2 * wrong, ce, wrong, 1.2 * wrong, 0.5, 0.9, 0.9, 0.4 + 0.2 * rng.random(), 0.5,
                                        False))  # fmt: skip
     edges = np.arange(-5, 10.5, 0.5)
-    values = np.clip(mean * rng.gamma(0.6, 1 / 0.6, 3000) - 0.1 * rng.exponential(size=3000), -5, 9.99)
-    for low, count in zip(edges, np.histogram(values, edges)[0]):
-        tables["histograms"].append((p.dataset, condition, size, t, "averaged", low, count))
-    for alpha in alphas:
-        loss, error = 0.02 + mean * 4 * alpha * (1 - alpha), 0.005 + 0.04 * mean * 4 * alpha * (1 - alpha)
-        tables["paths"].append((p.dataset, condition, size, t, "averaged", alpha, loss, error, 2 * loss, 2 * error,
-                                p.replicates))  # fmt: skip
+    for r in range(p.replicates):
+        values = np.clip(mean * rng.gamma(0.6, 1 / 0.6, 3000) - 0.1 * rng.exponential(size=3000), -5, 9.99)
+        for low, count in zip(edges, np.histogram(values, edges)[0]):
+            tables["histograms"].append((p.dataset, condition, size, t, "averaged", r, low, count))
+        for alpha in alphas:
+            loss, error = 0.02 + mean * 4 * alpha * (1 - alpha), 0.005 + 0.04 * mean * 4 * alpha * (1 - alpha)
+            tables["paths"].append((p.dataset, condition, size, t, "averaged", r, alpha, loss, error, 2 * loss,
+                                    2 * error))  # fmt: skip
 
 
 def _warmup(tables, p, rng):
@@ -200,12 +204,48 @@ def test_the_table_of_figure2_holds_means_and_stds_of_its_own_runs():
     found = table.set_index(["condition", "level"])[["mean_acc", "std_acc", "n", "weights_left_pct"]]
     assert list(found.index) == [("all_tstar", 0), ("easy", 0), ("easy", 1)]
     np.testing.assert_allclose(found.to_numpy(float), [(0.97, 0.01, 2, 100), (0.96, 0.01, 2, 100),
-                                                      (0.92, np.sqrt(2e-4), 4, 80)])  # fmt: skip
+                                                      (0.92, 0.02, 2, 80)])  # fmt: skip
     panel = figure.axes[0]
     assert looks(panel) == [LINE["all_tstar"], LINE["easy"]]
     np.testing.assert_allclose(panel.lines[0].get_ydata(), 97)  # dense
     np.testing.assert_allclose(panel.lines[2].get_ydata(), [96, 92])
-    assert any("n = 2–4" in t and "ddof 0" in t for t in texts(figure))
+    assert any("n = 2" in t and "ddof 0" in t for t in texts(figure))
+
+
+def fewer(evidence, lacking):
+    """The same where replicates 2 and more of some rows were not made: lacking(table) says which."""
+    tables = {name: getattr(evidence, name) for name in ("runs", "barriers", "histograms", "paths")}
+    return replace(evidence, **{name: t[~(lacking(t) & (t.replicate >= 2))] for name, t in tables.items()})
+
+
+@pytest.mark.parametrize(
+    ("name", "lacking"),
+    [
+        ("figure1", lambda t: (t.condition == "easy") & (t["size"] == DEMO.subset_size)),
+        ("figure2", lambda t: t.condition == "hard"),
+        ("figure3", lambda t: (t.condition == "random") & (t["size"] == 512)),
+        ("figure4", lambda t: (t.condition == "all_tstar_half")),
+        ("figure5", lambda t: t.condition == "lmc"),
+        ("figure5", lambda t: t.condition == "all_tstar"),
+        ("appendix", lambda t: t.condition.isin(("all_t", "lmc", "random_like_easy")) | (t["size"] == 128)),
+    ],
+)
+def test_all_arms_of_a_panel_are_of_the_same_replicates(name, lacking, measured):
+    """Means are those of a figure in which nobody had more; the table says n = 2 and the report plots the same."""
+    protocols, evidence = measured["demo"]
+    found = paper_figures.figure(name).draw(fewer(evidence, lacking), protocols)[1]
+    everybody = paper_figures.figure(name).draw(fewer(evidence, lambda t: t.replicate >= 0), protocols)[1]
+    shown = found[found.panel != "gradients"] if "panel" in found else found
+    whole = everybody.loc[shown.index]
+    touched = shown["n"] == 2
+    if name != "figure4":  # the panel of the histograms is another than that of the points
+        panels = shown[touched].panel.unique() if "panel" in shown else [None]
+        assert len(panels)
+        for panel in panels:
+            assert (shown.loc[shown.panel == panel, "n"] == 2).all() if panel else touched.all()
+    pd.testing.assert_frame_equal(shown[touched], whole[touched])
+    pairs = report_figures.charts(name, fewer(evidence, lacking), protocols, None, Origins((), Path()))
+    assert {point.n for pair in pairs for point in pair.own.points} <= {*found["n"].dropna(), 1}
 
 
 def test_a_diverged_run_is_named():
@@ -291,11 +331,13 @@ def test_figure5_relates_means_over_parents():
     pairs += [barrier("easy", size, half, 0, 99.0, batch_norm="recalibrated"), barrier("all_t0", 0, 0, 0, 9.0),
               barrier("easy", size, half, 0, np.nan, diverged=True), barrier("easy", size, half, 0, 99.0, level=3),
               barrier("all_tstar", 0, 2 * half, 0, 0.1), barrier("all_t", 0, 8 * half, 0, 0.05)]  # fmt: skip
+    # only one of the two has a third parent
+    pairs += [barrier("all_tstar", 0, 2 * half, 1, 0.2), barrier("easy", size, half, 2, 50.0)]
     bins = pd.DataFrame({"dataset": DEMO.dataset, "condition": "easy", "size": size, "t": half, "batch_norm": "averaged",
-                         "bin_lo": [0.0, 0.5], "count": [30, 10]})  # fmt: skip
+                         "replicate": [0, 0, 1, 1], "bin_lo": [0.0, 0.5] * 2, "count": [25, 5, 5, 5]})  # fmt: skip
     evidence = Evidence(barriers=pd.DataFrame(pairs), histograms=bins, runs=runs(
-        ("easy", size, half, 0.0, k, (0.90, 0.94)), ("easy", size, half, 0.0, k - 1, (0.1, 0.1)),
-        ("all_tstar", 0, 2 * half, 0.0, k, (0.97,)), ("all_t0", 0, 0, 0.0, k, (0.9,)),
+        ("easy", size, half, 0.0, k, (0.90, 0.94, 0.2)), ("easy", size, half, 0.0, k - 1, (0.1, 0.1)),
+        ("all_tstar", 0, 2 * half, 0.0, k, (0.97, 0.97)), ("all_t0", 0, 0, 0.0, k, (0.9,)),
     ))  # fmt: skip
     _, table = figure5.draw(evidence, [DEMO])
     points = table[table.panel == "condition"].set_index("kind")
@@ -303,7 +345,7 @@ def test_figure5_relates_means_over_parents():
     assert tuple(points.loc["easy", ["barrier", "pretrain_acc", "final_acc", "n"]]) == pytest.approx(
         (0.8, 0.55, 0.92, 2)
     )
-    assert sorted(table[table.panel == "parent"].barrier) == pytest.approx([0.1, 0.3, 1.3])
+    assert sorted(table[table.panel == "parent"].barrier) == pytest.approx([0.1, 0.2, 0.3, 1.3])
     bars = table[table.panel == "histogram"]
     assert bars.share_pct.tolist() == [75, 25]
     assert bars["mean"].tolist() == pytest.approx([0.8, 0.8])

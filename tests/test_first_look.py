@@ -8,7 +8,7 @@ from torch import nn
 
 from repro.data import load
 from repro.stages import first_look
-from tests.command_line import complaint, repro
+from tests.command_line import repro
 
 NETS = """
 import torch
@@ -75,7 +75,7 @@ def test_networks_that_are_not_finite(name, said, command, tmp_path, monkeypatch
     (tmp_path / "net.py").write_text(NETS)
     own = ("-t", 2) if command == "pretrain" else ("--networks", 1)
     words = (command, "--dataset", "digits", "--network", f"net.py:{name}", *own, *ONE, "--out", "x.h5")
-    told = complaint(*words, code=1 if name == "InTraining" else 2)
+    told = repro(*words, code=1 if name == "InTraining" else 2).stderr.splitlines()[-1]
     assert said in told and "lower --lr" not in told
 
 

@@ -15,10 +15,11 @@ from repro.train.schedule import Training
 from repro.train.streams import stream, torch_stream
 from tests import plain_imp
 from tests.command_line import CPU, TINY, complaint, contents, repro
+from tests.test_engine import ENGINES
 
 NETWORK, SEED, SIZE, BATCHES = "cifar_resnet8_w4", 5, 150, 5
 RECIPE = Training(steps=14, batch_size=64, lr=0.3, milestones=(), augment=False, precision="fp64")
-MODULE = import_module("repro.stages.gradients")
+MODULE = import_module("repro.stages.trainer")
 
 
 def subset(path, *, size, **noise):
@@ -81,7 +82,7 @@ def test_cosines_equal_plain_pytorch_along_the_whole_training(tmp_path):
     assert table.cosine.min() < 0.9  # there is something to disagree about
 
 
-@pytest.mark.parametrize("engine", ["serial", "fused"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_the_training_is_that_of_pretrain_bit_for_bit(engine, tmp_path):
     command = ("--dataset", "digits", "-t", 8, *TINY, *CPU, "--augment", "--engine", engine)
     repro("pretrain", *command, "--out", tmp_path / "w.h5")

@@ -11,20 +11,22 @@ import pytest
 import torch
 
 from repro.data import Batcher
+from repro.engines import Sgd, create, graph
+from repro.engines.graph import GraphCohort
+from repro.engines.serial import SerialCohort, set_gradients
+from repro.engines.update import masked_sgd
 from repro.errors import RunError
-from repro.nets import create, layout_of
-from repro.nets.cohort import EAGER, Cohort
-from repro.nets.update import masked_sgd
+from repro.nets import create as create_network
+from repro.nets import layout_of
 from repro.stages import Machine
-from repro.stages.common import Trainer
-from repro.train import stepper
+from repro.stages.trainer import Trainer
 from repro.train.job import NEVER, Job
 from repro.train.loop import train
 from repro.train.schedule import Training
 from repro.train.scores import Forgetting
+from tests.test_blocks import block_of
 from tests.test_engine import CLASSES, NETWORK, SIZE, N, batcher_of, initial, various_jobs
 
-STATIC = sorted(EAGER)
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (N, SIZE, SIZE, 2), dtype=np.uint8))
 LABELS = torch.from_numpy(np.random.default_rng(1).integers(0, CLASSES, N))
 # 57 images make batches of 16, 16, 16 and 9: a block of three steps, and one alone
@@ -33,27 +35,31 @@ RECIPE = Training(steps=25, batch_size=16, lr=0.1, milestones=(10, 18), drop_las
 
 @pytest.fixture(autouse=True)
 def blocks_of_three(monkeypatch):
-    monkeypatch.setattr("repro.train.runner.STEPS", 3)
+    monkeypatch.setattr(GraphCohort, "steps_at_once", 3)
+    monkeypatch.setattr("repro.train.runner.MOST", 3)
 
 
 class Cohorts(dict):
-    """Cohorts of one engine by size, each made once, as `Trainer.cohort` does."""
+    """Cohorts of one engine by size, each made once, as a `Trainer` does."""
 
     def __init__(self, engine, *, precision="fp32", network=NETWORK, device="cpu"):
-        self.how = {"engine": engine, "precision": precision, "device": torch.device(device)}
-        self.network = network
+        self.engine, self.network = engine, network
+        self.how = {"precision": precision, "device": torch.device(device), "num_classes": CLASSES, "in_chans": 2}
 
     def __missing__(self, replicas: int):
-        self[replicas] = Cohort(self.network, replicas=replicas, num_classes=CLASSES, in_chans=2, **self.how)
+        self[replicas] = create(self.engine, self.network, replicas=replicas, image_size=SIZE, **self.how)
         return self[replicas]
+
+    def of(self, jobs):
+        return self[len(jobs)]
 
     @property
     def used(self):
-        return set().union(*(cohort.used for cohort in self.values()))
+        return {cohort.engine for cohort in self.values()}
 
 
 @cache
-def shared(engine, precision):
+def shared(engine, precision) -> Cohorts:
     return Cohorts(engine, precision=precision)
 
 
@@ -64,7 +70,7 @@ def run(jobs, engine, *, recipe=RECIPE, cohorts=None, **options):
     """Train with cohorts of one's own, or else those that all tests share: what was recorded has to serve any job."""
     cohorts = shared(engine, recipe.precision) if cohorts is None else cohorts
     batcher = BATCHERS.setdefault(recipe.augment, batcher_of(IMAGES, augment=recipe.augment))
-    return train(jobs, recipe, cohort_of=cohorts.__getitem__, batcher=batcher, labels=LABELS, **options)
+    return train(jobs, recipe, cohort_of=cohorts.of, batcher=batcher, labels=LABELS, **options)
 
 
 def all_kinds_of_jobs(stop=25):
@@ -82,7 +88,7 @@ def all_kinds_of_jobs(stop=25):
 
 
 def sizes():
-    return layout_of(create(NETWORK, num_classes=CLASSES, in_chans=2))
+    return layout_of(create_network(NETWORK, num_classes=CLASSES, in_chans=2))
 
 
 def same(a, b):
@@ -93,54 +99,49 @@ def same(a, b):
 # --- the same bits as the eager engines ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", STATIC)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_static_steps_give_the_bits_of_the_eager_engine(engine, precision):
+def test_static_steps_give_the_bits_of_serial(precision):
     recipe = dataclasses.replace(RECIPE, precision=precision)
     jobs = all_kinds_of_jobs()
-    eager = run(jobs, EAGER[engine], recipe=recipe)
-    assert same(run(jobs, engine, recipe=recipe), eager)
-    assert shared(engine, precision).used == {engine}
+    eager = run(jobs, "serial", recipe=recipe)
+    assert same(run(jobs, "graph", recipe=recipe), eager)
+    assert shared("graph", precision).used == {"graph"}
     assert all(not torch.equal(eager.vectors[j], job.vector) for j, job in enumerate(jobs))
     again = [dataclasses.replace(job, labels=None, mask=None) for job in all_kinds_of_jobs(7)]  # nothing is remembered
-    assert same(run(again, engine, recipe=recipe), run(again, EAGER[engine], recipe=recipe))
+    assert same(run(again, "graph", recipe=recipe), run(again, "serial", recipe=recipe))
 
 
-@pytest.mark.parametrize("engine", STATIC)
-def test_without_augmentation_on_dense_networks(engine):
+def test_without_augmentation_on_dense_networks():
     recipe = dataclasses.replace(RECIPE, augment=False, nesterov=False, steps=21)
     jobs = [Job(initial(r, dtype=torch.float32), np.arange(N), 0, 21, seed=1, replicate=r) for r in range(2)]
-    assert same(run(jobs, engine, recipe=recipe), run(jobs, EAGER[engine], recipe=recipe))
+    assert same(run(jobs, "graph", recipe=recipe), run(jobs, "serial", recipe=recipe))
 
 
-@pytest.mark.parametrize("engine", STATIC)
-def test_checkpoints_of_either_are_taken_up_by_the_other(engine):
+def test_checkpoints_of_either_are_taken_up_by_the_other():
     jobs, eager, static = all_kinds_of_jobs(), [], []
     recipe = dataclasses.replace(RECIPE, drop_last=True)  # blocks of three all along
-    whole = run(jobs, EAGER[engine], recipe=recipe, checkpoint=eager.append, checkpoint_seconds=0)
-    assert same(run(jobs, engine, recipe=recipe, checkpoint=static.append, checkpoint_seconds=0), whole)
-    assert [state.step for state in static] == [6, 9, 12, 15, 18, 21, 22, 24]  # segments end at 3, 23 and 25
+    whole = run(jobs, "serial", recipe=recipe, checkpoint=eager.append, checkpoint_seconds=0)
+    assert same(run(jobs, "graph", recipe=recipe, checkpoint=static.append, checkpoint_seconds=0), whole)
+    assert [state.step for state in static] == [6, 9, 12, 15, 18, 21]  # segments end at 3, 23 and 25
     for state in eager:
         if state.step in (7, 19):
-            assert same(run(jobs, engine, recipe=recipe, resume=state), whole)
+            assert same(run(jobs, "graph", recipe=recipe, resume=state), whole)
     for state in static[3:4]:
-        assert same(run(jobs, EAGER[engine], recipe=recipe, resume=state), whole)
+        assert same(run(jobs, "serial", recipe=recipe, resume=state), whole)
 
 
-@pytest.mark.parametrize("engine", STATIC)
-def test_a_diverging_replica_is_dated_to_the_step_and_alone(engine):
+def test_a_diverging_replica_is_dated_to_the_step_and_alone():
     jobs = various_jobs(LABELS, dtype=torch.float32)
     recipe = dataclasses.replace(RECIPE, drop_last=True)
-    healthy = run(jobs, engine, recipe=recipe)
+    healthy = run(jobs, "graph", recipe=recipe)
     jobs[0] = dataclasses.replace(jobs[0], lr_scale=1e30)
-    sick = run(jobs, engine, recipe=recipe)
-    assert same(sick, run(jobs, EAGER[engine], recipe=recipe))
+    sick = run(jobs, "graph", recipe=recipe)
+    assert same(sick, run(jobs, "serial", recipe=recipe))
     assert 0 < sick.diverged_at[0] < 5 and list(sick.diverged_at[1:]) == [NEVER] * 3
     assert torch.equal(sick.vectors[1:], healthy.vectors[1:])
 
 
-@pytest.mark.parametrize("engine", STATIC)
-def test_observers_see_every_step(engine):
+def test_observers_see_every_step():
     class Watch:
         def __init__(self):
             self.state, self.seen = {}, []
@@ -149,20 +150,20 @@ def test_observers_see_every_step(engine):
             self.seen.append((step, rows, index.clone(), logits.float().clone()))
 
     watches, reports = {}, {}
-    for each in (engine, EAGER[engine]):
+    for each in ("graph", "serial"):
         watches[each], reports[each] = Watch(), []
         run(all_kinds_of_jobs(16), each, observe=watches[each],
             report=lambda step, images, told=reports[each]: told.append((step, images)))  # fmt: skip
-    for ours, theirs in zip(watches[engine].seen, watches[EAGER[engine]].seen, strict=True):
+    for ours, theirs in zip(watches["graph"].seen, watches["serial"].seen, strict=True):
         assert ours[:2] == theirs[:2] and torch.equal(ours[2], theirs[2]) and torch.equal(ours[3], theirs[3])
-    ours, theirs = reports[engine], reports[EAGER[engine]]
+    ours, theirs = reports["graph"], reports["serial"]
     assert ours[-1][0] == theirs[-1][0] == 16
     assert sum(n for _, n in ours) == sum(n for _, n in theirs)
 
 
 def test_a_network_of_timm_is_trained_by_graph():
     recipe = dataclasses.replace(RECIPE, steps=3, augment=False)
-    net = create("test_resnet", num_classes=CLASSES, in_chans=2)
+    net = create_network("test_resnet", num_classes=CLASSES, in_chans=2)
     jobs = [Job(layout_of(net).flatten(net) * (1 + r / 9), np.arange(57), 0, 3, seed=0, replicate=r) for r in (0, 1)]
     ends = []
     for engine in ("graph", "serial"):
@@ -177,7 +178,7 @@ def test_a_parameter_that_is_not_used_gets_no_gradient():
     for parameter in net.parameters():
         parameter.grad = torch.full_like(parameter, 0.0)
     x = torch.tensor([[1.0, 2.0, 3.0]])
-    stepper._set_gradients(net["used"](x).sum(), net)
+    set_gradients(net["used"](x).sum(), list(net.parameters()))
     assert torch.equal(net["used"].weight.grad, x) and not net["idle"].weight.grad.any()
 
 
@@ -185,44 +186,45 @@ def test_a_parameter_that_is_not_used_gets_no_gradient():
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_the_update_is_torchs_sgd_then_the_mask(nesterov):
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_update_is_torchs_sgd_then_the_mask(nesterov, dense):
     generator = torch.Generator().manual_seed(0)
     rates, n, m = torch.tensor([0.3, 0.0, 0.7], dtype=torch.float64), 50, 31
-    owner = torch.arange(n, dtype=torch.int32) % 3
-    start = torch.randn(n, generator=generator, dtype=torch.float64)
-    mask = (torch.rand(m, generator=generator) < 0.5).double()
-    weights, momentum = start.clone(), torch.zeros(n, dtype=torch.float64)
-    plain = [torch.nn.Parameter(start[owner == r].clone()) for r in range(3)]
+    rows = torch.randn(3, n + 4, generator=generator, dtype=torch.float64)  # float buffers stand behind the weights
+    masks = None if dense else torch.rand(3, m, generator=generator) < 0.5
+    weights, momentum, behind = rows[:, :n], torch.zeros(3, n, dtype=torch.float64), rows[:, n:].clone()
+    plain = [torch.nn.Parameter(row.clone()) for row in weights]
     optimizer = torch.optim.SGD([{"params": [p], "lr": rate.item()} for p, rate in zip(plain, rates)], lr=1.0,
                                 momentum=0.9, weight_decay=0.01, nesterov=nesterov)  # fmt: skip
-    keep = torch.cat([mask, torch.ones(n - m)])
     for _ in range(4):
-        gradients = torch.randn(n, generator=generator, dtype=torch.float64)
-        for r, parameter in enumerate(plain):
-            parameter.grad = gradients[owner == r].clone()
+        gradients = torch.randn(3, n, generator=generator, dtype=torch.float64)
+        for parameter, gradient in zip(plain, gradients):
+            parameter.grad = gradient.clone()
         optimizer.step()
-        with torch.no_grad():
-            for r, parameter in enumerate(plain):
-                parameter.mul_(keep[owner == r])
-        masked_sgd(weights, gradients, momentum, mask, rates, owner, factor=0.9, weight_decay=0.01, nesterov=nesterov)
-    for r, parameter in enumerate(plain):
-        torch.testing.assert_close(weights[owner == r], parameter.detach(), rtol=1e-13, atol=1e-15)
+        if not dense:
+            with torch.no_grad():
+                for parameter, mask in zip(plain, masks):
+                    parameter[:m].mul_(mask)
+        masked_sgd(weights, gradients, momentum, masks, rates, Sgd(0.9, 0.01, nesterov))
+    for row, parameter in zip(weights, plain):
+        torch.testing.assert_close(row, parameter.detach(), rtol=1e-13, atol=1e-15)
+    assert torch.equal(rows[:, n:], behind)
 
 
 TRITON = """
 import torch
-from repro.nets.fused_update import fused_masked_sgd
-from repro.nets.update import masked_sgd
+from repro.engines import Sgd
+from repro.engines.triton_update import triton_masked_sgd
+from repro.engines.update import masked_sgd
 torch.manual_seed(0)
 n, m = 2500, 1700  # neither a multiple of the kernel's block
-mask, owner = (torch.rand(m) < 0.5).float(), torch.arange(n, dtype=torch.int32) % 3
+masks = torch.rand(3, m) < 0.5
 for nesterov in (False, True):
-    start = [torch.randn(n) for _ in range(3)]
-    ours, theirs = ([tensor.clone() for tensor in start] for _ in range(2))
-    for update, (weights, gradients, momentum) in ((fused_masked_sgd, ours), (masked_sgd, theirs)):
-        update(weights, gradients, momentum, mask, torch.tensor([0.1, 0.0, 0.5]), owner,
-               factor=0.9, weight_decay=0.01, nesterov=nesterov)
-    assert not torch.equal(theirs[0], start[0])
+    rows, gradients, momentum = torch.randn(3, n + 7), torch.randn(3, n), torch.randn(3, n)
+    ours, theirs = ([tensor.clone() for tensor in (rows, gradients, momentum)] for _ in range(2))
+    for update, (state, gradients, momentum) in ((triton_masked_sgd, ours), (masked_sgd, theirs)):
+        update(state[:, :n], gradients, momentum, masks, torch.tensor([0.1, 0.0, 0.5]), Sgd(0.9, 0.01, nesterov))
+    assert not torch.equal(theirs[0], rows) and torch.equal(ours[0][:, n:], rows[:, n:])
     torch.testing.assert_close(ours[0], theirs[0], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ours[2], theirs[2], rtol=1e-5, atol=1e-6)
 """
@@ -232,7 +234,7 @@ def test_the_fused_kernel_equals_the_plain_update():
     """By Triton's interpreter, which has to be chosen before Triton is imported: in a process of its own."""
     pytest.importorskip("triton")
     found = subprocess.run([sys.executable, "-c", TRITON], env={**os.environ, "TRITON_INTERPRET": "1"},
-                           capture_output=True, text=True, timeout=120)  # fmt: skip
+                           capture_output=True, text=True)  # fmt: skip
     assert found.returncode == 0, found.stderr
 
 
@@ -240,38 +242,39 @@ def test_the_fused_kernel_equals_the_plain_update():
 
 
 def plant(monkeypatch, *updates):
-    monkeypatch.setattr(stepper, "updates_for", lambda device, dtype: list(updates))
+    monkeypatch.setattr(graph, "updates_for", lambda device, dtype: list(updates))
 
 
-def without_weight_decay(*arguments, weight_decay, **options):
-    masked_sgd(*arguments, weight_decay=0.0, **options)
+def without_weight_decay(*tensors):
+    *tensors, sgd = tensors
+    masked_sgd(*tensors, dataclasses.replace(sgd, weight_decay=0.0))
 
 
-def twice_the_rate(weights, gradients, momentum, mask, rates, owner, **options):
-    masked_sgd(weights, gradients, momentum, mask, 2 * rates, owner, **options)
+def twice_the_rate(*tensors):
+    *tensors, rates, sgd = tensors
+    masked_sgd(*tensors, 2 * rates, sgd)
 
 
-def cannot_be_recorded(*arguments, **options):
+def cannot_be_recorded(*_):
     raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
 
-@pytest.mark.parametrize("engine", STATIC)
 @pytest.mark.parametrize("precision, wrong, said", [
     ("fp32", without_weight_decay, "differs from eager training by "),
     ("bf16", twice_the_rate, "differs from eager training by "),
     ("fp32", cannot_be_recorded, "failed (operation not permitted when stream is capturing)"),
 ])  # fmt: skip
-def test_wrong_steps_are_found_before_they_are_used(engine, precision, wrong, said, capsys, monkeypatch):
+def test_wrong_steps_are_found_before_they_are_used(precision, wrong, said, capsys, monkeypatch):
     recipe = dataclasses.replace(RECIPE, precision=precision, steps=12)
     jobs = [dataclasses.replace(job, start=0, stop=12) for job in all_kinds_of_jobs()]
-    eager = run(jobs, EAGER[engine], recipe=recipe)
+    eager = run(jobs, "serial", recipe=recipe)
     plant(monkeypatch, wrong)
-    cohorts = Cohorts(engine, precision=precision)
-    assert same(run(jobs, engine, recipe=recipe, cohorts=cohorts), eager)
+    cohorts = Cohorts("graph", precision=precision)
+    assert same(run(jobs, "graph", recipe=recipe, cohorts=cohorts), eager)
     warning = capsys.readouterr().err
-    assert warning.startswith(f"warning: engine {engine} {said}") and warning.count("\n") == 1
-    assert warning.endswith(f": training goes on with engine {EAGER[engine]} instead of {engine}\n")
-    assert cohorts.used == {EAGER[engine]}
+    assert warning.startswith(f"warning: engine graph {said}") and warning.count("\n") == 1
+    assert warning.endswith(": training goes on with engine serial instead of graph\n")
+    assert cohorts.used == {"serial"}
 
 
 def test_the_plain_update_takes_the_place_of_a_wrong_kernel(capsys, monkeypatch):
@@ -283,22 +286,19 @@ def test_the_plain_update_takes_the_place_of_a_wrong_kernel(capsys, monkeypatch)
     assert said and all(line.endswith(": trying the plain one") for line in said) and cohorts.used == {"graph"}
 
 
-@pytest.mark.parametrize("engine", STATIC)
-def test_the_comparison_leaves_no_trace(engine):
-    cohort = Cohorts(engine)[2]
+def test_the_comparison_leaves_no_trace():
+    cohort = Cohorts("graph")[2]
     cohort.load(torch.stack([initial(r, dtype=torch.float32) for r in range(2)]))
     cohort.momentum.normal_()
     cohort.load_masks(torch.rand(2, sizes().num_prunable) < 0.5)
-    cohort.train()
-    steps = stepper.stepper_of(cohort, batcher_of(IMAGES), dataclasses.replace(RECIPE, augment=False), N)
-    steps.targets.copy_(LABELS)
-    block = steps.block(10, 16, logits=False)
-    block.index.copy_(torch.arange(320).view(10, 2, 16) % N)
-    block.rates.fill_(0.05)
-    state = (cohort.weights, cohort.momentum, cohort.buffers, cohort.mask, steps.targets, block.index, block.rates)
+    block, targets = block_of(3, 2, 16), LABELS.expand(2, N).clone()
+    block.rates = block.rates.float()
+    state = (cohort.state, cohort.momentum, cohort.kept, targets, block.index, block.rates)
     before, random = [tensor.clone() for tensor in state], torch.random.get_rng_state()
-    assert steps._prepare(block)
+    static = cohort._static(block, batcher_of(IMAGES), targets, Sgd(0.9, 1e-4, False), logits=False)
+    assert static.run is not None
     assert all(torch.equal(now, then) for now, then in zip(state, before))
+    assert torch.equal(cohort.targets, targets) and torch.equal(static.block.rates, block.rates)
     assert torch.equal(torch.random.get_rng_state(), random)
 
 
@@ -315,20 +315,18 @@ def test_images_that_do_not_fit_on_the_device_are_trained_eagerly(capsys, monkey
 
 @pytest.fixture
 def short_of_memory(monkeypatch):
-    """Cohorts of more than ``most`` networks run out of memory in their ``at``-th step, or block of steps."""
+    """Cohorts of more than ``most`` networks run out of memory in their ``at``-th step."""
 
     def limit(most, at=1):
-        for owner, name, size in ((Cohort, "backward", lambda cohort: cohort.replicas),
-                                  (stepper.Stepper, "_steps", lambda steps: steps.cohort.replicas)):  # fmt: skip
-            count = [0]
+        count, inner = [0], SerialCohort._step
 
-            def watched(self, *arguments, inner=getattr(owner, name), size=size, count=count):
-                count[0] += size(self) > most
-                if size(self) > most and count[0] >= at:
-                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
-                return inner(self, *arguments)
+        def watched(self, *arguments):
+            count[0] += self.replicas > most
+            if self.replicas > most and count[0] >= at:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+            return inner(self, *arguments)
 
-            monkeypatch.setattr(owner, name, watched)
+        monkeypatch.setattr(SerialCohort, "_step", watched)
 
     return limit
 
@@ -368,8 +366,9 @@ def test_a_network_that_does_not_fit_alone_is_an_error(short_of_memory):
 def test_the_engine_on_record_is_the_one_that_trained(digits_trainer, capsys, monkeypatch):
     trainer, jobs = digits_trainer
     plant(monkeypatch, twice_the_rate)
-    train(jobs, trainer.training, cohort_of=trainer.cohort, batcher=trainer.batcher, labels=trainer.labels)
-    assert trainer.engines == {"serial"} and "instead of graph" in capsys.readouterr().err
+    trained = trainer.run(jobs)
+    trainer.measure(trained, [np.arange(3)] * 2)
+    assert trained.engines == ["serial"] * 2 and trainer.engines == {"serial"} and "instead of graph" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -383,16 +382,15 @@ def digits_trainer():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="recording a graph needs a CUDA device, and there is none")
-@pytest.mark.parametrize("engine", STATIC)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_recorded_steps_train_like_eager_ones_on_a_gpu(engine, precision, capsys):
+def test_recorded_steps_train_like_eager_ones_on_a_gpu(precision, capsys):
     torch.backends.cudnn.allow_tf32 = False
     recipe = dataclasses.replace(RECIPE, precision=precision, lr=1e-4)  # few and small steps: rounding is not amplified
     jobs, ends = all_kinds_of_jobs(), []
     batcher = Batcher(IMAGES, (0.4, 0.5), (0.2, 0.3), augment=True, device="cuda")
-    for each in (engine, engine, EAGER[engine]):
+    for each in ("graph", "graph", "serial"):
         cohorts = Cohorts(each, precision=precision, device="cuda")
-        ends.append(train(jobs, recipe, cohort_of=cohorts.__getitem__, batcher=batcher, labels=LABELS.cuda()))
+        ends.append(train(jobs, recipe, cohort_of=cohorts.of, batcher=batcher, labels=LABELS.cuda()))
         assert cohorts.used == {each}, capsys.readouterr().err
     tolerance = 1e-4 if precision == "fp32" else 1e-2
     torch.testing.assert_close(ends[0].vectors, ends[2].vectors, rtol=tolerance, atol=tolerance)

@@ -278,7 +278,7 @@ FAULTS = {
     [
         ("size", r"odd\.png has 5 x 4 pixels, the first image 4 x 4: scale"),
         ("file", r"odd\.png cannot be read as an image .*: mend it or leave it out"),
-        ("classes", r"different classes \(emu\)"),
+        ("classes", r"different classes \('emu'\)"),
         ("empty", r"train needs a folder with images for each class: .*emu"),
         ("no test", r"is no image folder: it needs train/ and test/"),
     ],

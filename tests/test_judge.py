@@ -2,12 +2,17 @@
 
 import json
 import re
+from dataclasses import replace
 
+import pandas as pd
 import pytest
+from scipy import stats
 
 from repro.protocol import CIFAR10
-from repro.verify.evidence import Evidence
+from repro.verify import evaluate
+from repro.verify.evidence import COLUMNS, Evidence
 from repro.verify.judge import judge
+from repro.verify.wording import survives_holm
 from tests.simulated_runs import MEANS, simulate
 
 SWAPPED = {"easy": MEANS["hard"], "hard": MEANS["easy"]}
@@ -26,9 +31,59 @@ def test_without_a_control_every_claim_is_judged_and_agreement_told():
     assert {v["claim"] for v in record["verdicts"]} == {1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12}
     assert found.exit_status == 0 and len(record["agreement"]) == 1 and not record["controls"]
     rows = [line for line in found.terminal.splitlines() if re.match(r"  [P ] +\d+\. ", line)]
-    assert len(rows) == 11 and all("reproduced" in row or "inconclusive" in row for row in rows)
+    words = ("reproduced", "inconclusive", "by arithmetic")
+    assert len(rows) == 11 and all(any(word in row for word in words) for row in rows)
     assert sum(row.startswith("  P") for row in rows) == 2
     assert max(map(len, found.terminal.splitlines())) < 160
+
+
+def interval(verdict):
+    return verdict["high"] - verdict["low"]
+
+
+def test_a_declared_second_look_widens_every_interval_and_says_so():
+    """97.5 % at both looks: at the first n, and at the second, where artifacts grew as declared."""
+    declared, runs = replace(CIFAR10, second_look=16, replicates=8), simulate(n=16)
+    first = runs[runs.replicate < 8]
+    evidence = Evidence(runs=first)
+    usual, wide = (judge(evidence, [p], figures=["figure2"]) for p in (CIFAR10, declared))
+    plain, looked = (json.loads(found.json) for found in (usual, wide))
+    for a, b in zip(plain["verdicts"], looked["verdicts"]):
+        if a["low"] is not None:
+            assert interval(b) / interval(a) == pytest.approx(stats.t.ppf(0.9875, 7) / stats.t.ppf(0.975, 7))
+            assert (a["confidence"], b["confidence"]) == (0.95, 0.975)
+    assert plain["looks"] == {} and looked["looks"] == {
+        "cifar10": "first of two looks, declared: intervals of 97.5 % at both"
+    }
+    assert "effect [97.5 %], pp" in wide.terminal and "effect [95 %], pp" in usual.terminal
+    grown = pd.DataFrame([("cifar10", "imp-a", 8, 16), ("cifar10", "imp-b", 4, 16)], columns=COLUMNS["growth"])
+    second = judge(Evidence(runs=runs, growth=grown), [replace(declared, replicates=16)], figures=["figure2"])
+    told = "second look at n = 16 after n = 4 and 8, declared: intervals of 97.5 % at both"
+    assert told in second.terminal and told.capitalize() in second.markdown
+
+
+@pytest.mark.parametrize(
+    ("second_look", "grown"),
+    [
+        (None, [("imp-a", 8, 16)]),
+        (12, [("imp-a", 8, 16)]),  # declared at another n
+        (16, [("imp-a", 8, 16), ("imp-a", 12, 16)]),  # a third look
+    ],
+)
+def test_growth_that_was_not_declared_is_told_beside_the_verdicts(second_look, grown):
+    rows = pd.DataFrame([("cifar10", *row) for row in grown], columns=COLUMNS["growth"])
+    p = replace(CIFAR10, second_look=second_look, replicates=16)
+    found = judge(Evidence(runs=simulate(n=16), growth=rows), [p], figures=["figure2"])
+    assert "second look, not declared: 1 artifacts grew from n = 8" in found.terminal
+    assert "Second look, not declared" in found.markdown and "narrower than two looks allow" in found.markdown
+    assert json.loads(found.json)["looks"]["cifar10"].endswith("intervals are narrower than two looks allow")
+
+
+def test_holm_at_two_looks_asks_for_half_the_error():
+    verdict = evaluate(simulate(), dataset="cifar10", scale="paper", chance=0.1)[4]
+    assert verdict.primary
+    between = replace(verdict, p_holm=0.03)
+    assert survives_holm(between) and not survives_holm(replace(between, confidence=0.975))
 
 
 @pytest.mark.parametrize("control, spoiled", [("swap-easy-hard", SWAPPED), ("permute-scores", PERMUTED)])

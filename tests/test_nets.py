@@ -1,12 +1,14 @@
 """The networks: the published counts, the initialisation, timm."""
 
+import math
+
 import pytest
 import torch
+import torch.fx
 from torch import nn
 
 from repro.errors import UsageError
-from repro.nets import create, fusible, initialise, layout_of
-from repro.nets.resnet import Head
+from repro.nets import create, initialise, layout_of
 from repro.nets.zoo import timm  # importing the zoo registers our networks
 from tests import plain_imp
 
@@ -36,7 +38,7 @@ def test_forward_equals_plain_pytorch():
 def test_initialisation_follows_the_published_distributions():
     net = initialise(create("cifar_resnet20_w64", num_classes=10, in_chans=3), torch.Generator().manual_seed(0))
     for module in net.modules():
-        if isinstance(module, (nn.Conv2d, Head)):
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
             fan_in, n = module.weight[0].numel(), module.weight.numel()
             expected = (2 / fan_in) ** 0.5
             assert abs(module.weight.std().item() - expected) < 5 * expected / (2 * n) ** 0.5
@@ -74,10 +76,33 @@ def test_timm_knows_our_networks():
     assert layout_of(timm.create_model("cifar_resnet20")).num_prunable == 270896
 
 
+def test_a_network_from_timm_can_be_trained_as_it_comes():
+    """Its classifier is PyTorch's own layer, initialised by PyTorch."""
+    stale = [torch.full((10, 64), float("nan")) for _ in range(8)]  # what uninitialised memory may hold
+    del stale
+    net = timm.create_model("cifar_resnet20")
+    assert type(net.fc) is nn.Linear and all(p.isfinite().all() for p in net.parameters())
+    assert 0 < net.fc.weight.abs().max() <= 64**-0.5
+    x, y = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 10
+    assert nn.functional.cross_entropy(net(x), y).item() == pytest.approx(math.log(10), abs=0.5)
+
+
+def test_other_tools_can_read_the_network():
+    """Plain layers alone, and a forward pass that torch.fx can trace."""
+    net = create("cifar_resnet8_w2", num_classes=3, in_chans=1).eval()
+    kinds = {type(module) for module in net.modules() if not list(module.children())}
+    assert kinds == {nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.Sequential}  # an empty Sequential passes its input on
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.fx.symbolic_trace(net)(x), net(x))
+    names = set(net.state_dict())
+    assert {"conv.weight", "bn.running_var", "blocks.1.shortcut.0.weight", "fc.weight", "fc.bias"} <= names
+    assert net.fc.weight.shape == (3, 8)
+
+
 def test_the_scoring_networks_keep_the_resolution():
     net = create("lowres_resnet18", num_classes=10, in_chans=3)
     assert net.conv1(torch.zeros(1, 3, 32, 32)).shape == (1, 64, 32, 32)
-    assert isinstance(net.maxpool, nn.Identity) and not fusible("lowres_resnet18")
+    assert isinstance(net.maxpool, nn.Identity)
 
 
 @pytest.mark.parametrize("name, message", [
@@ -88,3 +113,27 @@ def test_the_scoring_networks_keep_the_resolution():
 def test_unknown_networks_are_refused(name, message):
     with pytest.raises(UsageError, match=message):
         create(name, num_classes=10, in_chans=3)
+
+
+@pytest.mark.parametrize("name, chans, size, conv, total", [
+    ("lenet300", 1, 28, 0, 266_200), ("conv2", 3, 32, 38_592, 4_300_992), ("conv4", 3, 32, 259_776, 2_425_024),
+    ("conv6", 3, 32, 1_144_512, 2_261_184), ("conv4_s8", 1, 8, 258_624, 258_624 + 512 * 256 + 256 * 256 + 2560),
+])  # fmt: skip
+def test_networks_of_the_lottery_ticket_papers_have_their_published_size(name, chans, size, conv, total):
+    """Frankle and Carbin 2019, Figure 2: 266K; in convolutions 38K of 4.3M, 260K of 2.4M, 1.1M."""
+    net = create(name, num_classes=10, in_chans=chans)
+    weights = [m.weight.numel() for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert (sum(weights), layout_of(net).num_prunable) == (conv, total)
+    assert net(torch.zeros(2, chans, size, size)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name, convolutions", [("cifar_vgg11", 8), ("cifar_vgg16", 13)])
+def test_vgg_has_its_layers(name, convolutions):
+    net = create(name, num_classes=10, in_chans=3)
+    assert sum(isinstance(m, nn.Conv2d) for m in net.modules()) == convolutions
+    assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_images_that_pools_cannot_halve_are_refused():
+    with pytest.raises(UsageError, match="a side that 8 divides, not 20"):
+        create("conv6_s20", num_classes=10, in_chans=3)

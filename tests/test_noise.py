@@ -10,8 +10,8 @@ import torch
 
 from repro import store
 from repro.data import load
-from repro.data.files import read_numbers
 from repro.data.noise import corrupt
+from repro.data.user_numbers import read_numbers
 from repro.errors import UsageError
 from repro.protocol import Scoring
 from repro.stages import common, imp, labels, pretrain, score, select
@@ -215,7 +215,7 @@ def test_data_sets_of_hdf5_files(tmp_path):
         file["label"], file["other"] = np.arange(20), np.zeros(20)
     one, two = (read_numbers(tmp_path / f"{name}.h5", "label", size=20, train=TRAIN) for name in ("one", "two"))
     assert np.array_equal(one[TRAIN], np.arange(10)) and np.array_equal(two, np.arange(20))
-    with pytest.raises(UsageError, match=r"two.h5 cannot .* \(it has 2 data sets and none is called score\)"):
+    with pytest.raises(UsageError, match=r"two.h5 has label, other, .* called score: say which is meant, like .*two.h5:other"):
         read_numbers(tmp_path / "two.h5", "score", size=20, train=TRAIN)
 
 
@@ -228,7 +228,8 @@ BAD = {
     "wide.csv": ("1,2,3\n", "it has 3 columns, not one, or index and label"),
     "twice.csv": ("1,2\n1,3\n", "must name each image once, by an index from 0 to 19"),
     "beyond.csv": ("20,1\n", "must name each image once, by an index from 0 to 19"),
-    "labels.pt": ("1\n", "its name must end in .csv, .txt, .npy or .h5, not in .pt"),
+    "labels.pt": ("1\n", "labels.pt is no file of torch.save"),
+    "labels.json": ("[1]", "its name must end in one of .csv .tsv .txt .npy .npz .pt .pth .h5 .hdf5, not in .json"),
     "empty.csv": ("", r"empty.csv cannot be read as one label per image \(it is empty\)"),
     "header.csv": ("label\n", r"\(it is empty\)"),
     "empty.npy": ("", "empty.npy cannot be read as one label per image"),

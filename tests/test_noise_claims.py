@@ -15,9 +15,11 @@ from repro.verify.judge import judge, verdicts_on
 from repro.verify.outcomes import from_runs
 from repro.verify.stats import holm
 from repro.verify.subsets import contamination, passes
+from repro.verify.wording import sentence
 from tests.simulated_runs import MEANS, simulate, with_noise
 
 FIGURE4 = ("figure2", "figure4")
+FOUR_FOLDS = replace(CIFAR10, folds=4)
 
 
 def judged(runs, **options):
@@ -188,15 +190,25 @@ def subsets(easy=0.02, random=0.45, hard=0.9, *, noise=0.5, size=2048, dataset="
 
 def test_contamination_is_compared_within_replicates():
     table = subsets()
-    found = {v.panel: v for v in contamination(Evidence(subsets=table), CIFAR10)}
+    found = {v.panel: v for v in contamination(Evidence(subsets=table), FOUR_FOLDS)}
     assert found["10 % noise"].verdict == "missing" and found["10 % noise"].promised
     verdict = found["50 % noise"]
     shares = table.pivot(index="replicate", columns="condition", values="wrong_labels")
-    expected = 100 * (shares.random - shares.easy)  # 0.43, the smaller step
-    half = 2.364624251592785 * expected.std(ddof=1) / np.sqrt(8)
-    assert (verdict.verdict, verdict.n, verdict.unit) == ("reproduced", 8, "pp")
+    differences = 100 * (shares.random - shares.easy)  # 0.43, the smaller step
+    expected = differences.groupby(differences.index % 4).mean()  # replicates 0 and 4 share a fold, and its easy subset
+    half = 3.182446305284263 * expected.std(ddof=1) / np.sqrt(4)  # t(3) at 97.5 %
+    assert (verdict.verdict, verdict.n, verdict.unit) == ("reproduced", 4, "pp")
     assert [verdict.effect, verdict.low] == pytest.approx([expected.mean(), expected.mean() - half])
     assert "easy 2.0 %" in verdict.note and "hard 90.0 %" in verdict.note
+    assert "8 replicates share 4 draws of scores" in verdict.note
+
+
+def test_one_draw_of_scores_decides_nothing():
+    """Eight random subsets beside one easy subset: n is 1, and the numbers stand in the note."""
+    found = contamination(Evidence(subsets=subsets()), CIFAR10)[1]
+    assert (found.verdict, found.n, found.low, found.p) == ("inconclusive", 1, None, None)
+    assert found.effect == pytest.approx(43, abs=2) and "8 replicates share 1 draws" in found.note
+    assert "[" not in sentence(found, "paper").partition("Inconclusive")[2].partition("The paper's claim")[0]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +216,16 @@ def test_contamination_is_compared_within_replicates():
     [((0.5, 0.45, 0.9), "contradicted"), ((0.02, 0.45, 0.3), "contradicted"), ((0.45, 0.45, 0.9), "inconclusive")],
 )
 def test_contamination_needs_both_steps(shares, word):
-    assert contamination(Evidence(subsets=subsets(*shares)), CIFAR10)[1].verdict == word
+    assert contamination(Evidence(subsets=subsets(*shares)), FOUR_FOLDS)[1].verdict == word
+
+
+def test_the_least_favourable_step_is_the_one_of_the_larger_p():
+    """random - easy is 3 points and sure, hard - random is 4 points and unsure: the second decides."""
+    table = subsets(0.42, 0.45, 0.49)
+    hard = table.condition == "hard"
+    table.loc[hard, "wrong_labels"] += np.tile([0.06, -0.06, 0.05, -0.05], 2)
+    found = contamination(Evidence(subsets=table), FOUR_FOLDS)[1]
+    assert found.statistic.startswith("wrong labels, hard - random") and found.verdict == "inconclusive"
 
 
 def test_contamination_of_another_size_or_a_lacking_kind_is_missing():
@@ -219,12 +240,12 @@ def test_contamination_of_another_size_or_a_lacking_kind_is_missing():
 )
 def test_images_seen_exceed_the_subset(dataset, seen, size):
     found = passes(dataset)
-    assert found.verdict == "reproduced" and found.effect == seen / size and found.p is None
+    assert found.verdict == "by arithmetic" and found.effect == seen / size and found.p is None
     assert f"{seen} images seen, subset of {size}" in found.statistic
 
 
 def test_one_pass_contradicts():
-    assert passes(replace(CIFAR10, subset_size=25600)).verdict == "contradicted"
+    assert passes(replace(CIFAR10, subset_size=25600)).verdict == "contradicted by arithmetic"
 
 
 # --- easiness or the choice of classes -----------------------------------------------------------------------------

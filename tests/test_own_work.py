@@ -8,14 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from paper_figures.curves import Arm, panel_of
 from repro.data.files import count_folder
 from repro.data.images import load
 from repro.errors import UsageError
+from repro.plan import Cell, collect
 from repro.plan.study import Study
+from repro.protocol import DIGITS
 from repro.store import read
+from repro.verify.outcomes import from_runs
 from tests.command_line import ROOT, complaint, repro
 
 BLOCK = re.compile(r"<!-- (file|run)(?:: (\S+))? -->\n```\w+\n(.*?)```", re.DOTALL)
@@ -129,6 +134,111 @@ def test_own_commands_train_what_the_protocol_says(tmp_path, monkeypatch):
     shown = {key: recipe[key] for key in ("network", "steps", "milestones", "lr", "drop_last", "seed") if key in recipe}
     assert shown == {"network": "cifar_resnet8_w4", "steps": 40, "milestones": [20, 30], "lr": 0.3,
                      "drop_last": False, "seed": 1}  # fmt: skip
+
+
+HUMAN = """
+from repro.plan import Cell, Chosen, Subset
+from repro.protocol import own
+
+PROTOCOL = own(
+    "digits", network="cifar_resnet8_w4", steps=8, t_star=4, subset_size=64, levels=1, replicates=2, sweep_levels=(1,),
+)
+CLAIMS = ()
+
+def needed(p):
+    easy, random = (Subset(kind, 64) for kind in ("easy", "random"))
+    own = Subset("easy", 64, score="own.csv")
+    chain = [Cell("all_tstar", p, 4, labels="human.csv"), Cell("easy", p, 2, easy, labels="human.csv"),
+             Cell("random", p, 2, random, labels="human.csv"), Cell("mine", p, 2, own, labels="human.csv"),
+             Cell("like", p, 2, Subset("random", 64, like=easy), labels="human.csv")]
+    hard = Chosen(p, Subset("hard", 64), labels="human.csv")
+    return [Cell("all_tstar", p, 4), Cell("easy", p, 2, easy), *chain, hard]
+"""
+
+
+def test_a_figure_whose_cells_name_a_file_of_labels(tmp_path, monkeypatch):
+    """Scores, subsets and pre-training by the labels of the file, as human ones; pruning by the data set's own."""
+    monkeypatch.chdir(tmp_path)
+    clean = load("digits").labels.numpy()
+    human = np.where(np.arange(len(clean)) % 5 == 0, (clean + 1) % 10, clean)
+    np.savetxt("human.csv", human, fmt="%d")
+    np.savetxt("own.csv", np.arange(len(clean)), fmt="%d")
+    Path("fig.py").write_text(HUMAN)
+    assert "0 of 22 artifacts" in run("repro plan fig.py --make fig.mk")
+    run("make -f fig.mk")
+    study = Study("fig.py")
+    assert not study.lacking() and "nothing to do" in repro("plan", "fig.py").stdout
+    made = {path.stem: read(path) for path in Path("results/fig/digits").glob("*.h5")}
+    labelled = {name for name in made if "labels-human" in name}
+    assert len(labelled) == 16 and {"scores-labels-human", "subset-easy64-labels-human"} <= labelled
+    for name in labelled:
+        if not name.startswith("imp-"):
+            assert np.array_equal(made[name]["labels"], human), name
+    assert all("labels" not in made[name] for name in made.keys() - labelled)
+
+    evidence = collect(study.items(), study.results)
+    runs = evidence.runs.set_index(["condition", "labels"]).sort_index()
+    assert set(runs.index) == {(c, "human.csv") for c in ("all_tstar", "easy", "random", "mine", "like")} | {
+        ("all_tstar", ""), ("easy", "")
+    }  # fmt: skip
+    for (condition, labels), stem in {("easy", ""): "easy64", ("easy", "human.csv"): "easy64-labels-human"}.items():
+        assert list(runs.loc[(condition, labels), "acc"]) == list(made[f"imp-{stem}-t2"].table().acc)
+    hard = evidence.subsets[evidence.subsets.condition == "hard"]
+    index = made["subset-hard64-labels-human"]["replicate_1/index"]
+    assert hard.wrong_labels.iloc[1] == pytest.approx((human != clean)[index].mean())
+
+    # claims and the paper's figures do not take labelled runs for clean ones; an arm may name the file
+    found = from_runs(evidence.runs, "digits", chance=0.1, size=64)
+    assert set(found.by_level) == {"all_tstar", "easy"}
+    (p,) = study.protocols
+    drawn = panel_of(evidence.runs, p, [Arm("easy", 64, 2), Arm("easy", 64, 2, labels="human.csv")])
+    assert drawn["n"].tolist() == [2] * 4
+    means = [made[f"imp-{stem}-t2"].table().groupby("level").acc.mean() for stem in ("easy64", "easy64-labels-human")]
+    assert drawn["mean_acc"].tolist() == pytest.approx([*means[0], *means[1]])
+
+    np.savetxt("human.csv", clean, fmt="%d")  # another file of that name is another experiment
+    assert "was made with other labels than those of human.csv" in complaint("figure", "fig.py")
+    assert "nothing to do" not in repro("plan", "fig.py").stdout
+    assert "labels_sha256" in complaint("score", "--dataset", "digits", *made_with("fig.py", "score"))
+
+
+def made_with(figure, verb):
+    """The options of the first command of a kind that a figure plans with a file of labels."""
+    from repro import plan
+
+    study = Study(figure)
+    steps = plan.steps(study.items(), study.results)
+    return next(step.command[3:] for step in steps if step.command[0] == verb and step.labels)
+
+
+def test_labels_of_the_training_images_alone(tmp_path, monkeypatch):
+    """The file leaves out test images, whose labels stay the data set's own: what it does say is compared."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for half, count in (("train", 6), ("test", 3)):
+        for name in ("a", "b"):
+            folder = Path("few") / half / name
+            folder.mkdir(parents=True)
+            for k in range(count):
+                Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)).save(folder / f"{k}.png")
+    np.savetxt("human.csv", [0, 1] * 6, fmt="%d")
+    Path("fig.py").write_text(
+        "from repro.plan import Cell\nfrom repro.protocol import own\n"
+        'PROTOCOL = own("folder:few", network="cifar_resnet8_w2", steps=4, batch_size=6, t_star=2, levels=1,\n'
+        '               replicates=2)\n'
+        'def needed(p):\n    return [Cell("all_tstar", p, 2, labels="human.csv")]\n'
+    )
+    run("repro plan fig.py --make fig.mk")
+    run("make -f fig.mk")
+    assert read("results/fig/few/pretrain-all-labels-human-t2.h5")["labels"].tolist() == [0, 1] * 6 + [0] * 3 + [1] * 3
+    assert "nothing to do" in repro("plan", "fig.py").stdout
+    np.savetxt("human.csv", [0, 1] * 5 + [1, 0], fmt="%d")
+    assert "nothing to do" not in repro("plan", "fig.py").stdout
+    Path("human.csv").unlink()
+    assert "cannot read human.csv" in complaint("plan", "fig.py")
+    with pytest.raises(UsageError, match="noise .=0.1. and labels .=human.csv.: give one of them"):
+        Cell("easy", DIGITS, 10, noise=0.1, labels="human.csv")
+    assert Cell("easy", DIGITS, 10, labels="CIFAR-10_human.pt:worse_label").name == "all-labels-worse_label-t10"
 
 
 def test_folders_are_counted_as_they_are_read(tmp_path):

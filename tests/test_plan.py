@@ -17,6 +17,8 @@ from repro import cost, plan, store
 from repro.errors import UsageError
 from repro.nets import create
 from repro.protocol import CIFAR10, DIGITS, datasets_at
+from repro.verify.evidence import Evidence
+from repro.verify.judge import looks
 from tests.command_line import ROOT, complaint, repro
 
 PROTOCOL = dataclasses.replace(DIGITS, replicates=2, levels=3, t_star=20, subset_size=256, seed=1, prune_fraction=0.1)
@@ -142,7 +144,7 @@ def test_commands_are_those_of_the_program(results):
         assert given["replicates"] == 2 and str(given["out"]) == str(step.target)
         assert {str(path) for path in step.needs} <= set(step.command)
         expected = {"seed": 1, "prune_fraction": 0.1, "scale": "demo"}
-        assert {name: given[name] for name in expected if name in given}.items() <= expected.items()
+        assert {name: value for name in expected if (value := given.get(name)) is not None}.items() <= expected.items()
 
 
 def test_what_is_complete_is_not_made_again(results):
@@ -210,6 +212,24 @@ def test_a_complete_artifact_of_another_recipe_is_not_taken(item, field, other, 
     owner = next(step for step in reversed(steps) if field in step.recipe)
     pretend(owner, **{field: other})
     assert owner.target.stem in todo(steps)
+
+
+def test_growth_is_read_from_what_the_artifacts_record(results):
+    """Complete with 2 and with 3 replicates before it had 4, and each may have been judged; one replicate may not."""
+
+    def made(replicates):
+        item = plan.Chosen(plan.resize(PROTOCOL, replicates=replicates), plan.Subset("random", 80))
+        (step,) = plan.steps([item], results)
+        repro(*step.command)
+        return plan.collect([item], results).growth
+
+    found = [made(n) for n in (1, 2, 3, 4)]
+    assert [len(table) for table in found] == [0, 0, 1, 2]
+    assert found[-1].to_numpy().tolist() == [["digits", "subset-random80", n, 4] for n in (2, 3)]
+    assert len(made(2)) == 0  # the first two of four replicates are what was judged first
+    assert looks(Evidence(growth=found[2]), plan.resize(PROTOCOL, replicates=3)).startswith("second look, not declared")
+    declared = dataclasses.replace(plan.resize(PROTOCOL, replicates=3), second_look=3)
+    assert looks(Evidence(growth=found[2]), declared).startswith("second look at n = 3 after n = 2, declared")
 
 
 def test_fewer_levels_are_shown_at_fewer_levels():

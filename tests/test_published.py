@@ -1,12 +1,17 @@
 """The paper's own numbers: the CSV as summaries, what they support, and agreement with own runs."""
 
+import json
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import t
 
 from repro.errors import UsageError
-from repro.verify import agreement, from_published, published
+from repro.verify import agreement, from_published, markdown, published, to_json
+from repro.verify.outcomes import label
+from repro.verify.report import terminal
 from repro.verify.stats import ddof1, pooled_std
 
 DATASETS = tuple(published.SIZES)
@@ -306,6 +311,65 @@ def test_one_wrong_condition_disagrees():
     found = agreement(replication("cifar10", shift={"easy": -1.5}), "cifar10", chance=0.1)
     assert found.verdict == "disagrees"
     assert max(found.conditions, key=lambda c: abs(c.z)).condition == "easy"
+
+
+def exact(dataset, n):
+    """Runs with the published means and about the published spread, the same at every level."""
+    runs = replication(dataset, n=n)
+    means = runs.groupby(["condition", "level"])["acc"].transform("mean")
+    table = published.curves(dataset)
+    table = table[table["size"].isin((0, published.SIZES[dataset]))].set_index(["condition", "level"])["mean"]
+    return runs.assign(acc=runs["acc"] - means + [table[c, k] for c, k in zip(runs["condition"], runs["level"])])
+
+
+@pytest.mark.parametrize(("dataset", "n"), [("cifar10", 4), ("cifar10", 8), ("cifar100", 8), ("cinic10", 4)])
+def test_exchanges_that_agreement_cannot_notice_are_those_it_does_not(dataset, n):
+    """Each pair of conditions exchanged in runs that are the published ones: the word stays, or turns."""
+    runs = exact(dataset, n)
+    found = agreement(runs, dataset, chance=0.1)
+    assert found.verdict == "agrees" and found.largest_z < 1e-6
+    conditions = ["all_tstar", "all_tstar_half", "all_t0", "random", "easy", "hard"]
+    kept = []
+    for a, b in combinations(conditions, 2):
+        swapped = runs.assign(acc=0.0)
+        for name, other in {**dict(zip(conditions, conditions)), a: b, b: a}.items():
+            values = runs.loc[runs.condition == other].sort_values(["replicate", "level"])["acc"].to_numpy()
+            order = runs[runs.condition == name].sort_values(["replicate", "level"]).index
+            swapped.loc[order, "acc"] = values
+        # the dense networks are level 0 of all@t*, whatever is exchanged
+        dense = (swapped.condition == "all_tstar") & (swapped.level == 0)
+        swapped.loc[dense, "acc"] = runs.loc[dense, "acc"]
+        if agreement(swapped, dataset, chance=0.1).verdict == "agrees":
+            kept.append((a, b))
+    assert list(found.unnoticed) == kept
+    for a, b in kept:
+        assert f"{label(a)} with {label(b)}" in found.limits
+
+
+@pytest.mark.parametrize("n", [4, 8])
+def test_the_allowed_difference_is_told_beside_the_word(n):
+    """Bound times s times sqrt(2/n + 2/4): at the published spread 0.76 to 0.88 points on CIFAR-10, more than
+    easy - random."""
+    found = agreement(exact("cifar10", n), "cifar10", chance=0.1)
+    expected = found.bound * found.s * np.sqrt(2 / n + 2 / 4)
+    assert all(c.allowed == pytest.approx(expected) for c in found.conditions)
+    assert 0.6 < expected < 0.95 and ("random", "easy") in found.unnoticed
+    assert found.limits.startswith(f"differences of up to {expected:.2f} points are allowed; exchanges")
+    parts = dict(scale="paper", agreements=[found])
+    told = terminal([], **parts), markdown([], **parts), to_json([], **parts)
+    for clause in found.limits.split("; "):
+        assert clause in told[0] and clause in told[1]
+    assert json.loads(told[2])["agreement"][0]["unnoticed"] == [list(pair) for pair in found.unnoticed]
+    gone = agreement(replication("cifar10", shift={"easy": -1.5}), "cifar10", chance=0.1)
+    assert gone.verdict == "disagrees" and "points are allowed" in gone.limits
+    assert agreement(replication("cifar10")[:0], "cifar10", chance=0.1).limits == ""
+
+
+def test_agreement_compares_the_same_replicates():
+    runs = exact("cifar10", 8)
+    more = runs[(runs.condition == "hard") | (runs.replicate < 4)]
+    less = runs[runs.replicate < 4]
+    assert agreement(more, "cifar10", chance=0.1) == agreement(less, "cifar10", chance=0.1)
 
 
 def test_agreement_never_passes_on_missing_data():

@@ -26,13 +26,13 @@ def found(dataset):
 
 # --- words ---------------------------------------------------------------------------------------------------------
 
-WORDS = {  # on cifar10, cifar100, cinic10: s(upported), i(nconclusive), c(ontradicted), - no numbers
+WORDS = {  # on cifar10, cifar100, cinic10: s(upported), i(nconclusive), c(ontradicted), b(y arithmetic), - no numbers
     (1, ""): "sss",  # falls off on all three
     (2, ""): "sss",  # "11/12, 12/12 levels of the same sign"
     (3, ""): "iis",  # CIFAR only within noise; CINIC-10 above dense at every level
     (4, ""): "ssc",  # CINIC-10 within 0.5 pp up to level 11
     (5, ""): "ssi",  # CINIC-10 slightly below
-    (6, ""): "sss",  # arithmetic
+    (6, ""): "bbb",
     (7, ""): "ss.",  # not said of CINIC-10
     (8, ""): "isi",  # "supported on CIFAR-100 only ... inconclusive at n = 4"
     (9, ""): "sss",  # "strongest and most robust"
@@ -50,12 +50,12 @@ WORDS = {  # on cifar10, cifar100, cinic10: s(upported), i(nconclusive), c(ontra
     (18, ""): "--s",  # 28.5 % against 59.7 % below 0.5
     (19, ""): "--i",  # "similar shape but slightly worse"
     (21, ""): "--i",  # "not visible at this binning"
-    (22, ""): "--s",  # 0.19, [0.05, 0.37]
+    (22, ""): "--i",  # averaged by parent +0.142 [-0.055, +0.390], "undecided"
     (23, ""): "--s",
     (24, ""): "--i",  # not like for like
     (26, ""): "s--",
     (28, ""): "s--",  # "differences ~ noise"
-    (30, ""): "s--",  # arithmetic
+    (30, ""): "b--",
     (31, ""): "---",
     (32, ""): "---",
 }

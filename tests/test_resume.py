@@ -12,9 +12,9 @@ import torch
 from repro import store
 from repro.nets import create, layout_of
 from tests.command_line import CPU, TINY, complaint, contents, one_sentence, repro, start, wait_for
+from tests.test_engine import ENGINES
 
-MODULES = {"score": "score", "pretrain": "pretrain", "imp": "levels"}  # where each stage calls `train`
-STAGES = {name: import_module(f"repro.stages.{module}") for name, module in MODULES.items()}
+TRAINER = import_module("repro.stages.trainer")  # where stages call `train`
 # Levels of a second or so, with a checkpoint after every step: long enough to be killed in the midst of one.
 OFTEN = ("--checkpoint-seconds", 1e-6)
 SLOW = (*CPU, "--engine", "serial")  # slow enough to be killed in the middle
@@ -61,13 +61,12 @@ def uninterrupted(imp_command, tmp_path_factory):
 def resumed(monkeypatch):
     """The step of the checkpoint that each training of this process takes up, None where it starts afresh."""
     steps = []
-    for module in STAGES.values():
 
-        def watched(*arguments, resume, train=module.train, **options):
-            steps.append(resume and resume.step)
-            return train(*arguments, resume=resume, **options)
+    def watched(*arguments, resume, train=TRAINER.train, **options):
+        steps.append(resume and resume.step)
+        return train(*arguments, resume=resume, **options)
 
-        monkeypatch.setattr(module, "train", watched)
+    monkeypatch.setattr(TRAINER, "train", watched)
     return steps
 
 
@@ -124,7 +123,7 @@ def test_two_at_once_then_ctrl_c_and_a_damaged_checkpoint(imp_command, uninterru
 
 
 def test_a_checkpoint_of_other_replicates_is_not_taken_up(short, resumed, monkeypatch, tmp_path):
-    def interrupted(*arguments, checkpoint, train=STAGES["imp"].train, **options):
+    def interrupted(*arguments, checkpoint, train=TRAINER.train, **options):
         def save(state):
             checkpoint(state)
             raise KeyboardInterrupt
@@ -133,7 +132,7 @@ def test_a_checkpoint_of_other_replicates_is_not_taken_up(short, resumed, monkey
 
     command = ("imp", short, "--levels", 1, "--engine", "serial", *CPU)
     with monkeypatch.context() as patch:
-        patch.setattr(STAGES["imp"], "train", interrupted)
+        patch.setattr(TRAINER, "train", interrupted)
         complaint(*command, *OFTEN, "--out", tmp_path / "imp.h5", code=130)
     assert (tmp_path / "imp.h5.work" / "checkpoint.h5").exists()
     repro(*command, "--replicates", 1, "--out", tmp_path / "imp.h5")
@@ -142,10 +141,9 @@ def test_a_checkpoint_of_other_replicates_is_not_taken_up(short, resumed, monkey
 
 
 def test_a_run_grows(short, tmp_path):
-    """Finished levels stay as they are, bit for bit. With the serial engine, where a replicate does not know who is
-    trained beside it, the grown run also is the run made at once; fused cohorts of another size may round otherwise."""
+    """Finished levels stay as they are, bit for bit, and the grown run is the run made at once."""
     out, whole = tmp_path / "grown.h5", tmp_path / "whole.h5"
-    for engine in ("serial", "fused"):
+    for engine in ENGINES:
         command = ("imp", short, "--engine", engine, *CPU, "--force")
         repro(*command, "--replicates", 2, "--levels", 1, "--out", out)
         before = contents(out, "replicate")
@@ -156,12 +154,21 @@ def test_a_run_grows(short, tmp_path):
         with h5py.File(out) as file:
             rows = list(zip(file["table/replicate"], file["table/level"]))
             assert rows == [(r, level) for r in range(3) for level in range(3)]
-        if engine == "serial":
-            repro(*command, "--replicates", 3, "--levels", 2, "--out", whole)
-            assert contents(out) == contents(whole)
+        repro(*command, "--replicates", 3, "--levels", 2, "--out", whole)
+        assert contents(out) == contents(whole)
     fewer = repro("imp", short, *CPU, "--replicates", 1, "--levels", 0, "--out", out)
     assert f"{out}: computed 0, reused 9" in fewer.stdout and contents(out, "replicate") == after
     assert len(store.read(out).provenance["runs"]) == 2
+
+
+def test_growth_on_a_cpu_with_other_vectors_goes_on_and_says_so(short, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    repro("imp", short, "--levels", 0, *CPU, "--out", tmp_path / "imp.h5")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    grown = repro("imp", short, "--levels", 1, *CPU, "--out", tmp_path / "imp.h5")
+    assert "was begun on a CPU with AVX2, this one has AVX512" in grown.stderr
+    runs = store.read(tmp_path / "imp.h5").provenance["runs"]
+    assert [run["vectors"] for run in runs] == ["AVX2", "AVX512"]
 
 
 def test_scores_grow_by_folds(monkeypatch, tmp_path):
@@ -171,13 +178,13 @@ def test_scores_grow_by_folds(monkeypatch, tmp_path):
     repro(*command, "--replicates", 5, "--out", tmp_path / "all.h5")
     trained = []
 
-    def interrupted(jobs, *arguments, train=STAGES["score"].train, **options):
+    def interrupted(jobs, *arguments, train=TRAINER.train, **options):
         trained.append(len(jobs))
         if len(trained) == 2:
             raise KeyboardInterrupt
         return train(jobs, *arguments, **options)
 
-    monkeypatch.setattr(STAGES["score"], "train", interrupted)
+    monkeypatch.setattr(TRAINER, "train", interrupted)
     assert complaint(*command, "--replicates", 5, "--out", out, code=130).startswith("interrupted: ")
     first = trained[0]  # networks of the first cohort: all of some folds, and a part of the next
     whole = first // 5
@@ -200,9 +207,9 @@ def broken(point, path, replicates):
     return path
 
 
-@pytest.mark.parametrize("engine", ["serial", "fused"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_diverging_replicate_counts_as_chance_and_harms_nobody(short, engine, tmp_path):
-    """A lost replicate is not trained on: a fused cohort is smaller from the next level on, and rounds otherwise."""
+    """It is not trained on: from the next level on, its neighbour is alone."""
     command = ("--levels", 2, "--replicates", 2, "--engine", engine, *CPU)
     repro("imp", short, *command, "--out", tmp_path / "good.h5")
     out = tmp_path / "bad.h5"
@@ -210,8 +217,7 @@ def test_a_diverging_replicate_counts_as_chance_and_harms_nobody(short, engine, 
     assert "warning: replicates [1] diverged and count as chance: try a lower --lr (=1.0)" in said
     table = store.table(out)
     assert table.diverged.tolist() == [False] * 3 + [True] * 3 and table.acc[3:].tolist() == [0.1] * 3
-    same = "replicate_0/level" if engine == "serial" else "replicate_0/level_0"
-    assert contents(out, same) == contents(tmp_path / "good.h5", same)
+    assert contents(out, "replicate_0/level") == contents(tmp_path / "good.h5", "replicate_0/level")
     assert "computed 0, reused 6" in repro("imp", tmp_path / "broken.h5", *command, "--out", out).stdout
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from functools import partial
 from itertools import pairwise
 
 import h5py
@@ -16,10 +17,11 @@ from repro.errors import UsageError
 from repro.nets import create, initialise
 from repro.protocol import Scoring
 from repro.stages import Machine, score, select
-from repro.stages.common import DEFAULTS, Trainer
+from repro.stages.common import DEFAULTS
 from repro.stages.score import half_ensemble_correlation
+from repro.stages.trainer import Trainer
 from repro.store import read
-from repro.train.loop import Job, train
+from repro.train.job import Job
 from repro.train.scores import Forgetting, gradient_norms
 from repro.train.streams import stream, torch_stream
 from tests.command_line import complaint, repro
@@ -90,20 +92,19 @@ def forgetting_by_hand(seen, job, labels, index):
 
 @pytest.fixture(scope="module")
 def observed(digits):
-    """(jobs, training, keyword arguments of train, truth [J, N]): two jobs with other images, labels and lengths."""
+    """(jobs, function that trains them, truth [J, N]): two jobs with other images, labels and lengths."""
     training = dataclasses.replace(RECIPE, precision="fp32", steps=40, milestones=())
     trainer = Trainer(digits, NETWORK, training, Machine(device="cpu"))
     pools = [digits.splits[0][0].numpy()[:150], digits.splits[1][0].numpy()[700:850]]
     truth = torch.stack([digits.labels, by_the_rule(digits.labels, 0.3, 0)])
     jobs = [Job(trainer.initial(0, j), pools[j], 0, stop, 0, j, labels=truth[j]) for j, stop in ((0, 40), (1, 30))]
-    how = dict(cohort_of=trainer.cohort, batcher=trainer.batcher, labels=trainer.labels)
-    return jobs, training, how, truth
+    return jobs, partial(trainer.run, jobs), truth
 
 
 def test_forgetting_events_are_those_of_the_presentations(observed):
-    jobs, training, how, truth = observed
+    jobs, train, truth = observed
     recorder = Recorder(Forgetting(truth, 2))
-    train(jobs, training, **how, observe=recorder)
+    train(observe=recorder)
     for j, job in enumerate(jobs):
         wanted, history = forgetting_by_hand(recorder.seen, j, truth[j].numpy(), job.subset)
         assert np.array_equal(recorder.inner.score(j, job.subset), wanted)
@@ -113,9 +114,9 @@ def test_forgetting_events_are_those_of_the_presentations(observed):
 
 
 def test_forgetting_survives_an_interruption(observed):
-    jobs, training, how, truth = observed
+    jobs, train, truth = observed
     whole = Forgetting(truth, 2)
-    train(jobs, training, **how, observe=whole)
+    train(observe=whole)
     kept = []
 
     def interrupt(state):
@@ -124,10 +125,10 @@ def test_forgetting_survives_an_interruption(observed):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(jobs, training, **how, observe=Forgetting(truth, 2), checkpoint=interrupt, checkpoint_seconds=1e-9)
+        train(observe=Forgetting(truth, 2), checkpoint=interrupt, checkpoint_seconds=1e-9)
     assert 20 <= kept[0].step < 40
     resumed = Forgetting(truth, 2)
-    train(jobs, training, **how, observe=resumed, resume=kept[0])
+    train(observe=resumed, resume=kept[0])
     for j, job in enumerate(jobs):
         assert np.array_equal(resumed.score(j, job.subset), whole.score(j, job.subset))
 

@@ -11,7 +11,7 @@ from repro.data import Batcher, load
 from repro.nets import create, initialise, layout_of
 from repro.protocol import Scoring
 from repro.stages import Machine, imp, pretrain, score, select
-from repro.stages.common import Trainer
+from repro.stages.trainer import Trainer
 from repro.stages.score import half_ensemble_correlation
 from repro.store import read
 from repro.train.schedule import Training

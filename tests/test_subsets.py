@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from repro.data.subsets import Passes, choose, histogram, jaccard, missing_classes
+from repro.data.subsets import Passes, choose, histogram, missing_classes
 from repro.errors import UsageError
 
 rng = np.random.default_rng(0)
@@ -148,8 +148,6 @@ def test_composition():
     labels = np.array([3, 0, 3, 3])
     assert histogram(labels, 5).tolist() == [1, 0, 0, 3, 0]
     assert missing_classes(labels, 5).tolist() == [1, 2, 4]
-    assert jaccard(np.array([1, 2, 3]), np.array([4, 3, 2, 9])) == 2 / 5
-    assert jaccard(np.array([1, 2]), np.array([2, 1])) == 1 and jaccard(np.array([1]), np.array([2])) == 0
 
 
 @pytest.mark.parametrize("drop_last", [False, True])

@@ -84,8 +84,9 @@ def test_losses_are_the_means_of_a_plain_loop_s(tmp_path, monkeypatch):
         return train(*arguments, checkpoint=save, **{**options, "checkpoint_seconds": 6.5})
 
     with monkeypatch.context() as patch:
-        patch.setattr(import_module("repro.stages.pretrain"), "train", interrupted)
+        patch.setattr(import_module("repro.stages.trainer"), "train", interrupted)
         ticks = itertools.count().__next__  # one with every step
+        patch.setattr("repro.train.runner.MOST", 1)
         patch.setattr(import_module("repro.train.keeper"), "time", SimpleNamespace(monotonic=ticks))
         with pytest.raises(KeyboardInterrupt):
             pretrained(tmp_path / "w.h5", tensorboard=log)

@@ -17,19 +17,20 @@ from repro.data import Batcher, load
 from repro.errors import UsageError
 from repro.nets import create, initialise, layout_of
 from repro.stages import Machine, select
-from repro.stages.common import Trainer
+from repro.stages.trainer import Trainer
 from repro.stages.warmup import warmup
 from repro.store import read, table
+from repro.train.job import Job
 from repro.train.schedule import Training
 from repro.train.streams import stream, torch_stream
 from tests import plain_imp
 from tests.command_line import CPU, TINY, complaint, contents, repro
+from tests.test_engine import ENGINES
 
-STAGE = import_module("repro.stages.warmup")
-ENGINES = ("fused", "sparse", "serial")
+TRAINER = import_module("repro.stages.trainer")
 NETWORK, SEED, BATCH = "cifar_resnet8_w4", 11, 32
 RECIPE = Training(steps=12, batch_size=BATCH, lr=0.3, milestones=(5, 9), augment=False, precision="fp64")
-PLACE = Machine(device="cpu", engine="fused")
+PLACE = Machine(device="cpu", engine="serial")
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +51,12 @@ def trainings(monkeypatch):
     """(jobs, final state) of every training of the stage."""
     seen = []
 
-    def watched(jobs, *arguments, train=STAGE.train, **options):
+    def watched(jobs, *arguments, train=TRAINER.train, **options):
         state = train(jobs, *arguments, **options)
         seen.append((jobs, state))
         return state
 
-    monkeypatch.setattr(STAGE, "train", watched)
+    monkeypatch.setattr(TRAINER, "train", watched)
     return seen
 
 
@@ -121,7 +122,7 @@ def test_the_sweep_equals_one_optimizer_over_both_phases(tmp_path, digits, few, 
         assert np.array_equal(bits, right.numpy())
 
 
-@pytest.mark.parametrize("engine, augment, drop_last", [("fused", True, True), ("sparse", False, False)])
+@pytest.mark.parametrize("engine, augment, drop_last", [("graph", True, True), (ENGINES[-1], False, False)])
 def test_a_sweep_equals_each_network_trained_alone(tmp_path, digits, few, trainings, engine, augment, drop_last):
     """Networks that keep the last partial batch change to batches of other sizes at step w: those sit together."""
     recipe = dataclasses.replace(RECIPE, steps=8, augment=augment, drop_last=drop_last)
@@ -131,7 +132,7 @@ def test_a_sweep_equals_each_network_trained_alone(tmp_path, digits, few, traini
     assert sum(len(jobs) for jobs, _ in cohorts) == 8 and (len(cohorts) == 1) == drop_last
     for jobs, state in cohorts:
         for job, vector in zip(jobs, state.vectors):
-            single = STAGE.train([job], recipe, cohort_of=alone.cohort, batcher=alone.batcher, labels=alone.labels)
+            single = alone.run([job])
             torch.testing.assert_close(vector, single.vectors[0], rtol=1e-9, atol=1e-11)
 
 
@@ -186,9 +187,9 @@ def test_a_rate_that_explodes_leaves_the_neighbours_bit_for_bit(digits, few, eng
     subset, everything = read(few)["replicate_0/index"], digits.splits[0][0].numpy()
 
     def run(scales):
-        jobs = [STAGE.Job(trainer.initial(SEED, r), subset, 0, 12, SEED, r, lr_scale=scale, warmup=4 + r,
+        jobs = [Job(trainer.initial(SEED, r), subset, 0, 12, SEED, r, lr_scale=scale, warmup=4 + r,
                           then=everything) for r, scale in enumerate(scales)]  # fmt: skip
-        return STAGE.train(jobs, recipe, cohort_of=trainer.cohort, batcher=trainer.batcher, labels=trainer.labels)
+        return trainer.run(jobs)
 
     good, bad = run([1, 1, 0.5]), run([1, 1e30, 0.5])
     assert list(good.diverged_at) == [-1, -1, -1] and list(bad.diverged_at) == [-1, 2, -1]
@@ -206,8 +207,7 @@ def test_when_all_diverge_that_is_the_result(tmp_path, few):
 def test_a_sweep_grows(tmp_path, few):
     """By another w and another replicate, and is the sweep made at once; another subset makes another artifact."""
     recipe = dataclasses.replace(RECIPE, steps=8, precision="fp32")
-    place = dataclasses.replace(PLACE, engine="serial")
-    out, whole = tmp_path / "w.h5", tmp_path / "whole.h5"
+    place, out, whole = PLACE, tmp_path / "w.h5", tmp_path / "whole.h5"
     swept(out, [few], training=recipe, steps=(3,), replicates=1, machine=place)
     before = {key: value for key, value in contents(out).items() if key.endswith("/test_correct")}
     assert set(before) == {"all/w3/replicate_0/test_correct", "few/w3/replicate_0/test_correct"}
@@ -224,7 +224,7 @@ def test_a_run_taken_up_from_its_checkpoint_ends_with_the_same_bits(tmp_path, fe
     recipe = dataclasses.replace(RECIPE, steps=30, precision="fp32")
     options = dict(steps=(3,), training=recipe, machine=dataclasses.replace(PLACE, checkpoint_seconds=1e-6))
     swept(tmp_path / "whole.h5", [few], **options)
-    taken_up, train = [], STAGE.train
+    taken_up, train = [], TRAINER.train
 
     def interrupted(*arguments, checkpoint, **options):
         def save(state):
@@ -239,14 +239,15 @@ def test_a_run_taken_up_from_its_checkpoint_ends_with_the_same_bits(tmp_path, fe
         taken_up.append(resume.step)
         return train(*arguments, resume=resume, **options)
 
-    # a clock that ticks with every look at it, so that checkpoints come at the same steps everywhere
+    # a clock that ticks with every look at it, after every step, so that checkpoints come at the same steps everywhere
+    monkeypatch.setattr("repro.train.runner.MOST", 1)
     monkeypatch.setattr(
         import_module("repro.train.keeper"), "time", SimpleNamespace(monotonic=itertools.count().__next__)
     )
-    monkeypatch.setattr(STAGE, "train", interrupted)
+    monkeypatch.setattr(TRAINER, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         swept(tmp_path / "w.h5", [few], **options)
-    monkeypatch.setattr(STAGE, "train", watched)
+    monkeypatch.setattr(TRAINER, "train", watched)
     swept(tmp_path / "w.h5", [few], **options)
     assert taken_up[0] == taken_up[1] and (taken_up[0] < 3 if after == 0 else 3 < taken_up[0] < 30)
     assert contents(tmp_path / "w.h5") == contents(tmp_path / "whole.h5")

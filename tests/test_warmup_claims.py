@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -105,7 +106,7 @@ def test_published_table_of_easy_warm_up(size, to_all, to_random):
 def test_published_words():
     found = published()
     assert {n: v.verdict for n, v in found.items()} == {
-        26: "reproduced", 27: "inconclusive", 28: "reproduced", 29: "reproduced", 30: "reproduced"
+        26: "reproduced", 27: "inconclusive", 28: "reproduced", 29: "reproduced", 30: "by arithmetic"
     }  # fmt: skip
     assert all("read off a picture" in v.note for v in found.values())
     assert all(abs(x) <= 0.185 for x in (percent("hard", 25600) - percent("random", 25600)).loc[800:2400])
@@ -152,7 +153,7 @@ def test_gradient_curves_of_the_rebuttal_are_there():
 
 def test_known_truth_is_reproduced():
     found = judge(simulate())
-    assert {v.verdict for v in found.values()} == {"reproduced"}
+    assert [found[n].verdict for n in range(26, 31)] == ["reproduced"] * 4 + ["by arithmetic"]
     assert found[26].effect == pytest.approx(0.5, abs=0.05) and found[26].n == 8
 
 
@@ -206,7 +207,7 @@ def test_a_diverged_run_counts_as_chance_and_is_counted():
 
 def test_published_gains_of_all_data_are_the_reference():
     found = judge(simulate(best=400))[29]
-    assert found.verdict == "contradicted" and found.p < 0.05
+    assert found.verdict == "contradicted" and found.low > 0.25 and found.p > 0.95
     shifted = simulate()
     shifted["acc"] += 0.01
     found = judge(shifted)[29]  # an offset of the accuracy itself is told and not tested
@@ -215,11 +216,56 @@ def test_published_gains_of_all_data_are_the_reference():
     assert small.verdict == "missing" and not small.promised and "on cifar10 only" in small.note
 
 
+def test_gains_of_all_data_are_equivalent_or_undecided():
+    """Two one-sided tests by scipy at each length, own gains within replicates against published means (Welch)."""
+    rows, table = simulate(noise=0.1, seed=2), warmup_curves()
+    own = (100 * rows[rows.kind == "all"].set_index(["w", "replicate"])["acc"]).unstack("replicate")
+    paper = table[(table.kind == "all") & (table.panel == "easy")].set_index("w")
+    ps, effects = [], []
+    for w in STUDY.steps[1:]:
+        gain = (own.loc[w] - own.loc[100]).to_numpy()
+        effect = gain.mean() - 100 * (paper["mean"][w] - paper["mean"][100])
+        published = [(100 * paper["std"][v]) ** 2 / 7 for v in (w, 100)]
+        variances = np.array([gain.var(ddof=1) / 8, *published])
+        df = variances.sum() ** 2 / (variances**2 / 7).sum()
+        ps.append(max(scipy.stats.t.sf((0.25 + s * effect) / np.sqrt(variances.sum()), df) for s in (1, -1)))
+        effects.append(effect)
+    found = judge(rows)[29]
+    worst = int(np.argmax(ps))
+    assert (found.p, found.effect) == pytest.approx((ps[worst], effects[worst]))
+    assert found.statistic.startswith(f"own - published gain from w = 100 to {STUDY.steps[1 + worst]}")
+    assert found.verdict == ("reproduced" if max(ps) < 0.05 else "inconclusive") and found.margin == 0.25
+
+
+def test_noise_never_makes_runs_that_are_off_the_published_ones():
+    """At a spread of 5 points hardly anything is rejected: neither is 3 points off reproduced for that, nor are runs
+    without any difference contradicted more often than 1 in 20 (5 of 40 has a probability of 5 %)."""
+    words = {0.0: [], 0.03: []}
+    for off, seed in product(words, range(40)):
+        rows = simulate(noise=5.0, seed=seed)
+        rows.loc[(rows.kind == "all") & (rows.w > 100), "acc"] -= off
+        words[off].append(judge(rows)[29].verdict)
+    assert "reproduced" not in words[0.03] and "reproduced" not in words[0.0]
+    assert words[0.0].count("contradicted") <= 5
+
+
+def test_the_least_favourable_part_is_the_one_of_the_larger_p():
+    """Claim 28: easy 25600 - random is 0.17 and unsure, easy 5120 - random 0.20 and sure."""
+    rows = simulate(harm=(0, 0, 0), noise=0.01)
+    first = rows["w"] == 100
+    rows.loc[first & (rows.kind == "easy") & (rows["size"] == 5120), "acc"] += 0.002
+    jitter = np.tile([0.0025, -0.0025, 0.002, -0.002], 2) + 0.0017
+    chosen = first & (rows.kind == "easy") & (rows["size"] == 25600)
+    rows.loc[chosen, "acc"] += jitter
+    found = judge(rows)[28]
+    assert found.statistic.startswith("easy 25600 - ") and found.verdict == "inconclusive"
+
+
 def test_parts_of_training_with_the_best_warm_up():
     found = judge(simulate(best=400))[30]
     assert found.effect == pytest.approx(100 * (400 / 7840 - 400 / 62400))
     late = replace(CIFAR10, t_star=31200)
-    assert judge(simulate(), late)[30].verdict == "contradicted"
+    assert judge(simulate(), late)[30].verdict == "contradicted by arithmetic"
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def check(path: Path, trust: bool = False) -> Report:
 def _check_crate(path: Path, folder: Path, names: list[str]) -> None:
     """Every file is described, with the size and the sha256 that it has, and nothing else is."""
     try:
-        entities = json.loads((folder / METADATA).read_text())["@graph"]
+        entities = json.loads((folder / METADATA).read_text(encoding="utf-8"))["@graph"]
         described = {e["@id"]: e for e in entities if e["@type"] == "File"}
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise RunError(f"{path} was altered: {METADATA} cannot be read") from error
@@ -138,13 +138,13 @@ def _check_figure(path: Path, study: Study, figure: str) -> tuple[str, str]:
 
     with tempfile.TemporaryDirectory() as made:
         again = style.save(*study.draw(figure), Path(made) / study.stem(figure).name)[-1]
-        return _check_text(path, study.results / again.name, again.read_text())
+        return _check_text(path, study.results / again.name, again.read_text(encoding="utf-8"))
 
 
 def _check_text(path: Path, file: Path, computed: str) -> tuple[str, str]:
     """(name, how it agrees). Raises RunError that names the first place where it does not."""
     try:
-        archived = file.read_text()
+        archived = file.read_text(encoding="utf-8")
     except OSError as error:
         raise RunError(f"{path} is incomplete: it has no {file.name}") from error
     if archived == computed:

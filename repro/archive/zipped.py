@@ -111,7 +111,7 @@ def unpack(path: Path, folder: Path) -> list[str]:
 def read_sums(archive: Path, path: Path) -> dict[str, str]:
     """Name -> sha256. Raises RunError for what is no such list."""
     try:
-        found = [_LINE.fullmatch(line) for line in path.read_text().splitlines()]
+        found = [_LINE.fullmatch(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError:
         found = [None]
     if None in found or len({line[2] for line in found}) < len(found):

@@ -7,13 +7,12 @@ from functools import cache
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro.bench.timing import summary
 from repro.bench.variants import PLAIN, Variant
 from repro.cost import flops_per_image
 from repro.nets import create
-from repro.nets.build import Head
-from repro.nets.resnet import NormReLU
 from repro.protocol import Protocol
 
 BYTES = {"fp32": 4, "bf16": 2}
@@ -68,16 +67,19 @@ def traffic_per_image(network: str, protocol: Protocol) -> int:
     def count(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
         nonlocal total
         read, written = inputs[0].numel(), output.numel()
-        if isinstance(module, nn.BatchNorm2d):
-            total += 3 * read
-            if isinstance(module, NormReLU):
-                added = len(inputs) > 1 and inputs[1] is not None
-                total += 2 * read + 3 * read * added
-        else:
-            total += read + written
+        total += 3 * read if isinstance(module, nn.BatchNorm2d) else read + written
 
-    counted = (nn.Conv2d, nn.Linear, Head, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-    with torch.device("meta"), torch.no_grad():
+    class Functions(TorchDispatchMode):
+        """Rectifiers and sums, which need not be modules."""
+
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            nonlocal total
+            each = {"relu": 2, "relu_": 2, "add": 3, "add_": 3}.get(function.overloadpacket.__name__, 0)
+            total += each and each * arguments[0].numel()
+            return function(*arguments, **(options or {}))
+
+    counted = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+    with torch.device("meta"), torch.no_grad(), Functions():
         net = create(network, num_classes=protocol.num_classes, in_chans=protocol.in_chans).eval()
         for module in net.modules():
             if isinstance(module, counted):

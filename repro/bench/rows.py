@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from repro.bench.variants import PLAIN, Variant
+from repro.engines import ENGINES, choose
 from repro.errors import UsageError
-from repro.nets.cohort import ENGINES, choose_engine
 from repro.protocol import CIFAR10, DIGITS, Protocol
 
 REPLICAS = (2, 4, 8, 16)
 SPARSE = 0.1  # share of weights left at about level 10
-TIMM = "resnet10t"  # a small network of timm, which no engine can fuse
+TIMM = "resnet10t"  # a small network of timm
 LEVELS = (0, 5, 10, 15)
 SIZES = (256, 1437, 10_000, 50_000)
 
@@ -36,10 +36,11 @@ def engines_of(protocol: Protocol, device: str, precision: str) -> list[str]:
     """The engines that train this network on this device; those that refuse it, and 'auto', are left out."""
     found = []
     for engine in ENGINES:
-        if engine == "auto" or ("graph" in engine and device != "cuda"):
+        if engine == "auto" or (engine == "graph" and device != "cuda"):
             continue
         try:
-            choose_engine(engine, protocol.network, replicas=2, device=torch.device(device), precision=precision)
+            choose(engine, protocol.network, image_size=protocol.image_size, in_chans=protocol.in_chans,
+                   num_classes=protocol.num_classes, density=1.0, device=torch.device(device), precision=precision)  # fmt: skip
         except UsageError:
             continue
         found.append(engine)

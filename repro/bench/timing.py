@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from repro.bench.variants import Variant, build
+from repro.engines.graph import GraphCohort
 from repro.errors import RunError
-from repro.train.stepper import STEPS
 
 LARGE_STEP = 2**19  # pixels: on a CPU such a step takes about a second, and is a turn
 _context = multiprocessing.get_context("forkserver")
@@ -163,7 +163,7 @@ def _serve(pipe, variant: Variant, device: str, seconds: float) -> None:
         if device == "cpu" and variant.images_per_step * variant.protocol.image_size**2 >= LARGE_STEP:
             timed(steps := 1)
         else:
-            steps = steps_for(seconds, timed, STEPS if device == "cuda" else 1)
+            steps = steps_for(seconds, timed, GraphCohort.steps_at_once if device == "cuda" else 1)
         pipe.send({"engine": engine, "steps": steps})
         while (steps := pipe.recv()) is not None:
             before = time.process_time()

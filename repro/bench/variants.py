@@ -11,8 +11,8 @@ from repro.data import ImageSet
 from repro.nets import layout_of
 from repro.protocol import Protocol
 from repro.stages import Machine
-from repro.stages.common import Trainer
-from repro.train.loop import Job, train
+from repro.stages.trainer import Trainer
+from repro.train.job import Job
 from repro.train.prune import random_mask
 from repro.train.streams import stream
 
@@ -25,7 +25,7 @@ class Variant:
 
     Arguments:
         protocol: network, recipe and shape of the images; the images themselves are noise from a fixed seed.
-        engine: `PLAIN`, or an engine of `repro.nets.cohort` (or 'auto') under `repro.train.loop.train`.
+        engine: `PLAIN`, or an engine of `repro.engines` (or 'auto') under `repro.train.loop.train`.
         replicas: R networks in one cohort; each has its own data order and mask.
         density: share of the prunable weights kept, at random places of the whole network.
         compiled: the modules under torch.compile.
@@ -51,7 +51,7 @@ class Variant:
 
     @property
     def what(self) -> str:
-        """'fused, R = 8, bf16', for a table."""
+        """'sparse, R = 8, bf16', for a table."""
         if self.label:
             return self.label
         words = [f"torch.compile, {self.engine}" if self.compiled else self.engine]
@@ -91,16 +91,17 @@ def build(variant: Variant, device: str) -> tuple[Callable[[int], None], str]:
         return _plain(variant, device), PLAIN
     training = replace(variant.protocol.training, precision=variant.precision)
     data = noise(variant.protocol, variant.images)
-    trainer = Trainer(data, variant.protocol.network, training, Machine(device=device, engine=variant.engine))
-    cohort = trainer.cohort(variant.replicas)
+    trainer = Trainer(data, variant.protocol.network, training,
+                      Machine(device=device, engine=variant.engine, threads=variant.threads))  # fmt: skip
+    masks, index = masks_of(variant, trainer.layout.num_prunable), np.arange(variant.images)
+    cohort = trainer.cohort(variant.replicas, trainer.engine(masks[0]))
     if variant.compiled:
         cohort.modules = [torch.compile(module) for module in cohort.modules]
-    masks, index = masks_of(variant, trainer.layout.num_prunable), np.arange(variant.images)
     vectors = [trainer.initial(0, r) for r in range(variant.replicas)]
 
     def run(steps: int) -> None:
         jobs = [Job(v, index, 0, steps, 0, r, mask=m) for r, (v, m) in enumerate(zip(vectors, masks))]
-        train(jobs, training, cohort_of=trainer.cohort, batcher=trainer.batcher, labels=trainer.labels)
+        trainer.run(jobs)
 
     return run, cohort.engine
 

@@ -3,8 +3,11 @@
 import click
 
 from repro.cli.group import main
-from repro.cli.options import MACHINE, MOST, PATH, machine, options
+from repro.cli.options import MACHINE, MOST, PATH, machine, options, say_unused_data_options, without_effect
 from repro.errors import UsageError
+
+
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".th", ".tar", ".bin", ".safetensors")
 
 
 @main.command()
@@ -21,7 +24,7 @@ from repro.errors import UsageError
 )
 @click.option("--replicates", type=click.IntRange(1, MOST), help="Number of parents [default: all].")
 @click.option("--successive", is_flag=True, help="Between successive levels of one imp artifact; trains nothing.")
-@click.option("--network", help="The points are two PyTorch checkpoints (.pt) of this network.")
+@click.option("--network", help="The points are two checkpoints (.pt, .safetensors) of this network.")
 @click.option("--dataset", help="Data set for two checkpoints [default: cifar10].")
 @click.option("--normalization", type=click.Choice(["dataset", "imagenet"]),
               help="Constants for two checkpoints [default: the data set's protocol's].")  # fmt: skip
@@ -39,10 +42,10 @@ def barrier(points, out, children, alphas, batch_norm, level, replicates, succes
       repro barrier imp.h5 --successive --out levels.h5
       repro barrier A.pt B.pt --network cifar_resnet20 --dataset cifar10 --alphas 11
     """
-    from repro import stages
+    from repro import stages, store
     from repro.stages.checkpoints import between_checkpoints
 
-    files = [path for path in points if path.suffix in (".pt", ".pth")]
+    files = [path for path in points if path.suffix.lower() in CHECKPOINTS]
     _refuse({"--dataset": dataset, "--normalization": normalization}, network is None, "two checkpoints and --network")
     training = {"--children": children, "--level": level}
     if network is None and files:
@@ -53,6 +56,10 @@ def barrier(points, out, children, alphas, batch_norm, level, replicates, succes
         if len(points) != 2:
             raise UsageError(f"--network is for two checkpoints, and {len(points)} files are given: name exactly two")
         dataset = dataset or "cifar10"
+        say_unused_data_options(dataset)
+        without_effect("two checkpoints are only measured", "checkpoint_seconds")
+        if out is None:
+            without_effect("without --out nothing is written", "force", "tensorboard")
         result = between_checkpoints(
             out, *points, network=network, dataset=dataset, normalization=normalization, **common
         )
@@ -60,7 +67,9 @@ def barrier(points, out, children, alphas, batch_norm, level, replicates, succes
         return
     if out is None:
         raise UsageError("barrier needs --out for artifacts: name the file to write, like --out barrier.h5")
+    say_unused_data_options(store.read_header(points[0]).recipe.get("dataset", ""))
     if successive:
+        without_effect("--successive trains nothing", "checkpoint_seconds")
         _refuse(training, True, "children, which --successive does not train")
         if len(points) != 1:
             raise UsageError(f"--successive takes one imp artifact, and {len(points)} files are given: name one")

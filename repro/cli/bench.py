@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from repro.cli.group import main
-from repro.cli.options import DEVICE, PATH
+from repro.cli.options import DEVICE, PATH, without_effect
 
 
 @main.command("bench")
@@ -31,4 +31,9 @@ def bench_command(out, **given):
     """
     from repro.bench import bench
 
+    sections = given["only"] or (("rows",) if given["quick"] else ("rows", "demo"))
+    if "demo" not in sections:
+        without_effect("the demo is not among what is measured", "results")
+    if "rows" not in sections:
+        without_effect("the rows are not among what is measured", "compiled")
     click.echo(bench(out, **given), nl=False)

@@ -3,7 +3,7 @@
 import click
 
 from repro.cli.group import main
-from repro.cli.options import MACHINE, OUT, PATH, REPLICATES, machine, options
+from repro.cli.options import MACHINE, OUT, PATH, REPLICATES, machine, options, say_unused_data_options
 from repro.cli.stages import show
 from repro.errors import UsageError
 
@@ -13,7 +13,7 @@ from repro.errors import UsageError
 @click.option("--levels", help="Pruning levels of the run, like 8,10 [default: all but the dense one].")
 @click.option("--mask", default="own", show_default=True,
               help="own, shuffled (within layers), random (as many weights, anywhere), or a file: an imp or branch "
-              "artifact, .npy or .pt.")  # fmt: skip
+              "artifact, .npy, .pt or .safetensors.")  # fmt: skip
 @click.option("--weights", default="rewound", show_default=True,
               help="rewound, reinitialised (clock at t all the same), or a pretrain or imp artifact to rewind "
               "to.")  # fmt: skip
@@ -27,9 +27,10 @@ def branch(run, levels, mask, weights, replicates, out, **given):
       repro branch imp.h5 --levels 8,10 --weights reinitialised --out reinitialised.h5
       repro branch imp.h5 --weights all-t20.h5 --out masks-from-easy-weights-from-all.h5
     """
-    from repro import stages
+    from repro import stages, store
 
     place = machine(given)
+    say_unused_data_options(store.read_header(run, kind="imp").recipe["dataset"])
     if levels is not None:
         try:
             levels = [int(word) for word in levels.split(",")]

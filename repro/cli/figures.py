@@ -7,7 +7,18 @@ import click
 from click.core import ParameterSource
 
 from repro.cli.group import Failure, main
-from repro.cli.options import CONTROL, DEVICE, MOST, PANELS, PATH, REPLICATES, RESULTS, SEED, options
+from repro.cli.options import (
+    CONTROL,
+    DEVICE,
+    MOST,
+    PANELS,
+    PATH,
+    REPLICATES,
+    RESULTS,
+    SEED,
+    options,
+    without_effect,
+)
 from repro.errors import UsageError
 from repro.protocol import SCALES
 
@@ -18,6 +29,21 @@ FIGURE_OPTIONS = (
     RESULTS,
 )  # fmt: skip
 FIGURE = options(click.argument("name", metavar="FIGURE"), *FIGURE_OPTIONS)
+
+
+def study_of(name: str, given: dict):
+    """The `repro.plan.study.Study` that the options ask for; warns of those that change none of its runs."""
+    from repro import plan
+    from repro.plan.study import Study
+
+    study = Study(name, **given)
+    for option in ("seed", "replicates", "levels"):
+        if given[option] is not None:
+            other = Study(name, **{**given, option: given[option] + 1})
+            commands = [{s.command for s in plan.steps(each.items(), each.results)} for each in (study, other)]
+            if commands[0] == commands[1]:
+                without_effect(f"no run of {name} depends on it", option)
+    return study
 
 
 @main.command("plan")
@@ -49,8 +75,7 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
       repro plan all --scale paper --jobs 1,8,64 --speed cifar_resnet20=250000
     """
     from repro import cost, plan
-    from repro.plan.study import Study
-    from repro.store.files import write_whole
+    from repro.store.files import write_text
     from repro.store.targets import require_replaceable
 
     places = cost.places(jobs)
@@ -58,15 +83,22 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
     if makefile and len(places) > 1:
         raise UsageError(f"--make writes rules for one number of processes, not for --jobs {jobs}: give one number")
 
-    study = Study(name, **given)
+    study = study_of(name, given)
     steps = plan.steps(study.items(), study.results)
     todo = plan.unfinished(steps)
+    if not makefile:
+        without_effect("it is for the rules of --make", "extra", "yes")
+    if speed:
+        without_effect("with --speed nothing is measured", "device")
     if makefile:
         require_replaceable(makefile, "rules", option="--make")
-        write_whole(makefile, [plan.rules(todo, program=(sys.executable, "-m", "repro"), options=extra).encode()])
+        write_text(makefile, plan.rules(todo, program=(sys.executable, "-m", "repro"), options=extra))
     predictions = []
     if cost.worth_measuring(todo) or (todo and (speed or len(places) > 1)):
         predictions = cost.predict_each(todo, places, device=device, network=network, measure=measure)
+    elif not makefile:
+        why = "what is left takes minutes anywhere, and is not predicted" if todo else "nothing is left to do"
+        without_effect(why, "device", "jobs", "speed")
     click.echo(cost.report(name, steps, todo, *predictions))
     if makefile:
         cost.require_sensible(predictions[0] if predictions else None, yes=yes)
@@ -84,9 +116,8 @@ def figure_command(name, **given):
       repro figure mine.py
     """
     from paper_figures import style
-    from repro.plan.study import Study
 
-    study = Study(name, **given)
+    study = study_of(name, given)
     for figure in study.drawn:
         click.echo("\n".join(map(str, style.save(*study.draw(figure), study.stem(figure)))))
 
@@ -106,9 +137,8 @@ def archive_command(name, out, **given):
       repro archive all --out archive.zip
     """
     from repro import archive
-    from repro.plan.study import Study
 
-    study = Study(name, **given)
+    study = study_of(name, given)
     if study.own:  # who checks an archive runs nothing that is in it
         raise UsageError(f"{name} is a figure of your own, and an archive holds the paper's alone: keep {name} with "
                          f"{study.results}")  # fmt: skip
@@ -142,12 +172,11 @@ def verify_command(context, name, reference, archive, trust, **given):
       repro verify --reference
       repro verify --archive figure2.zip
     """
-    from repro.plan.study import Study
-    from repro.store.files import write_whole
+    from repro.store.files import write_text
     from repro.verify import judge as judging
 
     if archive:
-        _alone(context, "archive")
+        _alone(context, "archive", "says itself which figure, scale and runs it holds")
         from repro.archive import check
 
         report = check(archive, trust)
@@ -156,25 +185,26 @@ def verify_command(context, name, reference, archive, trust, **given):
     if trust:
         raise UsageError("--trust is for an --archive: leave it out")
     if reference:
+        _alone(context, "reference", "judges the paper's own numbers, of all figures")
         click.echo(judging.reference().terminal)
         return
-    study = Study(name, **given)
+    study = study_of(name, given)
     count, lacking = len(study.items()), study.lacking()
     if not study.finished():
         raise Failure(f"{study.results} has no run of {name}: make them with {study.how}", 3)
     judgement = study.judge()
     files = judgement.files(study.verdicts_stem)
     for path, text in files:
-        write_whole(path, [text.encode()])
+        write_text(path, text)
     if lacking:
         click.echo(f"{len(lacking)} of {count} artifacts are missing or incomplete, the first {lacking[0]}\n")
     click.echo(f"{judgement.terminal}\n\nevery number, and a sentence on each claim: {files[0][0]}")
     sys.exit(judgement.exit_status)
 
 
-def _alone(context: click.Context, option: str) -> None:
-    """Raises UsageError when anything beside this option was given: the archive says all the rest itself."""
+def _alone(context: click.Context, option: str, why: str) -> None:
+    """Raises UsageError when anything beside this option was given."""
     for name in context.params:
         if name not in (option, "trust") and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             word = next(p.opts[0] for p in context.command.params if p.name == name)
-            raise UsageError(f"--{option} says itself which figure, scale and runs it holds: leave {word} out")
+            raise UsageError(f"--{option} {why}: leave {word} out")

@@ -15,7 +15,9 @@ from repro.cli.options import (
     TRAINING,
     machine,
     options,
+    say_unused_data_options,
     training,
+    without_effect,
 )  # fmt: skip
 from repro.cli.stages import show
 from repro.errors import UsageError
@@ -44,6 +46,9 @@ def gradients(subset, dataset, scale, t, every, batches, network, normalization,
         raise UsageError("gradients needs either --dataset (all its training images) or --subset")
     place = machine(given)
     p = protocol(store.read_header(subset, kind="subset").recipe["dataset"] if subset else dataset, scale)
+    say_unused_data_options(p.dataset)
+    if t == 0:
+        without_effect("-t 0 trains nothing", "every", "checkpoint_seconds")
     show(stages.gradients(out, dataset=dataset, subset=subset, t=p.t_star if t is None else t, every=every,
                           batches=batches, network=network or p.network, training=training(p.training, given),
                           normalization=normalization or (None if subset else p.normalization),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from repro.cli.printable import plain, prepare_streams
 from repro.cli.streams import steady
 from repro.errors import RunError, UsageError
 
@@ -32,6 +33,7 @@ class Commands(click.Group):
     """Several commands in one process, with "then" between them; failures as one sentence and an exit status."""
 
     def main(self, args=None, **extra):
+        prepare_streams()
         words = list(sys.argv[1:] if args is None else args)
         with steady(), Attempt() as attempt:
             while "then" in words:
@@ -85,7 +87,7 @@ def _told(error: OSError) -> str:
 
 class Failure(click.ClickException):
     def __init__(self, message: str, exit_code: int):
-        super().__init__(message)
+        super().__init__(plain(message))
         self.exit_code = exit_code
 
 

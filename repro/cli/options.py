@@ -4,11 +4,12 @@ import dataclasses
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from repro.errors import UsageError
 from repro.protocol import SCALES
 
-ENGINES = ("auto", "graph", "fused-graph", "fused", "sparse", "serial")
+ENGINES = ("auto", "graph", "sparse", "serial")
 PRECISIONS = ("fp32", "bf16")
 MOST = 1000  # replicates, networks or levels: beyond, it is a slip of the keyboard
 
@@ -45,6 +46,7 @@ MACHINE = options(
     DEVICE,
     click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True,
                  help="How replicates are trained together."),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads [default: OMP_NUM_THREADS, or all CPUs]."),
     click.option("--data-dir", type=PATH, help="Folder that holds the data sets [default: data]."),
     click.option("--download", is_flag=True, help="Fetch a missing CIFAR archive (checksummed)."),
     click.option("--checkpoint-seconds", type=float, default=60, show_default=True,
@@ -68,7 +70,36 @@ TRAINING = options(
     click.option("--normalization", type=click.Choice(["dataset", "imagenet"]),
                  help="Constants [paper: imagenet for CIFAR, dataset for CINIC]."),
 )  # fmt: skip
-MACHINE_FIELDS = ("device", "engine", "data_dir", "download", "checkpoint_seconds", "force", "dry_run", "tensorboard")
+
+
+def is_given(name: str) -> bool:
+    """Whether the option of this parameter is among the words of the command."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def without_effect(why: str, *names: str) -> None:
+    """Warn of those options (their parameters' names) that were given although they change nothing here.
+
+    It is no error: options are added to every command of a plan.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if parameter.name in names and is_given(parameter.name):
+            words = parameter.secondary_opts if context.params.get(parameter.name) is False else parameter.opts
+            click.echo(f"warning: {(words or parameter.opts)[0]} has no effect: {why}", err=True)
+
+
+def say_unused_data_options(dataset: str) -> None:
+    """`without_effect` for --data-dir and --download, by the name of the data set."""
+    if dataset == "digits":
+        without_effect("digits comes with scikit-learn", "data_dir", "download")
+    elif not dataset.startswith("cifar"):
+        without_effect("only CIFAR is fetched", "download")
+
+
+MACHINE_FIELDS = (
+    "device", "engine", "threads", "data_dir", "download", "checkpoint_seconds", "force", "dry_run", "tensorboard",
+)  # fmt: skip
 
 
 def machine(given: dict):

@@ -2,7 +2,7 @@
 
 import click
 
-from repro.cli.figures import FIGURE_OPTIONS
+from repro.cli.figures import FIGURE_OPTIONS, study_of
 from repro.cli.group import main
 from repro.cli.options import PATH, options
 
@@ -23,7 +23,6 @@ def report_command(name, out, **given):
       repro report figure2 --scale demo --out figure2.html
     """
     from repro import report
-    from repro.plan.study import Study
 
-    path = report.write(Study(name, **given), out)
+    path = report.write(study_of(name, given), out)
     click.echo(f"{path}: {path.stat().st_size:,} bytes")

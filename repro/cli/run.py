@@ -4,8 +4,9 @@ import shlex
 
 import click
 
-from repro.cli.figures import FIGURE, figure_command, verify_command
+from repro.cli.figures import FIGURE, figure_command, study_of, verify_command
 from repro.cli.group import main
+from repro.cli.options import without_effect
 from repro.errors import RunError
 
 
@@ -47,9 +48,10 @@ def run_command(context, name, address, extra, gpus, cpus, retries, yes, **given
       repro run figure2 --scale paper --ray 10.0.0.1:6379 --cpus 4 --options '--data-dir /shared/data'
     """  # fmt: skip
     from repro import cost, on_ray, plan
-    from repro.plan.study import Study
 
-    study = Study(name, **given)
+    study = study_of(name, given)
+    if address != "local":
+        without_effect("how long it takes is predicted for --ray local alone", "yes")
     steps = plan.steps(study.items(), study.results)
     if todo := plan.unfinished(steps):
         jobs = plan.as_jobs(todo)
@@ -78,6 +80,7 @@ def run_command(context, name, address, extra, gpus, cpus, retries, yes, **given
             raise RunError(f"every job ended well, but {lost[0].target} is not complete here: {study.results} has to "
                            "be one folder that all nodes share")  # fmt: skip
     else:
+        without_effect("nothing is left to make", "extra", "gpus", "cpus", "retries")
         click.echo(cost.report(name, steps, todo))
     context.invoke(figure_command, name=name, **given)
     context.invoke(verify_command, name=name, **given)

@@ -13,9 +13,12 @@ from repro.cli.options import (
     SCALE,
     SEED,
     TRAINING,
+    is_given,
     machine,
     options,
+    say_unused_data_options,
     training,
+    without_effect,
 )  # fmt: skip
 from repro.errors import UsageError
 from repro.protocol import Scoring, protocol
@@ -25,12 +28,18 @@ LABELS = options(
                  help="Share of labels drawn at random [paper, Figure 4: 0.1, 0.5]. Mask search has the true ones."),
     click.option("--noise-draw", type=click.Choice(["shared", "replicate"]), default="shared", show_default=True,
                  help="One draw of the noise, or one per replicate."),
-    click.option("--labels", type=PATH, help="Labels of your own: CSV, TXT, NPY or HDF5, all images or the training ones."),
+    click.option("--labels", type=PATH, help="Labels of your own, of all images or the training ones: FILE or FILE:KEY "
+                 "(human.pt:worse_label)."),
 )  # fmt: skip
 
 
 def show(result) -> None:
     click.echo(str(result))
+
+
+def say_unused_labels(label_noise: float, noise_draw: str) -> None:
+    if not label_noise and noise_draw == "shared":  # a draw of each replicate's own is refused
+        without_effect("no label noise is drawn without --label-noise", "noise_draw")
 
 
 @main.command()
@@ -54,6 +63,10 @@ def score(dataset, scale, networks, batch_norm, grand, label_noise, noise_draw, 
     if dataset is None:
         raise UsageError("score needs --dataset: try --dataset digits")
     p, place = protocol(dataset, scale), machine(given)
+    say_unused_data_options(dataset)
+    say_unused_labels(label_noise, noise_draw)
+    if p.folds == 1 and noise_draw == "shared":
+        without_effect(f"{dataset} has no folds, so that all replicates share one set of scores", "replicates")
     own = p.scoring
     scoring = Scoring(network or own.network, training(own.training, given), networks or own.networks,
                       batch_norm or own.batch_norm)  # fmt: skip
@@ -69,7 +82,7 @@ def score(dataset, scale, networks, batch_norm, grand, label_noise, noise_draw, 
     "--scores",
     type=PATH,
     help="What ranks the images (easy and hard): a score artifact, a barrier artifact, "
-    "or your own CSV, NPY or HDF5, easiest lowest.",
+    "or a file of your own (FILE:COLUMN), easiest lowest.",
 )
 @click.option("--score", type=click.Choice(["el2n", "margin", "forgetting", "grand"]),
               help="Which one of a score artifact [paper: el2n].")  # fmt: skip
@@ -109,6 +122,17 @@ def select(kind, size, scores, dataset, scale, seed, replicates, out, **given):
         raise UsageError("select needs --scores (easy, hard), or --dataset (random)")
     else:
         p = protocol(dataset, scale)
+    say_unused_data_options(p.dataset)
+    say_unused_labels(given["label_noise"], given["noise_draw"])
+    without_effect("select trains and measures no network", "device", "engine", "threads", "checkpoint_seconds")
+    drawn = kind == "random" or given["permute_scores"] or given["label_noise"]
+    if not drawn:
+        without_effect(f"nothing is drawn for {kind} images", "seed")
+    if given["like"]:
+        without_effect("the classes are those of --like", "balanced")
+    elsewhere = {"size": True, "replicates": True, "seed": drawn, "balanced": kind != "random"}
+    if all(is_given(name) for name, needed in elsewhere.items() if needed):
+        without_effect("other options say all that it would", "scale")
     if given["balanced"] is None and kind != "random":
         given["balanced"] = p.balanced
     show(stages.select(out, kind=kind, size=p.subset_size if size is None else size, scores=scores, dataset=dataset,
@@ -136,6 +160,10 @@ def pretrain(subset, dataset, scale, t, label_noise, noise_draw, labels, network
         raise UsageError("pretrain needs either --dataset (all its training images) or --subset")
     place = machine(given)
     p = protocol(store.read_header(subset, kind="subset").recipe["dataset"] if subset else dataset, scale)
+    say_unused_data_options(p.dataset)
+    say_unused_labels(label_noise, noise_draw)
+    if t == 0:
+        without_effect("-t 0 trains nothing", "label_noise", "labels", "checkpoint_seconds")
     show(stages.pretrain(out, dataset=dataset, subset=subset, t=p.t_star if t is None else t,
                           network=network or p.network, training=training(p.training, given),
                           normalization=normalization or (None if subset else p.normalization),
@@ -160,7 +188,9 @@ def imp(rewind_point, levels, prune_fraction, replicates, out, **given):
     from repro import stages, store
 
     place = machine(given)
+    named = store.read_header(rewind_point, kind="pretrain").recipe["dataset"]
+    say_unused_data_options(named)
     if levels is None:
-        levels = protocol(store.read_header(rewind_point, kind="pretrain").recipe["dataset"]).levels
+        levels = protocol(named).levels
     show(stages.imp(out, rewind_point, levels=levels, replicates=replicates, prune_fraction=prune_fraction,
                     machine=place))  # fmt: skip

@@ -2,7 +2,7 @@
 
 import click
 
-from repro.cli.figures import FIGURE_OPTIONS
+from repro.cli.figures import FIGURE_OPTIONS, study_of
 from repro.cli.group import main
 from repro.cli.options import options
 
@@ -26,9 +26,8 @@ def status_command(name, failed, **given):
     """
     from repro import plan
     from repro.plan.status import status
-    from repro.plan.study import Study
 
-    study = Study(name, **given)
+    study = study_of(name, given)
     found = status(plan.steps(study.items(), study.results))
     for word, line in found.lines(failed):
         click.echo(click.style(line[: len(word)], fg=COLOURS[word]) + line[len(word) :])

@@ -14,6 +14,7 @@ from repro.cli.options import (
     TRAINING,
     machine,
     options,
+    say_unused_data_options,
     training,
 )  # fmt: skip
 from repro.cli.stages import show
@@ -46,6 +47,7 @@ def warmup(dataset, scale, subsets, warmup_steps, network, normalization, seed, 
         raise UsageError("warmup needs --dataset, or a --subset to take it from: try --dataset digits")
     place = machine(given)
     p = protocol(dataset or store.read_header(subsets[0], kind="subset").recipe["dataset"], scale)
+    say_unused_data_options(p.dataset)
     steps = _steps(warmup_steps)
     missing = [option for name, option in NEEDED.items() if given[name] is None]
     if steps is None:

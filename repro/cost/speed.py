@@ -67,11 +67,11 @@ def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: f
     import torch
 
     from repro.data import ImageSet
-    from repro.nets.cohort import choose_engine
-    from repro.stages.common import COHORT_LIMIT, Machine, Trainer
-    from repro.train.evaluate import EVALUATION_BATCH, predict
-    from repro.train.loop import Job, train
-    from repro.train.stepper import STEPS
+    from repro.engines import EVALUATION_BATCH
+    from repro.stages.common import Machine
+    from repro.stages.trainer import COHORT_LIMIT, Trainer
+    from repro.train.evaluate import predict
+    from repro.train.job import Job
 
     ends = time.monotonic() + seconds
     start = _start_up()
@@ -83,9 +83,8 @@ def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: f
     data = ImageSet("noise", images, labels, tuple(map(str, range(protocol.num_classes))), (), grey, grey, "")
     training = protocol.training if network == protocol.network else protocol.scoring.training
     trainer = Trainer(data, network, training, Machine(device=device))
-    replicas = min(COHORT_LIMIT, protocol.replicates)
-    engine = choose_engine("auto", network, replicas=replicas, device=trainer.device, precision=training.precision)
-    replicas = 1 if engine == "serial" else replicas  # one after the other, each costs the same
+    engine = trainer.engine()
+    replicas = 1 if engine == "serial" else min(COHORT_LIMIT, protocol.replicates)  # there, each costs the same
     vectors = [trainer.initial(0, r) for r in range(replicas)]
     dense = torch.ones(trainer.layout.num_prunable, dtype=torch.bool)
     sparse = torch.rand(len(dense), generator=noise) < SPARSE
@@ -93,21 +92,21 @@ def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: f
     def trains(mask: torch.Tensor) -> Callable[[int], int]:
         def steps(k: int) -> int:
             jobs = [Job(vector, everything, 0, k, 0, r, mask=mask, lr_scale=0.0) for r, vector in enumerate(vectors)]
-            train(jobs, training, cohort_of=trainer.cohort, batcher=trainer.batcher, labels=trainer.labels)
+            trainer.run(jobs)
             return k * training.batch_size * replicas
 
         return steps
 
     def evaluates(k: int) -> int:
         for _ in range(k):
-            predict(trainer.cohort(replicas), trainer.batcher, [everything[:EVALUATION_BATCH]] * replicas)
+            predict(cohort, trainer.batcher, [everything[:EVALUATION_BATCH]] * replicas)
         return k * EVALUATION_BATCH * replicas
 
+    cohort = trainer.cohort(replicas, engine)
     work = [trains(dense), trains(sparse), evaluates]
     for each in work:  # the first time, memory is taken and kernels are loaded, and a GPU records its steps
         each(1)
-        if trainer.device.type == "cuda":
-            each(STEPS)
+        each(cohort.steps_at_once)
     left = max(1.0, ends - time.monotonic())
     rates = [_rate(each, left / len(work)) for each in work]
     name = "CPU"
@@ -133,5 +132,5 @@ def _rate(work: Callable[[int], int], seconds: float, clock: Callable[[], float]
 def _start_up() -> float:
     """Seconds until another process of the program has what it needs to train."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import repro.cli, repro.stages, repro.nets.program"], check=True)
+    subprocess.run([sys.executable, "-c", "import repro.cli, repro.stages, numba"], check=True)
     return time.perf_counter() - began

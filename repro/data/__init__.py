@@ -6,11 +6,11 @@ and should start at once.
 
 from importlib import import_module
 
-from repro.data.subsets import Passes, choose, histogram, jaccard, missing_classes
+from repro.data.subsets import Passes, choose, histogram, missing_classes
 
 _NEEDS_TORCH = {"Batcher": "augment", "ImageSet": "images", "load": "images"}
 
-__all__ = ["Batcher", "ImageSet", "Passes", "choose", "histogram", "jaccard", "load", "missing_classes"]
+__all__ = ["Batcher", "ImageSet", "Passes", "choose", "histogram", "load", "missing_classes"]
 
 
 def __getattr__(name: str):

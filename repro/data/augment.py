@@ -59,6 +59,17 @@ class Batcher:
         shift = (-255 * torch.tensor(mean, dtype=torch.float64) / deviation).repeat(self._width).to(self.device)
         self._affine = {dtype: (scale.to(dtype), shift.to(dtype)) for dtype in (torch.float32, torch.float64)}
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+        return self._height, self._width, self._channels
+
+    def raw(self, dtype: torch.dtype) -> tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]:
+        """What batches are made of: uint8 [N, H + 2 border, W + 2 border, C], the border, and the scale and shift of each
+        channel in ``dtype``, for engines that gather and normalise themselves."""
+        scale, shift = (each[: self._channels] for each in self._affine[dtype])
+        return self._images, self._pad, scale.contiguous(), shift.contiguous()
+
     def draw(self, generator: np.random.Generator, n: int) -> Offsets:
         """Offsets for n examples: dy and dx int64 [n], uniform over 0 to 8, and flip bool [n], fair."""
         dy, dx = generator.integers(0, 2 * PAD + 1, size=(2, n))

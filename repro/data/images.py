@@ -1,7 +1,7 @@
 """The image sets of the experiments, whole and in memory: `load` returns one `ImageSet`.
 
 Images stay uint8 and channels last from the file to the batch; `repro.data.augment` crops, flips and normalises them.
-How each set lies on disk is the matter of `repro.data.files`.
+How each set lies on disk is the matter of `repro.data.files` and `repro.data.folders`.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from repro.data import files
+from repro.data import files, folders
 from repro.errors import UsageError
 
 DATA_DIR = Path("data")
@@ -105,7 +105,7 @@ def load(
         train_size = len(images)
     elif name.startswith("folder:") or Path(name).is_dir():
         folder = Path(name.removeprefix("folder:")).expanduser()
-        images, labels, classes, train_size = files.read_folder(folder)
+        images, labels, classes, train_size = folders.read_folder(folder)
         name = f"folder:{folder.resolve().name}"
     else:
         raise UsageError(f"unknown data set {name!r}: choose {', '.join(NAMES)} or folder:PATH")
@@ -147,7 +147,10 @@ def _folds(n: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
 
 
 def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and population standard deviation of each channel in [0, 1], summed in integers: the same everywhere."""
+    """Mean and population standard deviation of each channel in [0, 1], summed in integers: the same everywhere.
+
+    The deviation of a constant channel is 1: its values are shifted to 0 and divided by something.
+    """
     total = np.zeros(images.shape[3], dtype=np.int64)
     squares = np.zeros_like(total)
     for start in range(0, len(images), 10_000):  # a chunk at a time: the int64 copy is eight times the images
@@ -156,9 +159,10 @@ def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
         squares += np.square(values).sum(axis=(0, 1, 2))
     count = images.size // images.shape[3]
     mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    std[images.min(axis=(0, 1, 2)) == images.max(axis=(0, 1, 2))] = 255  # a channel in which all pixels are the same: they become 0, not NaN
-    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+    std = np.sqrt(squares / count - mean**2) / 255
+    # exactly, in Python's integers: rounding would leave a constant channel a tiny deviation
+    constant = [count * int(square) == int(value) ** 2 for square, value in zip(squares, total)]
+    return tuple((mean / 255).tolist()), tuple(np.where(constant, 1.0, std).tolist())
 
 
 def _checksum(images: np.ndarray, labels: np.ndarray) -> str:

@@ -119,12 +119,6 @@ def missing_classes(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.flatnonzero(histogram(labels, num_classes) == 0)
 
 
-def jaccard(a: np.ndarray, b: np.ndarray) -> float:
-    """Size of the intersection over size of the union of two subsets: 1 when equal, 0 when disjoint."""
-    common = len(np.intersect1d(a, b))
-    return common / (len(np.unique(a)) + len(np.unique(b)) - common)
-
-
 @dataclass(frozen=True)
 class Passes:
     """Where a training step lies in repeated passes over n examples, each pass in its own order.

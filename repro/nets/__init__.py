@@ -1,5 +1,5 @@
-"""Networks, and cohorts of networks trained as one."""
+"""Networks by name, and the flat layout of their numbers."""
 
-from repro.nets.build import Layout, create, fusible, initialise, layout_of
+from repro.nets.build import Layout, create, initialise, layout_of
 
-__all__ = ["Layout", "create", "fusible", "initialise", "layout_of"]
+__all__ = ["Layout", "create", "initialise", "layout_of"]

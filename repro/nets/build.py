@@ -7,36 +7,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from repro.nets import own
-from repro.nets.resnet import CifarResNet, Head
+from repro.nets import classic, own
+from repro.nets.resnet import CifarResNet
 from repro.usercode import is_path
 
 _CIFAR_NAME = re.compile(r"cifar_resnet(\d+)(?:_w(\d+))?")
 
 
-def create(
-    name: str, *, num_classes: int, in_chans: int, replicas: int = 1, batch_innermost: bool = False
-) -> nn.Module:
-    """The network called ``name``: ``cifar_resnet20``, ``cifar_resnet14_w4`` (width 4), any name timm knows, or a
-    user's own, ``net.py:NAME`` (`repro.nets.own`).
+def create(name: str, *, num_classes: int, in_chans: int) -> nn.Module:
+    """The network called ``name``: ``cifar_resnet20``, ``cifar_resnet14_w4`` (width 4), ``lenet300``, ``conv2`` to
+    ``conv6``, ``cifar_vgg16`` (`repro.nets.classic`), any name timm knows, or a user's own, ``net.py:NAME``
+    (`repro.nets.own`).
 
-    ``replicas`` above 1 (R networks side by side) and ``batch_innermost`` are for CIFAR ResNets alone (`fusible`).
     Raises UsageError for an unknown name.
     """
     if is_path(name):
         return own.create(name, num_classes=num_classes, in_chans=in_chans)
     match = _CIFAR_NAME.fullmatch(name)
     if match:
-        return CifarResNet(int(match[1]), width=int(match[2] or 16), num_classes=num_classes, in_chans=in_chans,
-                           replicas=replicas, batch_innermost=batch_innermost)  # fmt: skip
+        return CifarResNet(int(match[1]), width=int(match[2] or 16), num_classes=num_classes, in_chans=in_chans)
+    if classic.NAME.fullmatch(name):
+        return classic.create(name, num_classes=num_classes, in_chans=in_chans)
     from repro.nets import zoo  # timm takes seconds to import: only networks that need it pay
 
     return zoo.create(name, num_classes=num_classes, in_chans=in_chans)
-
-
-def fusible(name: str) -> bool:
-    """Whether R networks of this name can be built side by side."""
-    return _CIFAR_NAME.fullmatch(name) is not None
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -47,12 +41,12 @@ def initialise(network: nn.Module, generator: torch.Generator) -> nn.Module:
     values they were created with.
     """
     for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear, Head)):
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(module.weight, generator=generator)
             if module.bias is not None:
                 bound = 1 / math.sqrt(module.weight[0].numel())
                 nn.init.uniform_(module.bias, -bound, bound, generator=generator)
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, nn.BatchNorm2d) and module.affine:
             nn.init.uniform_(module.weight, generator=generator)
             nn.init.zeros_(module.bias)
     return network
@@ -60,7 +54,7 @@ def initialise(network: nn.Module, generator: torch.Generator) -> nn.Module:
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a network: ``shape`` without the replica axis, ``offset`` in its flat vector."""
+    """One tensor of a network: its ``shape``, and its ``offset`` in the flat vector."""
 
     name: str
     shape: tuple[int, ...]
@@ -107,11 +101,11 @@ class Layout:
 
 
 def layout_of(network: nn.Module) -> Layout:
-    """The layout of one network (replicas = 1)."""
+    """The layout of a network."""
     prunable = [
         f"{name}.weight" if name else "weight"
         for name, module in network.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear, Head))
+        if isinstance(module, (nn.Conv2d, nn.Linear))
     ]
     parameters = [name for name, _ in network.named_parameters()]
     tensors = _float_tensors(network)

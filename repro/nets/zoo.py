@@ -50,7 +50,8 @@ def create(name: str, *, num_classes: int, in_chans: int) -> nn.Module:
     """timm's network ``name`` without pretrained weights. Raises UsageError for a name timm does not know."""
     if not timm.is_model(name):
         raise UsageError(
-            f"unknown network {name!r}: use cifar_resnet<6n+2>, cifar_resnet<6n+2>_w<width>, lowres_resnet18, a "
+            f"unknown network {name!r}: use cifar_resnet<6n+2>, cifar_resnet<6n+2>_w<width>, conv2, conv4, conv6, "
+            "lenet300 (conv2_s8 for 8 x 8 images), cifar_vgg11, cifar_vgg16, lowres_resnet18, a "
             "name that timm.list_models() gives, or FILE.py:NAME"
         )
     network = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_chans)

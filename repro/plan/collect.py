@@ -1,5 +1,6 @@
 """Finished artifacts -> the tables that figures are drawn from and claims are judged on."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def collect(items: Iterable[Item], results: Path) -> Evidence:
     for item in dict.fromkeys(items):
         for name, table in _TABLES[type(item)](item, results):
             parts[name].append(table)
+        parts["growth"] += filter(len, [_growth(item, results)])
         for name, key, table in _beside(item, results):
             if (name, key) not in seen:
                 seen.add((name, key))
@@ -43,6 +45,9 @@ def _open(steps: list[Step]) -> store.Artifact:
     path, known = steps[-1].target, {step.target: step for step in steps}
     if not path.exists():
         raise UsageError(f"{path} is missing: run make, or the commands that repro plan --make writes")
+    if wrong := next((step for step in steps if step.target.exists() and step.mislabelled()), None):
+        raise UsageError(f"{wrong.target} was made with other labels than those of {wrong.labels}: put back the file "
+                         "that it was made with, or choose another --results folder")  # fmt: skip
     artifact = store.read(path)
     _require_as_planned(path, artifact.lineage, path, known)
     return artifact
@@ -78,7 +83,18 @@ def _wanted(steps: list[Step]) -> pd.DataFrame:
 
 def _labels(cell: Cell, condition: str | None = None) -> dict:
     return dict(dataset=cell.protocol.dataset, condition=condition or cell.condition, size=cell.size, t=cell.t,
-                noise=cell.noise, promised=cell.promised)  # fmt: skip
+                noise=cell.noise, promised=cell.promised, labels=cell.labels)  # fmt: skip
+
+
+def _growth(item: Item, results: Path) -> pd.DataFrame:
+    """A row for each smaller number of replicates with which the item's artifact was complete before, and could be
+    judged: two and more."""
+    step = chain(item, results)[-1]
+    after = len({int(n) for piece in step.wanted for n in re.findall(r"replicate_(\d+)", piece)})
+    runs = store.read_header(step.target).provenance.get("runs", [])
+    before = sorted({n for run in runs[:-1] if 2 <= (n := run.get("replicates", 0)) < after})
+    rows = [(item.protocol.dataset, step.target.stem, n, after) for n in before]
+    return pd.DataFrame(rows, columns=list(COLUMNS["growth"]))
 
 
 def _of_cell(cell: Cell, results: Path):
@@ -97,7 +113,8 @@ def _of_barrier(barrier: Barrier, results: Path):
     table = artifact.table()
     table = table[table.piece.isin(steps[-1].wanted)]
     yield "barriers", table.drop(columns="t", errors="ignore").assign(**labels)
-    for mode, rows in table[~table.diverged.astype(bool)].groupby("batch_norm"):
+    for (mode, replicate), rows in table[~table.diverged.astype(bool)].groupby(["batch_norm", "replicate"]):
+        labels |= {"batch_norm": mode, "replicate": replicate}
         per_example, along = [], []
         for piece in rows.piece:
             loss, test_loss = artifact[f"{piece}/train_loss"], artifact[f"{piece}/test_loss"]
@@ -107,11 +124,10 @@ def _of_barrier(barrier: Barrier, results: Path):
                      (("train", loss.shape[1]), ("test", test_loss.shape[1]))]  # fmt: skip
             along.append([a.mean(1, dtype=np.float64) for a in (loss, wrong[0], test_loss, wrong[1])])
         counts = np.histogram(np.clip(np.concatenate(per_example), BINS[0], BINS[-1]), BINS)[0]
-        yield "histograms", pd.DataFrame({**labels, "batch_norm": mode, "bin_lo": BINS[:-1], "count": counts})
+        yield "histograms", pd.DataFrame({**labels, "bin_lo": BINS[:-1], "count": counts})
         means = np.mean(along, 0)
         columns = dict(zip(("train_loss", "train_error", "test_loss", "test_error"), means))
-        yield "paths", pd.DataFrame({**labels, "batch_norm": mode, "alpha": artifact["alphas"], **columns,
-                                     "n": rows.replicate.nunique()})  # fmt: skip
+        yield "paths", pd.DataFrame({**labels, "alpha": artifact["alphas"], **columns})
 
 
 def _unpacked(packed: np.ndarray, count: int) -> np.ndarray:
@@ -158,4 +174,4 @@ def _reliability(cell: Cell, step: Step) -> pd.DataFrame:
     folds = sorted({int(piece.split("/")[0].removeprefix("fold_")) for piece in step.wanted})
     rows = [(f, float(artifact[key])) for f in folds if (key := f"fold_{f}/half_correlation") in artifact]
     table = pd.DataFrame(rows, columns=["fold", "half_correlation"])
-    return table.assign(dataset=cell.protocol.dataset, noise=cell.noise)
+    return table.assign(dataset=cell.protocol.dataset, noise=cell.noise, labels=cell.labels)

@@ -6,6 +6,8 @@ Each knows the file it ends in below a results folder; `repro.plan.steps` knows 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from repro.data.user_numbers import split_key
+from repro.errors import UsageError
 from repro.protocol import Protocol
 
 
@@ -43,24 +45,29 @@ class Subset:
             return self.like is None
         return protocol.balanced if self.balanced is None else self.balanced
 
-    def name(self, protocol: Protocol, noise: float = 0.0) -> str:
-        """File stem: 'easy3200', 'random256-like-easy256-unbalanced', 'easy2048-noise0.5'."""
+    def name(self, protocol: Protocol, noise: float = 0.0, labels: str = "") -> str:
+        """File stem: 'easy3200', 'random256-like-easy256-unbalanced', 'easy2048-noise0.5', 'easy2048-labels-human'."""
         parts = [f"{self.kind}{self.size}"]
         if self.score == "lmc":  # the mean over that many parents is another score when there are more
             parts.append(f"lmc{protocol.replicates}")
         elif self.score != "el2n":
-            parts.append(Path(self.score).stem)
+            file, key = split_key(self.score)
+            parts.append(file.stem + (f"-{key.replace('/', '-')}" if key else ""))
         if self.ranked and self.is_balanced(protocol) != protocol.balanced:
             parts.append("balanced" if self.balanced else "unbalanced")
         if self.like:
             parts.append(f"like-{self.like.name(protocol)}")
         if self.permuted:
             parts.append("permuted")
-        return "-".join([*parts, *_noise(noise)])
+        return "-".join([*parts, *_marks(noise, labels)])
 
 
-def _noise(share: float) -> list[str]:
-    return [f"noise{share:g}"] if share else []
+def _marks(noise: float, labels: str) -> list[str]:
+    """What other labels add to a file stem: the share of noise, or the name of the file (or of the key in it)."""
+    if labels:
+        file, key = split_key(labels)
+        return [f"labels-{(key or file.stem).replace('/', '-')}"]
+    return [f"noise{noise:g}"] if noise else []
 
 
 @dataclass(frozen=True)
@@ -72,8 +79,11 @@ class Cell:
             step), 'random', 'easy', 'hard', 'lmc', 'forgetting', 'easy_balanced' …
         t: rewind step.
         subset: what it is pre-trained on; None is all data.
-        noise: share of randomised labels in pre-training.
+        noise: share of randomised labels in scoring and pre-training.
         replicates, levels: None is the protocol's.
+        labels: file of labels for scoring and pre-training, such as human ones (``--labels``), in place of noise.
+
+    Raises UsageError for both noise and labels.
     """
 
     condition: str
@@ -83,6 +93,11 @@ class Cell:
     noise: float = 0.0
     replicates: int | None = None
     levels: int | None = None
+    labels: str = ""
+
+    def __post_init__(self):
+        if self.noise and self.labels:
+            raise UsageError(f"a Cell has noise (={self.noise}) and labels (={self.labels}): give one of them")
 
     @property
     def promised(self) -> int:
@@ -101,16 +116,22 @@ class Cell:
     @property
     def name(self) -> str:
         """File stem: 'easy3200-t200', 'all-t400', 'all-noise0.5-t20'."""
-        images = self.subset.name(self.protocol, self.noise) if self.subset else "-".join(["all", *_noise(self.noise)])
-        return f"{images}-t{self.t}"
+        return f"{self.images}-t{self.t}"
+
+    @property
+    def images(self) -> str:
+        """The images and labels in its file stem: 'easy3200', 'all-noise0.5'."""
+        if self.subset:
+            return self.subset.name(self.protocol, self.noise, self.labels)
+        return "-".join(["all", *_marks(self.noise, self.labels)])
 
     def path(self, results: Path, kind: str = "imp") -> Path:
         """The artifact of a kind ('scores', 'subset', 'pretrain', 'imp', 'barrier') that this cell makes or uses."""
         folder = results / self.protocol.folder
         if kind == "scores":
-            return folder / f"{'-'.join(['scores', *_noise(self.noise)])}.h5"
+            return folder / f"{'-'.join(['scores', *_marks(self.noise, self.labels)])}.h5"
         if kind == "subset":
-            return folder / f"subset-{self.subset.name(self.protocol, self.noise)}.h5"
+            return folder / f"subset-{self.images}.h5"
         return folder / f"{kind}-{self.name}.h5"
 
 
@@ -122,11 +143,12 @@ class Chosen:
     subset: Subset
     noise: float = 0.0
     replicates: int | None = None
+    labels: str = ""
 
     @property
     def cell(self) -> Cell:
         """The cell it would be pre-trained in; its condition is the kind of images."""
-        return Cell(self.subset.kind, self.protocol, 0, self.subset, self.noise, self.replicates)
+        return Cell(self.subset.kind, self.protocol, 0, self.subset, self.noise, self.replicates, labels=self.labels)
 
     def path(self, results: Path) -> Path:
         return self.cell.path(results, "subset")

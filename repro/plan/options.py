@@ -1,25 +1,50 @@
-"""What the commands of an own protocol have to be told: the options that differ from the data set's own protocol."""
+"""What commands have to be told, of an own protocol what differs from the data set's; and what recipes then say."""
 
 import hashlib
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
 
-from repro.data.files import read_numbers
+from repro.data.user_numbers import read_numbers
 from repro.errors import UsageError
-from repro.protocol import Protocol, Scoring, protocol
+from repro.plan.declare import Cell
+from repro.protocol import OWN, Protocol, Scoring, protocol
 from repro.train.schedule import Training
 
 _FLAGS = {"augment": ("--augment", "--no-augment"), "drop_last": ("--drop-last", "--keep-last")}
 _VALUES = ("steps", "batch_size", "lr", "weight_decay", "precision")
 
 
-def own_options(p: Protocol, training: Training | None, scoring: Scoring | None) -> tuple[str, ...]:
+def options_of(
+    p: Protocol, replicates: int | None, training: Training, scoring: Scoring | None = None
+) -> tuple[str, ...]:
+    """Options of a command that trains or scores, for so many replicates; None: one result is for all of them."""
+    given = ("--seed", str(p.seed), *(() if replicates is None else ("--replicates", str(replicates))))
+    return (*(own_options(p, training, scoring) if p.scale == OWN else ("--scale", p.scale)), *given)
+
+
+def label_options(cell: Cell) -> tuple[str, ...]:
+    """Options for other labels than the data set's own."""
+    if cell.labels:
+        return ("--labels", cell.labels)
+    return ("--label-noise", f"{cell.noise:g}") if cell.noise else ()
+
+
+def label_fields(cell: Cell) -> dict:
+    """What recipes say of the labels; a file's are looked at in the artifact (`Step.mislabelled`)."""
+    return {"label_noise": cell.noise} | ({} if cell.labels else {"labels_sha256": ""})
+
+
+def recipe_of(p: Protocol, training: Training) -> dict:
+    """What recipes say of the protocol and of a training."""
+    return {"dataset": p.dataset, "network": p.network, "normalization": p.normalization, "seed": p.seed,
+            **asdict(training), "milestones": list(training.milestones)}  # fmt: skip
+
+
+def own_options(p: Protocol, training: Training, scoring: Scoring | None) -> tuple[str, ...]:
     """Options of a command (that trains, or that scores) for what differs from the data set's own protocol."""
     base = protocol(p.dataset)
-    if training is None:
-        return ()
     words: list[str] = []
     network, usual, plain = p.network, base.network, base.training
     if scoring:
@@ -60,6 +85,14 @@ def require_options(p: Protocol, path: Path) -> None:
 
 def sha256_of_scores(path: str, p: Protocol) -> str:
     """What select's recipe says of a user's scores. Raises UsageError for a file that it would not take."""
+    return hashlib.sha256(_per_image(path, "score", p).astype("<f8")).hexdigest()
+
+
+def given_labels(path: str, p: Protocol) -> np.ndarray:
+    """A user's labels, float64 [N], NaN for images that the file leaves out. Raises UsageError as `read_numbers`."""
+    return _per_image(path, "label", p)
+
+
+def _per_image(path: str, name: str, p: Protocol) -> np.ndarray:
     train = np.arange(p.train_images) if p.folds == 1 else None
-    scores = read_numbers(Path(path), "score", size=p.all_images, train=train)
-    return hashlib.sha256(scores.astype("<f8")).hexdigest()
+    return read_numbers(Path(path), name, size=p.all_images, train=train)

@@ -142,7 +142,7 @@ def _of_job(job: Job) -> dict[Path, State]:
 def _owner(target: Path) -> str:
     """'process 123 on HOST' where somebody holds the writer's lock, else ''. A shared lock, held for no time at all."""
     try:
-        with open(target.with_name(f"{target.name}.lock")) as file:
+        with open(target.with_name(f"{target.name}.lock"), encoding="utf-8", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -158,7 +158,7 @@ def _working(step: Step) -> frozenset[str]:
     folder = folder_of(step.target)
     folder = folder if folder.exists() else older_folder_of(step.target)
     try:
-        if step.differing(json.loads((folder / "lineage.json").read_text())["recipe"]):
+        if step.differing(json.loads((folder / "lineage.json").read_text(encoding="utf-8"))["recipe"]):
             return frozenset()
         for path in folder.glob("pieces-*.h5"):
             with hdf5.open_sealed(path, verify=False) as file:

@@ -1,17 +1,18 @@
 """Declared items -> steps: one command, the artifact it makes, what it reads, and what it costs."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from repro import store
 from repro.errors import UsageError
-from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Item, Subset, WarmupSweep
-from repro.plan.options import own_options, sha256_of_scores
-from repro.protocol import OWN, Protocol, Scoring
-from repro.train.schedule import Training
+from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Item, WarmupSweep
+from repro.plan.options import given_labels, label_fields, label_options, options_of, recipe_of, sha256_of_scores
+from repro.protocol import Protocol
 
-UNSAID = {"score": "el2n", "label_noise": 0.0}  # what a recipe may leave out
+UNSAID = {"score": "el2n", "label_noise": 0.0, "labels_sha256": ""}  # what a recipe may leave out
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Step:
         networks, images: cost: networks trained and images passed through forward and backward.
         evaluated: images passed through forward alone, to measure networks.
         density: mean share of the prunable weights that are left in its trainings.
+        labels: file whose labels the artifact has to hold, or ''.
     """
 
     target: Path
@@ -38,11 +40,21 @@ class Step:
     images: int = 0
     evaluated: int = 0
     density: float = 1.0
+    labels: str = ""
 
     def differing(self, recipe: dict) -> list[tuple[str, object, object]]:
         """(field, there, here) wherever a recipe is not this step's."""
         found = [(field, recipe.get(field, UNSAID.get(field)), here) for field, here in self.recipe.items()]
         return [each for each in found if each[1] != each[2]]
+
+    def mislabelled(self) -> bool:
+        """Whether the artifact that is there holds other labels than the file. The file may leave out test images, so
+        that the checksum of all labels is not known without the data."""
+        if not self.labels:
+            return False
+        given, artifact = given_labels(self.labels, self.protocol), store.read(self.target)
+        known = ~np.isnan(given)
+        return "labels" not in artifact or not np.array_equal(artifact["labels"][known], given[known])
 
     def lacks(self) -> frozenset[str]:
         """Pieces the artifact does not have, whatever it was made from; all of them when it is not there."""
@@ -59,7 +71,7 @@ class Step:
         except UsageError:  # absent or broken: the command will say
             return self.wanted
         given = {source.identity for source in header.inputs.values()}
-        if self.differing(header.recipe) or given != inputs:
+        if self.differing(header.recipe) or given != inputs or self.mislabelled():
             return self.wanted
         return self.wanted - set(header.table().piece)
 
@@ -114,20 +126,16 @@ def chain(item: Item, results: Path) -> list[Step]:
 
 
 def _cell(cell: Cell, results: Path) -> list[Step]:
-    p = cell.protocol
-    before = [] if cell.subset is None else _select(cell.subset, p, cell.promised, results, cell.noise)
-    if cell.subset is None:
-        source = ("--dataset", p.dataset, *_noise(cell.noise))
-    else:
-        source = ("--subset", str(before[-1].target))
-    target = cell.path(results, "pretrain")
-    own_labels = cell.subset is not None and cell.subset.score == "lmc"  # barriers are measured on clean labels
-    recipe = _recipe(p, p.training) | {"t": cell.t, "label_noise": 0.0 if own_labels else cell.noise}
+    p, target = cell.protocol, cell.path(results, "pretrain")
+    before = _select(cell, results) if cell.subset else []
+    source = ("--subset", str(before[-1].target)) if before else ("--dataset", p.dataset, *label_options(cell))
+    recipe = recipe_of(p, p.training) | {"t": cell.t} | label_fields(cell)
+    options = options_of(p, cell.promised, p.training)
     pretrain = Step(
-        target, ("pretrain", *source, "-t", str(cell.t), *_options(p, cell.promised, p.training), "--out", str(target)),
-        tuple(step.target for step in before[-1:]), _replicates(cell.promised), recipe,
-        p.network, p, cell.promised if cell.t else 0, cell.promised * cell.t * p.training.batch_size,
-        cell.promised * p.test_images,
+        target, ("pretrain", *source, "-t", str(cell.t), *options, "--out", str(target)),
+        tuple(step.target for step in before[-1:]), _replicates(cell.promised), recipe, p.network, p,
+        cell.promised if cell.t else 0, cell.promised * cell.t * p.training.batch_size,
+        cell.promised * p.test_images, labels=cell.labels,
     )  # fmt: skip
     return [*before, pretrain, _imp(cell, pretrain, results)]
 
@@ -137,7 +145,7 @@ def _imp(cell: Cell, pretrain: Step, results: Path) -> Step:
     wanted = _levels(cell.promised, range(cell.depth + 1))
     command = ("imp", str(pretrain.target), "--levels", str(cell.depth), "--replicates", str(cell.promised),
                "--prune-fraction", str(p.prune_fraction), "--out", str(target))  # fmt: skip
-    recipe = _recipe(p, p.training) | {"t": cell.t, "prune_fraction": p.prune_fraction}
+    recipe = recipe_of(p, p.training) | {"t": cell.t, "prune_fraction": p.prune_fraction}
     return Step(target, command, (pretrain.target,), wanted, recipe, p.network, p, len(wanted),
                 _whole_runs(len(wanted), cell), len(wanted) * p.all_images, _density(wanted, p))  # fmt: skip
 
@@ -154,7 +162,7 @@ def _branch(branch: Branch, results: Path) -> list[Step]:
     command = ("branch", str(before[-1].target), "--mask", branch.mask, "--levels", ",".join(map(str, levels)),
                "--replicates", str(cell.promised), "--out", str(target))  # fmt: skip
     p = cell.protocol
-    recipe = _recipe(p, p.training) | {"t": cell.t, "mask": branch.mask}
+    recipe = recipe_of(p, p.training) | {"t": cell.t, "mask": branch.mask}
     step = Step(target, command, (before[-1].target,), wanted, recipe, p.network, p, len(wanted),
                 _whole_runs(len(wanted), cell), len(wanted) * p.all_images, _density(wanted, p))  # fmt: skip
     return [*before, step]
@@ -173,7 +181,7 @@ def _barrier(barrier: Barrier, results: Path) -> list[Step]:
     alphas = ("--alphas", str(barrier.alphas)) if barrier.alphas else ()
     command = ("barrier", str(before[-1].target), "--children", str(p.children), *alphas, "--batch-norm", "both",
                "--replicates", str(cell.promised), "--out", str(target))  # fmt: skip
-    recipe, points = _recipe(p, p.training), (barrier.alphas or 3) - 1
+    recipe, points = recipe_of(p, p.training), (barrier.alphas or 3) - 1
     del recipe["seed"]
     recipe |= {"form": "children", "level": 0, "alphas": sorted({0.5, *(k / points for k in range(points + 1))})}
     on_lines = p.children + 1 + len(pairs) * (points - 1)  # networks of a parent, measured with either batch norm
@@ -185,7 +193,7 @@ def _barrier(barrier: Barrier, results: Path) -> list[Step]:
 
 def _warmup(sweep: WarmupSweep, results: Path) -> list[Step]:
     p, study, target = sweep.protocol, sweep.protocol.warmup, sweep.path(results)
-    chains = [_select(subset, p, study.replicates, results) for subset in sweep.subsets]
+    chains = [_select(Cell("", p, 0, subset, replicates=study.replicates), results) for subset in sweep.subsets]
     sources = [chain[-1].target for chain in chains]
     wanted = frozenset(
         f"{name}/w{w}/replicate_{r}"
@@ -194,30 +202,31 @@ def _warmup(sweep: WarmupSweep, results: Path) -> list[Step]:
         for r in range(study.replicates)
     )
     command = ("warmup", "--dataset", p.dataset, *(word for path in sources for word in ("--subset", str(path))),
-               "--warmup-steps", ",".join(map(str, study.steps)), *_options(p, study.replicates, study.training), "--out", str(target))  # fmt: skip
+               "--warmup-steps", ",".join(map(str, study.steps)), *options_of(p, study.replicates, study.training),
+               "--out", str(target))  # fmt: skip
     images = len(wanted) * study.training.steps * study.training.batch_size
-    step = Step(target, command, tuple(sources), wanted, _recipe(p, study.training), p.network, p, len(wanted), images,
-                len(wanted) * p.all_images)  # fmt: skip
+    step = Step(target, command, tuple(sources), wanted, recipe_of(p, study.training), p.network, p, len(wanted),
+                images, len(wanted) * p.all_images)  # fmt: skip
     return [step for chain in chains for step in chain] + [step]
 
 
 def _gradients(item: Gradients, results: Path) -> list[Step]:
     p, target = item.protocol, item.path(results)
-    before = [] if item.subset is None else _select(item.subset, p, item.promised, results)
+    before = _select(Cell("", p, 0, item.subset, replicates=item.replicates), results) if item.subset else []
     source = ("--subset", str(before[-1].target)) if before else ("--dataset", p.dataset)
     measured = [*range(0, item.steps, item.every), item.steps]
     wanted = frozenset(f"replicate_{r}/step_{s}" for r in range(item.promised) for s in measured)
-    command = ("gradients", *source, "-t", str(item.steps), "--every", str(item.every), *_options(p, item.promised, p.training),
-               "--out", str(target))  # fmt: skip
+    command = ("gradients", *source, "-t", str(item.steps), "--every", str(item.every),
+               *options_of(p, item.promised, p.training), "--out", str(target))  # fmt: skip
     images = item.promised * (item.steps + 16 * len(measured)) * p.training.batch_size
-    recipe = _recipe(p, p.training) | {"t": item.steps, "every": item.every, "batches": 16}
+    recipe = recipe_of(p, p.training) | {"t": item.steps, "every": item.every, "batches": 16}
     step = Step(target, command, tuple(s.target for s in before[-1:]), wanted, recipe, p.network, p, item.promised,
                 images, len(wanted) * p.test_images)  # fmt: skip
     return [*before, step]
 
 
 def _chosen(item: Chosen, results: Path) -> list[Step]:
-    return _select(item.subset, item.protocol, item.cell.promised, results, item.noise)
+    return _select(item.cell, results)
 
 
 _CHAINS = {
@@ -230,69 +239,57 @@ _CHAINS = {
 }
 
 
-def _select(subset: Subset, p: Protocol, replicates: int, results: Path, noise: float = 0.0) -> list[Step]:
-    """The steps that make a subset: its scores, or the subset it is like, first."""
-    cell = Cell("", p, 0, subset, noise)
+def _select(cell: Cell, results: Path) -> list[Step]:
+    """The steps that make a cell's subset: its scores, or the subset it is like, first."""
+    p, subset, replicates = cell.protocol, cell.subset, cell.promised
     target, balanced = cell.path(results, "subset"), subset.is_balanced(p)
     recipe = {"dataset": p.dataset, "normalization": p.normalization, "subset": subset.kind, "size": subset.size,
-              "balanced": balanced}  # fmt: skip
+              "balanced": balanced, **label_fields(cell)}  # fmt: skip
     if subset.own_scores:
         recipe |= {"score": "file", "scores_sha256": sha256_of_scores(subset.score, p)}
     elif subset.ranked:
         recipe["score"] = subset.score
-    if subset.score != "lmc" and not subset.like:
-        recipe["label_noise"] = noise
-    if subset.score == "lmc":
+    if subset.score == "lmc":  # barriers are measured on clean labels
         before = _barrier(Barrier(Cell("all_tstar", p, p.t_star)), results)
-        source = ("--scores", str(before[-1].target))
+        source = ("--scores", str(before[-1].target), *label_options(cell))
     elif subset.own_scores:
-        before, source = [], ("--scores", subset.score, "--dataset", p.dataset, *_noise(noise))
+        before, source = [], ("--scores", subset.score, "--dataset", p.dataset, *label_options(cell))
     elif subset.ranked:
-        before = [_score(cell, max(replicates, p.replicates), results)]
+        before = [_score(cell, results)]
         source = ("--scores", str(before[-1].target))
         source += ("--score", subset.score) if subset.score != "el2n" else ()
     elif subset.like:
-        before = _select(subset.like, p, replicates, results)
+        before = _select(replace(cell, subset=subset.like), results)
         source = ("--like", str(before[-1].target))
     else:
-        before, source = [], ("--dataset", p.dataset, *_noise(noise))
+        before, source = [], ("--dataset", p.dataset, *label_options(cell))
     if not subset.ranked or subset.permuted:
         recipe |= {"seed": p.seed, "permute_scores": subset.permuted}
     control = ("--permute-scores",) if subset.permuted else ()
     balance = ("--balanced" if balanced else "--unbalanced",) if subset.ranked else ()
-    command = ("select", "--kind", subset.kind, "--size", str(subset.size), *source, *balance, *control,
-               *_options(p, replicates), "--out", str(target))  # fmt: skip
+    seed = ("--seed", str(p.seed)) if not subset.ranked or subset.permuted or "--label-noise" in source else ()
+    command = ("select", "--kind", subset.kind, "--size", str(subset.size), *source, *balance, *control, *seed,
+               "--replicates", str(replicates), "--out", str(target))  # fmt: skip
     needs = tuple(step.target for step in before[-1:])
-    return [*before, Step(target, command, needs, _replicates(replicates), recipe, p.network, p)]
+    return [*before, Step(target, command, needs, _replicates(replicates), recipe, p.network, p, labels=cell.labels)]
 
 
-def _score(cell: Cell, replicates: int, results: Path) -> Step:
+def _score(cell: Cell, results: Path) -> Step:
     p, target = cell.protocol, cell.path(results, "scores")
+    replicates = max(cell.promised, p.replicates)
     wanted = frozenset(
         f"fold_{f}/network_{k}" for f in range(min(p.folds, replicates)) for k in range(p.scoring.networks)
     )
-    recipe = _recipe(p, p.scoring.training) | {
-        "network": p.scoring.network, "networks": p.scoring.networks, "batch_norm": p.scoring.batch_norm, "label_noise": cell.noise,
+    recipe = recipe_of(p, p.scoring.training) | {
+        "network": p.scoring.network, "networks": p.scoring.networks, "batch_norm": p.scoring.batch_norm,
+        **label_fields(cell),
     }  # fmt: skip
     images = len(wanted) * p.scoring.training.steps * p.scoring.training.batch_size
-    command = ("score", "--dataset", p.dataset, *_noise(cell.noise),
-               *_options(p, replicates, p.scoring.training, p.scoring), "--out", str(target))  # fmt: skip
+    several = replicates if p.folds > 1 else None  # without folds all replicates share one set of scores
+    command = ("score", "--dataset", p.dataset, *label_options(cell),
+               *options_of(p, several, p.scoring.training, p.scoring), "--out", str(target))  # fmt: skip
     return Step(target, command, (), wanted, recipe, p.scoring.network, p, len(wanted), images,
-                len(wanted) * p.train_images)  # fmt: skip
-
-
-def _options(p: Protocol, replicates: int, training: Training | None = None, scoring: Scoring | None = None):
-    given = ("--seed", str(p.seed), "--replicates", str(replicates))
-    return (*(own_options(p, training, scoring) if p.scale == OWN else ("--scale", p.scale)), *given)
-
-
-def _noise(share: float) -> tuple[str, ...]:
-    return ("--label-noise", f"{share:g}") if share else ()
-
-
-def _recipe(p: Protocol, training: Training) -> dict:
-    return {"dataset": p.dataset, "network": p.network, "normalization": p.normalization, "seed": p.seed,
-            **asdict(training), "milestones": list(training.milestones)}  # fmt: skip
+                len(wanted) * p.train_images, labels=cell.labels)  # fmt: skip
 
 
 def _replicates(count: int) -> frozenset[str]:

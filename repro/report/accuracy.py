@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from paper_figures import curves, figure2, figure3, figure4, style
+from paper_figures import appendix, curves, figure2, figure3, figure4, style
 from paper_figures.appendix import COMPOSITION, KINDS, SCORES
 from paper_figures.curves import Arm
 from repro.protocol import Protocol, protocol
 from repro.report.charts import Axis, Look, Pair, Panel, Point, same_axis
 from repro.report.origins import Origins
 from repro.verify.claim import PAPER_DATASETS
+from repro.verify.evidence import Evidence
 
 ACCURACY = Axis("test accuracy (%)", "%")
 NO_NUMBERS = "The paper has published no numbers for this panel."
@@ -54,13 +55,13 @@ def curve_pair(
     published: Callable[[Protocol], Sequence[Arm]], looks: dict[Arm, Look] | None = None,
     looks_published: dict[Arm, Look] | None = None,
 ) -> Pair:  # fmt: skip
-    """Accuracy against pruning level. table: `curves.summarise`; published: the arms of a protocol of the paper."""
+    """Accuracy against pruning level. table: `curves.panel_of`; published: the arms of a protocol of the paper."""
     dense = Look(style.LOOKS["dense"].color, "", style.LOOKS["dense"].line)
     points, known = [], {style.LOOKS["dense"].label: dense}
     for arm in arms:
         known[arm.label] = (looks or {}).get(arm) or look_of(arm.condition)
-        for row in curves.pick(table, p, [arm]).itertuples():
-            artifact = origins.run(p.dataset, arm.condition, arm.size, arm.t, arm.noise)
+        for row in arm.of(table).itertuples():
+            artifact = origins.run(p.dataset, arm.condition, arm.size, arm.t, arm.noise, arm.labels)
             points.append(Point(arm.label, row.level, 100 * row.mean_acc,
                                 f"level {row.level}, {row.weights_left_pct:.3g} % of the weights",
                                 100 * row.std_acc, int(row.n), artifact))  # fmt: skip
@@ -86,31 +87,38 @@ def _published(label: str, x: float, row, at: str) -> Point:
 def _dense(table: pd.DataFrame, p: Protocol, arms: Sequence[Arm], origins: Origins) -> tuple[Point, ...]:
     arm = Arm("all_tstar", 0, p.t_star, max(a.noise for a in arms))
     rows = arm.of(table)
-    rows = rows[(rows["level"] == 0) & (rows["dataset"] == p.dataset)]
+    rows = rows[rows["level"] == 0]
     artifact = origins.run(p.dataset, arm.condition, 0, arm.t, arm.noise)
     return tuple(Point(style.LOOKS["dense"].label, 0, 100 * row.mean_acc, "all the weights", 100 * row.std_acc,
                        int(row.n), artifact) for row in rows.itertuples())  # fmt: skip
 
 
-def phases(table: pd.DataFrame, p: Protocol, arms: Sequence[Arm], origins: Origins) -> Pair:
+def phases(runs: pd.DataFrame, p: Protocol, arms: Sequence[Arm], origins: Origins) -> Pair:
     """Figure 1 quotes accuracies before pruning and at the sparsest level of the sweep."""
+    table = curves.panel_of(runs, p, arms)
     quoted = table[table["level"].isin((0, p.sweep_levels[-1]))]
     return curve_pair(f"{style.panel_title(p)}: accuracy before and after pruning", quoted, p, arms, origins,
                       published=lambda other: ())  # fmt: skip
 
 
-def figure_2(table: pd.DataFrame, p: Protocol, control: str | None, origins: Origins) -> list[Pair]:
-    return [curve_pair(style.panel_title(p), table, p, figure2.arms(p, control), origins, published=figure2.arms)]
+def figure_2(runs: pd.DataFrame, p: Protocol, control: str | None, origins: Origins) -> list[Pair]:
+    arms = figure2.arms(p, control)
+    table = curves.panel_of(runs, p, arms)
+    return [curve_pair(style.panel_title(p), table, p, arms, origins, published=figure2.arms)]
 
 
-def figure_4(table: pd.DataFrame, p: Protocol, origins: Origins) -> list[Pair]:
-    return [curve_pair(f"{style.panel_title(p)}, {100 * noise:.3g} % of labels randomised", table, p,
-                       figure4.arms(p, noise), origins, published=lambda other, noise=noise: figure4.arms(other, noise))
-            for noise in p.noise]  # fmt: skip
+def figure_4(runs: pd.DataFrame, p: Protocol, origins: Origins) -> list[Pair]:
+    pairs = []
+    for noise in p.noise:
+        title, arms = f"{style.panel_title(p)}, {100 * noise:.3g} % of labels randomised", figure4.arms(p, noise)
+        pairs.append(curve_pair(title, curves.panel_of(runs, p, arms), p, arms, origins,
+                                published=lambda other, noise=noise: figure4.arms(other, noise)))  # fmt: skip
+    return pairs
 
 
-def figure_3(table: pd.DataFrame, p: Protocol, origins: Origins) -> list[Pair]:
+def figure_3(runs: pd.DataFrame, p: Protocol, origins: Origins) -> list[Pair]:
     """A pair per level: accuracy against the size of the subset, all data as lines."""
+    table = figure3.sizes(runs, p)
     other = paper_of(p)
     pairs = []
     for place, level in enumerate(p.sweep_levels):
@@ -137,16 +145,15 @@ def _size_axis(points: Sequence[Point]) -> Axis:
 
 
 def _sizes(table: pd.DataFrame, p: Protocol, level: int, origins: Origins) -> tuple[tuple[Point, ...], tuple]:
-    own = table[table["dataset"] == p.dataset]
     points, rules = [], list(_dense(table, p, curves.all_data(p), origins))
-    sizes = sorted(set(own.loc[own["condition"].isin(curves.SUBSETS), "size"]))
+    sizes = sorted(set(table.loc[table["condition"].isin(curves.SUBSETS), "size"]))
     arms = [
         *curves.all_data(p),
         *(arm for kind in curves.SUBSETS for size in sizes for arm in curves.subsets(p, size, [kind])),
     ]
     for arm in arms:
-        rows = arm.of(own)
-        artifact = origins.run(p.dataset, arm.condition, arm.size, arm.t, arm.noise)
+        rows = arm.of(table)
+        artifact = origins.run(p.dataset, arm.condition, arm.size, arm.t, arm.noise, arm.labels)
         for row in rows[rows["level"] == level].itertuples():
             name, at = (
                 (figure3.WORDS[arm.condition], f"{arm.size:,} examples") if arm.size else (arm.label, "all the data")
@@ -172,12 +179,12 @@ def _published_sizes(other: Protocol, level: int) -> tuple[tuple[Point, ...], tu
     return tuple(points), tuple(rules)
 
 
-def appendix_sizes(table: pd.DataFrame, p: Protocol, origins: Origins) -> list[Pair]:
+def appendix_sizes(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
     """Every subset size, a pair per kind of subset."""
-    own = table[(table["dataset"] == p.dataset) & table["condition"].isin(KINDS)]
+    table = appendix.TOPICS["every subset size"][0](evidence, p)["sizes"]
     pairs = []
     for kind, word in KINDS.items():
-        arms, looks = _by_size(p, sorted(set(own["size"])), kind)
+        arms, looks = _by_size(p, sorted(set(table["size"]) - {0}), kind)
         _, published = _by_size(paper_of(p), paper_of(p).sizes, kind)
         pairs.append(curve_pair(f"{style.panel_title(p)}: every subset size, {word} examples", table, p, arms, origins,
                                 looks=looks, looks_published=published,
@@ -191,13 +198,15 @@ def _by_size(p: Protocol, sizes: Sequence[int], kind: str) -> tuple[list[Arm], d
     return [*curves.all_data(p), *arms], {arm: Look(*colors[arm.size]) for arm in arms}
 
 
-def appendix_scores(table: pd.DataFrame, p: Protocol, origins: Origins) -> list[Pair]:
+def appendix_scores(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
     """Other scores than EL2N, and what the composition of easy subsets does."""
-    topics = {"other scores than EL2N": ("random", "easy", *SCORES),
-              "easiness or choice of classes": ("random", "random_like_easy", "easy", *COMPOSITION[:2])}  # fmt: skip
+    topics = {"other scores": ("other scores than EL2N", ("random", "easy", *SCORES)),
+              "composition": ("easiness or choice of classes",
+                              ("random", "random_like_easy", "easy", *COMPOSITION[:2]))}  # fmt: skip
+    tables = appendix.TOPICS["other scores, composition, spread of scores"][0](evidence, p)
     return [
-        curve_pair(f"{style.panel_title(p)}: {topic}", table, p,
+        curve_pair(f"{style.panel_title(p)}: {topic}", tables[name], p,
                    [*curves.all_data(p)[1:], *curves.subsets(p, p.subset_size, conditions)], origins,
                    published=lambda other: ())
-        for topic, conditions in topics.items()
+        for name, (topic, conditions) in topics.items()
     ]  # fmt: skip

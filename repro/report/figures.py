@@ -8,7 +8,7 @@ import matplotlib
 import pandas as pd
 
 import paper_figures
-from paper_figures import curves, figure1
+from paper_figures import figure1
 from repro.errors import RunError, UsageError
 from repro.plan.collect import collect, finished
 from repro.plan.study import Study
@@ -73,21 +73,20 @@ def charts(
 
 
 def _figure1(evidence: Evidence, p: Protocol, control: str | None, origins: Origins) -> list[Pair]:
-    phases = accuracy.phases(curves.summarise(evidence.runs), p, figure1.arms(p), origins)
+    phases = accuracy.phases(evidence.runs, p, figure1.arms(p), origins)
     return [phases, *other.figure_1(evidence, p, origins)]
 
 
 def _appendix(evidence: Evidence, p: Protocol, control: str | None, origins: Origins) -> list[Pair]:
-    runs = curves.summarise(evidence.runs)
-    return [*accuracy.appendix_sizes(runs, p, origins), *accuracy.appendix_scores(runs, p, origins),
+    return [*accuracy.appendix_sizes(evidence, p, origins), *accuracy.appendix_scores(evidence, p, origins),
             *other.appendix_rest(evidence, p, origins)]  # fmt: skip
 
 
 _CHARTS = {
     "figure1": _figure1,
-    "figure2": lambda e, p, control, origins: accuracy.figure_2(curves.summarise(e.runs), p, control, origins),
-    "figure3": lambda e, p, control, origins: accuracy.figure_3(curves.summarise(e.runs), p, origins),
-    "figure4": lambda e, p, control, origins: accuracy.figure_4(curves.summarise(e.runs), p, origins),
+    "figure2": lambda e, p, control, origins: accuracy.figure_2(e.runs, p, control, origins),
+    "figure3": lambda e, p, control, origins: accuracy.figure_3(e.runs, p, origins),
+    "figure4": lambda e, p, control, origins: accuracy.figure_4(e.runs, p, origins),
     "figure5": lambda e, p, control, origins: other.figure_5(e, p, origins),
     "figure6": lambda e, p, control, origins: other.figure_6(e, p, origins),
     "appendix": _appendix,

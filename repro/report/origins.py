@@ -19,9 +19,9 @@ class Origins:
             for key, path in _keys(item, results):
                 self._found.setdefault(key, path.relative_to(results).as_posix())
 
-    def run(self, dataset: str, condition: str, size: int, t: int, noise: float) -> str:
+    def run(self, dataset: str, condition: str, size: int, t: int, noise: float, labels: str = "") -> str:
         """Of pruned runs."""
-        return self._found.get(("runs", dataset, condition, int(size), int(t), float(noise)), "")
+        return self._found.get(("runs", dataset, condition, int(size), int(t), float(noise), labels), "")
 
     def barrier(self, dataset: str, condition: str, size: int, t: int) -> str:
         return self._found.get(("barrier", dataset, condition, int(size), int(t)), "")
@@ -41,11 +41,11 @@ def _keys(item: Item, results: Path):
         return
     cell = item if isinstance(item, Cell) else item.cell
     place = (cell.protocol.dataset, item.condition if isinstance(item, Branch) else cell.condition, cell.size, cell.t)
-    if isinstance(item, Barrier):
+    if isinstance(item, Barrier) and not cell.labels:
         yield ("barrier", *place), item.path(results)
-    elif not isinstance(item, Chosen):
-        yield ("runs", *place, float(cell.noise)), item.path(results)
-    if isinstance(item, (Cell, Chosen)) and cell.subset is not None:
+    elif not isinstance(item, (Barrier, Chosen)):
+        yield ("runs", *place, float(cell.noise), cell.labels), item.path(results)
+    if isinstance(item, (Cell, Chosen)) and cell.subset is not None and not cell.labels:
         yield ("subset", cell.protocol.dataset, cell.condition, float(cell.noise)), cell.path(results, "subset")
         for step in chain(item, results):
             if step.command[0] == "score":

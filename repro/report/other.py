@@ -14,7 +14,7 @@ from repro.report.accuracy import NO_NUMBERS, look_of, pair, paper_of
 from repro.report.charts import Axis, Look, Pair, Panel, Point
 from repro.report.origins import Origins
 from repro.verify import published_points
-from repro.verify.evidence import Evidence
+from repro.verify.evidence import Evidence, own_labels
 
 ALPHA = Axis("α: weights (1 − α) a + α b", ticks=(0, 0.25, 0.5, 0.75, 1))
 LINE = {"train_loss": ("train loss", Axis("train loss (nats)", "nats"), 1),
@@ -33,7 +33,7 @@ def _line(word: str, rows: pd.DataFrame, column: str, scale: float, artifact: st
 
 def paths(evidence: Evidence, p: Protocol, origins: Origins, arms: Sequence[Arm]) -> list[Pair]:
     """Loss and error on the line between two children."""
-    table, pairs = evidence.paths[evidence.paths["batch_norm"] == "averaged"], []
+    table, pairs = figure1.line_means(evidence.paths, p, arms), []
     for column, (word, axis, scale) in LINE.items():
         points = []
         for arm in arms:
@@ -59,10 +59,9 @@ def figure_5(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
 def _histograms(evidence: Evidence, p: Protocol, origins: Origins) -> Pair:
     axes = (Axis("per-example barrier of the train loss (nats)"), Axis("share of training examples (%)", "%"))
     points, other = [], paper_of(p, ("cinic10",))
-    for arm in figure5.initialisations(p):
+    for arm, table in figure5.histograms(evidence, p).items():
         artifact = origins.barrier(p.dataset, arm.condition, arm.size, arm.t)
-        points += [_bin(arm.label, row.bin_lo, row.share_pct, int(row.n), artifact)
-                   for row in figure5.histogram(evidence, p, arm).itertuples()]  # fmt: skip
+        points += [_bin(arm.label, row.bin_lo, row.share_pct, int(row.n), artifact) for row in table.itertuples()]
     title = f"{style.panel_title(p)}: barriers of single examples"
     own = Panel(title, tuple(points), {a.label: look_of(a.condition) for a in figure5.initialisations(p)}, *axes)
     published, looks = [], {}
@@ -156,6 +155,7 @@ def appendix_rest(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pai
 
 
 def half_ensembles(scores: pd.DataFrame, p: Protocol, origins: Origins) -> Pair:
+    scores = own_labels(scores)
     points = [Point("a fold", 100 * row.noise, row.half_correlation,
                     f"{100 * row.noise:.3g} % of the labels randomised, fold {row.fold}", None, 1,
                     origins.other("scores", p.dataset, float(row.noise))) for row in scores.itertuples()]  # fmt: skip

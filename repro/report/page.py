@@ -21,11 +21,14 @@ from repro.report.charts import css_name, readable, spec
 from repro.report.tables import Table, table
 from repro.store.files import write_whole
 from repro.store.targets import require_replaceable
+from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC
 
 MEANING = {
     "reproduced": "the interval lies on the side of the margin that the claim asks for",
     "contradicted": "the interval lies on the other side",
     "inconclusive": "the interval holds the margin: neither",
+    BY_ARITHMETIC: "it follows from the protocol: no measurement could turn it",
+    NOT_BY_ARITHMETIC: "it does not follow from this protocol",
     "missing": "runs that decide it are missing",
     "not planned here": "this scale has no runs that decide it",
 }
@@ -102,7 +105,7 @@ def deviations() -> Table:
     path = next((p for p in (Path(place, "reference", "deviations.csv") for place in places) if p.is_file()), None)
     if path is None:
         raise RunError("paper_figures/reference/deviations.csv is missing: install the project again")
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         heads, *rows = csv.reader(file)
     return table("Deviations and unknowns", heads, rows)
 

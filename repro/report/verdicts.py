@@ -7,20 +7,22 @@ from dataclasses import dataclass, field
 from paper_figures.cells import CONTROLS
 from repro.plan.collect import collect
 from repro.plan.study import Study
+from repro.protocol import Protocol
 from repro.report.tables import MINUS, Cell, Table, number, table
 from repro.verify.claims import CLAIMS
 from repro.verify.compare import Agreement, agreement
-from repro.verify.judge import verdicts_on
+from repro.verify.judge import looks, verdicts_on
 from repro.verify.outcomes import label
-from repro.verify.verdict import Verdict
+from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC, Verdict
 from repro.verify.wording import cells, sentence
 
-WORDS = ("reproduced", "contradicted", "inconclusive", "missing", "not planned here")
+WORDS = ("reproduced", "contradicted", "inconclusive", BY_ARITHMETIC, NOT_BY_ARITHMETIC, "missing", "not planned here")
 LEGEND = (
     "Effects are in points of accuracy (pp), of the mean over levels 6 to 10, unless another unit stands there; with "
-    "their 95 % interval. P: one of the six primary hypotheses; *: significant after Holm's correction over them. n: "
-    "replicates, or what the sentence says. p: two-sided, against the claim's margin (claims 19, 27, 28: the larger of "
-    "two one-sided tests). levels: how many pruning levels have an effect above the margin, which is not tested."
+    "the interval that the head of the column says. P: one of the six primary hypotheses; *: significant after Holm's "
+    "correction over them. n: replicates, or what the sentence says. p: two-sided, against the claim's margin (claims "
+    "19, 27, 28, 29: the larger of two one-sided tests). levels: how many pruning levels have an effect above the "
+    "margin, which is not tested."
 )
 
 
@@ -49,7 +51,8 @@ def section(study: Study) -> Section:
     ]  # fmt: skip
     return Section(
         counts=counts(found),
-        tables=[_verdicts([v for v in found if v.dataset == d], d, scale) for d in {v.dataset: None for v in found}],
+        tables=[_verdicts([v for v in found if v.dataset == p.dataset], p, looks(evidence, p))
+                for p in study.protocols],
         sentences=[(place(v), CLAIMS[v.claim].figure, word(v), sentence(v, scale)) for v in found],
         agreements=[_agreement(a) for a in agreements],
         controls=controls(_controls(study)),
@@ -74,12 +77,12 @@ def place(verdict: Verdict) -> str:
     )
 
 
-def _verdicts(verdicts: list[Verdict], dataset: str, scale: str) -> Table:
-    heads = ("P", "claim", "figure", "effect [95 %]", "n", "p", "levels", f"on {dataset}", "the paper's claim",
-             "the paper's own numbers")  # fmt: skip
+def _verdicts(verdicts: list[Verdict], p: Protocol, looks: str) -> Table:
+    heads = ("P", "claim", "figure", f"effect [{100 * p.confidence:g} %]", "n", "p", "levels", f"on {p.dataset}",
+             "the paper's claim", "the paper's own numbers")  # fmt: skip
     rows = []
     for v in verdicts:
-        row = cells(v, scale)
+        row = cells(v, p.scale)
         effect = Cell(row["effect"].replace("-", MINUS), v.effect, "number")
         rows.append((
             row["P"], Cell(row["claim"], v.claim, "claim", place(v)), CLAIMS[v.claim].figure, effect, number(v.n, "d"),
@@ -87,19 +90,21 @@ def _verdicts(verdicts: list[Verdict], dataset: str, scale: str) -> Table:
             Cell(row["data"], kind=f"word {word(v).replace(' ', '-')}"), row["paper"],
             row["published"].replace("-", MINUS) if "[" in row["published"] else row["published"],
         ))  # fmt: skip
-    return table(f"Verdicts on {dataset}, {scale} scale", heads, rows)
+    return table(f"Verdicts on {p.dataset}, {p.scale} scale" + (f": {looks}" if looks else ""), heads, rows)
 
 
 def _agreement(found: Agreement) -> Table:
     """Differences to all@t* beside the published ones; the caption has the verdict."""
     caption = f"Agreement with the paper's curves, {found.dataset}: {found.verdict}"
     if found.largest_z is not None:
-        caption += f"; largest |z| {found.largest_z:.2f}, bound {found.bound:.2f}, s = {found.s:.2f} pp"
+        caption += f"; largest |z| {found.largest_z:.2f}, bound {found.bound:.2f}, s = {found.s:.2f} pp; {found.limits}"
     rows = [
-        (label(c.condition), *(number(x, "+.2f") for x in (c.own, c.published, c.z, c.offset)))
+        (label(c.condition), number(c.own, "+.2f"), number(c.published, "+.2f"), number(c.allowed, ".2f"),
+         number(c.z, "+.2f"), number(c.offset, "+.2f"))
         for c in found.conditions
-    ]
-    return table(caption, ("condition", f"own {MINUS} all@t*, pp", "published, pp", "z", "offset, pp"), rows)
+    ]  # fmt: skip
+    heads = ("condition", f"own {MINUS} all@t*, pp", "published, pp", "allowed, pp", "z", "offset, pp")
+    return table(caption, heads, rows)
 
 
 def _controls(study: Study) -> list[Study]:

@@ -10,9 +10,10 @@ from repro import store
 from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.stages.children import Children, Parent, Point
-from repro.stages.common import Machine, Result, Trainer, data_of, training_fields, training_of
+from repro.stages.common import Machine, Result, data_of, training_fields, training_of
 from repro.stages.growing import Growing
 from repro.stages.lines import Family, measured, measuring, modes_of, summary
+from repro.stages.trainer import Trainer
 from repro.train.interpolate import grid
 
 ORDER = ["point", "replicate", "level", "batch_norm", "a", "b"]
@@ -77,14 +78,14 @@ def barrier(
         for parent in parents:
             lines = {name: w[1:] for name, w in missing.items() if w[0] is parent}
             cell.ticker.expect(measuring(parent.split, lines, alphas, modes, set(cell.rows), start=True))
-        for chunk in trainer.chunks(todo, lambda child: trainer.batch_key(child[0].split[0])):
+        for chunk in trainer.chunks(todo, run.cohort_key):
             run.train(chunk)
         families = [run.family(p, {n: w[1:] for n, w in missing.items() if w[0] is p}) for p in parents]
         for new in measured(trainer, families, alphas, modes, set(cell.rows), cell.ticker):
             cell.add(new)
         return cell.finish(
-            order=ORDER, extra={"alphas": np.array(alphas)}, lines=_summary(cell, opened), device=str(trainer.device),
-            engine="/".join(sorted(trainer.engines)), seed=recipe["seed"],
+            order=ORDER, extra={"alphas": np.array(alphas)}, lines=_summary(cell, opened), **trainer.provenance,
+            seed=recipe["seed"],
         )  # fmt: skip
 
 
@@ -128,8 +129,7 @@ def successive(
             cell.add({piece: (arrays, {**row, "level": row["a"]}) for piece, (arrays, row) in new.items()})
         lines = summary(cell.table(), ["level", "b", "batch_norm"])
         return cell.finish(order=ORDER, extra={"alphas": np.array(alphas)}, lines=tuple(lines),
-                           device=str(trainer.device), engine="/".join(sorted(trainer.engines)),
-                           seed=source.recipe["seed"])  # fmt: skip
+                           **trainer.provenance, seed=source.recipe["seed"])  # fmt: skip
 
 
 def _levels(point: Point, replicate: int, lines: dict[str, int], data: ImageSet) -> Family:

@@ -9,9 +9,10 @@ from repro import store
 from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.protocol import protocol
-from repro.stages.common import Machine, Trainer, data_of, open_data, require_replicates, training_fields
+from repro.stages.common import Machine, data_of, open_data, require_replicates, training_fields
 from repro.stages.labels import Labels, labels_in_use
-from repro.train.loop import Job
+from repro.stages.trainer import Trainer
+from repro.train.job import Job
 from repro.train.schedule import Training
 from repro.usercode import pinned
 

@@ -11,17 +11,18 @@ from torch import Tensor
 from repro import store
 from repro.data import ImageSet
 from repro.errors import UsageError
-from repro.nets import Layout, create, layout_of
+from repro.nets import create, layout_of
 from repro.stages.common import Machine, Result, data_of, require_replicates
 from repro.stages.growing import Growing
 from repro.stages.levels import Levels, piece_of
+from repro.stages.state_dicts import read_mask
 from repro.train.prune import random_mask, shuffle_within_layers
 from repro.train.streams import stream
 
 MASKS = ("own", "shuffled", "random")
 WEIGHTS = ("rewound", "reinitialised")
 ROLE = "branch."  # of the random streams
-TORCH = (".pt", ".pth")
+TORCH = (".pt", ".pth", ".safetensors")
 
 
 def branch(
@@ -44,7 +45,7 @@ def branch(
         levels: pruned levels (1 and on); None is all the run has.
         mask: 'own'; 'shuffled' within each layer; 'random', as many weights anywhere in the network; or a file: an imp
             or branch artifact (its masks of the same replicate and level), a .npy of bool or 0 and 1
-            [layout.num_prunable], or a .pt of a dict from every prunable tensor's name to its mask, in its shape.
+            [layout.num_prunable], or a .pt or .safetensors of masks by name (`repro.stages.state_dicts.read_mask`).
         weights: 'rewound', to the run's rewind point; 'reinitialised', an initialisation of its own random stream,
             trained from the same step t on, so for as many steps; or a pretrain or imp artifact, whose rewind point it
             is then, with the clock at that point's t.
@@ -103,7 +104,7 @@ def branch(
             work.train(rows, [work.job(r, work.weights(r), work.mask(r, level)) for r, level in rows])
         return cell.finish(
             order=["replicate", "level"], extra=work.rewind_weights(), lines=work.summary(),
-            device=str(work.trainer.device), engine="/".join(sorted(work.trainer.engines)), seed=recipe["seed"],
+            **work.trainer.provenance, seed=recipe["seed"],
         )  # fmt: skip
 
 
@@ -149,40 +150,6 @@ def _wanted(source: store.Artifact, levels: Sequence[int] | None, replicates: in
             raise UsageError(f"{source.path} has no level {level} of replicate {r}: ask for other --levels or fewer "
                              "--replicates, or run its imp command with more")  # fmt: skip
     return [(r, level) for level, r in sorted(wanted)]
-
-
-def read_mask(path: str | Path, layout: Layout) -> Tensor:
-    """The mask of an NPY or PT file (see `branch`), bool [layout.num_prunable].
-
-    Raises UsageError for a file that cannot be read, other names or shapes, values beside 0 and 1, or no weight left.
-    """
-    try:
-        if Path(path).suffix == ".npy":
-            given = torch.from_numpy(np.load(path, allow_pickle=False))
-        else:
-            given = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever its parts raise
-        raise UsageError(f"{path} cannot be read as a mask ({type(error).__name__}): give a .npy array or a .pt dict "
-                         "of tensors") from error  # fmt: skip
-    if Path(path).suffix == ".npy":
-        parts, shapes = {"the mask": given}, {"the mask": (layout.num_prunable,)}
-    elif isinstance(given, dict) and all(isinstance(part, Tensor) for part in given.values()):
-        parts, shapes = given, {entry.name: entry.shape for entry in layout.prunable}
-    else:
-        raise UsageError(f"{path} holds a {type(given).__name__}: give a dict from names to mask tensors")
-    if odd := sorted(map(str, parts.keys() ^ shapes.keys())):
-        what = "no mask of" if odd[0] in shapes else "a mask of something that is not prunable,"
-        raise UsageError(f"{path} has {what} {odd[0]}: give one for each of the {len(shapes)} prunable tensors")
-    for name, shape in shapes.items():
-        if tuple(parts[name].shape) != shape:
-            raise UsageError(f"{path}: {name} has shape {tuple(parts[name].shape)}, but {shape} is needed: "
-                             "give one entry for each prunable weight")  # fmt: skip
-    flat = torch.cat([parts[name].reshape(-1) for name in shapes])
-    if not bool(((flat == 0) | (flat == 1)).all()):
-        raise UsageError(f"{path} holds values beside 0 and 1: give 1 for weights that are kept, 0 for pruned ones")
-    if not bool(flat.any()):
-        raise UsageError(f"{path} keeps no weight: give a mask with some ones")
-    return flat.bool()
 
 
 class _Branch(Levels):

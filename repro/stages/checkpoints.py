@@ -8,55 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.errors import UsageError
-from repro.nets import Layout
+from repro.nets import create
 from repro.protocol import protocol
-from repro.stages.common import Machine, Result, Trainer, open_data, training_fields
+from repro.stages.common import Machine, Result, open_data, training_fields
 from repro.stages.growing import Growing
 from repro.stages.lines import Family, measured, measuring, modes_of
 from repro.stages.progress import ticker
+from repro.stages.state_dicts import load_checkpoint
+from repro.stages.trainer import Trainer
 from repro.train.interpolate import grid
 from repro.usercode import pinned
-
-WRAPPERS = ("state_dict", "model")  # keys under which training programs keep the weights among other things
-PREFIX = "module."  # DataParallel's
-
-
-def load_checkpoint(path: str | Path, layout: Layout, network: str) -> Tensor:
-    """The float32 vector [layout.size] of a file that ``torch.save`` wrote; nothing in it is executed.
-
-    A state dict, or a dict that holds one under 'state_dict' or 'model'; a prefix 'module.' is dropped. Counters and
-    other integers are left out. Raises UsageError, naming the first tensor that is missing, too much, of another shape
-    or not finite.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist: check the path") from None
-    except Exception as error:  # zip, pickle and torch fail each in their own way on what is no checkpoint
-        reason = " ".join(str(error).split("\n")[0].split()).rstrip(".")[:120]
-        raise UsageError(f"{path} cannot be loaded as a checkpoint ({type(error).__name__}: {reason}): write it with "
-                         "torch.save(model.state_dict(), PATH)") from None  # fmt: skip
-    for key in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UsageError(f"{path} holds no state dict (a dict of tensors): write torch.save(model.state_dict(), PATH)")
-    tensors = {str(name).removeprefix(PREFIX): value for name, value in content.items()}
-    known = {entry.name for entry in layout.entries}
-    for entry in layout.entries:
-        if entry.name not in tensors:
-            raise UsageError(f"{path} has no tensor {entry.name} of {network}: give the --network it was made with")
-        shape = tuple(tensors[entry.name].shape)
-        if shape != entry.shape:
-            raise UsageError(f"{path} has {entry.name} of shape {shape}, {network} on this data set of shape "
-                             f"{entry.shape}: give the --network and --dataset it was made with")  # fmt: skip
-        if not tensors[entry.name].isfinite().all():
-            raise UsageError(f"{path} holds NaN or infinity in {entry.name}: give a checkpoint that did not diverge")
-    for name, value in tensors.items():
-        if name not in known and value.is_floating_point():
-            raise UsageError(f"{path} has a tensor {name} that {network} has not: give the --network it was made with")
-    return torch.cat([tensors[entry.name].reshape(-1).float() for entry in layout.entries])
 
 
 def between_checkpoints(
@@ -75,7 +36,7 @@ def between_checkpoints(
 
     Arguments:
         out: artifact to write, one piece ``replicate_0/pair_0_1/<mode>`` per mode; None prints alone.
-        network: name for `repro.nets.create`, whose key scheme the files have to follow (`load_checkpoint`).
+        network: name for `repro.nets.create`, whose names the files have to have (`repro.stages.state_dicts`).
         normalization: of the images; the data set's protocol when None.
     """
     modes, alphas = modes_of(batch_norm), grid(alphas)
@@ -83,7 +44,8 @@ def between_checkpoints(
     normalization = normalization or p.normalization
     data = open_data(dataset, normalization, machine)
     trainer = Trainer(data, network, replace(p.training, augment=False), machine)
-    networks = {j: load_checkpoint(path, trainer.layout, network) for j, path in enumerate((a, b))}
+    plain = create(network, num_classes=data.num_classes, in_chans=data.in_chans)
+    networks = {j: load_checkpoint(path, trainer.layout, network, plain) for j, path in enumerate((a, b))}
     row = {"point": f"{Path(a).stem}-{Path(b).stem}", "t": 0, "replicate": 0, "level": 0, "fresh": False}
     split = tuple(index.numpy() for index in data.splits[0])
     family = Family(f"{a} and {b}", split, networks, {}, {"replicate_0/pair_0_1": (0, 1)}, row)
@@ -110,8 +72,7 @@ def between_checkpoints(
             cell.add(new)
         lines = [line for name in wanted for line in path_table(_arrays(cell, name), alphas, name)]
         return cell.finish(order=["batch_norm"], extra={"alphas": np.array(alphas)}, lines=tuple(lines),
-                           device=str(trainer.device), engine="/".join(sorted(trainer.engines)),
-                           seed=p.seed)  # fmt: skip
+                           **trainer.provenance, seed=p.seed)  # fmt: skip
 
 
 def path_table(arrays: dict[str, np.ndarray], alphas: tuple[float, ...], piece: str) -> list[str]:

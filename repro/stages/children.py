@@ -9,12 +9,12 @@ import torch
 
 from repro import store
 from repro.data import ImageSet
-from repro.stages.common import Trainer
 from repro.stages.growing import Growing
 from repro.stages.lines import Family, vector
 from repro.stages.progress import FORWARD, images_between, place
+from repro.stages.trainer import Trainer
 from repro.train import evaluate
-from repro.train.loop import NEVER, Job, train
+from repro.train.job import Job
 
 WORK = "children-"
 
@@ -130,6 +130,11 @@ class Children:
             work = images_between(training, len(own), parent.point.recipe["t"], training.steps) + FORWARD * len(test)
             self.cell.ticker.expect({name: work})
 
+    def cohort_key(self, child: tuple[Parent, int]):
+        """See `Trainer.cohort_key`."""
+        parent = child[0]
+        return self.trainer.cohort_key(parent.split[0], parent.mask(self.trainer.layout.num_prunable))
+
     def train(self, chunk: list[tuple[Parent, int]]) -> None:
         training, names, jobs = self.trainer.training, [], []
         for parent, number in chunk:
@@ -141,20 +146,14 @@ class Children:
                 mask=parent.mask(self.trainer.layout.num_prunable), role=role,
             ))  # fmt: skip
         where = place("network", self.todo.index(names[0]), len(names), len(self.todo))
-        state = train(
-            jobs, training, cohort_of=self.trainer.cohort, batcher=self.trainer.batcher, labels=self.trainer.labels,
-            **self.cell.training(names, jobs, training, where),
-        )  # fmt: skip
-        cohort = self.trainer.cohort(len(jobs))
-        cohort.load(state.vectors.to(cohort.device))
+        trained = self.trainer.train(self.cell, jobs, names, where)
         tests = [parent.split[1] for parent, _ in chunk]
-        logits = evaluate.predict(cohort, self.trainer.batcher, tests, report=self.cell.ticker.measured)
+        (logits,) = self.trainer.measure(trained, tests, report=self.cell.ticker.measured)
         arrays = {}
         for j, name in enumerate(names):
             correct = evaluate.correct(logits[j], self.data.labels[torch.from_numpy(tests[j])])
-            sound = state.diverged_at[j] == NEVER and bool(state.vectors[j].isfinite().all())
-            arrays[f"{name}/weights"] = state.vectors[j].numpy()
-            arrays[f"{name}/acc"] = np.array(correct.double().mean().item() if sound else np.nan)
+            arrays[f"{name}/weights"] = trained.vectors[j].numpy()
+            arrays[f"{name}/acc"] = np.array(np.nan if trained.diverged[j] else correct.double().mean().item())
         self.cell.work.save(self.cell.work.next_name(WORK), arrays)
         self.cell.arrays.update(arrays)
         self.cell.ticker.finish(names)

@@ -8,13 +8,14 @@ import torch
 
 from repro.data import Passes
 from repro.errors import RunError, UsageError
-from repro.nets.cohort import Cohort
+from repro.engines import Block, Sgd
 from repro.stages.beginning import begin
-from repro.stages.common import Machine, Result, Trainer
+from repro.stages.common import Machine, Result
 from repro.stages.growing import Growing
 from repro.stages.progress import FORWARD, images_between, images_of, place
+from repro.stages.trainer import Trained, Trainer
 from repro.train import evaluate
-from repro.train.loop import NEVER, Job, Progress, train
+from repro.train.job import Job, Progress
 from repro.train.schedule import Training
 from repro.train.streams import stream
 
@@ -48,7 +49,7 @@ def gradients(
             weight decay; batch norm uses batch statistics.
 
     Written: for each (replicate, step) ``replicate_r/step_s/cosines`` (float64 [batches]) and a row: replicate, step,
-    cosine (their mean), acc (test accuracy; chance when diverged), diverged; after the last step
+    cosine (their mean), acc (test accuracy; chance when diverged), diverged, engine; after the last step
     ``replicate_r/step_t/weights``, which are those of the rewind point.
 
     Raises UsageError where pretrain does, and for a subset below one batch.
@@ -73,12 +74,12 @@ def gradients(
         missing = [r for r in range(replicates) if any(_piece(r, step) not in cell.rows for step in work.steps)]
         for r in missing:
             work.expect(r, len(start.images(r)))
-        for rows in trainer.chunks(missing, lambda r: trainer.batch_key(start.images(r))):
+        for rows in trainer.chunks(missing, lambda r: trainer.cohort_key(start.images(r))):
             where = place("network", replicates - len(missing), len(rows), replicates)
             work.run([start.job(trainer, r) for r in rows], where)
             missing = missing[len(rows) :]
         return cell.finish(order=["replicate", "step"], extra=start.labels.arrays(replicates), lines=work.summary(),
-                           device=str(trainer.device), engine="/".join(sorted(trainer.engines)), seed=start.seed)  # fmt: skip
+                           **trainer.provenance, seed=start.seed)  # fmt: skip
 
 
 def _piece(replicate: int, step: int) -> str:
@@ -119,12 +120,12 @@ class _Gradients:
         for step in self.steps:
             if state and state.step > step:
                 continue
-            state = train(
-                [_until(job, step) for job in jobs], self.training, cohort_of=self.trainer.cohort,
-                batcher=self.trainer.batcher, labels=self.trainer.labels, resume=state, checkpoint=keep,
-                checkpoint_seconds=every, report=self.cell.ticker, watch=watch,
+            trained = self.trainer.run(
+                [_until(job, step) for job in jobs], resume=state, checkpoint=keep, checkpoint_seconds=every,
+                report=self.cell.ticker, watch=watch,
             )  # fmt: skip
-            fresh |= self._measure(jobs, state)
+            state = trained.state
+            fresh |= self._measure(trained)
             if step < self.steps[-1] and time.monotonic() - saved > every:
                 keep(state)
         self.cell.add(fresh)
@@ -138,46 +139,54 @@ class _Gradients:
             behind += images_of(self.training, job, step) - images_of(self.training, job, max(kept, default=0))
         return behind
 
-    def _measure(self, jobs: list[Job], state: Progress) -> dict:
+    def _measure(self, trained: Trained) -> dict:
         """The pieces of this step that are missing."""
-        missing = [j for j, job in enumerate(jobs) if _piece(job.replicate, state.step) not in self.cell.rows]
+        jobs, step = trained.jobs, trained.state.step
+        missing = [j for j, job in enumerate(jobs) if _piece(job.replicate, step) not in self.cell.rows]
         if not missing:
             return {}
-        cohort, batcher = self.trainer.cohort(len(jobs)), self.trainer.batcher
-        cohort.load(state.vectors.to(cohort.device))
-        cohort.load_masks(None)
         tests = [self.data.split(job.replicate)[1].numpy() for job in jobs]
-        logits = evaluate.predict(cohort, batcher, tests, report=self.cell.ticker.measured)
-        cosines = self._cosines(cohort, jobs, state.step)
+        (logits,) = self.trainer.measure(trained, tests, report=self.cell.ticker.measured)
+        cosines = self._cosines(trained)
         pieces = {}
         for j in missing:
-            diverged = state.diverged_at[j] != NEVER or not bool(state.vectors[j].isfinite().all())
-            right = evaluate.correct(logits[j], self.data.labels[tests[j]]).double().mean().item()
+            correct = evaluate.correct(logits[j], self.data.labels[tests[j]])
             row = {
-                "replicate": jobs[j].replicate, "step": state.step, "cosine": cosines[j].mean().item(),
-                "acc": 1 / self.data.num_classes if diverged else right, "diverged": bool(diverged),
+                "replicate": jobs[j].replicate, "step": step, "cosine": cosines[j].mean().item(),
+                "acc": self.trainer.accuracy(trained, j, correct), "diverged": bool(trained.diverged[j]),
+                "engine": trained.engines[j],
             }  # fmt: skip
             arrays = {"cosines": cosines[j].numpy()}
-            if state.step == self.steps[-1]:
-                arrays["weights"] = state.vectors[j].numpy()
-            pieces[_piece(jobs[j].replicate, state.step)] = (arrays, row)
+            if step == self.steps[-1]:
+                arrays["weights"] = trained.vectors[j].numpy()
+            pieces[_piece(jobs[j].replicate, step)] = (arrays, row)
         return pieces
 
-    def _cosines(self, cohort: Cohort, jobs: list[Job], step: int) -> torch.Tensor:
+    def _cosines(self, trained: Trained) -> torch.Tensor:
         """Cosine similarity of each batch's gradient with the mean of all, float64 [R, batches], on the CPU."""
-        batcher, own = self.trainer.batcher, self.trainer.labels
-        labels = torch.stack([own if job.labels is None else job.labels.to(own.device) for job in jobs])
-        each = []
-        cohort.train()  # running statistics move, but only here: training goes on from its own state
-        for index in self._index(jobs, step).to(batcher.device).unbind(1):
-            cohort.gradients.zero_()
-            cohort.backward(batcher.normalise(batcher.gather(index), cohort.dtype), labels.gather(1, index))
-            self.cell.ticker.measured(index.numel(), work=1)
-            each.append(cohort.gradients.clone())
+        each = self._gradients(trained)
         mean = sum(each) / len(each)
-        dots = torch.stack([_dots(cohort, gradient, mean) for gradient in each], 1)
-        norms = torch.stack([_dots(cohort, gradient, gradient).sqrt() for gradient in each], 1)
-        return (dots / (norms * _dots(cohort, mean, mean).sqrt()[:, None])).cpu()
+        dots = torch.stack([_dots(gradient, mean) for gradient in each], 1)
+        norms = torch.stack([_dots(gradient, gradient).sqrt() for gradient in each], 1)
+        return (dots / (norms * _dots(mean, mean).sqrt()[:, None])).cpu()
+
+    def _gradients(self, trained: Trained) -> list[torch.Tensor]:
+        """Of each batch that is measured, [R, num_parameters]."""
+        jobs, own = trained.jobs, self.trainer.labels
+        cohort = self.trainer.cohort(len(jobs), self.trainer.engine())
+        evaluate.load(cohort, trained.vectors)
+        cohort.load_masks(None)  # a weight that is zero by chance has a gradient too
+        cohort.load_momentum(torch.zeros(len(jobs), cohort.layout.num_parameters))
+        labels = torch.stack([own if job.labels is None else job.labels.to(own.device) for job in jobs])
+        still = torch.zeros(1, len(jobs), dtype=cohort.dtype, device=cohort.device)
+        only = Sgd(momentum=0.0, weight_decay=0.0, nesterov=False)  # a step's momentum is then its gradient
+        found = []
+        for index in self._index(jobs, trained.state.step).to(cohort.device).unbind(1):
+            # running statistics move, but only here: training goes on from its own state
+            cohort.train(Block(index[None], None, still), self.trainer.batcher, labels, only)
+            self.cell.ticker.measured(index.numel(), work=1)
+            found.append(cohort.momentum_vectors())
+        return found
 
     def _index(self, jobs: list[Job], step: int) -> torch.Tensor:
         """Dataset indices of the measured batches, int64 [R, batches, B]."""
@@ -213,10 +222,6 @@ def _until(job: Job, stop: int) -> Job:
     return Job(job.vector, job.subset, 0, stop, job.seed, job.replicate, labels=job.labels)
 
 
-def _dots(cohort: Cohort, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Inner products [R], in float64, of two stacks laid out like the cohort's gradients."""
-    total, start = 0, 0
-    for entry in cohort.layout.parameters:
-        block = slice(start, start := start + cohort.replicas * entry.size)
-        total += (a[block] * b[block]).view(cohort.replicas, entry.size).sum(1, dtype=torch.float64)
-    return total
+def _dots(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Inner products [R], summed in float64, of the rows of two [R, n]."""
+    return (a * b).sum(1, dtype=torch.float64)

@@ -6,6 +6,7 @@ folder at once, and `finish` folds everything into the artifact.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 
 from repro import store
 from repro.errors import UsageError
-from repro.stages.common import DEFAULTS, Machine, Result, threads
+from repro.stages.common import DEFAULTS, Machine, Result
 from repro.stages.curves import Curves
 from repro.stages.progress import Ticker, images_of
 from repro.store.targets import require_replaceable
@@ -109,6 +110,7 @@ class Growing:
         if self.path.exists() and not self.machine.force:
             finished = store.read(self.path, kind=self.kind)
             self.history = finished.provenance["runs"]
+            self._say_of_other_vectors(self.path, self.history[-1].get("vectors") if self.history else None)
             self._take({key: finished[key] for key in finished.keys()}, finished.table().to_dict("records"))
         self.finished = set(self.rows)
         for name in self.work.numbered(PIECES):
@@ -160,7 +162,8 @@ class Growing:
                 "diverged_at": state.diverged_at,
                 **{f"extra/{name}": array for name, array in state.extra.items()},
             }
-            self.work.save(CHECKPOINT, arrays, {"jobs": json.dumps(jobs), "step": state.step, "seconds": state.seconds})
+            attributes = {"jobs": json.dumps(jobs), "step": state.step, "seconds": state.seconds, "vectors": vectors()}
+            self.work.save(CHECKPOINT, arrays, attributes)
             if self.curves:
                 self.curves.flush()
 
@@ -172,6 +175,7 @@ class Growing:
         if loaded is None or json.loads(loaded[1]["jobs"]) != jobs:
             return None
         arrays, attributes = loaded
+        self._say_of_other_vectors(self.work.folder, attributes.get("vectors"))
         return Progress(
             step=int(attributes["step"]),
             vectors=torch.from_numpy(arrays["vectors"]),
@@ -181,9 +185,18 @@ class Growing:
             extra={name.removeprefix("extra/"): a for name, a in arrays.items() if name.startswith("extra/")},
         )
 
+    def _say_of_other_vectors(self, path: Path, then: str | None) -> None:
+        """Clusters mix CPUs: what one began another may end, with the same numbers to rounding."""
+        if then is not None and then != vectors() and self.machine.torch_device.type == "cpu":
+            print(f"warning: {path} was begun on a CPU with {then}, this one has {vectors()}: it goes on, and bits may "
+                  "differ from a run on one CPU", file=sys.stderr)  # fmt: skip
+
     def table(self) -> pd.DataFrame:
         """One row per piece so far."""
-        return pd.DataFrame(list(self.rows.values()))
+        table = pd.DataFrame(list(self.rows.values()))
+        if "engine" in table:
+            table["engine"] = table["engine"].fillna("")  # rows made before it was recorded
+        return table
 
     def finish(self, *, order: list[str], extra: dict[str, np.ndarray] | None = None, lines: tuple[str, ...] = (),
                **provenance) -> Result:  # fmt: skip
@@ -192,20 +205,31 @@ class Growing:
         Arguments:
             order: table columns to sort by.
             extra: arrays that belong to no piece.
-            provenance: device, engine, seed …, recorded with this run.
+            provenance: device, engine, seed …, recorded with this run. Its number of threads is, too: `serial` may
+                round otherwise with another.
         """
         if set(self.rows) != self.finished:
             table = self.table().sort_values(order, kind="stable").reset_index(drop=True)
+            new = [row for piece, row in self.rows.items() if piece not in self.finished]
+            engines = {*provenance["engine"].split("/"), *(row.get("engine", "") for row in new)}  # some were taken up
+            provenance["engine"] = "/".join(sorted(engines - {""}))
             run = store.provenance(
-                started=self.began, wall_seconds=time.time() - self.began, threads=threads(), **provenance
+                started=self.began, wall_seconds=time.time() - self.began, threads=torch.get_num_threads(),
+                vectors=vectors(), **provenance
             )
+            made = table.replicate.nunique() if "replicate" in table else 0
             store.write(
                 self.path, kind=self.kind, recipe=self.recipe, inputs=self.inputs, defaults=DEFAULTS,
                 arrays={**self.arrays, **(extra or {})}, table=table,
-                provenance={"runs": [*self.history, {**run, "pieces": len(set(self.rows) - self.finished)}]},
+                provenance={"runs": [*self.history, {**run, "pieces": len(new), "replicates": made}]},
             )  # fmt: skip
         self.work.discard()
         return Result(self.path, self.identity, tuple(self.computed), tuple(self.reused), lines)
+
+
+def vectors() -> str:
+    """The vector instructions of this CPU, by which the rounding of a sum may differ: 'AVX512', 'AVX2' …"""
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def _kind_at(path: Path) -> str | None:

@@ -61,12 +61,13 @@ def imp(
             )
         run.expect(wanted)
         while todo := [(r, level) for r in range(replicates) if (level := run.next_level(r)) <= levels]:
-            for chunk in run.chunks(todo):
+            lost = [row for row in todo if run.is_lost(*row)]
+            run.add_lost(lost)
+            for chunk in run.chunks([row for row in todo if row not in lost]):
                 run.train_level(chunk)
         return cell.finish(
-            order=["replicate", "level"], lines=run.summary(), device=str(run.trainer.device),
-            engine="/".join(sorted(run.trainer.engines)), seed=parent.recipe["seed"],
-        )  # fmt: skip
+            order=["replicate", "level"], lines=run.summary(), **run.trainer.provenance, seed=parent.recipe["seed"]
+        )
 
 
 class _Imp(Levels):
@@ -100,7 +101,7 @@ class _Imp(Levels):
         return level
 
     def mask(self, replicate: int, level: int) -> torch.Tensor:
-        """The mask a level trains with, made from the level before it."""
+        """Made from the level before it."""
         if level == 0:
             return torch.ones(self.layout.num_prunable, dtype=torch.bool)
         before = piece_of(replicate, level - 1)
@@ -109,10 +110,10 @@ class _Imp(Levels):
             weights, self.unpack(self.cell.arrays[f"{before}/mask"]), self.recipe["prune_fraction"]
         )
 
-    def train_level(self, chunk: list[tuple[int, int]]) -> None:
-        """Train one level of each (replicate, level), and keep it; none can be pruned from a diverged one."""
-        lost = [(r, level) for r, level in chunk if level and self.cell.rows[piece_of(r, level - 1)]["diverged"]]
-        self.add_lost(lost)
-        if rows := [row for row in chunk if row not in lost]:
-            jobs = [self.job(r, torch.from_numpy(self.rewind_weights(r)), self.mask(r, level)) for r, level in rows]
-            self.train(rows, jobs)
+    def is_lost(self, replicate: int, level: int) -> bool:
+        """Whether there is no mask, because the level before diverged."""
+        return level > 0 and bool(self.cell.rows[piece_of(replicate, level - 1)]["diverged"])
+
+    def train_level(self, rows: list[tuple[int, int]]) -> None:
+        """Train one level of each (replicate, level), and keep it."""
+        self.train(rows, [self.job(r, torch.from_numpy(self.rewind_weights(r)), self.mask(r, level)) for r, level in rows])

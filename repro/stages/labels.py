@@ -15,8 +15,8 @@ import torch
 
 from repro import store
 from repro.data import ImageSet
-from repro.data.files import read_numbers
 from repro.data.noise import corrupt
+from repro.data.user_numbers import read_numbers
 from repro.errors import UsageError
 from repro.stages.common import DEFAULTS
 from repro.train.streams import stream
@@ -75,7 +75,7 @@ def labels_in_use(
         source: score or subset artifact whose labels are taken over; the options must then be left out.
         label_noise: share of the images trained on (in any fold) that get a label uniform over all classes.
         noise_draw: 'shared' by all replicates, or one draw for each 'replicate'.
-        labels: file with a label for each image, or each training image, in order; see `read_numbers`.
+        labels: file (or FILE:KEY) with a label for each image, or each training image; see `read_numbers`.
         seed: address of the draw.
 
     Raises UsageError for options that cannot be, or that go with no ``source``.

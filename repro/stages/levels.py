@@ -5,11 +5,12 @@ import torch
 
 from repro.data import ImageSet
 from repro.errors import RunError
-from repro.stages.common import Machine, Trainer, training_of
+from repro.stages.common import Machine, training_of
 from repro.stages.growing import Growing
 from repro.stages.progress import FORWARD, images_between
+from repro.stages.trainer import Trained, Trainer
 from repro.train import evaluate
-from repro.train.loop import NEVER, Job, Progress, train
+from repro.train.job import NEVER, Job
 
 
 def piece_of(replicate: int, level: int) -> str:
@@ -45,9 +46,15 @@ class Levels:
         """A kept mask as bool [num_prunable]."""
         return torch.from_numpy(np.unpackbits(packed, count=self.layout.num_prunable).astype(bool))
 
+    def mask(self, replicate: int, level: int) -> torch.Tensor:
+        """The mask a level trains with, bool [num_prunable]."""
+        raise NotImplementedError
+
     def chunks(self, rows: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
         """(replicate, level) in cohorts."""
-        return self.trainer.chunks(rows, lambda row: self.trainer.batch_key(self.data.split(row[0])[0]))
+        return self.trainer.chunks(
+            rows, lambda row: self.trainer.cohort_key(self.data.split(row[0])[0], self.mask(*row))
+        )
 
     def job(self, replicate: int, weights: torch.Tensor, mask: torch.Tensor) -> Job:
         """Training to the end on all training images, with the clock at the recipe's t (protocol section 4)."""
@@ -60,39 +67,30 @@ class Levels:
         span = sorted({level for _, level in rows})
         levels = f"levels {span[0]}-{span[-1]}" if span[1:] else f"level {span[0]}"
         where = f"{levels} of {self.last} ({len(rows)} network{'s' * (len(rows) > 1)})"
-        state = train(
-            jobs, self.training, cohort_of=self.trainer.cohort, batcher=self.trainer.batcher, labels=self.trainer.labels,
-            **self.cell.training(pieces, jobs, self.training, where),
-        )  # fmt: skip
-        self.cell.add(self._measure(rows, jobs, state))
+        self.cell.add(self._measure(rows, self.trainer.train(self.cell, jobs, pieces, where)))
 
-    def _measure(self, rows: list[tuple[int, int]], jobs: list[Job], state: Progress) -> dict:
-        cohort = self.trainer.cohort(len(rows))
-        cohort.load(state.vectors.to(cohort.device))
+    def _measure(self, rows: list[tuple[int, int]], trained: Trained) -> dict:
         splits = [[index.numpy() for index in self.data.split(r)] for r, _ in rows]
-        report = self.cell.ticker.measured
-        on_train = evaluate.predict(cohort, self.trainer.batcher, [train for train, _ in splits], report=report)
-        on_test = evaluate.predict(cohort, self.trainer.batcher, [test for _, test in splits], report=report)
-        pieces = {}
+        on_train, on_test = self.trainer.measure(trained, *zip(*splits), report=self.cell.ticker.measured)
+        jobs, pieces = trained.jobs, {}
         for j, (r, level) in enumerate(rows):
             train_labels, test_labels = (self.data.labels[index] for index in splits[j])
             correct = evaluate.correct(on_test[j], test_labels)
-            diverged = bool(state.diverged_at[j] != NEVER) or not bool(state.vectors[j].isfinite().all())
             arrays = {
                 "mask": np.packbits(jobs[j].mask.numpy()),
-                "weights": state.vectors[j].numpy(),
+                "weights": trained.vectors[j].numpy(),
                 "test_correct": np.packbits(correct.numpy()),
                 "train_margin": evaluate.margins(on_train[j], train_labels).half().numpy(),
             }
             if level == 0:
                 arrays["rewind_weights"] = jobs[j].vector.numpy()
-            row = self._row(r, level, int(jobs[j].mask.sum()), diverged)
+            row = self._row(r, level, int(jobs[j].mask.sum()), bool(trained.diverged[j]))
             row |= {
-                "acc": 1 / self.data.num_classes if diverged else correct.double().mean().item(),
+                "acc": self.trainer.accuracy(trained, j, correct),
                 "loss": evaluate.losses(on_test[j], test_labels).double().mean().item(),
                 "train_acc": evaluate.correct(on_train[j], train_labels).double().mean().item(),
                 "train_loss": evaluate.losses(on_train[j], train_labels).double().mean().item(),
-                "diverged_at": int(state.diverged_at[j]), "seconds": state.seconds / len(rows),
+                "diverged_at": int(trained.diverged_at[j]), "seconds": trained.seconds, "engine": trained.engines[j],
             }  # fmt: skip
             pieces[piece_of(r, level)] = (arrays, row)
         return pieces
@@ -108,7 +106,7 @@ class Levels:
         if not rows:
             return
         nothing = {name: float("nan") for name in ("loss", "train_acc", "train_loss", "density")}
-        nothing |= {"acc": 1 / self.data.num_classes, "diverged_at": NEVER, "seconds": 0.0}
+        nothing |= {"acc": 1 / self.data.num_classes, "diverged_at": NEVER, "seconds": 0.0, "engine": ""}
         self.cell.add({piece_of(r, level): ({}, self._row(r, level, 0, True) | nothing) for r, level in rows})
 
     def summary(self) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from repro.errors import RunError, UsageError
-from repro.stages.common import COHORT_LIMIT, Trainer
 from repro.stages.progress import FORWARD, Ticker, place
+from repro.stages.trainer import COHORT_LIMIT, Trainer
 from repro.train.interpolate import AVERAGED, MODES, RECALIBRATED, Measured, accuracies, barrier, measure, mix
 
 BELOW = 0.5  # nats: examples with a smaller barrier are counted as connected (the first bins of Figure 5)
@@ -162,8 +162,8 @@ def _evaluate(
     trainer: Trainer, families: list[Family], vectors: dict, mode: str, report: Callable[[int], None] | None
 ) -> dict[tuple, Measured]:
     found = {}
-    for keys in trainer.chunks(vectors):
-        cohort = trainer.cohort(len(keys))
+    for keys in trainer.chunks(vectors, lambda key: trainer.engine_of(vectors[key])):
+        cohort = trainer.cohort(len(keys), trainer.engine_of(vectors[keys[0]]))
         splits = [families[key[0]].split for key in keys]
         chosen = [vectors[key] for key in keys]
         each = measure(cohort, trainer.batcher, trainer.data.labels, chosen, splits, mode, report)
@@ -175,7 +175,7 @@ def _start_accuracies(trainer: Trainer, families: list[Family], report: Callable
     for chunk in trainer.chunks([family for family in families if not family.start_acc]):
         starts, splits = [family.start for family in chunk], [family.split for family in chunk]
         for column, mode in (("pretrain_acc", AVERAGED), ("pretrain_acc_recalibrated", RECALIBRATED)):
-            cohort = trainer.cohort(len(chunk))
+            cohort = trainer.cohort(len(chunk), trainer.engine())
             found = accuracies(cohort, trainer.batcher, trainer.data.labels, starts, splits, mode, report)
             for family, accuracy in zip(chunk, found):
                 family.start_acc[column] = accuracy

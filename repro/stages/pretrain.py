@@ -5,12 +5,13 @@ from pathlib import Path
 from repro.data import Passes
 from repro.errors import RunError
 from repro.stages.beginning import begin
-from repro.stages.common import Machine, Result, Trainer
+from repro.stages.common import Machine, Result
 from repro.stages.first_look import advice
 from repro.stages.growing import Growing
 from repro.stages.progress import FORWARD, images_between, place
+from repro.stages.trainer import Trainer
 from repro.train import evaluate
-from repro.train.loop import NEVER, train
+from repro.train.job import NEVER
 from repro.train.schedule import Training
 
 
@@ -59,29 +60,23 @@ def pretrain(
         for r in missing:
             work = images_between(training, len(start.images(r)), 0, t) + FORWARD * len(data.split(r)[1])
             cell.ticker.expect({f"replicate_{r}": work})
-        for rows in trainer.chunks(missing, lambda r: trainer.batch_key(start.images(r))):
+        for rows in trainer.chunks(missing, lambda r: trainer.cohort_key(start.images(r))):
             pieces = [f"replicate_{r}" for r in rows]
             jobs = [start.job(trainer, r) for r in rows]
             where = place("network", replicates - len(cell.ticker.pending), len(rows), replicates)
-            state = train(
-                jobs, training, cohort_of=trainer.cohort, batcher=trainer.batcher, labels=trainer.labels,
-                **cell.training(pieces, jobs, training, where),
-            )  # fmt: skip
-            cohort = trainer.cohort(len(rows))
-            cohort.load(state.vectors.to(cohort.device))
+            trained = trainer.train(cell, jobs, pieces, where)
             tests = [data.split(r)[1].numpy() for r in rows]
-            logits = evaluate.predict(cohort, trainer.batcher, tests, report=cell.ticker.measured)
+            (logits,) = trainer.measure(trained, tests, report=cell.ticker.measured)
             new = {}
             for j, r in enumerate(rows):
                 truth = data.labels[tests[j]]
-                if not state.vectors[j].isfinite().all() and state.diverged_at[j] == NEVER:
-                    state.diverged_at[j] = t  # the last update did it, after the last loss
                 row = {
-                    "replicate": r, "acc": evaluate.correct(logits[j], truth).double().mean().item(),
+                    "replicate": r, "acc": trainer.accuracy(trained, j, evaluate.correct(logits[j], truth)),
                     "loss": evaluate.losses(logits[j], truth).double().mean().item(),
-                    "diverged_at": int(state.diverged_at[j]), "seconds": state.seconds / len(rows),
+                    "diverged_at": int(trained.diverged_at[j]), "seconds": trained.seconds,
+                    "engine": trained.engines[j],
                 }  # fmt: skip
-                new[pieces[j]] = ({"weights": state.vectors[j].numpy()}, row)
+                new[pieces[j]] = ({"weights": trained.vectors[j].numpy()}, row)
             cell.add(new)
         table = cell.table()
         diverged = table.replicate[table.diverged_at != NEVER]
@@ -97,4 +92,4 @@ def pretrain(
             bad = ", ".join(map(str, diverged))
             lines.append(f"warning: replicates {bad} diverged (loss not finite): try a lower --lr (={training.lr})")
         return cell.finish(order=["replicate"], extra=start.labels.arrays(int(cell.table().replicate.max()) + 1), lines=tuple(lines),
-                           device=str(trainer.device), engine="/".join(sorted(trainer.engines)), seed=start.seed)  # fmt: skip
+                           **trainer.provenance, seed=start.seed)  # fmt: skip

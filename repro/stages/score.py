@@ -12,18 +12,20 @@ import torch
 
 from repro.errors import RunError, UsageError
 from repro.protocol import Scoring, protocol
-from repro.stages.common import Machine, Result, Trainer, open_data, require_replicates, training_fields
+from repro.stages.common import Machine, Result, open_data, require_replicates, training_fields
 from repro.stages.first_look import advice
 from repro.stages.growing import Growing
 from repro.stages.labels import labels_in_use
 from repro.stages.progress import FORWARD, images_between, place
 from repro.stages.select import SCORES
+from repro.stages.trainer import Trainer
 from repro.train import evaluate
-from repro.train.loop import NEVER, Job, train
+from repro.train.job import Job
 from repro.train.scores import Forgetting, gradient_norms
 from repro.train.streams import stream
 from repro.usercode import pinned
 
+LEARNED = 0.99  # above this mean training accuracy, a score is no longer early (paper, section 3)
 RELIABLE = 0.7  # below this rank correlation between half-ensembles, a ranking is mostly noise
 
 
@@ -56,7 +58,7 @@ def score(
     Written: ``fold_f/network_k/el2n`` float32 [n] of each network, likewise ``margin``, ``forgetting`` and ``grand``
     (see `repro.train`), ``fold_f/el2n`` … their means, ``fold_f/index`` int64 [n] the dataset indices scored, and
     ``fold_f/half_correlation``, the Spearman correlation between the mean EL2N of half-ensembles, which is printed
-    with a warning below 0.7. With a noise draw for each replicate, ``replicate_r`` stands in place of ``fold_f``.
+    with a warning below 0.7, and beside it the mean training accuracy, with one above 0.99. With a noise draw for each replicate, ``replicate_r`` stands in place of ``fold_f``.
     """
     recipe = protocol(dataset)
     replicates = recipe.replicates if replicates is None else replicates
@@ -88,15 +90,19 @@ def score(
         def pool(group: int) -> np.ndarray:
             return data.split(group)[0].numpy()
 
-        def batches(row: tuple[int, int]) -> int:
-            return len(pool(row[0])) if scoring.batch_norm == "batch" else trainer.batch_key(pool(row[0]))
+        def cohort_key(row: tuple[int, int]) -> tuple:
+            images, by_batch = pool(row[0]), scoring.batch_norm == "batch"
+            if by_batch:
+                trainer.require_batches(len(images), scoring=True)
+            # padding would enter the statistics of a batch: pools of one length
+            return trainer.cohort_key(images), len(images) if by_batch else 0
 
         missing = {piece: row for piece, row in wanted.items() if piece not in cell.rows}
         for piece, (g, _) in missing.items():
             images = len(pool(g))  # measured on once, and once more with a backward pass for GraNd
             work = images_between(training, images, 0, training.steps) + (FORWARD + grand) * images
             cell.ticker.expect({piece: work})
-        for chunk in trainer.chunks(missing.values(), batches):
+        for chunk in trainer.chunks(missing.values(), cohort_key):
             pieces = [f"{unit}_{g}/network_{k}" for g, k in chunk]
             pools = [pool(g) for g, _ in chunk]
             jobs = [
@@ -107,24 +113,17 @@ def score(
             truth = torch.stack([torch.from_numpy(used.of(g)) for g, _ in chunk])
             forgetting = Forgetting(truth, len(chunk))
             where = place("network", len(wanted) - len(cell.ticker.pending), len(chunk), len(wanted))
-            state = train(
-                jobs, training, cohort_of=trainer.cohort, batcher=trainer.batcher, labels=trainer.labels,
-                observe=forgetting, **cell.training(pieces, jobs, training, where),
-            )  # fmt: skip
-            if (state.diverged_at != NEVER).any():
-                first = int(np.argmax(state.diverged_at != NEVER))
+            trained = trainer.train(cell, jobs, pieces, where, observe=forgetting)
+            (logits,) = trainer.measure(trained, pools, batch_norm=scoring.batch_norm, report=cell.ticker.measured)
+            if trained.diverged.any():
+                first = int(np.argmax(trained.diverged))
                 cell.drop_checkpoint()
                 raise RunError(
-                    f"scoring network {pieces[first]} diverged (loss not finite at step {state.diverged_at[first]}): "
-                    f"a score needs all {count} networks: {advice(state.diverged_at[first], 0, training.lr)}"
+                    f"scoring network {pieces[first]} diverged (loss not finite at step {trained.diverged_at[first]}): "
+                    f"a score needs all {count} networks: {advice(trained.diverged_at[first], 0, training.lr)}"
                 )
-            cohort = trainer.cohort(len(chunk))
-            cohort.load(state.vectors.to(cohort.device))
-            logits = evaluate.predict(
-                cohort, trainer.batcher, pools, batch_norm=scoring.batch_norm, report=cell.ticker.measured
-            )
             if grand:
-                cell.save_checkpoint(pieces)(state)  # gradients can take as long as the training
+                cell.save_checkpoint(pieces)(trained.state)  # gradients can take as long as the training
             new = {}
             for j, (g, k) in enumerate(chunk):
                 label = truth[j, pools[j]]
@@ -135,13 +134,17 @@ def score(
                 }
                 if grand:
                     norms = gradient_norms(
-                        trainer.module(state.vectors[j]), trainer.batcher, pools[j], label,
+                        trainer.module(trained.vectors[j]), trainer.batcher, pools[j], label,
                         report=lambda images: cell.ticker.measured(images, work=1),
                     )  # fmt: skip
                     arrays["grand"] = norms.float().numpy()
+                if odd := [name for name, values in arrays.items() if not np.isfinite(values).all()]:
+                    cell.drop_checkpoint()
+                    raise RunError(f"scoring network {pieces[j]} gives {' and '.join(odd)} scores that are not finite: "
+                                   f"lower --lr (={training.lr})")  # fmt: skip
                 row = {
                     unit: g, "network": k, "train_acc": evaluate.correct(logits[j], label).double().mean().item(),
-                    "seconds": state.seconds / len(chunk),
+                    "seconds": trained.seconds, "engine": trained.engines[j],
                 }  # fmt: skip
                 new[pieces[j]] = (arrays, row)
             cell.add(new)
@@ -155,19 +158,23 @@ def score(
                 each = [cell.arrays.get(f"{unit}_{g}/network_{k}/{name}") for k in range(count)]
                 if all(values is not None for values in each):  # not GraNd, or made before there were other scores
                     extra[f"{unit}_{g}/{name}"] = np.stack(each).mean(0)
+            accuracy = np.mean([cell.rows[f"{unit}_{g}/network_{k}"]["train_acc"] for k in range(count)])
+            said = []
             if count >= 2:
                 scores = np.stack([cell.arrays[f"{unit}_{g}/network_{k}/el2n"] for k in range(count)])
                 rho = half_ensemble_correlation(scores, stream(seed, g, "halves"))
                 extra[f"{unit}_{g}/half_correlation"] = np.float64(rho)
-                lines.append(_reliability(f"{unit} {g}", rho, count))
+                said = _reliable(rho)
+            lines.append(f"{unit} {g} (K={count}): {'; '.join([*said, *_early(accuracy)])}")
         return cell.finish(
-            order=[unit, "network"], extra=extra, lines=tuple(lines), device=str(trainer.device),
-            engine="/".join(sorted(trainer.engines)), seed=seed,
-        )  # fmt: skip
+            order=[unit, "network"], extra=extra, lines=tuple(lines), **trainer.provenance, seed=seed
+        )
 
 
 def half_ensemble_correlation(scores: np.ndarray, rng: np.random.Generator, splits: int = 20) -> float:
     """Mean Spearman correlation between the mean scores of two halves of the networks, over random halvings.
+
+    NaN where a half scores all images alike.
 
     Arguments:
         scores: [K, n], one row a network, K at least 2 (for odd K one network is left out at a time).
@@ -178,12 +185,24 @@ def half_ensemble_correlation(scores: np.ndarray, rng: np.random.Generator, spli
     for _ in range(splits):
         order = rng.permutation(len(scores))
         half = len(scores) // 2
-        found.append(spearmanr(scores[order[:half]].mean(0), scores[order[half : 2 * half]].mean(0)).statistic)
+        a, b = scores[order[:half]].mean(0), scores[order[half : 2 * half]].mean(0)
+        found.append(spearmanr(a, b).statistic if np.ptp(a) and np.ptp(b) else np.nan)
     return float(np.mean(found))
 
 
-def _reliability(group: str, rho: float, count: int) -> str:
-    text = f"{group}: rank correlation between half-ensembles {rho:.2f} (K={count})"
-    if rho < RELIABLE:
-        text += f"; warning: below {RELIABLE}, the ranking is mostly noise: more networks, longer, or a lower rate"
-    return text
+def _early(accuracy: float) -> list[str]:
+    """What is said of the mean training accuracy of a group's networks."""
+    said = [f"mean training accuracy {accuracy:.4f}"]
+    if accuracy > LEARNED:
+        said.append(f"warning: above {LEARNED}, scored after the images were learned: score earlier, by fewer --steps")
+    return said
+
+
+def _reliable(rho: float) -> list[str]:
+    """What is said of the correlation between a group's half-ensembles."""
+    said = [f"rank correlation between half-ensembles {rho:.2f}"]
+    if np.isnan(rho):
+        said.append("warning: half of the networks score all images alike, so there is no ranking: train them longer")
+    elif rho < RELIABLE:
+        said.append(f"warning: below {RELIABLE}, the ranking is mostly noise: more networks, longer, or a lower rate")
+    return said

@@ -9,7 +9,7 @@ import numpy as np
 
 from repro import store
 from repro.data import ImageSet, choose, histogram, missing_classes
-from repro.data.files import read_numbers
+from repro.data.user_numbers import HDF5, SUFFIXES, read_numbers, split_key
 from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.stages.common import Machine, Result, data_of, open_data, require_replicates
@@ -48,7 +48,7 @@ def select(
             5), unless each replicate has scores of its own.
         scores: what ranks the images, for easy and hard: a score artifact; a barrier artifact (LMC score: mean barrier
             of an image over the fold's rewind points and their pairs of children, protocol section 11); or a user's
-            CSV, NPY or HDF5 with one number per image, the easiest lowest (`repro.data.files.read_numbers`).
+            file with one number per image, the easiest lowest (`repro.data.user_numbers.read_numbers`).
         score: which one of a score artifact: 'el2n' (when None), 'margin', 'forgetting' or 'grand'.
         dataset: needed for random, unless ``like`` is given, and for scores from a user's file.
         balanced: equally many of each class, by the labels in use; None is the protocol's choice for easy and hard and
@@ -157,8 +157,8 @@ def ranking_artifact(path: str | Path) -> store.Artifact | None:
 
     Raises UsageError for a file that is missing or damaged, and for an artifact of another kind.
     """
-    path = Path(path)
-    if path.suffix.lower() in (".csv", ".txt", ".npy") or _is_plain_hdf5(path):
+    path, key = split_key(path)
+    if key is not None or path.suffix.lower() in set(SUFFIXES) - set(HDF5) or _is_plain_hdf5(path):
         return None
     found = store.read(path)
     if found.kind not in ("score", "barrier"):

@@ -11,19 +11,12 @@ from repro import store
 from repro.data import ImageSet, Passes
 from repro.errors import UsageError
 from repro.protocol import protocol
-from repro.stages.common import (
-    Machine,
-    Result,
-    Trainer,
-    data_of,
-    open_data,
-    require_replicates,
-    training_fields,
-)  # fmt: skip
+from repro.stages.common import Machine, Result, data_of, open_data, require_replicates, training_fields
 from repro.stages.growing import Growing
 from repro.stages.progress import FORWARD, images_of, place
+from repro.stages.trainer import Trained, Trainer
 from repro.train import evaluate
-from repro.train.loop import NEVER, Job, Progress, train
+from repro.train.job import Job
 from repro.train.schedule import Training
 from repro.usercode import pinned
 
@@ -57,8 +50,9 @@ def warmup(
 
     Written: for each (subset, w, replicate) ``<subset>/w<w>/replicate_r/test_correct`` (np.packbits of one bit per test
     image) and a row: subset, kind, size (0 for all), w, replicate, acc, loss (test) and train_loss (of all training
-    images without augmentation, nats), diverged, diverged_at, seconds. A network whose loss or weights are not finite
-    counts as chance, 1/classes, with ``diverged``: that is a result, and its neighbours are trained on undisturbed.
+    images without augmentation, nats), diverged, diverged_at, seconds, engine. A network that diverged
+    (`repro.stages.trainer.Trained`) counts as chance, 1/classes: that is a result, and its neighbours are trained on
+    undisturbed.
 
     Raises UsageError for a w that does not fit, and for a subset of other images, of fewer replicates, with noisy
     labels, or with the name of another.
@@ -106,12 +100,11 @@ def warmup(
             return cell.preview(wanted, steps=training.steps, batch_size=training.batch_size)
         missing = [condition for condition in conditions if condition.piece not in cell.rows]
         sweep.expect(missing)
-        for chunk in trainer.chunks(missing, sweep.batch_key):
+        for chunk in trainer.chunks(missing, sweep.cohort_key):
             sweep.run(chunk)
         return cell.finish(
-            order=["kind", "size", "subset", "w", "replicate"], lines=sweep.summary(), device=str(trainer.device),
-            engine="/".join(sorted(trainer.engines)), seed=seed,
-        )  # fmt: skip
+            order=["kind", "size", "subset", "w", "replicate"], lines=sweep.summary(), **trainer.provenance, seed=seed
+        )
 
 
 @dataclass(frozen=True)
@@ -170,9 +163,11 @@ class _Sweep:
             return self.data.split(replicate)[0].numpy()
         return self.subsets[name][f"replicate_{replicate}/index"]
 
-    def batch_key(self, condition: _Condition):
+    def cohort_key(self, condition: _Condition):
         """Equal for networks whose batches have equal sizes at every step: those with the last batch kept change sets
         (and so the size of a batch) at step w."""
+        for name in (condition.subset, ALL):
+            self.trainer.require_batches(len(self.images(name, condition.replicate)))
         if self.training.drop_last:
             return 0
         return *(len(self.images(name, condition.replicate)) for name in (condition.subset, ALL)), condition.w
@@ -192,34 +187,24 @@ class _Sweep:
         jobs = [self._job(each, self.trainer.initial(self.cell.recipe["seed"], each.replicate)) for each in chunk]
         pieces = [each.piece for each in chunk]
         where = place("network", self.count - len(self.cell.ticker.pending), len(chunk), self.count)
-        state = train(
-            jobs, self.training, cohort_of=self.trainer.cohort, batcher=self.trainer.batcher, labels=self.trainer.labels,
-            **self.cell.training(pieces, jobs, self.training, where),
-        )  # fmt: skip
-        self.cell.add(self._measure(chunk, state))
+        self.cell.add(self._measure(chunk, self.trainer.train(self.cell, jobs, pieces, where)))
 
-    def _measure(self, chunk: list[_Condition], state: Progress) -> dict:
-        cohort = self.trainer.cohort(len(chunk))
-        cohort.load(state.vectors.to(cohort.device))
+    def _measure(self, chunk: list[_Condition], trained: Trained) -> dict:
         splits = [[index.numpy() for index in self.data.split(each.replicate)] for each in chunk]
-        report = self.cell.ticker.measured
-        on_train = evaluate.predict(cohort, self.trainer.batcher, [train for train, _ in splits], report=report)
-        on_test = evaluate.predict(cohort, self.trainer.batcher, [test for _, test in splits], report=report)
+        on_train, on_test = self.trainer.measure(trained, *zip(*splits), report=self.cell.ticker.measured)
         pieces = {}
         for j, each in enumerate(chunk):
             train_labels, test_labels = (self.data.labels[index] for index in splits[j])
             correct = evaluate.correct(on_test[j], test_labels)
-            at = int(state.diverged_at[j])
-            if at == NEVER and not state.vectors[j].isfinite().all():
-                at = self.training.steps  # the last update did it, after the last loss
             source = self.subsets[each.subset].recipe if each.subset != ALL else {"subset": ALL, "size": 0}
             row = {
                 "subset": each.subset, "kind": source["subset"], "size": source["size"], "w": each.w,
                 "replicate": each.replicate,
-                "acc": 1 / self.data.num_classes if at != NEVER else correct.double().mean().item(),
+                "acc": self.trainer.accuracy(trained, j, correct),
                 "loss": evaluate.losses(on_test[j], test_labels).double().mean().item(),
                 "train_loss": evaluate.losses(on_train[j], train_labels).double().mean().item(),
-                "diverged": at != NEVER, "diverged_at": at, "seconds": state.seconds / len(chunk),
+                "diverged": bool(trained.diverged[j]), "diverged_at": int(trained.diverged_at[j]),
+                "seconds": trained.seconds, "engine": trained.engines[j],
             }  # fmt: skip
             pieces[each.piece] = ({"test_correct": np.packbits(correct.numpy())}, row)
         return pieces

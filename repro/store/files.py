@@ -113,6 +113,11 @@ def write_whole(path: Path, blocks: Iterable[bytes]) -> None:
         raise write_failure(path, error) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """`write_whole` of text, as UTF-8 whatever the locale."""
+    write_whole(path, [text.encode()])
+
+
 def _node() -> str:
     """This machine's name without dots, so that the name of a temporary file can be taken apart."""
     return platform.node().replace(".", "-")
@@ -166,7 +171,7 @@ def acquire(lock: Path) -> TextIO | None:
     while True:
         file = None
         try:
-            file = open(lock, "a+")
+            file = open(lock, "a+", encoding="utf-8", errors="backslashreplace")
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _stands(file, lock):
                 return file
@@ -213,7 +218,7 @@ def _sign(file: TextIO) -> None:
 
 def _owner(lock: Path) -> str:
     try:
-        return lock.read_text() or "another process"
+        return lock.read_text(encoding="utf-8", errors="replace") or "another process"
     except OSError:  # given back at this moment
         return "another process"
 

@@ -51,7 +51,7 @@ class WorkFolder:
         if recorded is None or not self.names():
             self.discard()  # what is left belongs to a recipe that nobody knows
             told = {**wanted.to_json(), "of": path.name}
-            files.write_whole(self.folder / "lineage.json", [json.dumps(told).encode()])
+            files.write_text(self.folder / "lineage.json", json.dumps(told))
         else:
             require_same(self.folder, recorded, wanted)
         files.remove_leftovers(self.folder)
@@ -67,7 +67,7 @@ class WorkFolder:
 
     def _recorded(self) -> Lineage | None:
         try:
-            return Lineage.from_json(json.loads((self.folder / "lineage.json").read_text()))
+            return Lineage.from_json(json.loads((self.folder / "lineage.json").read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
             if any(self.folder.glob("[!.]*")):  # not ours to remove
                 raise UsageError(f"{self.folder} holds other files: move them away, or pass --force") from None

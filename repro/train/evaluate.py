@@ -1,6 +1,6 @@
 """What trained networks say about images: logits of a cohort, and the measures taken from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -8,13 +8,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from repro.data import Batcher
-from repro.nets.cohort import Cohort
+from repro.engines import Cohort
 
-EVALUATION_BATCH = 1000  # protocol section 7: it matters only where batch norm uses batch statistics
 BATCH_NORM_MODES = ("running", "batch")
 
 
-@torch.no_grad()
+def load(cohort: Cohort, vectors: Sequence[Tensor]) -> None:
+    """Load networks [layout.size] each, to be measured. Weights that are zero, as pruned ones are, count as pruned."""
+    rows = torch.stack(list(vectors))
+    cohort.load(rows)
+    cohort.load_masks(rows[:, : cohort.layout.num_prunable] != 0)
+
+
 def predict(
     cohort: Cohort,
     batcher: Batcher,
@@ -23,27 +28,17 @@ def predict(
     batch_norm: str = "running",
     report: Callable[[int], None] | None = None,
 ) -> list[Tensor]:
-    """Logits of un-augmented images: for replica r a float32 tensor [len(index[r]), K] on the CPU.
+    """Logits of un-augmented images: for replica r a float32 tensor [len(index[r]), K] on the CPU. Changes no state.
 
     Arguments:
         index: one int64 array of dataset indices per replica; lengths may differ (folds do, by one).
         batch_norm: 'running' (evaluation mode) or 'batch': statistics of each batch of 1000 images in the order
-            given, as the published scores were computed (protocol section 7). Running statistics are left alone.
+            given, as the published scores were computed (protocol section 7).
         report: called after each batch with the number of images since the last call.
     """
     longest = max(map(len, index))
     padded = np.stack([np.concatenate([rows, np.repeat(rows[-1:], longest - len(rows))]) for rows in index])
-    rows = torch.from_numpy(padded).to(batcher.device)
-    buffers = cohort.buffers.clone()
-    cohort.train(batch_norm == "batch")
-    parts = []
-    for chunk in rows.split(EVALUATION_BATCH, 1):
-        parts.append(cohort.forward(batcher.normalise(batcher.gather(chunk), cohort.dtype)).float())
-        if report:
-            report(chunk.numel())
-    cohort.train()
-    cohort.buffers.copy_(buffers)
-    logits = torch.cat(parts, 1).cpu()  # one copy at the end: until then, a GPU is not waited for
+    logits = cohort.predict(batcher, torch.from_numpy(padded), batch_norm=batch_norm, report=report)
     return [each[: len(rows)] for each, rows in zip(logits, index)]
 
 

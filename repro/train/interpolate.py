@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from repro.data import Batcher
 from repro.errors import UsageError
-from repro.nets.cohort import Cohort
+from repro.engines import Cohort
 from repro.train import evaluate
 
 AVERAGED, RECALIBRATED = "averaged", "recalibrated"
@@ -80,37 +79,11 @@ class Measured:
     test_wrong: np.ndarray
 
 
-@torch.no_grad()
-def recalibrate(
-    cohort: Cohort, batcher: Batcher, index: list[np.ndarray], *, report: Callable[[int], None] | None = None
-) -> None:
-    """Take the cohort's batch-norm statistics anew: one pass in training mode over un-augmented images.
-
-    Batches of 1000 in the order of ``index``; the statistics are the mean over batches (a cumulative average), the last
-    and smaller batch counting as much as the others.
-
-    Arguments:
-        index: for each replica int64 [n] dataset indices, of one length: padding would enter the statistics.
-        report: as for `repro.train.evaluate.predict`.
-    """
-    parts = (part for module in cohort.modules for part in module.modules())
-    norms = [part for part in parts if isinstance(part, _BatchNorm) and part.running_mean is not None]
-    momenta = [norm.momentum for norm in norms]
-    rows = torch.from_numpy(np.stack(index)).to(batcher.device)
-    try:
-        for norm in norms:
-            norm.running_mean.zero_()
-            norm.running_var.fill_(1)
-        cohort.train()
-        for number, chunk in enumerate(rows.split(evaluate.EVALUATION_BATCH, 1), 1):
-            for norm in norms:  # as PyTorch does where momentum is None, but without waiting for a counter on a GPU
-                norm.momentum = 1 / number
-            cohort.forward(batcher.normalise(batcher.gather(chunk), cohort.dtype))
-            if report:
-                report(chunk.numel())
-    finally:
-        for norm, momentum in zip(norms, momenta):
-            norm.momentum = momentum
+def _load(cohort: Cohort, batcher: Batcher, vectors: list[Tensor], splits: list, batch_norm: str,
+          report: Callable[[int], None] | None) -> None:  # fmt: skip
+    evaluate.load(cohort, vectors)
+    if batch_norm == RECALIBRATED:
+        cohort.recalibrate(batcher, torch.from_numpy(np.stack([train for train, _ in splits])), report=report)
 
 
 def measure(
@@ -128,13 +101,11 @@ def measure(
         labels: int64 [N] of the data set, on the CPU.
         vectors: R vectors [layout.size], loaded into the cohort of R.
         splits: for each network its (train index, test index); train indices of one length.
-        batch_norm: 'averaged' takes the statistics in the vectors; 'recalibrated' those of `recalibrate` on the
+        batch_norm: 'averaged' takes the statistics in the vectors; 'recalibrated' those of `Cohort.recalibrate` on the
             training images, whatever the alpha, end points included, so that a barrier compares like with like.
         report: as for `repro.train.evaluate.predict`.
     """
-    cohort.load(torch.stack(vectors).to(cohort.device))
-    if batch_norm == RECALIBRATED:
-        recalibrate(cohort, batcher, [train for train, _ in splits], report=report)
+    _load(cohort, batcher, vectors, splits, batch_norm, report)
     found = []
     for part in (0, 1):
         index = [split[part] for split in splits]
@@ -157,9 +128,7 @@ def accuracies(
     report: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Share of test images that each network classifies correctly; arguments as for `measure`."""
-    cohort.load(torch.stack(vectors).to(cohort.device))
-    if batch_norm == RECALIBRATED:
-        recalibrate(cohort, batcher, [train for train, _ in splits], report=report)
+    _load(cohort, batcher, vectors, splits, batch_norm, report)
     tests = [test for _, test in splits]
     logits = evaluate.predict(cohort, batcher, tests, report=report)
     return [

@@ -57,7 +57,7 @@ class Observer(Protocol):
     def __call__(self, step: int, rows: list[int], index: Tensor, logits: Tensor) -> None:
         """After a step: job numbers, dataset indices int64 [R, B] of the batch, logits [R, B, K] before the update.
 
-        The weights may be some steps further by then: engines with static steps call it for a block of steps at once.
+        The weights may be some steps further by then: it is called for a block of steps at once.
         """
 
 
@@ -71,3 +71,5 @@ class Progress:
     diverged_at: np.ndarray
     seconds: float = 0.0
     extra: dict[str, np.ndarray] = field(default_factory=dict)
+    engines: dict[int, str] = field(default_factory=dict)
+    """By job, the engine that trained it in this process."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from repro.data import Batcher
 from repro.errors import RunError
-from repro.nets.cohort import Cohort
+from repro.engines import Cohort
 from repro.train.job import NEVER, Job, Observer, Progress
 from repro.train.keeper import Keeper
 from repro.train.runner import Runner
@@ -29,7 +29,7 @@ def train(
     jobs: list[Job],
     training: Training,
     *,
-    cohort_of: Callable[[int], Cohort],
+    cohort_of: Callable[[list[Job]], Cohort],
     batcher: Batcher,
     labels: Tensor,
     resume: Progress | None = None,
@@ -42,14 +42,14 @@ def train(
     """Train all jobs to their last step.
 
     Arguments:
-        cohort_of: gives a cohort of R networks (cached by the caller).
+        cohort_of: gives a cohort for some of the jobs (cached by the caller).
         labels: int64 [N] of the data set, on the device.
         resume: a checkpoint of the same jobs to take up from.
         checkpoint: called with the state about every ``checkpoint_seconds``.
-        report: called after each step, or block of steps, with (steps done, images trained on since the last call).
-        observe: called after each step; its state is saved with checkpoints and restored when resuming.
-        watch: called after each step, or block of steps, with (its first step, job numbers, losses [K, R] on the
-            device, before the updates). The tensor is overwritten by later steps, and steps may come again.
+        report: called after each block of steps with (steps done, images trained on since the last call).
+        observe: called for each step, after its block; its state is saved with checkpoints and restored when resuming.
+        watch: called after each block of steps with (its first step, job numbers, losses [K, R] on the device, before
+            the updates). Steps may come again.
 
     Returns the final state; ``diverged_at`` holds the step of a job's first loss that was not finite, else -1.
     Momentum starts at zero: it is not carried into a job (protocol section 4), only from its ``subset`` to ``then``.
@@ -60,7 +60,7 @@ def train(
     state = resume or Progress(
         step=min(job.start for job in jobs),
         vectors=torch.stack([job.vector for job in jobs]),
-        momentum=torch.zeros(len(jobs), cohort_of(len(jobs)).layout.num_parameters, dtype=jobs[0].vector.dtype),
+        momentum=torch.zeros(len(jobs), cohort_of(jobs).layout.num_parameters, dtype=jobs[0].vector.dtype),
         diverged_at=np.full(len(jobs), NEVER),
     )
     if observe:
@@ -77,7 +77,7 @@ def train(
             try:
                 for part in parts:
                     cohort = None
-                    cohort = cohort_of(len(part))
+                    cohort = cohort_of([jobs[j] for j in part])
                     if cohort.too_large and len(part) > 1:
                         raise torch.OutOfMemoryError
                     state = runner.train(cohort, state, part, begin, stop, keeper if len(parts) == 1 else None)

@@ -30,12 +30,6 @@ class Order:
         rows = self.passes.locate(step)[1]
         return rows.stop - rows.start
 
-    def batch(self, step: int) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        """Index int64 [B] and offsets (of `Batcher.gather`, each [B]) of a step, on the batcher's device."""
-        number, rows = self.passes.locate(step)
-        self._draw(number)
-        return self.index[rows], self.offsets and tuple(a[rows] for a in self.offsets)
-
     def batches(self, step: int, index: Tensor, offsets: tuple[Tensor, ...] | None) -> None:
         """Writes the batches of the steps from ``step`` on to ``index`` [k, B] and ``offsets``: all of size B."""
         count, size, done = *index.shape, 0

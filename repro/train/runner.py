@@ -1,4 +1,4 @@
-"""Steps of some jobs as one cohort: one after the other, or in blocks of static steps."""
+"""Steps of some jobs as one cohort, a block after the other."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from repro.data import Batcher
+from repro.engines import Block, Cohort, Sgd
 from repro.errors import RunError
-from repro.nets.cohort import Cohort
 from repro.train.job import NEVER, Job, Observer, Progress
 from repro.train.keeper import Keeper
 from repro.train.order import Order, send
 from repro.train.schedule import Training
-from repro.train.stepper import STEPS, Block, Stepper, stepper_of
+
+MOST = 50  # steps of a block
+SECONDS = 1.0  # that a block may take, about: progress is told and checkpoints are made between blocks
 
 
 class Runner:
@@ -28,6 +30,7 @@ class Runner:
                  watch: Callable[[int, list[int], Tensor], None] | None):  # fmt: skip
         self.jobs, self.training, self.batcher, self.labels = jobs, training, batcher, labels
         self.report, self.observe, self.watch = report, observe, watch
+        self.sgd = Sgd(training.momentum, training.weight_decay, training.nesterov)
 
         def order(job: Job, subset: np.ndarray) -> Order:
             return Order(subset, (job.seed, job.replicate), job.role, training, batcher)
@@ -45,77 +48,85 @@ class Runner:
         _load(cohort, state, rows, [job.mask for job in jobs])
         targets = _targets(jobs, self.labels)
         diverged = torch.full((len(rows),), NEVER, device=cohort.device)
-        if cohort.static and not self.batcher.resident:
-            cohort.fall_back(f"engine {cohort.engine} needs the images in the memory of {cohort.device}, where they "
-                             "take more than half of what is free")  # fmt: skip
-        if cohort.static:
-            stepper = stepper_of(cohort, self.batcher, self.training, self.labels.shape[-1])
-            stepper.targets.copy_(targets)
-        began, step = time.monotonic(), begin
+        began, step, pace = time.monotonic(), begin, Pace(cohort.steps_at_once)
         while step < end:
-            if cohort.static:
-                block = self._fill(stepper, rows, step, end)
-                if not stepper.advance(block):
-                    continue
-                losses, index, logits = block.losses, block.index, block.logits
-            else:
-                losses, index, logits = self._eager_step(cohort, rows, targets, step)
-            for k in range(len(index)):
-                bad = ~losses[k].isfinite()
-                diverged = torch.where(bad & (diverged == NEVER), step + k, diverged)
-                if self.observe:
-                    self.observe(step + k, rows, index[k], logits[k])
+            block = self._block(cohort, rows, step, min(end, step + pace.steps))
+            with pace:
+                losses, logits = cohort.train(
+                    block, self.batcher, targets, self.sgd, logits=self.observe is not None
+                )
+            diverged = torch.where(diverged == NEVER, _first_lost(losses, step), diverged)
+            for k in range(len(block) if self.observe else 0):
+                self.observe(step + k, rows, block.index[k], logits[k])
             if self.watch:
-                self.watch(step, rows, losses.detach())
-            step += len(index)
+                self.watch(step, rows, losses)
+            step += len(block)
             if self.report:
-                self.report(step, index.numel())
+                self.report(step, block.index.numel())
             if keeper and keeper.due and step < end:
                 state = _store(cohort, state, rows, diverged, step, began)
                 keeper.checkpoint(state)
                 began = time.monotonic()
-        cohort.used.add(cohort.engine)
+            pace.limit(SECONDS if keeper is None else min(SECONDS, keeper.interval))
         return _store(cohort, state, rows, diverged, end, began)
 
-    def _eager_step(self, cohort: Cohort, rows: list[int], targets: Tensor, step: int) -> tuple:
-        """Losses [1, R], index [1, R, B] and logits [1, R, B, K] of one step."""
-        batches = [self._order(j, step).batch(step) for j in rows]
-        images, label, index = _assemble(self.batcher, batches, targets, cohort.dtype)
-        rates = [self.jobs[j].rate(self.training, step) for j in rows]
-        losses = cohort.step(images, label, rates, momentum=self.training.momentum,
-                             weight_decay=self.training.weight_decay, nesterov=self.training.nesterov)  # fmt: skip
-        return losses[None], index[None], cohort.logits[None]
-
-    def _fill(self, stepper: Stepper, rows: list[int], step: int, end: int) -> Block:
-        """The next steps in a block: `STEPS` of them if they have batches of one size, else one."""
-        size = self._batch_size(rows, step)
-        whole = step + STEPS <= end and all(self._batch_size(rows, step + k) == size for k in range(1, STEPS))
-        count = STEPS if whole else 1
-        block = stepper.block(count, size, logits=self.observe is not None)
+    def _block(self, cohort: Cohort, rows: list[int], step: int, end: int) -> Block:
+        """The steps from ``step`` to ``end``, or to the first whose batches are of another size."""
+        size, count = self._batch_size(rows, step), 1
+        while step + count < end and self._batch_size(rows, step + count) == size:
+            count += 1
+        index = torch.empty(count, len(rows), size, dtype=torch.int64, device=self.batcher.device)
+        offsets = None
+        if self.training.augment:
+            offsets = torch.empty_like(index), torch.empty_like(index), torch.empty_like(index, dtype=torch.bool)
         for r, j in enumerate(rows):
             turn = min(max(self.jobs[j].warmup - step, 0), count)  # steps before the job changes its subset
             for order, part, at in (
                 (self.first[j], slice(turn), step),
                 (self.later[j], slice(turn, None), step + turn),
             ):
-                order.batches(at, block.index[part, r], block.offsets and tuple(a[part, r] for a in block.offsets))
+                order.batches(at, index[part, r], offsets and tuple(a[part, r] for a in offsets))
         rates = [[self.jobs[j].rate(self.training, step + k) for j in rows] for k in range(count)]
-        block.rates.copy_(send(torch.tensor(rates, dtype=block.rates.dtype), block.rates.device))
-        return block
-
-    def _order(self, j: int, step: int) -> Order:
-        return (self.first if step < self.jobs[j].warmup else self.later)[j]
+        return Block(index, offsets, send(torch.tensor(rates, dtype=cohort.dtype), cohort.device))
 
     def _batch_size(self, rows: list[int], step: int) -> int:
-        return _one_size(self._order(j, step).size(step) for j in rows)
+        return _one_size((self.first if step < self.jobs[j].warmup else self.later)[j].size(step) for j in rows)
+
+
+class Pace:
+    """How many steps the next block has: what takes the time allowed, by the block before, and at most twice as many.
+
+    Arguments:
+        multiple: of which they are one. How steps are cut into blocks changes no number.
+    """
+
+    def __init__(self, multiple: int):
+        self.multiple, self.steps, self.took = multiple, multiple, 0.0
+
+    def __enter__(self) -> None:
+        self.began = time.monotonic()
+
+    def __exit__(self, *_) -> None:
+        self.took = time.monotonic() - self.began
+
+    def limit(self, seconds: float) -> None:
+        """Choose the steps of the next block."""
+        fitting = self.steps * min(2.0, seconds / max(self.took, 1e-9))
+        most = max(self.multiple, MOST - MOST % self.multiple)
+        self.steps = min(most, max(self.multiple, int(fitting) // self.multiple * self.multiple))
 
 
 def _load(cohort: Cohort, state: Progress, rows: list[int], masks: list[Tensor | None]) -> None:
-    cohort.load(state.vectors[rows].to(cohort.device))
-    cohort.load_momentum(state.momentum[rows].to(cohort.device))
+    cohort.load(state.vectors[rows])
+    cohort.load_momentum(state.momentum[rows])
     dense = torch.ones(cohort.layout.num_prunable, dtype=torch.bool)
-    cohort.load_masks(torch.stack([dense if m is None else m.cpu() for m in masks]).to(cohort.device))
-    cohort.train()
+    cohort.load_masks(torch.stack([dense if m is None else m.cpu() for m in masks]))
+
+
+def _first_lost(losses: Tensor, step: int) -> Tensor:
+    """Of losses [K, R] from ``step`` on: each replica's first step whose loss is not finite, [R], or `NEVER`."""
+    lost = ~losses.isfinite()
+    return torch.where(lost.any(0), step + lost.int().argmax(0), NEVER)
 
 
 def _store(cohort: Cohort, state: Progress, rows: list[int], diverged: Tensor, step: int, began: float) -> Progress:
@@ -125,7 +136,8 @@ def _store(cohort: Cohort, state: Progress, rows: list[int], diverged: Tensor, s
     for j, at in zip(rows, diverged.tolist()):
         diverged_at[j] = at if diverged_at[j] == NEVER else diverged_at[j]
     seconds = time.monotonic() - began  # only now has a GPU done all of it
-    return Progress(step, vectors, momentum, diverged_at, state.seconds + seconds, state.extra)
+    engines = state.engines | dict.fromkeys(rows, cohort.engine)
+    return Progress(step, vectors, momentum, diverged_at, state.seconds + seconds, state.extra, engines)
 
 
 def _targets(jobs: list[Job], labels: Tensor) -> Tensor:
@@ -133,17 +145,6 @@ def _targets(jobs: list[Job], labels: Tensor) -> Tensor:
     if all(job.labels is None for job in jobs):
         return labels
     return torch.stack([labels if job.labels is None else job.labels.to(labels.device) for job in jobs])
-
-
-def _assemble(batcher: Batcher, batches: list, labels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Images [R, B, H, W, C] in ``dtype``, labels [R, B] and index [R, B] of one step."""
-    _one_size(len(index) for index, _ in batches)
-    index = torch.stack([index for index, _ in batches])
-    offsets = None
-    if batches[0][1] is not None:
-        offsets = tuple(torch.stack(parts) for parts in zip(*(offset for _, offset in batches)))
-    images = batcher.normalise(batcher.gather(index, offsets), dtype)
-    return images, labels[index] if labels.ndim == 1 else labels.gather(1, index), index
 
 
 def _one_size(sizes: Iterable[int]) -> int:

@@ -6,14 +6,16 @@ all@t*, d = x(condition) - x(all@t*), with x the mean over levels 6 to 10; absol
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from scipy import stats as distributions
 
 from repro.verify import published
-from repro.verify.outcomes import ALL_DATA, SUBSETS, Outcomes, from_runs
+from repro.verify.outcomes import ALL_DATA, SUBSETS, Outcomes, from_runs, label
 from repro.verify.stats import agreement_z, largest_z, pooled_std
 
 CONDITIONS = (*ALL_DATA[1:], *SUBSETS, "dense")
@@ -22,13 +24,17 @@ CONDITIONS = (*ALL_DATA[1:], *SUBSETS, "dense")
 
 @dataclass(frozen=True)
 class ConditionAgreement:
-    """Differences to all@t* (pp), their z, and the offset of the accuracy itself (own minus published, pp)."""
+    """Differences to all@t* (pp), their z, and the offset of the accuracy itself (own minus published, pp).
+
+    allowed: how far (pp) the own difference may be from the published one.
+    """
 
     condition: str
     own: float
     published: float
     z: float
     offset: float
+    allowed: float
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,8 @@ class LevelAgreement:
 class Agreement:
     """verdict: 'agrees', 'disagrees', 'missing' (a condition lacks data) or 'no published curves'.
 
-    largest_z: max |z| over the conditions; bound: what it may reach; s: pooled standard deviation (pp).
+    largest_z: max |z| over the conditions; bound: what it may reach; s: pooled standard deviation (pp). unnoticed:
+    pairs of conditions whose published curves lie so close that runs with the two exchanged would agree as well.
     """
 
     dataset: str
@@ -57,7 +64,18 @@ class Agreement:
     s: float | None = None
     conditions: tuple[ConditionAgreement, ...] = ()
     levels: tuple[LevelAgreement, ...] = ()
+    unnoticed: tuple[tuple[str, str], ...] = ()
     note: str = ""
+
+    @property
+    def limits(self) -> str:
+        """What the word does not exclude, in words; empty without one."""
+        if not self.conditions:
+            return ""
+        ends = dict.fromkeys(f"{f(c.allowed for c in self.conditions):.2f}" for f in (min, max))
+        pairs = ", ".join(f"{label(a)} with {label(b)}" for a, b in self.unnoticed)
+        return (f"differences of up to {' to '.join(ends)} points are allowed; exchanges it could not have noticed: "
+                f"{pairs or 'none'}")  # fmt: skip
 
 
 def agreement(
@@ -72,14 +90,17 @@ def agreement(
         return Agreement(dataset=dataset, verdict="no published curves")
     size = published.SIZES[dataset] if size is None else size
     own = from_runs(runs, dataset, chance=chance, size=size, replicates=replicates)
+    if not own.missing(("all_tstar", *CONDITIONS)):
+        own = own.shared(("all_tstar", *CONDITIONS))
     paper = published.outcomes(dataset, size=size, table=published.curves(dataset))
     own_gap, paper_gap = (outcomes.missing(("all_tstar", *CONDITIONS)) for outcomes in (own, paper))
     if own_gap or paper_gap:
         return Agreement(dataset=dataset, verdict="missing", note=own_gap or f"published: {paper_gap}")
     pool = [own.samples[c] for c in ("all_tstar", *CONDITIONS)] + list(paper.samples.values())
     s = pooled_std([x.std for x in pool], [x.n for x in pool])
-    rows = tuple(_condition(c, own, paper, s) for c in CONDITIONS)
-    largest, bound = max(abs(row.z) for row in rows), largest_z(len(CONDITIONS))
+    bound = largest_z(len(CONDITIONS))
+    rows = tuple(_condition(c, own, paper, s, bound) for c in CONDITIONS)
+    largest = max(abs(row.z) for row in rows)
     levels = sorted(set(own.by_level["all_tstar"]) & set(paper.by_level["all_tstar"]))
     return Agreement(
         dataset=dataset,
@@ -89,19 +110,32 @@ def agreement(
         s=float(s),
         conditions=rows,
         levels=tuple(_level(k, own, paper) for k in levels),
+        unnoticed=_unnoticed(rows),
     )
 
 
-def _condition(condition: str, own: Outcomes, paper: Outcomes, s: float) -> ConditionAgreement:
+def _unnoticed(rows: Sequence[ConditionAgreement]) -> tuple[tuple[str, str], ...]:
+    """The exchanges of two conditions (of runs: dense is none) after which a perfect replication would agree."""
+    truth = {"all_tstar": 0.0} | {row.condition: row.published for row in rows}
+    found = []
+    for a, b in combinations([c for c in truth if c != "dense"], 2):
+        names = {a: b, b: a}
+        seen = {c: truth[names.get(c, c)] - truth[names.get("all_tstar", "all_tstar")] for c in truth}
+        if all(abs(seen[row.condition] - row.published) <= row.allowed for row in rows):
+            found.append((a, b))
+    return tuple(found)
+
+
+def _condition(condition: str, own: Outcomes, paper: Outcomes, s: float, bound: float) -> ConditionAgreement:
     differences, groups = [], []
     for outcomes in (own, paper):
         x, reference = outcomes.sample(condition), outcomes.sample("all_tstar")
         differences.append(x.mean - reference.mean)
         groups.append(2 / (1 / x.n + 1 / reference.n))  # the n of two equal groups with the same variance
     z = agreement_z(*differences, s, *groups)
-    return ConditionAgreement(
-        condition, *differences, float(z), own.sample(condition).mean - paper.sample(condition).mean
-    )
+    allowed = bound / agreement_z(1.0, 0.0, s, *groups)
+    offset = own.sample(condition).mean - paper.sample(condition).mean
+    return ConditionAgreement(condition, *differences, float(z), offset, float(allowed))
 
 
 def _level(level: int, own: Outcomes, paper: Outcomes) -> LevelAgreement:

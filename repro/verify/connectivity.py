@@ -1,6 +1,7 @@
 """Claims on loss barriers (section 4, Figure 5), judged on own barriers; the paper's points: `published_barriers`.
 
-The unit is the parent: pairs of its children are averaged first. Barriers are those of dense children at alpha = 1/2,
+The unit is the parent: pairs of its children are averaged first. What a claim compares is over the parents that all
+of its conditions have. Barriers are those of dense children at alpha = 1/2,
 per-example cross-entropy on the training images, with averaged batch norm statistics as published. With recalibrated
 ones every claim is judged again, and the note says where its verdict flips. Diverged pairs are left out and counted.
 """
@@ -25,11 +26,11 @@ from repro.verify.barrier_claims import (
     ranked,
 )
 from repro.verify.connectivity_onset import CONNECTED, onset
-from repro.verify.correlation import FEWEST_CONDITIONS, Advantage, advantage, spearman
-from repro.verify.evidence import Evidence
+from repro.verify.correlation import FEWEST_CONDITIONS, Advantage, advantage, mode_shift, spearman
+from repro.verify.evidence import Evidence, same_replicates
 from repro.verify.outcomes import label
 from repro.verify.published_barriers import from_published
-from repro.verify.stats import LEVELS, Sample, contrast, decide
+from repro.verify.stats import LEVELS, Sample, against, contrast, decide, shared
 from repro.verify.verdict import Verdict
 
 __all__ = ["CLAIMS", "from_published", "verdicts"]
@@ -58,7 +59,7 @@ def verdicts(evidence: Evidence, protocol: Protocol) -> list[Verdict]:
             notes.append(f"with recalibrated batch norm {other.verdict}, {other.effect:+.2f}")
             if other.verdict != verdict.verdict:
                 notes.append("the verdict flips with the batch norm statistics")
-        if lost and number not in (21, 24):
+        if lost and number != 24:
             notes.append(f"pairs left out because a child diverged: {lost}")
         found.append(replace(verdict, note="; ".join(filter(None, notes))))
     return found
@@ -92,7 +93,7 @@ def _judge(number: int, rows: pd.DataFrame, mode: str, evidence: Evidence, proto
     if number in (22, 24) and mode != "averaged":  # one compares the modes itself, the other has no barriers
         return missing(number, dataset, "")
     if number == 21:
-        return _modes(evidence.histograms[evidence.histograms["batch_norm"] == mode], dataset)
+        return _modes(evidence.histograms[evidence.histograms["batch_norm"] == mode], protocol)
     if number == 22:
         return _figure5(rows, evidence, protocol)
     if number == 24:
@@ -101,9 +102,9 @@ def _judge(number: int, rows: pd.DataFrame, mode: str, evidence: Evidence, proto
         return missing(number, dataset, "no barriers")
     clean = rows[rows["noise"] == 0]
     if number == 23:
-        return _easy_below_random(clean, dataset)
+        return _easy_below_random(clean, protocol)
     if number == 25:
-        return _onset(clean, dataset)
+        return _onset(clean, protocol)
     size = protocol.subset_size
     half_t = clean.loc[clean["condition"] == "all_tstar_half", "t"].unique()
     chosen = {
@@ -119,12 +120,13 @@ def _judge(number: int, rows: pd.DataFrame, mode: str, evidence: Evidence, proto
         if sample is None:
             names = {"half": "all@t*/2", "full": "all@t*"}
             return missing(number, dataset, f"fewer than two parents of {names.get(name, f'{name} {size} at t*/2')}")
+    samples = shared(samples)
     if number == 19:
-        return random_alike(samples, dataset)
+        return random_alike(samples, dataset, confidence=protocol.confidence)
     if number == 20:
-        return easy_nearer(samples, dataset)
+        return easy_nearer(samples, dataset, protocol.confidence)
     below = [_sample(clean[chosen[name]], "share_below_half", 100) for name in ("full", "half")]
-    return _more_is_lower(samples, below, dataset)
+    return _more_is_lower(samples, below, protocol)
 
 
 def _sample(rows: pd.DataFrame, column: str, scale: float = 1.0) -> Sample | None:
@@ -133,39 +135,46 @@ def _sample(rows: pd.DataFrame, column: str, scale: float = 1.0) -> Sample | Non
     return Sample.of({int(r): float(x) for r, x in means.items()}) if len(means) >= 2 else None
 
 
-def _more_is_lower(samples: dict[str, Sample], below: Sequence[Sample], dataset: str) -> Verdict:
+def _more_is_lower(samples: dict[str, Sample], below: Sequence[Sample], protocol: Protocol) -> Verdict:
     parts = [
         ("barrier of all@t*/2 - all@t*", "nats", [(1.0, samples["half"]), (-1.0, samples["full"])]),
         ("share of barriers below 0.5, all@t* - all@t*/2", "pp", [(1.0, below[0]), (-1.0, below[1])]),
     ]
-    found = [judged(18, dataset, contrast(terms), text, unit, terms=terms) for text, unit, terms in parts]
+    estimates = [contrast(terms, confidence=protocol.confidence) for _, _, terms in parts]
+    found = [judged(18, protocol.dataset, e, text, unit, terms=terms)
+             for e, (text, unit, terms) in zip(estimates, parts)]  # fmt: skip
     note = "; ".join(f"{v.statistic}: {v.effect:+.2f} [{v.low:+.2f}, {v.high:+.2f}] {v.unit}" for v in found)
-    worst = min(found, key=lambda v: ("contradicted", "inconclusive", "reproduced").index(v.verdict))
-    return replace(worst, note=note)
+    words = [v.verdict for v in found]
+    word = next((word for word in ("contradicted", "inconclusive") if word in words), "reproduced")
+    worst = max(range(len(parts)), key=lambda i: against(estimates[i])[0])  # nats and points cannot be compared
+    return replace(found[worst], verdict=word, note=note)
 
 
-def _modes(histograms: pd.DataFrame, dataset: str) -> Verdict:
+def _modes(histograms: pd.DataFrame, protocol: Protocol) -> Verdict:
+    dataset = protocol.dataset
     if histograms.empty:
         return missing(21, dataset, "no histogram of barriers")
     totals = histograms.groupby(["condition", "size", "t", "bin_lo"])["count"].sum()
     modes = {key: float(part.idxmax()[-1]) for key, part in totals.groupby(level=[0, 1, 2])}
-    by_role = {condition: low for (condition, _, _), low in modes.items()}
     names = {f"{label(c)}{f' {size}' if size else ''} at step {t}": low for (c, size, t), low in modes.items()}
-    if not {"all_tstar", "all_tstar_half"} <= by_role.keys():
-        return missing(21, dataset, "no histogram of all@t* or of all@t*/2")
-    return modes_compared(dataset, names, by_role["all_tstar_half"] - by_role["all_tstar"])
+    pair = same_replicates(histograms[histograms["condition"].isin(("all_tstar", "all_tstar_half"))], ["condition"])
+    if pair["condition"].nunique() < 2 or pair["replicate"].nunique() < 2:
+        return missing(21, dataset, "fewer than two parents with histograms of all@t* and of all@t*/2")
+    counts = pair.pivot_table(index=["condition", "replicate"], columns="bin_lo", values="count", aggfunc="sum")
+    half, full = (counts.loc[c].to_numpy(np.int64) for c in ("all_tstar_half", "all_tstar"))
+    shift = mode_shift(half, full, counts.columns.to_numpy(float), confidence=protocol.confidence)
+    return modes_compared(dataset, names, shift)
 
 
-def _easy_below_random(rows: pd.DataFrame, dataset: str) -> Verdict:
+def _easy_below_random(rows: pd.DataFrame, protocol: Protocol) -> Verdict:
+    dataset = protocol.dataset
     table = rows[rows["condition"].isin(("easy", "random"))].astype({"train_ce": float})
     table = table.groupby(["size", "t", "replicate", "condition"])["train_ce"].mean().unstack("condition")
     if not {"easy", "random"} <= set(table.columns):
         return missing(23, dataset, "no barriers of easy and of random subsets")
-    table = table.dropna()
+    # a mean over other sizes and steps is another quantity
+    table = same_replicates(table.dropna().reset_index(), ["size", "t"]).set_index(["size", "t", "replicate"])
     cells = sorted({(int(size), int(t)) for size, t, _ in table.index})
-    parents = table.index.get_level_values("replicate")
-    whole = parents.value_counts() == len(cells)  # a mean over other sizes and steps is another quantity
-    table = table[whole[parents].to_numpy()]
     means = table.groupby("replicate").mean()
     if len(means) < 2:
         return missing(23, dataset, "fewer than two parents with easy and random subsets of one size and step")
@@ -174,10 +183,12 @@ def _easy_below_random(rows: pd.DataFrame, dataset: str) -> Verdict:
         f"{size}@{t} {(part['random'] - part['easy']).mean():+.2f}"
         for (size, t), part in ((cell, table.loc[cell]) for cell in cells)
     )
-    return judged(23, dataset, contrast(terms), "barrier of random - easy", "nats", terms=terms, note=note)
+    estimate = contrast(terms, confidence=protocol.confidence)
+    return judged(23, dataset, estimate, "barrier of random - easy", "nats", terms=terms, note=note)
 
 
-def _onset(rows: pd.DataFrame, dataset: str) -> Verdict:
+def _onset(rows: pd.DataFrame, protocol: Protocol) -> Verdict:
+    dataset = protocol.dataset
     at_tstar = rows[rows["condition"] == "all_tstar"]
     sample = _sample(at_tstar, "train_error_max", 100)
     if sample is None:
@@ -192,7 +203,8 @@ def _onset(rows: pd.DataFrame, dataset: str) -> Verdict:
         steps = f"{int(swept['t'].min())} to {int(swept['t'].max())}"
         note += f"; onset over steps {steps}: {'none' if first is None else f't = {first}'}"
     text = "0-1 barrier of all@t*, training images, maximum along the line"
-    return judged(25, dataset, contrast(terms, margin=margin), text, "pp", margin=margin, terms=terms, note=note)
+    estimate = contrast(terms, margin=margin, confidence=protocol.confidence)
+    return judged(25, dataset, estimate, text, "pp", margin=margin, terms=terms, note=note)
 
 
 def _lmc(evidence: Evidence, protocol: Protocol) -> Verdict:
@@ -201,6 +213,7 @@ def _lmc(evidence: Evidence, protocol: Protocol) -> Verdict:
     if finals.empty or set(finals["condition"]) != {"easy", "lmc"}:
         return missing(24, protocol.dataset, "no runs of LMC-score and easy subsets over levels 6 to 10")
     table = finals.pivot_table(index=["size", "t", "replicate"], columns="condition", values="final").dropna()
+    table = same_replicates(table.reset_index(), ["size", "t"]).set_index(["size", "t", "replicate"])
     means = 100 * table.groupby("replicate").mean()
     promised = max(2, int(runs.loc[runs["condition"] == "lmc", "promised"].max())) if "promised" in runs else 2
     if len(means) < promised:
@@ -209,7 +222,8 @@ def _lmc(evidence: Evidence, protocol: Protocol) -> Verdict:
     terms = [(sign, Sample.of(dict(means[c]))) for sign, c in ((1.0, "easy"), (-1.0, "lmc"))]
     cells = sorted({(int(size), int(t)) for size, t, _ in table.index})
     note = "sizes and steps: " + ", ".join(f"{size}@{t}" for size, t in cells)
-    return judged(24, protocol.dataset, contrast(terms), "easy - LMC score", "pp", terms=terms, note=note)
+    estimate = contrast(terms, confidence=protocol.confidence)
+    return judged(24, protocol.dataset, estimate, "easy - LMC score", "pp", terms=terms, note=note)
 
 
 def _accuracies(runs: pd.DataFrame, levels: Sequence[int], chance: float) -> pd.DataFrame:
@@ -227,16 +241,24 @@ def _accuracies(runs: pd.DataFrame, levels: Sequence[int], chance: float) -> pd.
     return pd.DataFrame(rows, columns=[*CONDITION, "replicate", "final"]).dropna()
 
 
-def _points(rows: pd.DataFrame, finals: pd.DataFrame, pretrain: str) -> pd.DataFrame:
-    """One row per condition: barrier, pretrain and final, the means over the parents that have all three."""
+_COMPARED = ["barrier", "pretrain", "final"]
+
+
+def _parents(rows: pd.DataFrame, finals: pd.DataFrame, pretrain: str) -> pd.DataFrame:
+    """One row per condition and parent: barrier, pretrain and final, of the parents that have them in every
+    condition."""
     rows = rows.assign(barrier=rows["train_ce"].astype(float), pretrain=rows[pretrain].astype(float))
     parents = rows.groupby([*CONDITION, "replicate"], as_index=False)[["barrier", "pretrain"]].mean()
-    merged = parents.dropna().merge(finals, on=[*CONDITION, "replicate"])
-    return merged.groupby(CONDITION, as_index=False)[["barrier", "pretrain", "final"]].mean()
+    return same_replicates(parents.dropna().merge(finals, on=[*CONDITION, "replicate"]), CONDITION)
 
 
-def _compare(points: pd.DataFrame) -> Advantage:
-    return advantage(*(points[c].to_numpy() for c in ("barrier", "pretrain", "final")))
+def _points(parents: pd.DataFrame) -> pd.DataFrame:
+    """One row per condition: the means over its parents."""
+    return parents.groupby(CONDITION, as_index=False)[_COMPARED].mean()
+
+
+def _compare(points: pd.DataFrame, protocol: Protocol, groups=None) -> Advantage:
+    return advantage(*(points[c].to_numpy() for c in _COMPARED), groups, confidence=protocol.confidence)
 
 
 def _figure5(averaged: pd.DataFrame, evidence: Evidence, protocol: Protocol) -> Verdict:
@@ -244,13 +266,16 @@ def _figure5(averaged: pd.DataFrame, evidence: Evidence, protocol: Protocol) -> 
     rows = evidence.barriers
     rows = rows[(rows["level"] == 0) & ~rows["diverged"].astype(bool) & (rows["t"] > 0)]
     finals = _accuracies(evidence.runs, (level,), 1 / protocol.num_classes)
-    points = _points(averaged[averaged["t"] > 0], finals, "pretrain_acc")
+    parents = _parents(averaged[averaged["t"] > 0], finals, "pretrain_acc")
+    points = _points(parents)
     if points.empty:
         return missing(22, dataset, f"no condition with barriers and accuracies at level {level}")
     if len(points) < 3:
         return missing(22, dataset, f"{len(points)} of {FEWEST_CONDITIONS} conditions with barriers and accuracies")
-    main = _compare(points)
-    notes = []
+    main = _compare(points, protocol)
+    single = _compare(parents, protocol, parents.groupby(CONDITION).ngroup().to_numpy())
+    notes = [f"over {len(points)} conditions, each the mean of {parents['replicate'].nunique()} parents",
+             f"over single parents: {single.effect:+.2f} [{single.low:+.2f}, {single.high:+.2f}]"]  # fmt: skip
     words = {"as published": decide(main)}
     recalibrated = "recalibrated batch norm for"
     for name, mode, column, fresh in (
@@ -260,9 +285,9 @@ def _figure5(averaged: pd.DataFrame, evidence: Evidence, protocol: Protocol) -> 
         (f"{recalibrated} both", "recalibrated", "pretrain_acc_recalibrated", False),
     ):
         chosen = rows[(rows["batch_norm"] == mode) & (rows["fresh"].astype(bool) if fresh else True)]
-        variant = _points(chosen, finals, column)
+        variant = _points(_parents(chosen, finals, column))
         if len(variant) >= FEWEST_CONDITIONS:
-            found = _compare(variant)
+            found = _compare(variant, protocol)
             words[name] = decide(found)
             notes.append(f"{name}: {found.effect:+.2f} [{found.low:+.2f}, {found.high:+.2f}]")
     for t, part in points.groupby("t"):

@@ -57,6 +57,7 @@ def control_verdict(
         reason = found.missing(("easy", "random", "all_tstar", "all_tstar_half") if permuted else ("easy", "hard"))
         if reason:
             return ControlVerdict(**identity, verdict="missing", note=reason)
+        found = found.shared(("easy", "random", "all_tstar", "all_tstar_half") if permuted else ("easy", "hard"))
         other = "random" if permuted else "hard"
         estimate = contrast([(1.0, found.sample("easy")), (-1.0, found.sample(other))])
         word, note = _negative(estimate), f"easy - {other}"

@@ -13,6 +13,9 @@ from repro.verify.stats import RESAMPLES, Estimate
 FEWEST_CONDITIONS = 12
 """With fewer the rank correlations of Figure 5 decide nothing."""
 
+FEWEST_PARENTS = 6
+"""With fewer a bootstrap over parents decides nothing: even if all agree, a sign test has p above 0.05."""
+
 
 def spearman(x: np.ndarray, y: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
     """Spearman's rank correlation of x and y, shape (n,), ties sharing their mean rank.
@@ -82,7 +85,7 @@ def advantage(
 
 @dataclass(frozen=True)
 class Equivalence:
-    """Two one-sided tests: verdict word, the 90 % interval (low, high) that decides it, and the larger p of the two."""
+    """Two one-sided tests: verdict word, the inner interval (low, high) that decides it, the larger p of the two."""
 
     verdict: str
     low: float
@@ -91,10 +94,10 @@ class Equivalence:
 
 
 def equivalence(estimate: Estimate, margin: float) -> Equivalence:
-    """Does the effect lie within +-margin? TOST at 5 %.
+    """Does the effect lie within +-margin? TOST at 5 % (of a 95 % interval, 2.5 % of a 97.5 % one).
 
-    'reproduced' with the 90 % interval inside, 'contradicted' with the 95 % interval (the estimate's own) wholly
-    outside, 'inconclusive' otherwise, and without any spread between replicates.
+    'reproduced' with the inner interval inside, 'contradicted' with the estimate's own wholly outside, 'inconclusive'
+    otherwise, and without any spread between replicates.
     """
     if not np.isfinite(estimate.high):
         return Equivalence("inconclusive", -np.inf, np.inf, 1.0)
@@ -108,11 +111,41 @@ def equivalence(estimate: Estimate, margin: float) -> Equivalence:
 
 
 def inner_interval(estimate: Estimate) -> tuple[float, float]:
-    """The 90 % interval, which decides two one-sided tests at 5 %; infinite without spread."""
+    """The interval that decides two one-sided tests, 90 % beside a 95 % one; infinite without spread."""
     if not np.isfinite(estimate.high):
         return -np.inf, np.inf
-    half = stats.t.ppf(0.95, estimate.df) * estimate.se
+    half = stats.t.ppf(estimate.confidence, estimate.df) * estimate.se
     return float(estimate.effect - half), float(estimate.effect + half)
+
+
+@dataclass(frozen=True)
+class ModeShift:
+    """How far the mode of a histogram moves: effect, its percentile interval (low, high), two-sided bootstrap p, n."""
+
+    effect: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
+def mode_shift(
+    first: np.ndarray, second: np.ndarray, edges: np.ndarray, *, confidence: float = 0.95, resamples: int = RESAMPLES
+) -> ModeShift:
+    """Mode of ``first`` less mode of ``second``, with parents resampled (seed fixed).
+
+    Arguments:
+        first, second: counts, shape (parents, bins), of the same parents in the same order.
+        edges: lower edges of the bins, shape (bins,). The mode is the edge of the highest bin of the sum over parents,
+            the lowest of several.
+    """
+    n = len(first)
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resamples)
+    shifts = edges[(drawn @ first).argmax(-1)] - edges[(drawn @ second).argmax(-1)]
+    effect = float(edges[first.sum(0).argmax()] - edges[second.sum(0).argmax()])
+    low, high = np.quantile(shifts, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
+    p = min(1.0, max(2 * min((shifts <= 0).mean(), (shifts >= 0).mean()), 1 / resamples))
+    return ModeShift(effect, float(low), float(high), float(p), n)
 
 
 def regression(x: np.ndarray, y: np.ndarray) -> Estimate:

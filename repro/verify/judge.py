@@ -18,6 +18,9 @@ from repro.verify.verdict import Verdict
 from repro.verify.verdicts import evaluate, from_published, with_holm
 
 
+_INTERVALS = "intervals of 97.5 % at both"
+
+
 @dataclass(frozen=True)
 class Judgement:
     """Verdicts for a terminal, for people and for programs, and the exit status of ``repro verify``."""
@@ -41,7 +44,7 @@ def judge(evidence: Evidence, protocols: Sequence[Protocol], *, figures: Sequenc
     where that shows no effect, the control has nothing to destroy and says nothing. complete: everything that the
     figures need is there; otherwise the exit status is 3 whatever the claims say.
     """
-    scale, verdicts, agreements, controls = protocols[0].scale, [], [], []
+    scale, verdicts, agreements, controls, told = protocols[0].scale, [], [], [], {}
     for p in protocols:
         about = dict(dataset=p.dataset, chance=1 / p.num_classes, size=p.subset_size)
         if control:  # spoiled runs say nothing about the paper's claims
@@ -51,9 +54,11 @@ def judge(evidence: Evidence, protocols: Sequence[Protocol], *, figures: Sequenc
             )
             continue
         verdicts += verdicts_on(evidence, p, figures=figures)
+        if note := looks(evidence, p):
+            told[p.dataset] = note
         if p.full and "figure2" in figures:
             agreements.append(agreement(evidence.runs, p.dataset, chance=1 / p.num_classes, replicates=p.replicates))
-    parts = dict(scale=scale, agreements=agreements, controls=controls)
+    parts = dict(scale=scale, agreements=agreements, controls=controls, looks=told)
     status = exit_status(verdicts, scale, controls) if complete else 3
     return Judgement(
         terminal(verdicts, **parts), markdown(verdicts, **parts), to_json(verdicts, **parts, status=status), status
@@ -66,6 +71,7 @@ def verdicts_on(evidence: Evidence, p: Protocol, *, figures: Sequence[str]) -> l
     found = evaluate(
         own.runs, figures=figures, dataset=p.dataset, scale=p.scale, chance=1 / p.num_classes, size=p.subset_size,
         noise=p.noise, noise_size=p.noise_size, smallest=min(p.sizes), balanced=p.balanced, replicates=p.replicates,
+        confidence=p.confidence,
     )  # fmt: skip
     for others in ([passes(p)], contamination(own, p), connectivity.verdicts(own, p), warmup.verdicts(own, p)):
         found += [replace(v, promised=v.promised and CLAIMS[v.claim].figure in figures) for v in others]
@@ -73,7 +79,21 @@ def verdicts_on(evidence: Evidence, p: Protocol, *, figures: Sequence[str]) -> l
     made = {n for n, c in CLAIMS.items() if p.dataset in c.datasets or p.dataset not in PAPER_DATASETS}
     asked = {n for n in made if CLAIMS[n].figure in figures}  # listed even where this scale cannot decide them
     shown = [v for v in found if v.promised or v.claim in asked or v.verdict != "missing" and v.claim not in computed]
-    return with_holm(sorted(shown, key=lambda v: v.claim))
+    return with_holm([replace(v, confidence=p.confidence) for v in sorted(shown, key=lambda v: v.claim)])
+
+
+def looks(evidence: Evidence, p: Protocol) -> str:
+    """What a reader must know of how often verdicts were taken: '' of runs that were judged once, as declared."""
+    grown = evidence.of(p.dataset).growth
+    if grown.empty:
+        return f"first of two looks, declared: {_INTERVALS}" if p.second_look else ""
+    before, after = (" and ".join(map(str, sorted(set(grown[c])))) for c in ("before", "after"))
+    if set(grown["after"]) == {p.second_look} and not grown["artifact"].duplicated().any():
+        return f"second look at n = {after} after n = {before}, declared: {_INTERVALS}"
+    return (
+        f"second look, not declared: {grown['artifact'].nunique()} artifacts grew from n = {before} to n = {after}, "
+        "and intervals are narrower than two looks allow"
+    )
 
 
 def reference() -> Judgement:

@@ -9,12 +9,13 @@ rewind step, "easy~0.5" pre-trained with half of the labels randomised (there th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from repro.errors import UsageError
-from repro.verify.stats import LEVELS, Sample
+from repro.verify.evidence import own_labels
+from repro.verify.stats import LEVELS, Sample, paired_values
 
 ALL_DATA = ("all_tstar", "all_tstar_half", "all_t0")
 SUBSETS = ("random", "easy", "hard")
@@ -56,6 +57,11 @@ def label(condition: str) -> str:
     return _LABELS.get(role, role) + (f" ({noise_panel(float(noise))})" if noise else "")
 
 
+def sized(condition: str) -> bool:
+    """Whether a condition is a subset of the compared size."""
+    return condition.partition("~")[0].removesuffix(AT_NOISE_SIZE) in SUBSETS
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
     """What is known of one data set, own runs or published summaries, in percent.
@@ -91,6 +97,20 @@ class Outcomes:
         source, level = ("all_tstar", 0) if condition == "dense" else (self.key(condition), level)
         return self.by_level.get(source, {}).get(level)
 
+    def shared(self, conditions: Iterable[str]) -> Outcomes:
+        """The same over the replicates that all of these conditions have; unchanged for summaries, and where they
+        share fewer than two."""
+        samples = {condition: self.sample(condition) for condition in conditions}
+        if paired_values(list(samples.values())) is None:
+            return self
+        common = set.intersection(*(set(sample.values) for sample in samples.values()))
+
+        def within(table: Mapping) -> dict:
+            return {key: sample.within(common) for key, sample in table.items() if common & set(sample.values)}
+
+        by_level = {key: within(table) for key, table in self.by_level.items()}
+        return replace(self, samples=within(self.samples), by_level=by_level)
+
     def missing(self, conditions: Iterable[str]) -> str:
         """Why these conditions cannot be compared, one clause each; empty if they can."""
         reasons = []
@@ -121,12 +141,12 @@ def from_runs(
 ) -> Outcomes:
     """Outcomes of a runs table (one row per data set, condition, size, t, noise, replicate and level; see COLUMNS).
 
-    A table without the column "noise" is of clean runs. chance: accuracy of guessing (1 / classes); a diverged run
-    counts as chance, from the level where it diverged. size: subset size compared (default: the only one, UsageError
-    if there are several); noise_size: the one under label noise (default: the same); smallest: of the sweep (default:
-    the smallest at hand). replicates: how many were
-    promised of each condition, at least 2, where a column "promised" does not say it; a condition with fewer complete
-    ones is a gap, and so is a replicate that lacks one of the levels 6 to 10.
+    A table without the column "noise" is of clean runs; runs with a user's labels are left out. chance: accuracy of
+    guessing (1 / classes); a diverged run counts as chance, from the level where it diverged. size: subset size
+    compared (default: the only one, UsageError if there are several); noise_size: the one under label noise (default:
+    the same); smallest: of the sweep (default: the smallest at hand). replicates: how many were promised of each
+    condition, at least 2, where a column "promised" does not say it; a condition with fewer complete ones is a gap, and
+    so is a replicate that lacks one of the levels 6 to 10.
     """
     rows = _valid_rows(runs, dataset)
     half = set(rows.loc[rows["condition"] == "all_tstar_half", "t"])
@@ -170,7 +190,7 @@ def _valid_rows(runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
     absent = [c for c in COLUMNS if c not in runs.columns]
     if absent:
         raise UsageError(f"the runs table lacks the column {absent[0]!r}: it needs {', '.join(COLUMNS)}")
-    rows = runs[runs["dataset"] == dataset]
+    rows = own_labels(runs[runs["dataset"] == dataset])
     wrong = rows[(rows["acc"] < 0) | (rows["acc"] > 1)]
     if len(wrong):
         raise UsageError(f"accuracy (={wrong['acc'].iloc[0]}) in the runs of {dataset} is not a fraction of 1")

@@ -83,25 +83,42 @@ def outcomes(
     or `curves(...)`, if it has been altered.
     """
     table = panels(dataset) if table is None else table
-    size = SIZES[dataset] if size is None else size
-    samples, by_level = {}, {}
-    sizes = sorted(table.loc[(table.condition == "random") & (table.noise == 0), "size"].unique())
-    for (condition, own_size, noise), rows in table.groupby(["condition", "size", "noise"]):
+    return _compared(dataset, _samples(table), SIZES[dataset] if size is None else size, noise_size)
+
+
+def outcomes_by_size(dataset: str) -> dict[int, Outcomes]:
+    """`outcomes` compared at every published subset size, without and under label noise alike."""
+    samples = _samples(panels(dataset))
+    return {size: _compared(dataset, samples, size, size) for size in sorted({size for _, size, _ in samples} - {0})}
+
+
+def _samples(table: pd.DataFrame) -> dict[tuple[str, int, float], tuple[dict[int, Sample], Sample]]:
+    """{(condition, size, noise): (sample of each level, sample of the judging levels)}."""
+    found = {}
+    for (condition, size, noise), rows in table.groupby(["condition", "size", "noise"]):
         if condition not in (*ALL_DATA, *SUBSETS):
             continue
-        key = condition_key(condition, int(own_size), noise_size if noise else size, noise)
         rows = rows.set_index("level")
         n = int(rows.n.iloc[0])
-        by_level[key] = {int(k): Sample.published([100 * r["mean"]], [100 * r["std"]], n) for k, r in rows.iterrows()}
+        levels = {int(k): Sample.published([100 * r["mean"]], [100 * r["std"]], n) for k, r in rows.iterrows()}
         x = rows.loc[list(LEVELS)]
-        samples[key] = Sample.published(100 * x["mean"].to_numpy(), 100 * x["std"].to_numpy(), n)
+        mean = Sample.published(100 * x["mean"].to_numpy(), 100 * x["std"].to_numpy(), n)
+        found[condition, int(size), noise] = levels, mean
+    return found
+
+
+def _compared(dataset: str, curves: dict, size: int, noise_size: int) -> Outcomes:
+    keys = {(c, own, noise): condition_key(c, own, noise_size if noise else size, noise) for c, own, noise in curves}
+    by_level = {keys[curve]: levels for curve, (levels, _) in curves.items()}
+    samples = {keys[curve]: sample for curve, (_, sample) in curves.items()}
     # like ours, dense is level 0 of all@t*; the line drawn as "dense" for CINIC-10 is level 0 of all@t*/2
     samples["dense"] = by_level["all_tstar"][0]
+    sizes = [own for condition, own, noise in curves if condition == "random" and noise == 0]
     return Outcomes(
         dataset=dataset,
         size=size,
         noise_size=noise_size,
         samples=samples,
         by_level=by_level,
-        smallest=int(min(sizes, default=size)),
+        smallest=min(sizes, default=size),
     )

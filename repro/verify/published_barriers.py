@@ -19,7 +19,7 @@ from repro.verify.barrier_claims import (
     random_alike,
     ranked,
 )
-from repro.verify.correlation import advantage, regression
+from repro.verify.correlation import Advantage, advantage, regression
 from repro.verify.published_points import histograms, scatter
 from repro.verify.stats import Sample, contrast, decide, one_sample
 from repro.verify.verdict import Verdict
@@ -109,19 +109,24 @@ def _modes(bins) -> Verdict:
 
 
 def _ranked(points) -> Verdict:
-    columns = ("barrier", "pretrain_acc", "final")
-    found = advantage(*(points[c].to_numpy() for c in columns), points["group"].to_numpy())
-    means = points.groupby("group")[list(columns)].mean()
-    averaged = advantage(*(means[c].to_numpy() for c in columns))
+    """Conditions with their parents averaged, as own runs are judged; single parents in the note."""
+    columns = ["barrier", "pretrain_acc", "final"]
+
+    def compared(rows: pd.DataFrame, groups=None) -> Advantage:
+        return advantage(*(rows[c].to_numpy() for c in columns), groups)
+
     rest = points[points["condition"] != "lmc"]
-    without = advantage(*(rest[c].to_numpy() for c in columns), rest["group"].to_numpy())
+    means, few = (rows.groupby("group")[columns].mean() for rows in (points, rest))
+    single, without = compared(points, points["group"].to_numpy()), compared(few)
     notes = [
-        f"over {len(points)} points, one per parent, both of a condition resampled together",
-        f"parents averaged: {averaged.effect:+.2f} [{averaged.low:+.2f}, {averaged.high:+.2f}], {decide(averaged)}",
-        f"without LMC-score subsets ({len(rest)} points): {without.rho_barrier:+.2f} and {without.rho_pretrain:+.2f}, "
-        + f"{without.effect:+.2f} [{without.low:+.2f}, {without.high:+.2f}]",
+        f"over {len(means)} conditions, parents averaged",
+        f"over the {len(points)} single parents, those of a condition resampled together: {single.rho_barrier:+.2f} "
+        f"and {single.rho_pretrain:+.2f}, {single.effect:+.2f} [{single.low:+.2f}, {single.high:+.2f}], "
+        f"{decide(single)}",
+        f"without LMC-score subsets ({len(few)} conditions): {without.rho_barrier:+.2f} and "
+        f"{without.rho_pretrain:+.2f}, {without.effect:+.2f} [{without.low:+.2f}, {without.high:+.2f}]",
     ]
-    return ranked("", found, "; ".join(notes))
+    return ranked("", compared(means), "; ".join(notes))
 
 
 def _easy_below_random(points) -> Verdict:

@@ -27,10 +27,10 @@ def _read(name: str) -> pd.DataFrame:
 
 
 def histograms(dataset: str) -> pd.DataFrame:
-    """Histograms of per-example loss barriers (Figure 5, left), columns as `Evidence.histograms`; empty but for cinic10.
+    """Histograms of per-example loss barriers (Figure 5, left); empty but for cinic10.
 
-    condition: all, random or easy (all data at two steps: the column t tells them apart). Counts are over 2 parents
-    and 3 pairs, +-1200.
+    Columns as `Evidence.histograms` without the replicate: counts are over 2 parents and 3 pairs, +-1200. condition:
+    all, random or easy (all data at two steps: the column t tells them apart).
     """
     table = _read("paper_lmc_hist.csv")
     table = table[table.dataset == dataset]
@@ -46,7 +46,7 @@ def histograms(dataset: str) -> pd.DataFrame:
             "count": table["count"],
         }
     )
-    return frame[list(COLUMNS["histograms"])].reset_index(drop=True)
+    return frame[[column for column in COLUMNS["histograms"] if column in frame]].reset_index(drop=True)
 
 
 def scatter(dataset: str) -> pd.DataFrame:

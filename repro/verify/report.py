@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from textwrap import shorten
+from types import MappingProxyType
 
 from repro.protocol import FULL
 from repro.verify.claims import CLAIMS
@@ -17,18 +18,20 @@ from repro.verify.verdict import Verdict
 from repro.verify.verdicts import across_datasets, check_scale
 from repro.verify.wording import (
     by_figure,
+    by_size,
     cells,
     paper_claim,
     published_support,
     reference_sentence,
     sentence,
     survives_holm,
+    title,
 )
 
 HEADER = {
     "P": "P",
     "claim": "claim",
-    "effect": "effect [95 %], pp",
+    "effect": "effect [{:g} %], pp",
     "n": "n",
     "p": "p",
     "levels": "levels",
@@ -47,9 +50,10 @@ _TITLES = {
 
 _LEGEND = (
     "effect: in pp of the mean accuracy over levels 6 to 10 unless another unit stands there; P: one of the six "
-    "primary hypotheses, * significant after Holm over them; p: two-sided against the claim's margin, of claims 19, 27 "
-    "and 28 the larger of two one-sided tests (equivalence, decided by the 90 % interval of the note); levels: how "
-    "many of the pruning levels have an effect above the margin (not tested)."
+    "primary hypotheses, * significant after Holm over them; p: two-sided against the claim's margin, of claims 19, "
+    "27, 28 and 29 the larger of two one-sided tests (equivalence, decided by the narrower interval of the note); "
+    "levels: how many of the pruning levels have an effect above the margin (not tested); by arithmetic: no "
+    "measurement could turn it."
 )
 _SHORT_LEGEND = (
     "P: primary hypothesis, * significant after Holm over the six; effects in pp unless another unit stands there.",
@@ -73,15 +77,19 @@ def markdown(
     scale: str,
     agreements: Sequence[Agreement] = (),
     controls: Sequence[ControlVerdict] = (),
+    looks: Mapping[str, str] = MappingProxyType({}),
     reference: bool = False,
 ) -> str:
     """The verdicts of one or more data sets as Markdown: a table each, grouped by figure, a sentence a claim,
-    agreement and controls. reference: the verdicts are on the paper's own numbers."""
+    agreement and controls. looks: what to say of a data set's looks. reference: the verdicts are on the paper's own
+    numbers."""
     lines, columns = [], _REFERENCE if reference else tuple(HEADER)
     for dataset in dict.fromkeys(v.dataset for v in verdicts):
         chosen = by_figure([v for v in verdicts if v.dataset == dataset])
         kind = f"The paper's own numbers, {dataset}" if reference else f"Verdicts on {dataset}, {scale} scale"
-        lines += [f"## {kind}", "", _row([_TITLES[c] for c in columns]), _row(["---"] * len(columns))]
+        titles = _titles(verdicts)
+        lines += [f"## {kind}", "", *([f"**{looks[dataset].capitalize()}.**", ""] if dataset in looks else [])]
+        lines += [_row([titles[c] for c in columns]), _row(["---"] * len(columns))]
         for figure, group in chosen.items():
             lines.append(_row(["", f"**{figure}**", *[""] * (len(columns) - 2)]))
             for verdict in group:
@@ -108,22 +116,32 @@ def terminal(
     scale: str,
     agreements: Sequence[Agreement] = (),
     controls: Sequence[ControlVerdict] = (),
+    looks: Mapping[str, str] = MappingProxyType({}),
     reference: bool = False,
 ) -> str:
-    """The same as aligned columns for a terminal, less p and levels and without sentences."""
+    """The same as aligned columns for a terminal, less p and levels and without sentences but, of the paper's own
+    numbers, what they say at other subset sizes."""
     lines, columns = [], [c for c in _REFERENCE if c not in ("p", "levels")] if reference else _NARROW
     for dataset in dict.fromkeys(v.dataset for v in verdicts):
         chosen = by_figure([v for v in verdicts if v.dataset == dataset])
         rows = {figure: [_narrow(cells(v, scale)) for v in group] for figure, group in chosen.items()}
-        widths = {c: max(len(_TITLES[c]), *(len(row[c]) for group in rows.values() for row in group)) for c in columns}
+        titles = _titles(verdicts)
+        widths = {c: max(len(titles[c]), *(len(row[c]) for group in rows.values() for row in group)) for c in columns}
         lines.append(f"{dataset}, {'the paper' if reference else scale + ' scale'}")
-        lines.append(_aligned(_TITLES, widths))
+        lines.append(_aligned(titles, widths))
         for figure, group in rows.items():
             lines += [figure, *(_aligned(row, widths) for row in group)]
+        lines += [looks[dataset]] if dataset in looks else []
+        sized = [v for group in chosen.values() for v in group if v.sizes]
+        if reference and sized:
+            named = [title(v).replace(".", ",", 1) for v in sized]
+            lines += ["At every subset size", *(f"  claim {name}: {by_size(v)}" for name, v in zip(named, sized))]
         lines.append("")
     if verdicts:
         lines += [*_SHORT_LEGEND, ""]
-    lines += [f"agreement with the paper's curves, {found.dataset}: {found.verdict}" for found in agreements]
+    for found in agreements:
+        lines.append(f"agreement with the paper's curves, {found.dataset}: {found.verdict}")
+        lines += [f"  {clause}" for clause in filter(None, found.limits.split("; "))]
     lines += [f"control {_control_line(found)}".replace("**", "") for found in controls]
     return "\n".join(lines).rstrip()
 
@@ -134,6 +152,7 @@ def to_json(
     scale: str,
     agreements: Sequence[Agreement] = (),
     controls: Sequence[ControlVerdict] = (),
+    looks: Mapping[str, str] = MappingProxyType({}),
     status: int | None = None,
 ) -> str:
     """The same as JSON text; what is not finite is null. status: the exit status, if more than the verdicts decide."""
@@ -155,6 +174,7 @@ def to_json(
         "scale": scale,
         "exit_status": exit_status(verdicts, scale, controls) if status is None else status,
         "verdicts": entries,
+        "looks": dict(looks),
         "agreement": [asdict(a) for a in agreements],
         "controls": [asdict(c) for c in controls],
     }
@@ -167,6 +187,12 @@ def _finite(value):
     if isinstance(value, (list, tuple)):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _titles(verdicts: Sequence[Verdict]) -> dict[str, str]:
+    """The heads of the columns, with the confidence of the intervals."""
+    percent = 100 * verdicts[0].confidence if verdicts else 95
+    return {column: text.format(percent) for column, text in _TITLES.items()}
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -191,15 +217,16 @@ def _agreement_lines(found: Agreement) -> list[str]:
         return [f"{found.verdict.capitalize()}{': ' + found.note if found.note else ''}."]
     lines = [
         f"**{found.verdict.capitalize()}**: largest |z| = {found.largest_z:.2f}, bound {found.bound:.2f}, "
-        f"s = {found.s:.2f} pp.",
+        f"s = {found.s:.2f} pp; {found.limits}.",
         "",
-        _row(["condition", "own - all@t*", "published", "z", "offset, pp"]),
-        _row(["---"] * 5),
+        _row(["condition", "own - all@t*", "published", "allowed", "z", "offset, pp"]),
+        _row(["---"] * 6),
     ]
     lines += [
-        _row([label(c.condition), f"{c.own:+.2f}", f"{c.published:+.2f}", f"{c.z:+.2f}", f"{c.offset:+.2f}"])
+        _row([label(c.condition), f"{c.own:+.2f}", f"{c.published:+.2f}", f"{c.allowed:.2f}", f"{c.z:+.2f}",
+              f"{c.offset:+.2f}"])
         for c in found.conditions
-    ]
+    ]  # fmt: skip
     lines += ["", _row(["level", "curves", "within", "bias, pp", "rms, pp"]), _row(["---"] * 5)]
     return lines + [
         _row([str(k.level), str(k.points), f"{k.share_within:.0%}", f"{k.bias:+.2f}", f"{k.rms:.2f}"])

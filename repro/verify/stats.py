@@ -11,7 +11,7 @@ Accuracies and effects are in percent and percentage points (pp).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ class Estimate:
     """An effect and its uncertainty: floats, or arrays of one value an experiment.
 
     effect, se, low, high: pp. df: degrees of freedom of t. p: two-sided, of "the effect equals the margin".
-    n: replicates (pairs, or the smallest group). method: the name of the test.
+    n: replicates (pairs, or the smallest group). method: the name of the test. confidence: of the interval.
     Without any spread between replicates nothing can be tested: low, high are infinite and p is 1.
     """
 
@@ -41,6 +41,7 @@ class Estimate:
     p: float
     n: int
     method: str
+    confidence: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ class Sample:
     def of(cls, values: Mapping[int, float]) -> Sample:
         x = np.array(list(values.values()), dtype=float)
         return cls(float(x.mean()), float(x.std(ddof=1)) if x.size > 1 else float("nan"), x.size, dict(values))
+
+    def within(self, replicates: Collection[int]) -> Sample:
+        """The same of these replicates alone."""
+        return Sample.of({r: x for r, x in self.values.items() if r in replicates})
 
     @classmethod
     def published(cls, means: Sequence[float], stds: Sequence[float], n: int) -> Sample:
@@ -107,7 +112,7 @@ def _student(effect, se, df, n, method, margin, confidence) -> Estimate:
     flat = np.asarray(se) <= _NO_SPREAD
     t = np.where(flat, 0.0, (effect - margin) / np.where(flat, 1.0, se))
     half = np.where(flat, np.inf, stats.t.ppf((1 + confidence) / 2, df) * se)
-    return Estimate(effect, se, df, effect - half, effect + half, 2 * stats.t.sf(abs(t), df), n, method)
+    return Estimate(effect, se, df, effect - half, effect + half, 2 * stats.t.sf(abs(t), df), n, method, confidence)
 
 
 def contrast(terms: Sequence[tuple[float, Sample]], *, margin: float = 0.0, confidence: float = 0.95) -> Estimate:
@@ -133,10 +138,22 @@ def paired_values(samples: Sequence[Sample]) -> np.ndarray | None:
     return np.array([[sample.values[r] for r in shared] for sample in samples]) if len(shared) >= 2 else None
 
 
-def lower_bound(estimate: Estimate, confidence: float = 0.95) -> float:
-    """One-sided lower bound of an effect, as the assay check uses it; -inf without spread."""
+def shared(samples: Mapping[str, Sample]) -> dict[str, Sample]:
+    """The samples over the replicates that all of them have, so that all are of the same test folds.
+
+    As they are where they share fewer than two, or where one is only a summary.
+    """
+    if paired_values(list(samples.values())) is None:
+        return dict(samples)
+    common = set.intersection(*(set(sample.values) for sample in samples.values()))
+    return {name: sample.within(common) for name, sample in samples.items()}
+
+
+def lower_bound(estimate: Estimate) -> float:
+    """One-sided lower bound of an effect at the estimate's confidence, as the assay check uses it; -inf without
+    spread."""
     flat = np.asarray(estimate.se) <= _NO_SPREAD
-    return np.where(flat, -np.inf, estimate.effect - stats.t.ppf(confidence, estimate.df) * estimate.se)[()]
+    return np.where(flat, -np.inf, estimate.effect - stats.t.ppf(estimate.confidence, estimate.df) * estimate.se)[()]
 
 
 def decide(estimate: Estimate, margin: float = 0.0) -> str:
@@ -144,6 +161,15 @@ def decide(estimate: Estimate, margin: float = 0.0) -> str:
     if estimate.low > margin:
         return "reproduced"
     return "contradicted" if estimate.high < margin else "inconclusive"
+
+
+def against(estimate: Estimate, margin: float = 0.0) -> tuple[float, float]:
+    """How unfavourable a part of a claim is: its one-sided p of "the effect exceeds the margin", then the effect.
+
+    A claim needs all its parts, so the largest p is also the claim's.
+    """
+    p = float(estimate.p)
+    return (p / 2 if estimate.effect > margin else 1 - p / 2), margin - float(estimate.effect)
 
 
 def retained_fraction(

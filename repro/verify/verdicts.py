@@ -13,10 +13,11 @@ from repro.errors import UsageError
 from repro.protocol import FULL, OWN, SCALES
 from repro.verify import connectivity, published, warmup
 from repro.verify.claims import CLAIMS, PRIMARY_HYPOTHESES, RUN_CLAIMS, Claim, Part
-from repro.verify.outcomes import SUBSETS, Outcomes, from_runs, label, noise_panel
+from repro.verify.outcomes import SUBSETS, Outcomes, from_runs, label, noise_panel, sized
 from repro.verify.stats import (
     Estimate,
     Sample,
+    against,
     contrast,
     decide,
     holm,
@@ -26,7 +27,7 @@ from repro.verify.stats import (
     within_replicates,
 )
 from repro.verify.subsets import passes
-from repro.verify.verdict import ITSELF, NO_GAP, LevelEffect, Verdict
+from repro.verify.verdict import BY_ARITHMETIC, ITSELF, NO_GAP, NOT_BY_ARITHMETIC, LevelEffect, Verdict
 
 
 def evaluate(
@@ -73,9 +74,13 @@ def from_published(
     """What the paper's own numbers support, by the same claims; no claim is promised.
 
     Of curves only means and standard deviations of 4 replicates are published, so the tests are unpaired. size,
-    noise_size, table: see `published.outcomes`. Claims nothing was published about are missing.
+    noise_size, table: see `published.outcomes`; without them a claim about subsets has its word at every size too.
+    Claims nothing was published about are missing.
     """
     found = _judge_runs(published.outcomes(dataset, size=size, noise_size=noise_size, table=table), 0.95)
+    if size is None and table is None and noise_size == published.NOISE_SIZE:
+        words = _words_by_size(dataset)
+        found = [replace(v, sizes=words.get((v.claim, v.panel), ())) for v in found]
     found += _published_elsewhere(dataset)
     found += [
         Verdict(claim=number, dataset=dataset, verdict="missing", note="the paper has published no numbers")
@@ -88,6 +93,21 @@ def from_published(
 def _published_elsewhere(dataset: str) -> tuple[Verdict, ...]:
     """Claims on other tables than that of pruned runs."""
     return passes(dataset), *connectivity.from_published(dataset), *warmup.from_published(dataset)
+
+
+@cache
+def _words_by_size(dataset: str) -> dict[tuple[int, str], tuple[tuple[int, str], ...]]:
+    """{(claim, panel): ((size, verdict), ...)} of the published curves, for claims that depend on the subset size."""
+    found = {}
+    for size, outcomes in published.outcomes_by_size(dataset).items():
+        for claim in RUN_CLAIMS:
+            for panel in claim.panels:
+                parts = [part for part in claim.parts if part.panel == panel]
+                conditions = {c for part in parts for c in part.conditions}
+                if any(sized(c) for c in conditions) and not outcomes.missing(conditions):
+                    word = _word(*_decided(parts, outcomes, 0.95)[1:])
+                    found.setdefault((claim.number, panel), []).append((size, word))
+    return {key: tuple(words) for key, words in found.items()}
 
 
 def check_scale(scale: str) -> None:
@@ -122,9 +142,10 @@ def _judge(claim: Claim, panel: str, outcomes: Outcomes, confidence: float) -> V
     reason = outcomes.missing(conditions)
     if reason:
         return Verdict(**identity, verdict="missing", note=reason)
-    estimates = [contrast(_terms(part, outcomes), margin=part.margin, confidence=confidence) for part in parts]
-    words = [decide(estimate, part.margin) for estimate, part in zip(estimates, parts)]
-    verdict = next((word for word in ("contradicted", "inconclusive") if word in words), "reproduced")
+    most = max(outcomes.sample(c).n for c in conditions)
+    outcomes = outcomes.shared(conditions)
+    estimates, words, gaps = _decided(parts, outcomes, confidence)
+    verdict = _word(words, gaps)
     described = [p for p in claim.described if p.panel == panel and not outcomes.missing(p.conditions)]
     notes = []
     if len(parts) > 1:
@@ -133,16 +154,16 @@ def _judge(claim: Claim, panel: str, outcomes: Outcomes, confidence: float) -> V
         e = contrast(_terms(other, outcomes), margin=other.margin, confidence=confidence)
         side = "above" if e.low > other.margin else "below" if e.high < other.margin else "not told from"
         notes.append(f"not tested: {other.text} {_interval(e)}, {side} {other.margin:g}")
-    gaps = [_fraction(part.fraction, outcomes, confidence) for part in parts if part.fraction]
     notes += [note for _, note in gaps]
     if not all(gap > 0 for gap, _ in gaps):
-        verdict = "inconclusive"
         notes.insert(0, NO_GAP)
+    if (n := outcomes.sample(conditions[0]).n) < most and outcomes.sample(conditions[0]).values:
+        notes.append(f"over the {n} replicates that all of its conditions have, of up to {most}")
     if any("~" in c and c.partition("~")[0] in SUBSETS for c in conditions):
         unknown = ", as the paper does not print Figure 4's" if outcomes.dataset in published.SIZES else ""
         notes.append(f"subsets of {outcomes.noise_size}, fixed beforehand{unknown}")
     notes.append(_failures(conditions, outcomes))
-    worst = max(range(len(parts)), key=lambda i: _against(estimates[i], parts[i].margin))
+    worst = max(range(len(parts)), key=lambda i: against(estimates[i], parts[i].margin))
     part, estimate = parts[worst], estimates[worst]
     values = within_replicates(_terms(part, outcomes))
     return Verdict(
@@ -158,14 +179,24 @@ def _judge(claim: Claim, panel: str, outcomes: Outcomes, confidence: float) -> V
         statistic=f"{part.text}, {estimate.method}",
         note="; ".join(filter(None, dict.fromkeys(notes))),
         levels=_levels(part, outcomes, confidence),
+        confidence=confidence,
     )
 
 
-def _against(estimate: Estimate, margin: float) -> tuple[float, float]:
-    """How unfavourable a part is: its one-sided p of "the effect exceeds the margin", then the effect itself. The
-    claim needs all parts, so the largest p is also the claim's."""
-    p = float(estimate.p)
-    return (p / 2 if estimate.effect > margin else 1 - p / 2), margin - float(estimate.effect)
+def _decided(
+    parts: Sequence[Part], outcomes: Outcomes, confidence: float
+) -> tuple[list[Estimate], list[str], list[tuple[float, str]]]:
+    """Of each part the estimate and its word, and the gaps (see `_fraction`) of those that need one."""
+    estimates = [contrast(_terms(part, outcomes), margin=part.margin, confidence=confidence) for part in parts]
+    words = [decide(estimate, part.margin) for estimate, part in zip(estimates, parts)]
+    return estimates, words, [_fraction(part.fraction, outcomes, confidence) for part in parts if part.fraction]
+
+
+def _word(words: Sequence[str], gaps: Sequence[tuple[float, str]]) -> str:
+    """A claim's word: all its parts have to hold, and without a gap nothing is decided."""
+    if not all(gap > 0 for gap, _ in gaps):
+        return "inconclusive"
+    return next((word for word in ("contradicted", "inconclusive") if word in words), "reproduced")
 
 
 def _terms(part: Part, outcomes: Outcomes) -> list[tuple[float, Sample]]:
@@ -179,7 +210,7 @@ def _interval(estimate: Estimate) -> str:
 def _fraction(conditions: tuple[str, str, str], outcomes: Outcomes, confidence: float) -> tuple[float, str]:
     """One-sided lower bound of the gap (the assay check), and the note on the fraction of it that is kept."""
     subset, full, base = (outcomes.sample(condition) for condition in conditions)
-    bound = float(lower_bound(contrast([(1.0, full), (-1.0, base)])))
+    bound = float(lower_bound(contrast([(1.0, full), (-1.0, base)], confidence=confidence)))
     gap = f"gap {label(conditions[1])} - {label(conditions[2])} {full.mean - base.mean:+.2f} (lower bound {bound:+.2f})"
     if not bound > 0:
         return bound, gap
@@ -209,9 +240,9 @@ def _levels(part: Part, outcomes: Outcomes, confidence: float) -> tuple[LevelEff
 
 
 def across_datasets(verdicts: Sequence[Verdict]) -> dict[int, str]:
-    """Per claim that was judged, the verdict on "all data sets": reproduced if it is in every panel on each data set
-    that the paper claims it for, and missing if one of them was not judged."""
-    rank = ("missing", "contradicted", "inconclusive", "reproduced")
+    """Per claim that was judged, the verdict on "all data sets": reproduced (or by arithmetic) if it is in every panel
+    on each data set that the paper claims it for, and missing if one of them was not judged."""
+    rank = ("missing", "contradicted", NOT_BY_ARITHMETIC, "inconclusive", "reproduced", BY_ARITHMETIC)
     found = {}
     for number in sorted({v.claim for v in verdicts if v.statistic != ITSELF}):
         chosen = [v for v in verdicts if v.claim == number and v.dataset in CLAIMS[number].datasets]

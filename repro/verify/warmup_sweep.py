@@ -15,7 +15,8 @@ from repro.verify.stats import Sample
 
 @dataclass(frozen=True)
 class Sweep:
-    """cells: accuracies (percent) by (kind, size, w), size 0 for all data. replicates: promised of each cell."""
+    """cells: accuracies (percent) by (kind, size, w), size 0 for all data. replicates: promised of each cell.
+    confidence: of intervals."""
 
     dataset: str
     cells: Mapping[tuple[str, int, int], Sample]
@@ -23,6 +24,12 @@ class Sweep:
     sizes: tuple[int, ...]
     replicates: int
     notes: tuple[str, ...] = ()
+    confidence: float = 0.95
+
+    @property
+    def inner(self) -> str:
+        """The interval of two one-sided tests: '90 %' beside one of 95 %."""
+        return f"{100 * (2 * self.confidence - 1):g} %"
 
     def gap(self, curves: Sequence[tuple[str, int]], steps: Sequence[int]) -> str:
         """What is missing of these curves, '' if nothing is."""
@@ -60,8 +67,9 @@ def own_sweep(rows: pd.DataFrame, protocol: Protocol) -> Sweep:
     notes = (f"runs diverged: {int(failed.sum())}",) if failed.any() else ()
     study = protocol.warmup
     return Sweep(
-        protocol.dataset, cells, tuple(sorted(study.steps)), tuple(sorted(study.sizes)), study.replicates, notes
-    )
+        protocol.dataset, cells, tuple(sorted(study.steps)), tuple(sorted(study.sizes)), study.replicates, notes,
+        protocol.confidence,
+    )  # fmt: skip
 
 
 def published_sweep(panel: str, table: pd.DataFrame | None = None) -> Sweep:

@@ -7,10 +7,9 @@ from functools import cache
 
 from repro.protocol import FULL
 from repro.verify.claims import CLAIMS, PAPER_DATASETS
-from repro.verify.verdict import ITSELF, NO_GAP, Verdict
+from repro.verify.verdict import BY_ARITHMETIC, ITSELF, NO_GAP, Verdict
 from repro.verify.verdicts import from_published
 
-SIGNIFICANCE = 0.05
 NO_NUMBERS = "no numbers published"
 _WORDS = {"reproduced": "supported", "missing": NO_NUMBERS}
 _SHORT = {"cifar10": "C10", "cifar100": "C100", "cinic10": "CINIC"}
@@ -18,7 +17,8 @@ _FIGURES = ("figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "a
 
 
 def survives_holm(verdict: Verdict) -> bool:
-    return verdict.verdict != "inconclusive" and verdict.p_holm is not None and verdict.p_holm <= SIGNIFICANCE
+    significance = round(1 - verdict.confidence, 9)
+    return verdict.verdict != "inconclusive" and verdict.p_holm is not None and verdict.p_holm <= significance
 
 
 def paper_claim(verdict: Verdict, scale: str) -> str:
@@ -39,7 +39,7 @@ def support(published: Verdict, *, at_n: bool = True) -> str:
     if published.statistic == ITSELF:
         return ITSELF
     if claim.source == "arithmetic":
-        return "arithmetic" if published.verdict == "reproduced" else "arithmetic: contradicted"
+        return "arithmetic" if published.verdict == BY_ARITHMETIC else "arithmetic: contradicted"
     word = _WORDS.get(published.verdict, published.verdict)
     return f"{word} at n = {published.n}" if word == "inconclusive" and at_n and published.n else word
 
@@ -68,6 +68,24 @@ def short_support(number: int, dataset: str, panel: str = "") -> str:
     ordered = sorted(words, key=lambda word: -len(words[word]))
     text = "; ".join([ordered[0], *(f"{word} ({', '.join(words[word])})" for word in ordered[1:])])
     return text + (", picture" if CLAIMS[number].source == "picture" and NO_NUMBERS not in words else "")
+
+
+def by_size(published: Verdict) -> str:
+    """What published numbers support at every size: 'supported at 1 of 8 sizes (3200; inconclusive at 256, …)'."""
+    at: dict[str, list[str]] = {}
+    for size, word in published.sizes:
+        at.setdefault(_WORDS.get(word, word), []).append(str(size))
+    rest = [f"{word} at {', '.join(at[word])}" for word in ("contradicted", "inconclusive") if word in at]
+    inside = "; ".join(filter(None, (", ".join(at.get("supported", [])), *rest)))
+    return f"supported at {len(at.get('supported', []))} of {len(published.sizes)} sizes ({inside})"
+
+
+def _sizes(verdict: Verdict) -> str:
+    """A clause on the subset sizes at which the paper's numbers support a claim."""
+    found = _published_on(verdict.claim, verdict.dataset, verdict.panel).items()
+    several = verdict.dataset not in PAPER_DATASETS
+    told = [by_size(v) + (f" of {name}" if several else "") for name, v in found if v.sizes]
+    return f"; {', '.join(told)}" if told else ""
 
 
 def _published_on(number: int, dataset: str, panel: str) -> dict[str, Verdict]:
@@ -139,7 +157,7 @@ def sentence(verdict: Verdict, scale: str) -> str:
     return (
         f"{head} **{verdict.verdict.capitalize()}** on {verdict.dataset}, {_numbers(verdict)}. "
         f"The paper's claim: {paper_claim(verdict, scale)}. The paper's own numbers: "
-        f"{published_support(verdict.claim, verdict.dataset, verdict.panel)}{_caveat(verdict)}."
+        f"{published_support(verdict.claim, verdict.dataset, verdict.panel)}{_sizes(verdict)}{_caveat(verdict)}."
     )
 
 
@@ -151,7 +169,8 @@ def reference_sentence(verdict: Verdict) -> str:
     by = "" if "arithmetic" in found else f" by the published numbers of {verdict.dataset}"
     picture = " (read off a picture)" if CLAIMS[verdict.claim].source == "picture" else ""
     said = _not_made(verdict)
-    return f"{_head(verdict)} **{found.capitalize()}**{by}{picture}{said}, {_numbers(verdict)}{_caveat(verdict)}."
+    more = (f"; {by_size(verdict)}" if verdict.sizes else "") + _caveat(verdict)
+    return f"{_head(verdict)} **{found.capitalize()}**{by}{picture}{said}, {_numbers(verdict)}{more}."
 
 
 def _not_made(verdict: Verdict) -> str:

@@ -1,0 +1,92 @@
+"""How the engine's functions are compiled, once for each machine, version and precision, and where that is kept."""
+
+import fcntl
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import llvmlite
+import llvmlite.binding
+import numba
+from numba import njit
+
+from repro.engines.sparse.lanes import DEBUG, W
+
+# Sums may be reordered and contracted, but NaN and infinity mean what they mean: a diverged network has to show it.
+# Nothing is allocated, so references need not be counted: the counting took half of the time.
+OPTIONS = dict(
+    fastmath={"contract", "reassoc", "nsz", "arcp"}, error_model="numpy", nogil=True, boundscheck=DEBUG, _nrt=False
+)
+
+compiled = njit(**OPTIONS)
+inline = njit(forceinline=True, **OPTIONS)
+
+
+def _folder() -> Path | None:
+    """Where compiled code is kept; None where nothing can be written.
+
+    Numba does not notice edits in files that a function takes others from, so the folder's name has a hash of all that
+    the code depends on.
+    """
+    sources = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    cpu = llvmlite.binding.get_host_cpu_name(), llvmlite.binding.get_host_cpu_features().flatten()
+    versions = numba.__version__, llvmlite.__version__, platform.python_version()
+    key = hashlib.sha256(b"".join(sources) + repr((cpu, versions, W, DEBUG)).encode()).hexdigest()[:16]
+    folder = _home() / "lottery-data-diet" / f"engine-{key}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "lock").touch()
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+
+
+FOLDER = _folder()
+
+
+def entry(function):
+    """A function that is called from Python."""
+    if FOLDER is None:
+        return njit(**OPTIONS)(function)
+    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(FOLDER)
+    try:
+        return njit(cache=True, **OPTIONS)(function)
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def call(function, *arguments):
+    """Call an `entry`. The first time on this machine it is compiled, which is said beforehand on stderr.
+
+    Processes that start side by side wait for the one that compiles.
+    """
+    types = tuple(map(numba.typeof, arguments))
+    if types not in function.overloads:
+        with _alone() as done:
+            mark = done and done / f"{function.__name__}-{hashlib.sha256(repr(types).encode()).hexdigest()[:8]}"
+            if mark is None or not mark.exists():
+                kept = "" if mark else f" (not kept: {_home()} cannot be written)"
+                print(f"compiling engine sparse for this CPU: half a minute, once{kept}", file=sys.stderr, flush=True)
+            function.compile(types)
+            if mark:
+                mark.touch()
+    return function(*arguments)
+
+
+@contextmanager
+def _alone() -> Iterator[Path | None]:
+    """The folder, while no other process compiles."""
+    if FOLDER is None:
+        yield None
+        return
+    with open(FOLDER / "lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield FOLDER

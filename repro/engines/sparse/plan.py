@@ -1,0 +1,183 @@
+"""Where everything lies, and what is done in which order: a network's layers as tables for the compiled code.
+
+The arena is one array for all activations of a batch and their gradients: [blocks of L images][channel][y][x][L] each.
+What is never wanted at the same time shares its place. An activation that a single convolution reads is not kept at
+all: its rows are made again from X, just before they are read.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from repro.engines.sparse.lanes import L
+from repro.engines.sparse.layers import Convolution, Layers, Pool
+from repro.engines.sparse.order import Order, plane, settle
+from repro.nets import Layout
+
+STREAM_ABOVE = 24 * 2**20  # bytes of an arena: then X does not stay in a third-level cache, and is written past it
+
+
+def _table(names: str) -> np.dtype:
+    return np.dtype([(name, np.int64) for name in names.split()])
+
+
+PASS = _table("channels plane start rows columns down step height width sy sx py px ky kx first")
+"""A sum over taps (`repro.engines.sparse.gather`). Of the target: channels, distance of planes, start, rows, columns
+and their distances. Of the source: height and width. Stride, padding, kernel; place in the list of runs."""
+CONVOLUTION = _table(
+    "x x_block source rows columns plane channels sy py ky streamed back classes gamma beta bias mean var activation"
+)
+"""Its X; the activation that it reads; its backward passes; offsets of its numbers in a network's vector, -1 for none;
+the activation that X is a term of. Its forward pass has its own number."""
+ACTIVATION = _table(
+    "place block channels plane height width rectified source kind ky kx sy sx py px lead "
+    "x x_block x_stats y y_block y_stats gradient gradient_block"
+)
+"""Where it lies (block 0: it is made anew for each block of images). A pool's source and window. A join's terms x and y
+with the rows of their statistics, y -1 for none. Where its gradient lies."""
+STEP = _table("what which make into into_block beside beside_block more more_block final")
+"""One operation. make: the source is made on the way. Backward: where the gradient of the source goes (-1: nowhere),
+what is added to it (-1: nothing), and whether that completes it."""
+
+
+@dataclass
+class Plan:
+    """Tables of one network for batches of a size.
+
+    constants: float64 [convolutions, 2], eps and momentum of the batch norms. size: numbers in the arena. spare,
+    spare_gradient: places of a block of an activation that is not kept, and of a gradient of X. wide: most channels. runs: numbers in the
+    list of runs.
+    """
+
+    passes: np.ndarray
+    convolutions: np.ndarray
+    activations: np.ndarray
+    forward: np.ndarray
+    backward: np.ndarray
+    constants: np.ndarray
+    size: int
+    spare: int
+    spare_gradient: int
+    wide: int
+    output: int
+    runs: int
+
+
+def make_plan(layers: Layers, layout: Layout, batch: int, itemsize: int, *, training: bool) -> Plan:
+    """The plan for batches of ``batch`` images; without ``training``, of the forward pass alone."""
+    return _Tables(Order(layers, batch, training=training), layout).plan(itemsize)
+
+
+class _Tables:
+    def __init__(self, order: Order, layout: Layout):
+        self.order, self.layers = order, order.layers
+        self.offset = {entry.name: entry.offset for entry in layout.entries} | {"": -1}
+
+    def plan(self, itemsize: int) -> Plan:
+        """Everything in its place."""
+        shapes = [layer.shape for layer in self.layers.all]
+        spare = max([s[0] * plane(s) for p, s in enumerate(shapes) if p in self.order.activations and self.order.passing(p)], default=0)
+        spare_gradient = max(s[0] * plane(s) for p, s in enumerate(shapes) if p in self.order.convolutions)
+        size = settle(self.order.buffers)
+        total = size + spare + spare_gradient * self.order.training + 16 * L
+        passes, backs, runs = self._passes()
+        convolutions = np.zeros(len(self.order.convolutions), CONVOLUTION)
+        for place, n in self.order.convolutions.items():
+            self._fill(convolutions[n], self._convolution(place, backs[n], streamed=total * itemsize > STREAM_ABOVE))
+        activations = np.zeros(len(self.order.activations), ACTIVATION)
+        for place, n in self.order.activations.items():
+            self._fill(activations[n], self._activation(place, size))
+        layers = [self.layers.all[place] for place in self.order.convolutions]
+        return Plan(
+            passes, convolutions, activations, self._rows(self.order.forward), self._rows(self.order.backward),
+            np.array([(layer.eps, layer.momentum) for layer in layers]), total, size, size + spare,
+            max(shape[0] for shape in shapes), self.order.activations[self.layers.output], runs,
+        )  # fmt: skip
+
+    def _fill(self, row: np.ndarray, fields: dict) -> None:
+        for name, value in fields.items():
+            row[name] = value
+
+    def _rows(self, steps: list[dict]) -> np.ndarray:
+        rows = np.zeros(len(steps), STEP)
+        for row, step in zip(rows, steps):
+            for name in ("beside", "more", "into"):
+                buffer = step.pop(name, None)
+                row[name], row[f"{name}_block"] = (-1, 0) if buffer is None else (buffer.at, buffer.block)
+            self._fill(row, step)
+        return rows
+
+    def _convolution(self, place: int, backs: tuple[int, int], *, streamed: bool) -> dict:
+        layer = self.layers.all[place]
+        join = self.order.join_of(place)
+        return {
+            "x": self.order.x[place].at, "x_block": self.order.x[place].block, "source": self.order.activations[layer.source],
+            "rows": layer.shape[1], "columns": layer.shape[2], "plane": plane(layer.shape), "channels": layer.shape[0],
+            "sy": layer.stride[0], "py": layer.padding[0], "ky": layer.kernel[0], "streamed": streamed,
+            "back": backs[0], "classes": backs[1], "gamma": self.offset[layer.gamma], "beta": self.offset[layer.beta],
+            "bias": self.offset[layer.bias], "mean": self.offset[layer.norm and f"{layer.norm}running_mean"],
+            "var": self.offset[layer.norm and f"{layer.norm}running_var"], "activation": self.order.activations[join],
+        }  # fmt: skip
+
+    def _activation(self, place: int, spare: int) -> dict:
+        layer = self.layers.all[place]
+        kept = self.order.kept.get(place)
+        fields = dict(zip(("channels", "height", "width"), layer.shape)) | {"plane": plane(layer.shape), "source": -1}
+        fields |= {"place": kept.at if kept else spare, "block": kept.block if kept else 0, "y": -1, "x": -1}
+        if place in self.order.gradient:
+            fields |= {"gradient": self.order.gradient[place].at, "gradient_block": self.order.gradient[place].block}
+        if isinstance(layer, Pool):
+            pairs = zip(("k", "s", "p"), (layer.kernel, layer.stride, layer.padding))
+            fields |= {f"{name}{axis}": pair[n] for name, pair in pairs for n, axis in enumerate("yx")}
+            return fields | {"source": self.order.activations[layer.source], "kind": layer.kind, "lead": layer.lead}
+        fields["rectified"] = layer.rectified
+        for name, term in zip("xy", layer.terms):
+            buffer = (self.order.x if term.convolution else self.order.kept)[term.layer]
+            row = self.order.convolutions[term.layer] if term.convolution else len(self.order.convolutions)
+            fields |= {name: buffer.at, f"{name}_block": buffer.block, f"{name}_stats": row}
+        return fields
+
+    def _passes(self) -> tuple[np.ndarray, list[tuple[int, int]], int]:
+        """The forward passes, one a convolution, then the backward ones; (first, how many) of each convolution; how
+        many runs of taps there can be."""
+        rows, backs = [], []
+        layers = [self.layers.all[place] for place in self.order.convolutions]
+        for layer in layers:
+            (channels, height, width), source = layer.shape, self.layers.all[layer.source].shape
+            rows.append({
+                "channels": channels, "plane": plane(layer.shape), "rows": height, "columns": width, "down": width * L,
+                "step": L, "height": source[1], "width": source[2], "sy": layer.stride[0], "sx": layer.stride[1],
+                "py": layer.padding[0], "px": layer.padding[1], "ky": layer.kernel[0], "kx": layer.kernel[1],
+            })  # fmt: skip
+        for layer in layers:
+            backs.append((len(rows), layer.stride[0] * layer.stride[1]))
+            for rest in np.ndindex(layer.stride):
+                rows.append(_backward_pass(layer, self.layers.all[layer.source].shape, rest))
+        table = np.zeros(len(rows), PASS)
+        runs = 0
+        for row, fields in zip(table, rows):
+            self._fill(row, fields | {"first": runs})
+            runs += fields["channels"] * fields["ky"] * fields["kx"] + 1
+        return table, backs, runs
+
+
+def kernel_of_class(kernel: int, stride: int, padding: int, rest: int) -> tuple[int, int]:
+    """(first, how many) of the kernel's rows that reach the target rows y with y mod stride = rest, in steps of stride."""
+    first = (rest + padding) % stride
+    return first, max(0, -(-(kernel - first) // stride))
+
+
+def _backward_pass(layer: Convolution, source: tuple[int, int, int], rest: tuple[int, int]) -> dict:
+    """Row u of the target is row u * stride + rest of the input; its taps are those with (rest + padding - ky) a multiple
+    of the stride, in descending order of ky."""
+    channels, height, width = source
+    fields = {"channels": channels, "plane": plane(source), "start": (rest[0] * width + rest[1]) * L, "sy": 1, "sx": 1}
+    fields |= {"down": layer.stride[0] * width * L, "step": layer.stride[1] * L}
+    fields |= {"height": layer.shape[1], "width": layer.shape[2]}
+    for axis, name, size in ((0, "y", height), (1, "x", width)):
+        stride, padding = layer.stride[axis], layer.padding[axis]
+        first, count = kernel_of_class(layer.kernel[axis], stride, padding, rest[axis])
+        fields[f"k{name}"] = count
+        fields[f"p{name}"] = count - 1 - (rest[axis] + padding - first) // stride
+        fields["rows" if axis == 0 else "columns"] = max(0, -(-(size - rest[axis]) // stride))
+    return fields

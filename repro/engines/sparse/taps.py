@@ -1,0 +1,104 @@
+"""Lists of the kept weights of one network, as the sums over taps read them.
+
+A forward list is sorted by (output channel, ky, kx, input channel), a backward one by (input channel, ky and kx
+descending within their class, output channel). An entry is an offset from the pixel where the kernel begins. Where most
+weights are kept, an entry holds the weights of four channels, and those that are not kept are 0. A weight's slot is its
+place in the forward lists: weights, momentum and gradients are kept in that order while a network trains.
+"""
+
+import numpy as np
+
+from repro.engines.sparse.gather import TOGETHER
+from repro.engines.sparse.lanes import L, W
+from repro.engines.sparse.layers import Convolution, Layers
+from repro.engines.sparse.order import plane
+from repro.engines.sparse.plan import Plan, kernel_of_class
+from repro.engines.sparse.step import Lists
+from repro.nets import Layout
+
+FOUR_ABOVE = 0.6  # density of a layer from which taps of four channels together are faster (performance page)
+GROUP_BYTES = 2**18  # of sums of gradients that are gone over at a time
+
+
+def list_taps(layers: Layers, layout: Layout, plan: Plan, mask: np.ndarray, trainable: np.ndarray, dtype) -> Lists:
+    """The lists of one network.
+
+    Arguments:
+        mask: bool [layout.num_prunable]. trainable: bool [layout.num_parameters]; others keep their value.
+    """
+    convolutions = [layer for layer in layers.all if isinstance(layer, Convolution)]
+    offsets = {entry.name: entry.offset for entry in layout.entries}
+    first = np.zeros(plan.runs, np.int32)
+    entries, slots, four = (np.zeros(len(plan.passes), np.int64) for _ in range(3))
+    groups = np.zeros(len(convolutions), np.int64)
+    offset, place, origin = _Pieces(), _Pieces(), _Pieces()
+    slot_of = np.full(layout.num_prunable, -1, np.int64)
+    weights = []
+    for n, layer in enumerate(convolutions):
+        shape = (layer.shape[0], layers.all[layer.source].shape[0], *layer.kernel)
+        start = offsets[layer.weight]
+        numbers = start + np.arange(np.prod(shape)).reshape(shape)
+        numbers = np.where(mask[numbers], numbers, -1)
+        weights.append(numbers)
+        entries[n], slots[n] = offset.size, place.size
+        row, source = plan.passes[n], layers.all[layer.source].shape
+        four[n], runs, (_, y, x, i), found = _sorted(numbers.transpose(0, 2, 3, 1))
+        first[row["first"] : row["first"] + len(runs)] = runs
+        offset.add(i * plane(source) + (y * source[2] + x) * L)
+        there = found >= 0
+        slot_of[found[there]] = place.size + np.flatnonzero(there)
+        place.add(found)
+        groups[n] = min(shape[0], 1 + len(found) * W * np.dtype(dtype).itemsize // GROUP_BYTES)
+    for n, (layer, numbers) in enumerate(zip(convolutions, weights)):
+        classes = list(np.ndindex(layer.stride))
+        for which, rest in enumerate(classes, plan.convolutions[n]["back"]):
+            (y0, _), (x0, _) = (
+                kernel_of_class(layer.kernel[a], layer.stride[a], layer.padding[a], rest[a]) for a in (0, 1)
+            )
+            part = numbers[:, :, y0 :: layer.stride[0], x0 :: layer.stride[1]][:, :, ::-1, ::-1]
+            entries[which], slots[which] = offset.size, origin.size
+            row = plan.passes[which]
+            four[which], runs, (_, y, x, o), found = _sorted(part.transpose(1, 2, 3, 0))
+            first[row["first"] : row["first"] + len(runs)] = runs
+            offset.add(o * plane(layer.shape) + (y * layer.shape[2] + x) * L)
+            origin.add(np.where(found >= 0, slot_of[found], place.size))  # behind the last slot there are zeros
+    placed = place.all()
+    keep = np.zeros(-(-len(placed) // W) * W, dtype)
+    keep[: len(placed)] = (placed >= 0) & trainable[placed]
+    return Lists(first, offset.all(np.int32), entries, slots, four, groups, placed, keep, origin.all(np.int32))
+
+
+def _sorted(numbers: np.ndarray) -> tuple[bool, np.ndarray, tuple[np.ndarray, ...], np.ndarray]:
+    """The entries of a list over ``numbers`` [target channels, ky, kx, source channels] of weights, -1 not kept.
+
+    Returns whether four channels are together; the runs' first entries, one more at the end; the indices of each entry;
+    the weights, four for each entry in that case.
+    """
+    kept = numbers >= 0
+    together = bool(kept.size and len(kept) % TOGETHER == 0 and kept.mean() > FOUR_ABOVE)
+    if together:
+        numbers = numbers.reshape(-1, TOGETHER, *numbers.shape[1:])
+        kept = (numbers >= 0).any(1)
+    runs = np.concatenate([[0], kept.sum(3).cumsum()])
+    at = np.nonzero(kept)
+    if together:
+        found = numbers[at[0], :, at[1], at[2], at[3]].reshape(-1)
+    else:
+        found = numbers[at]
+    return together, runs, at, found
+
+
+class _Pieces:
+    """Arrays that will be one."""
+
+    def __init__(self):
+        self.pieces: list[np.ndarray] = []
+        self.size = 0
+
+    def add(self, piece: np.ndarray) -> None:
+        self.pieces.append(piece)
+        self.size += len(piece)
+
+    def all(self, dtype=np.int64) -> np.ndarray:
+        """The whole, with one entry more: an empty list has an address too."""
+        return np.concatenate([*self.pieces, [0]])[:-1].astype(dtype) if self.pieces else np.zeros(0, dtype)

@@ -1,0 +1,141 @@
+"""Gradients of the kept weights: for each tap, the sum over pixels and images of the gradient of X times the input.
+
+A tap's sum is kept in W lanes, and added over lanes once a step. The taps are those of the forward pass.
+"""
+
+from repro.engines.sparse.compiled import compiled, inline
+from repro.engines.sparse.gather import BAND, TILE, TOGETHER, inside, kept, next_part
+from repro.engines.sparse.lanes import L, W, add, dot, fill, load, number, store
+
+
+@inline
+def weigh_one(arena, sums, base, offset, t0, t1, a):
+    for t in range(t0, t1):
+        store(sums, t * W, dot(load(sums, t * W, W), a, load(arena, base + number(offset, t), L)))
+
+
+@inline
+def weigh_two(arena, sums, base, step, offset, t0, t1, a, b):
+    zero = fill(arena, 0, W)
+    for t in range(t0, t1):
+        at = base + number(offset, t)
+        found = dot(load(sums, t * W, W), a, load(arena, at, L))
+        store(sums, t * W, add(found, dot(zero, b, load(arena, at + step, L))))
+
+
+@inline
+def weigh_square(arena, sums, base, step, down, offset, t0, t1, a, b, c, d):
+    zero = fill(arena, 0, W)
+    for t in range(t0, t1):
+        at = base + number(offset, t)
+        above = add(dot(load(sums, t * W, W), a, load(arena, at, L)), dot(zero, b, load(arena, at + step, L)))
+        at += down
+        below = add(dot(zero, c, load(arena, at, L)), dot(zero, d, load(arena, at + step, L)))
+        store(sums, t * W, add(above, below))
+
+
+@inline
+def weigh_channels(arena, sums, base, offset, t0, t1, a, b, c, d):
+    """Taps that hold a weight for each of four channels, whose gradients are a to d."""
+    for t in range(t0, t1):
+        x, at = load(arena, base + number(offset, t), L), 4 * t * W
+        store(sums, at, dot(load(sums, at, W), a, x))
+        store(sums, at + W, dot(load(sums, at + W, W), b, x))
+        store(sums, at + 2 * W, dot(load(sums, at + 2 * W, W), c, x))
+        store(sums, at + 3 * W, dot(load(sums, at + 3 * W, W), d, x))
+
+
+@compiled
+def weigh(arena, shape, source, gradient, y0, y1, first, offset, sums, groups):
+    """Add the products of rows y0 to y1 of the gradient of X with the input to ``sums`` [taps * W].
+
+    shape: the forward pass. source, gradient: places of the block. groups: how many parts the channels are done in,
+    so that the sums of one stay in the second-level cache.
+    """
+    ky, kx, sy, sx = shape.ky, shape.kx, shape.sy, shape.sx
+    step, down = sx * L, sy * shape.width * L
+    xa, xb = inside(shape.width, kx, sx, shape.px, shape.columns)
+    for group in range(groups):
+        o0, o1 = group * shape.channels // groups, (group + 1) * shape.channels // groups
+        top = y0
+        while top < y1:
+            bottom = next_part(top, BAND, y1)
+            left = 0
+            while left < shape.columns:
+                right = next_part(left, TILE, shape.columns)
+                for o in range(o0, o1):
+                    g0 = shape.first + o * ky * kx
+                    y = top
+                    while y < bottom:
+                        source_y = y * sy - shape.py
+                        k0, k1 = kept(ky, source_y, shape.height)
+                        pair = k0 == 0 and k1 == ky and y + 1 < bottom and source_y + sy + ky <= shape.height
+                        base = source + (source_y * shape.width - shape.px) * L
+                        row = gradient + o * shape.plane + shape.start + y * shape.down
+                        v = left
+                        while v < right:
+                            at, from_ = row + v * shape.step, base + v * step
+                            a = load(arena, at, L)
+                            if v < xa or v >= xb:
+                                source_x = v * sx - shape.px
+                                c0, c1 = kept(kx, source_x, shape.width)
+                                many, run, run_end = k1 - k0, g0 + k0 * kx + c0, g0 + k0 * kx + c1
+                            else:
+                                many, run, run_end = 1, g0 + k0 * kx, g0 + k1 * kx
+                                if v + 1 < min(right, xb):
+                                    t0, t1 = number(first, run), number(first, run_end)
+                                    b = load(arena, at + shape.step, L)
+                                    if pair:
+                                        c = load(arena, at + shape.down, L)
+                                        d = load(arena, at + shape.down + shape.step, L)
+                                        weigh_square(arena, sums, from_, step, down, offset, t0, t1, a, b, c, d)
+                                    else:
+                                        weigh_two(arena, sums, from_, step, offset, t0, t1, a, b)
+                                    v += 2
+                                    continue
+                            if pair:
+                                b = load(arena, at + shape.down, L)
+                                for k in range(many):
+                                    weigh_two(arena, sums, from_, down, offset, number(first, run + k * kx),
+                                              number(first, run_end + k * kx), a, b)
+                            else:
+                                for k in range(many):
+                                    weigh_one(arena, sums, from_, offset, number(first, run + k * kx),
+                                              number(first, run_end + k * kx), a)
+                            v += 1
+                        y += 2 if pair else 1
+                left = right
+            top = bottom
+
+
+@compiled
+def weigh_four(arena, shape, source, gradient, y0, y1, first, offset, sums, groups):
+    """The same for lists whose taps hold a weight for each of four channels."""
+    ky, kx, sx = shape.ky, shape.kx, shape.sx
+    xa, xb = inside(shape.width, kx, sx, shape.px, shape.columns)
+    fours = shape.channels // TOGETHER
+    for group in range(groups):
+        o0, o1 = group * fours // groups * TOGETHER, (group + 1) * fours // groups * TOGETHER
+        for y in range(y0, y1):
+            source_y = y * shape.sy - shape.py
+            k0, k1 = kept(ky, source_y, shape.height)
+            base = source + (source_y * shape.width - shape.px) * L
+            left = 0
+            while left < shape.columns:
+                right = next_part(left, TILE, shape.columns)
+                for o in range(o0, o1, TOGETHER):
+                    g0 = shape.first + o // TOGETHER * ky * kx
+                    row = gradient + o * shape.plane + shape.start + y * shape.down
+                    for v in range(left, right):
+                        many, run, run_end = 1, g0 + k0 * kx, g0 + k1 * kx
+                        if v < xa or v >= xb:
+                            source_x = v * sx - shape.px
+                            c0, c1 = kept(kx, source_x, shape.width)
+                            many, run, run_end = k1 - k0, g0 + k0 * kx + c0, g0 + k0 * kx + c1
+                        at, from_ = row + v * shape.step, base + v * sx * L
+                        a, b = load(arena, at, L), load(arena, at + shape.plane, L)
+                        c, d = load(arena, at + 2 * shape.plane, L), load(arena, at + 3 * shape.plane, L)
+                        for k in range(many):
+                            weigh_channels(arena, sums, from_, offset, number(first, run + k * kx),
+                                           number(first, run_end + k * kx), a, b, c, d)
+                left = right
