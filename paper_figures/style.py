@@ -1,5 +1,6 @@
 """What every figure shares: how conditions look (colours, lines, markers of the published panels), headings, files."""
 
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from repro.errors import RunError
 from repro.protocol import Protocol
+from repro.store.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -134,15 +135,12 @@ def tidy(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def save(figure: Figure, table: pd.DataFrame, stem: Path) -> list[Path]:
     """Write ``stem``.pdf, .png and .csv (what was plotted). Raises RunError when that cannot be written."""
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png", "csv")]
-    try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        # without dates in the files, the same runs give the same bytes
-        figure.savefig(paths[0], bbox_inches="tight", metadata={"CreationDate": None})
-        figure.savefig(paths[1], bbox_inches="tight", dpi=200, metadata={"Software": None})
-        table.to_csv(paths[2], index=False, float_format="%.6g")
-    except OSError as error:
-        raise RunError(
-            f"cannot write the figure {stem}: {error.strerror}: free space or choose another --results"
-        ) from error
+    pdf, png = io.BytesIO(), io.BytesIO()
+    # without dates in the files, the same runs give the same bytes
+    figure.savefig(pdf, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
+    figure.savefig(png, format="png", bbox_inches="tight", dpi=200, metadata={"Software": None})
+    contents = {"pdf": pdf.getvalue(), "png": png.getvalue(), "csv": table.to_csv(index=False, float_format="%.6g").encode()}
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in contents]
+    for path, content in zip(paths, contents.values(), strict=True):
+        write_whole(path, [content])
     return paths

@@ -22,6 +22,7 @@ from typing import TextIO
 
 from repro.errors import RunError
 from repro.store import files
+from repro.store.targets import require_replaceable
 
 PROGRESS_SECONDS = 30  # a terminal's progress line is kept this often
 STOPPED = "it was killed, ran out of its time limit or memory, or its machine went down"
@@ -159,6 +160,7 @@ def recorded(path: str | Path, words: Sequence[str], *, quiet: bool = False) -> 
     Waits for another process that holds the log. Raises RunError when the log cannot be written or locked.
     """
     path = Path(path)
+    require_replaceable(path, "log", option="--log")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = _held_by_us(path)

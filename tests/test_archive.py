@@ -95,18 +95,29 @@ def rewritten(archive: Path, out: Path, changed: dict[str, bytes | None] | None 
 def forged(archive: Path, out: Path, name: str, edit) -> Path:
     """One file edited by somebody who corrects every checksum too."""
     with zipfile.ZipFile(archive) as file:
-        before, crate = file.read(name), json.loads(file.read(METADATA))
+        before = file.read(name)
+    changed = edit(before)
+    assert changed != before
+    return forged_files(archive, out, {name: changed})
+
+
+def forged_files(archive: Path, out: Path, files: dict[str, bytes]) -> Path:
+    """Files exchanged, or added, by somebody who corrects every checksum too."""
+    with zipfile.ZipFile(archive) as file:
+        crate, held = json.loads(file.read(METADATA)), set(file.namelist())
         sums = dict(reversed(line.split("  ")) for line in file.read("SHA256SUMS").decode().splitlines())
-    changed = {name: edit(before)}
-    assert changed[name] != before
-    if name != METADATA:
-        digest = hashlib.sha256(changed[name]).hexdigest()
-        entity = next(entity for entity in crate["@graph"] if entity["@id"] == name)
-        entity |= {"contentSize": str(len(changed[name])), "sha256": digest}
-        changed[METADATA] = json.dumps(crate).encode()
+    changed, graph = dict(files), {entity["@id"]: entity for entity in crate["@graph"]}
+    if METADATA not in files:
+        for name, content in files.items():
+            digest = hashlib.sha256(content).hexdigest()
+            about = {"@id": name, "@type": "File", "contentSize": str(len(content)), "sha256": digest}
+            graph[name] = graph.get(name, {}) | about
+        size = sum(67 + len(name) for name in {*sums, *files})  # 64 digits, 2 spaces, name and end of each line
+        graph["SHA256SUMS"]["contentSize"] = str(size)
+        changed[METADATA] = json.dumps({**crate, "@graph": [*graph.values()]}).encode()
     sums |= {path: hashlib.sha256(content).hexdigest() for path, content in changed.items()}
-    listed = "".join(f"{digest}  {path}\n" for path, digest in sums.items())
-    return rewritten(archive, out, {**changed, "SHA256SUMS": listed.encode()})
+    changed["SHA256SUMS"] = "".join(f"{digest}  {path}\n" for path, digest in sums.items()).encode()
+    return rewritten(archive, out, changed, *((name, changed[name]) for name in changed.keys() - held))
 
 
 def test_it_holds_everything_and_sha256sum_agrees(archive, unpacked, results):
@@ -389,18 +400,17 @@ def test_artifacts_of_other_inputs_are_not_archived(results, tmp_path):
 @pytest.mark.parametrize(
     ("failure", "code"), [(OSError(ENOSPC, "No space left on device"), 1), (KeyboardInterrupt(), 130)]
 )
-def test_a_failed_write_leaves_the_older_archive(failure, code, results, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_older_archive(failure, code, archive, results, tmp_path, monkeypatch):
     def full(*given):
         yield b"PK"
         raise failure
 
-    out = tmp_path / "old.zip"
-    out.write_text("old")
+    out = Path(shutil.copy(archive, tmp_path / "old.zip"))
     monkeypatch.setattr(contents, "_drawn", lambda *_: {})
     monkeypatch.setattr(contents, "pack", full)
     said = complaint("archive", *STUDY, "--results", results, "--out", out, code=code)
     assert code == 130 or said.startswith(f"no space left on device while writing {out}")
-    assert out.read_text() == "old" and os.listdir(tmp_path) == ["old.zip"]
+    assert out.read_bytes() == archive.read_bytes() and os.listdir(tmp_path) == ["old.zip"]
 
 
 def test_a_file_that_changes_meanwhile(results, tmp_path, monkeypatch):

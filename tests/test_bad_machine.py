@@ -37,7 +37,7 @@ import subprocess
 command = ["imp", sys.argv[1], "--levels", "6", "--device", "cpu", "--out", sys.argv[2] + "/imp.h5"]
 full = CliRunner().invoke(main, command)
 print(full.exit_code, full.stderr.strip())
-print(os.listdir(sys.argv[2]), len([n for n in os.listdir(sys.argv[2] + "/imp.work") if n.startswith("pieces")]))
+print(os.listdir(sys.argv[2]), len([n for n in os.listdir(sys.argv[2] + "/imp.h5.work") if n.startswith("pieces")]))
 subprocess.run(["mount", "-o", "remount,size=8m", sys.argv[2]], check=True)
 print(CliRunner().invoke(main, command).stdout.splitlines()[0])
 import shutil; shutil.copy(sys.argv[2] + "/imp.h5", sys.argv[3])
@@ -56,10 +56,10 @@ def test_a_full_disk_keeps_finished_levels(rewind, tmp_path):
     if trial := subprocess.run([*small, *resize], capture_output=True, text=True).stderr:
         pytest.skip(f"no small disk can be mounted and resized here: {trial.strip()}")
     full, left, again = process(FILL_AND_FREE, rewind, disk, copy, before=small)
-    found = re.match(rf"1 Error: no space left on device while writing {disk}/imp.work/pieces-0000(\d).h5: free some "
+    found = re.match(rf"1 Error: no space left on device while writing {disk}/imp.h5.work/pieces-0000(\d).h5: free some "
                      "space and run the same command again; finished levels are kept", full)  # fmt: skip
     levels = int(found[1])
-    assert left == f"['imp.work'] {levels}" and 1 <= levels <= 5
+    assert left == f"['imp.h5.work'] {levels}" and 1 <= levels <= 5
     assert again == f"{disk}/imp.h5: computed {14 - 2 * levels}, reused {2 * levels}"
     repro("imp", rewind, "--levels", 6, *CPU, "--out", tmp_path / "imp.h5")
     assert contents(copy) == contents(tmp_path / "imp.h5")
@@ -83,10 +83,9 @@ def test_no_permission_to_write(rewind, tmp_path):
     command = " ".join(map(str, PRETRAIN))
     said = process(WITHOUT_PERMISSION, tmp_path, f"{command} --out p.h5", "imp rewind.h5 --levels 1 --out i.h5",
                    "export rewind.h5 --out table.csv", "plan figure2 --results . --make figure2.mk")  # fmt: skip
-    names = ("p.h5", "i.h5", "table.csv")
-    for line, name in zip(said, names):
+    names = ("p.h5", "i.h5", "table.csv", "figure2.mk")
+    for line, name in zip(said, names, strict=True):
         assert line == f"1 Error: no permission to write {name}: choose another --out or allow writing in ."
-    assert said[3:] == ["1 Error: cannot write figure2.mk (permission denied): choose another place or allow it"]
     assert os.listdir(tmp_path) == ["rewind.h5"]
 
 
@@ -106,7 +105,7 @@ def test_places_where_nothing_can_be_written(rewind, tmp_path):
     assert f"cannot write {below} (" in complaint("plan", "figure2", "--results", tmp_path, "--make", below, code=1)
     os.mkfifo(tmp_path / "pipe")
     said = complaint("export", rewind, "--out", tmp_path / "pipe")
-    assert said == f"--out {tmp_path}/pipe is no ordinary file: give the path of a CSV file"
+    assert said == f"--out {tmp_path}/pipe is no ordinary file: choose another --out"
     assert (tmp_path / "pipe").is_fifo()
 
 
@@ -129,7 +128,7 @@ def test_cifar_that_is_not_there(tmp_path):
     said = complaint("score", "--dataset", "cifar10", "--data-dir", tmp_path, *out)
     md5 = "c58f30108f718f92721af3b95e74349a"
     assert said == (f"{archive} is damaged or not the published archive (expected MD5 {md5}): "
-                    "delete it and run again with --download")  # fmt: skip
+                    "move it away and run again with --download")  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == [archive.name]
 
 
@@ -143,7 +142,7 @@ def test_a_cifar_batch_with_a_wrong_checksum(data_root, tmp_path):
     said = complaint("select", "--kind", "random", "--dataset", "cifar10", "--size", 100, "--data-dir", tmp_path,
                      "--out", tmp_path / "random.h5")  # fmt: skip
     assert re.fullmatch(rf"{folder}/data_batch_1 is damaged or not the published file \(MD5 \w+, expected \w+\): "
-                        rf"delete {folder} and run again with --download", said)  # fmt: skip
+                        rf"move {folder} away and run again with --download", said)  # fmt: skip
     assert not (tmp_path / "random.h5").exists()
 
 

@@ -124,7 +124,7 @@ def test_missing_cifar_says_where_it_looked_and_what_to_do(name, folder, tmp_pat
 def test_a_wrong_archive_is_named(tmp_path):
     archive = tmp_path / "cifar-10-python.tar.gz"
     archive.write_bytes(b"half an archive")
-    with pytest.raises(UsageError, match=rf"^{re.escape(str(archive))} is damaged.*: delete it"):
+    with pytest.raises(UsageError, match=rf"^{re.escape(str(archive))} is damaged.*: move it away"):
         load("cifar10", data_dir=tmp_path)
 
 
@@ -277,7 +277,7 @@ FAULTS = {
     "fault, message",
     [
         ("size", r"odd\.png has 5 x 4 pixels, the first image 4 x 4: scale"),
-        ("file", r"odd\.png cannot be read as an image .*: mend or delete it"),
+        ("file", r"odd\.png cannot be read as an image .*: mend it or leave it out"),
         ("classes", r"different classes \('emu'\)"),
         ("empty", r"train needs a folder with images for each class: .*emu"),
         ("no test", r"is no image folder: it needs train/ and test/"),

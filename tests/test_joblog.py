@@ -107,7 +107,7 @@ def test_a_defect_leaves_its_traceback(commands, tmp_path):
     (("--quiet", "say"), 2, "--quiet prints to the log alone: add --log FILE"),
     (("say", "then", "--log", "x.log", "say"), 2, "--log and --quiet are for all commands: put them before the first, not after a then"),
     (("--log", "file/x.log", "say"), 1, "cannot write the log file/x.log (not a directory): choose another --log"),
-    (("--log", ".", "say"), 1, "cannot write the log . (is a directory): choose another --log"),
+    (("--log", ".", "say"), 2, "--log . is a folder: give the name of a file in it"),
 ])  # fmt: skip
 def test_a_log_that_cannot_be(commands, tmp_path, monkeypatch, words, status, sentence):
     monkeypatch.chdir(tmp_path)

@@ -32,7 +32,7 @@ def test_help_and_messages_in_other_locales(locale, tmp_path):
 
 
 def test_what_is_written_is_utf8_in_any_locale(tmp_path):
-    program = "import pathlib, repro.cli.figures as f; f._write_text(pathlib.Path('a.md'), '\\u2026')"
+    program = "import pathlib, repro.store.files as f; f.write_text(pathlib.Path('a.md'), '\\u2026')"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **LOCALES["ascii"]}
     subprocess.run([sys.executable, "-c", program], env=environment, cwd=tmp_path, check=True)
     assert (tmp_path / "a.md").read_bytes() == "…".encode()

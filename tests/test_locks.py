@@ -160,7 +160,7 @@ def test_two_makes_at_once_compute_nothing_twice(plan_rules, tiny_environment, m
 
 def test_kill_of_one_make_frees_the_other(plan_rules, tiny_environment, made_by_make, tmp_path):
     results = tmp_path / "results"
-    rules, work = plan_rules(results), results / "digits" / f"{JOBS[0]}.work"
+    rules, work = plan_rules(results), results / "digits" / f"{JOBS[0]}.h5.work"
     with make(rules, results, tiny_environment) as first:
         wait_until(lambda: all(joblog.last_attempt(results / "digits" / f"{name}.log") for name in JOBS))
         with make(rules, results, tiny_environment) as second:

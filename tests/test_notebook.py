@@ -118,7 +118,7 @@ def test_folders_and_tables(net, tmp_path):
                    "repro.data.load)"),
     ("figure.pdf", b"%PDF", "figure.pdf is none of what repro.load reads: give an artifact, a folder of them, or a "
                             ".csv or .parquet file"),
-    ("x.h5", b"\x89HDF", "x.h5 is truncated or not an HDF5 file: delete it and run its command again"),
+    ("x.h5", b"\x89HDF", "x.h5 is a file of another program: give an artifact that repro made"),
     ("x.csv", b"", "x.csv cannot be read as a table: give a .csv file that repro wrote"),
     ("x.csv", b"\xff\xfe\xfa", "x.csv cannot be read as a table: give a .csv file that repro wrote"),
     ("x.parquet", b"PAR1", "x.parquet cannot be read as a table: give a .parquet file that repro wrote"),

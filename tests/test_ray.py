@@ -196,7 +196,7 @@ def test_a_lost_node_loses_nothing(cluster, tiny_environment, made_by_make, tmp_
         return {path: pid for path, pid in found.items() if kept(path)}
 
     def kept(path: Path) -> bool:
-        return any(path.with_suffix(".work").glob("pieces-*.h5"))
+        return any(path.with_suffix(".h5.work").glob("pieces-*.h5"))
 
     lost: dict[Path, int] = {}
     until(lambda: lost.update(in_the_middle()) or lost or driver.poll() is not None)

@@ -80,7 +80,7 @@ def kill_at(file, command, **later) -> None:
 
 
 def test_imp_killed_at_several_moments_ends_with_the_same_bits(imp_command, uninterrupted, resumed, tmp_path):
-    out, work = tmp_path / "imp.h5", tmp_path / "imp.work"
+    out, work = tmp_path / "imp.h5", tmp_path / "imp.h5.work"
     command = (*imp_command, "--out", out, *OFTEN)
     kill_at(work / "checkpoint.h5", command)  # in the first level
     assert not (work / "pieces-00000.h5").exists()
@@ -97,7 +97,7 @@ def test_imp_killed_at_several_moments_ends_with_the_same_bits(imp_command, unin
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_killed_training_takes_up_from_its_checkpoint(name, resumed, tmp_path):
     command = (*COMMANDS[name], *OFTEN)
-    kill_at(tmp_path / "killed.work" / "checkpoint.h5", (*command, "--out", tmp_path / "killed.h5"))
+    kill_at(tmp_path / "killed.h5.work" / "checkpoint.h5", (*command, "--out", tmp_path / "killed.h5"))
     repro(*command, "--out", tmp_path / "killed.h5")
     assert len(resumed) == 1 and 0 < resumed[0] < 60
     repro(*command, "--out", tmp_path / "whole.h5")
@@ -106,7 +106,7 @@ def test_a_killed_training_takes_up_from_its_checkpoint(name, resumed, tmp_path)
 
 
 def test_two_at_once_then_ctrl_c_and_a_damaged_checkpoint(imp_command, uninterrupted, tmp_path):
-    out, work = tmp_path / "imp.h5", tmp_path / "imp.work"
+    out, work = tmp_path / "imp.h5", tmp_path / "imp.h5.work"
     process = start(*imp_command, "--out", out, *OFTEN)
     wait_for(work / "checkpoint.h5", process)
     said = complaint(*imp_command, "--out", out, code=1)
@@ -134,7 +134,7 @@ def test_a_checkpoint_of_other_replicates_is_not_taken_up(short, resumed, monkey
     with monkeypatch.context() as patch:
         patch.setattr(TRAINER, "train", interrupted)
         complaint(*command, *OFTEN, "--out", tmp_path / "imp.h5", code=130)
-    assert (tmp_path / "imp.work" / "checkpoint.h5").exists()
+    assert (tmp_path / "imp.h5.work" / "checkpoint.h5").exists()
     repro(*command, "--replicates", 1, "--out", tmp_path / "imp.h5")
     repro(*command, "--replicates", 1, "--out", tmp_path / "whole.h5")
     assert set(resumed) == {None} and contents(tmp_path / "imp.h5") == contents(tmp_path / "whole.h5")
@@ -227,7 +227,7 @@ def test_when_all_diverge_the_command_fails_and_keeps_what_it_has(short, resumed
     said = complaint(*command, code=1)
     assert said.startswith("all replicates of imp diverged (loss not finite from step 5): lower --lr (=1.0)")
     assert complaint(*command, code=1) == said and resumed == [None]  # the second time nothing is trained
-    assert not out.exists() and (tmp_path / "imp.work").is_dir()
+    assert not out.exists() and (tmp_path / "imp.h5.work").is_dir()
 
 
 def test_a_loss_that_is_not_a_number_fails_with_the_rate(tmp_path):

@@ -38,7 +38,7 @@ def make(slurm, results) -> subprocess.Popen:
 
 def stop_in_the_middle(slurm, results) -> None:
     """Stops a job after a level of it was kept, and has Slurm's clock for it run out: its limit is whole minutes."""
-    log, pieces = results / "digits" / f"{LATE}.log", results / "digits" / f"{LATE}.work"
+    log, pieces = results / "digits" / f"{LATE}.log", results / "digits" / f"{LATE}.h5.work"
     deadline = time.monotonic() + 120
     while not list(pieces.glob("pieces-*.h5")):
         assert time.monotonic() < deadline, log.read_text() if log.exists() else "never began"
@@ -86,7 +86,7 @@ def test_a_failing_cell_leaves_the_others_running_and_is_named(first, results, m
 
 def test_make_again_takes_up_what_was_killed_and_makes_the_same_figure(first, slurm, results, made_by_make):
     (results / "digits" / f"{FAULTY}.h5").unlink()
-    kept = len(list((results / "digits" / f"{LATE}.work").glob("pieces-*.h5")))
+    kept = len(list((results / "digits" / f"{LATE}.h5.work").glob("pieces-*.h5")))
     making = make(slurm, results)
     stdout, stderr = making.communicate(timeout=200)
     assert making.returncode == 0, stderr

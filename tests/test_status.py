@@ -148,7 +148,7 @@ def test_what_failed_says_why_and_where(results):
 def test_files_that_vanish_or_are_damaged(results, monkeypatch):
     for stem in ("imp-all-t2", "pretrain-all-t2"):
         (results / "digits" / f"{stem}.h5").write_bytes(b"half of it")
-    work = results / "digits" / "imp-all-t2.work"
+    work = results / "digits" / "imp-all-t2.h5.work"
     work.mkdir()
     (work / "pieces-00000.h5").write_bytes(b"")
     (work / "lineage.json").write_text("{")

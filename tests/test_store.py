@@ -1,8 +1,7 @@
-"""Artifacts: identity, round trips and damage."""
+"""Artifacts: identity and round trips."""
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import h5py
@@ -171,85 +170,3 @@ def test_objects_are_refused(tmp_path, values):
     with pytest.raises(ValueError, match="columns differ in length"):
         write(tmp_path / "x.h5", table={"a": [1, 2], "b": [1]})
     assert not list(tmp_path.iterdir())
-
-
-# damage
-
-
-def test_every_altered_byte_is_noticed(artifact):
-    whole = artifact.read_bytes()
-    for offset in range(len(whole)):
-        with open(artifact, "r+b") as file:
-            file.seek(offset)
-            file.write(bytes([whole[offset] ^ 1 << offset % 8]))
-            file.flush()
-            with pytest.raises(UsageError, match="delete it and run its command again|repro made|newer program"):
-                store.read(artifact)
-            file.seek(offset)
-            file.write(whole[offset : offset + 1])
-    assert store.read(artifact).keys() == sorted(ARRAYS)
-
-
-def test_arrays_are_checked_without_reading_the_whole_file(artifact):
-    whole, noticed = artifact.read_bytes(), 0
-    for offset in range(hdf5.SEAL_BYTES, len(whole), 29):
-        artifact.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0xFF]) + whole[offset + 1 :])
-        try:
-            opened = store.read_header(artifact)
-            for key, values in ARRAYS.items():
-                assert np.array_equal(opened[key], values)
-            assert opened.table().equals(pd.DataFrame(TABLE))
-        except UsageError:
-            noticed += 1
-    assert noticed > 30
-
-
-@pytest.mark.parametrize("verify", [True, False])
-def test_every_truncation_is_noticed(artifact, verify):
-    for length in range(artifact.stat().st_size - 1, -1, -5):
-        os.truncate(artifact, length)
-        with pytest.raises(UsageError, match="x.h5 is truncated .*: delete it and run its command again"):
-            store.read(artifact, verify=verify)
-
-
-def test_appended_and_edited_files_are_noticed(artifact):
-    whole = artifact.read_bytes()
-    for edit in (
-        lambda file: file.attrs.__setitem__("recipe", "{}"),
-        lambda file: file.attrs.__setitem__("provenance", "{}"),
-        lambda file: file["table/acc"].__setitem__(0, 0.9),
-        lambda file: file.__delitem__("table/acc"),
-    ):
-        artifact.write_bytes(whole)
-        with h5py.File(artifact, "r+") as file:
-            edit(file)
-        with pytest.raises(UsageError, match="x.h5 (was altered|is truncated)"):
-            store.read(artifact)
-    artifact.write_bytes(whole + b"\0")
-    with pytest.raises(UsageError, match="x.h5 was altered after it was written: delete it and run its command again"):
-        store.read_header(artifact)
-
-
-def test_what_is_no_artifact(tmp_path, monkeypatch):
-    def refuses(name, match, **options):
-        with pytest.raises(UsageError, match=match):
-            store.read(tmp_path / name, **options)
-
-    refuses("none.h5", "none.h5 does not exist: check the path")
-    refuses(".", "is not a file")
-    (tmp_path / "text.h5").write_text("acc,level\n" * 100)
-    refuses("text.h5", "text.h5 is truncated or not an HDF5 file: delete it and run its command again")
-    h5py.File(tmp_path / "other.h5", "w").close()
-    refuses("other.h5", "other.h5 is an HDF5 file of another program")
-    (tmp_path / "work.h5").write_bytes(b"".join(hdf5.pack({}, {"recipe": "{}"}, compression=None)))
-    refuses("work.h5", "work.h5 is not an artifact or is damaged")
-    write(tmp_path / "x.h5")
-    refuses("x.h5", "x.h5 is an imp artifact where a score artifact is needed: give", kind="score")
-    with h5py.File(tmp_path / "x.h5") as file:
-        attributes = {**file.attrs, "recipe": "{}"}
-    (tmp_path / "x.h5").write_bytes(b"".join(hdf5.pack({}, attributes, compression=None)))
-    refuses("x.h5", "x.h5 has another identity than its recipe and inputs")
-    monkeypatch.setattr(hdf5, "FORMAT_VERSION", 2)
-    write(tmp_path / "x.h5")
-    monkeypatch.undo()
-    refuses("x.h5", "x.h5 has format 2 and this program reads 1: use a newer program")

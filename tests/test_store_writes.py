@@ -1,4 +1,4 @@
-"""Writing artifacts: killed, refused, out of space, two at once; and the work folder of a long stage."""
+"""Writing artifacts: killed, refused, out of space, two at once."""
 
 import errno
 import json
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from repro import store
-from repro.errors import RunError, UsageError
+from repro.errors import RunError
 
 ROOT = Path(__file__).parents[1]
 CELL = {"kind": "imp", "recipe": {"lr": 1.0, "steps": 80}, "inputs": {}, "defaults": {}}
@@ -149,9 +149,9 @@ def test_write_beyond_the_limit_of_file_size(tmp_path):
     artifact, work, left = finish(start(WRITE_TOO_MUCH.format(limit=limit), tmp_path / "x.h5")).splitlines()
     reason = os.strerror(errno.EFBIG).lower()
     assert artifact == f"cannot write {tmp_path}/x.h5 ({reason}): choose another --out and run the same command again"
-    assert work.startswith(f"cannot write {tmp_path}/x.work/a.h5 ({reason})")
-    assert left == "1000 ['x.h5', 'x.work']"
-    assert [file.name for file in (tmp_path / "x.work").iterdir()] == ["lineage.json"]
+    assert work.startswith(f"cannot write {tmp_path}/x.h5.work/a.h5 ({reason})")
+    assert left == "1000 ['x.h5', 'x.h5.work']"
+    assert [file.name for file in (tmp_path / "x.h5.work").iterdir()] == ["lineage.json"]
 
 
 def test_full_disk(tmp_path):
@@ -166,8 +166,8 @@ def test_full_disk(tmp_path):
     artifact, work, left = finish(process).splitlines()
     sentence = "free some space and run the same command again; finished levels are kept"
     assert artifact == f"no space left on device while writing {tmp_path}/x.h5: {sentence}"
-    assert work == f"no space left on device while writing {tmp_path}/x.work/a.h5: {sentence}"
-    assert left == "1000 ['x.h5', 'x.work']"
+    assert work == f"no space left on device while writing {tmp_path}/x.h5.work/a.h5: {sentence}"
+    assert left == "1000 ['x.h5', 'x.h5.work']"
 
 
 def test_no_permission(tmp_path):
@@ -188,7 +188,7 @@ for step in (lambda: write(path, 10), lock, lambda: store.WorkFolder(path, **CEL
         print(error)
 """
     lines = finish(start(script, path)).splitlines()
-    for line, name in zip(lines, ["x.h5", "x.h5", "x.work/lineage.json"], strict=True):
+    for line, name in zip(lines, ["x.h5", "x.h5", "x.h5.work/lineage.json"], strict=True):
         assert line.startswith(f"no permission to write {name}: choose another --out or allow writing in ")
     path.parent.chmod(0o755)
     assert len(store.read(path)["weights"]) == 1000
@@ -199,75 +199,6 @@ def test_path_below_a_file(tmp_path):
     for step in (write, lambda path: store.writer_lock(path).__enter__(), lambda path: store.WorkFolder(path, **CELL)):
         with pytest.raises(RunError, match=r"cannot write .*file/x.* \((file exists|not a directory)\): choose"):
             step(tmp_path / "file" / "x.h5")
-
-
-# the work folder
-
-
-def test_work_folder_round_trip(tmp_path):
-    work = store.WorkFolder(tmp_path / "x.h5", **CELL)
-    assert work.names() == [] and work.load("level_0") is None
-    arrays = {"weights": np.ones((2, 3), "f4"), "replicate_0/rng": np.array("state"), "step": np.int64(7)}
-    work.save("level_0", arrays, {"acc": 0.5, "seen": [1, 2]})
-    work.save("checkpoint", {"a": np.arange(3)})
-    work.save("checkpoint", {"b": np.arange(4)}, {"step": 9})
-    again = store.WorkFolder(tmp_path / "x.h5", **CELL)
-    assert again.names() == ["checkpoint", "level_0"]
-    back, attrs = again.load("level_0")
-    assert attrs == {"acc": 0.5, "seen": [1, 2]} and sorted(back) == sorted(arrays)
-    assert all(np.array_equal(back[key], arrays[key]) for key in arrays)
-    back["weights"] += 1  # belongs to the caller
-    assert list(again.load("checkpoint")[0]) == ["b"] and again.load("checkpoint")[1] == {"step": 9}
-    again.remove("checkpoint")
-    assert again.names() == ["level_0"]
-    again.discard()
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="work name '../x'"):
-        again.save("../x", {})
-
-
-def test_work_of_another_recipe_is_not_taken_up(tmp_path):
-    store.WorkFolder(tmp_path / "x.h5", **CELL).save("level_0", {"a": np.arange(3)})
-    other = {**CELL, "recipe": {**CELL["recipe"], "steps": 90}}
-    with pytest.raises(UsageError, match="x.work was made with another recipe: steps is 80 there and 90 here; .*force"):
-        store.WorkFolder(tmp_path / "x.h5", **other)
-    assert store.WorkFolder(tmp_path / "x.h5", **CELL).names() == ["level_0"]
-    assert store.WorkFolder(tmp_path / "x.h5", **other, force=True).names() == []
-    assert store.WorkFolder(tmp_path / "x.h5", **other).names() == []
-
-
-@pytest.mark.parametrize("damage", [lambda whole: whole[:-1], lambda whole: b"", lambda whole: whole[:-9] + bytes(9)])
-def test_damaged_work_is_done_again(tmp_path, capsys, damage):
-    work = store.WorkFolder(tmp_path / "x.h5", **CELL)
-    work.save("level_0", {"a": np.arange(3)})
-    file = tmp_path / "x.work" / "level_0.h5"
-    file.write_bytes(damage(file.read_bytes()))
-    assert work.load("level_0") is None
-    warning = capsys.readouterr().err
-    assert warning.startswith(f"warning: {file} ") and warning.endswith(": it is computed again\n")
-
-
-def test_work_without_a_known_recipe_is_done_again(tmp_path, capsys):
-    store.WorkFolder(tmp_path / "x.h5", **CELL).save("level_0", {"a": np.arange(3)})
-    (tmp_path / "x.work" / "lineage.json").write_text('{"kind": "im')
-    assert store.WorkFolder(tmp_path / "x.h5", **CELL).names() == []
-    assert "x.work does not say which recipe it belongs to: its work is done again" in capsys.readouterr().err
-    (tmp_path / "y.work").mkdir()
-    (tmp_path / "y.work" / "thesis.tex").write_text("")
-    with pytest.raises(UsageError, match="y.work holds other files: move them away, or pass --force"):
-        store.WorkFolder(tmp_path / "y.h5", **CELL)
-    store.WorkFolder(tmp_path / "y.h5", **CELL, force=True).save("level_0", {})
-
-
-def test_kill_while_saving_work_keeps_the_last_checkpoint(tmp_path):
-    path = tmp_path / "x.h5"
-    store.WorkFolder(path, **CELL).save("checkpoint", {"a": np.arange(3)})
-    killed_when_ready("work = store.WorkFolder(path, **CELL)\nos.replace = lambda *_: ready()\n"
-                      "work.save('checkpoint', {'a': np.arange(9)})", path)  # fmt: skip
-    assert len(list((tmp_path / "x.work").iterdir())) == 3
-    work = store.WorkFolder(path, **CELL)
-    assert work.load("checkpoint")[0]["a"].tolist() == [0, 1, 2]
-    assert sorted(file.name for file in (tmp_path / "x.work").iterdir()) == ["checkpoint.h5", "lineage.json"]
 
 
 # provenance, and what an import costs

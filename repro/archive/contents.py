@@ -15,6 +15,7 @@ from repro.errors import UsageError
 from repro.plan.study import Study
 from repro.store.files import write_whole
 from repro.store.provenance import ROOT
+from repro.store.targets import require_replaceable
 
 FORMAT, FORMAT_VERSION = "lottery-data-diet archive", 1
 RESULTS = "results"  # folder of the archive: a results folder as the program leaves it
@@ -44,6 +45,7 @@ def write(study: Study, out: Path | None = None) -> tuple[Path, int]:
     out = out or study.stem(study.name).with_suffix(".zip")
     if out.suffix != ".zip":
         raise UsageError(f"--out {out} does not end in .zip: an archive would overwrite something else")
+    require_replaceable(out, "archive")
     with store.writer_lock(out), tempfile.TemporaryDirectory() as made:
         paths = {_inside(study, step.target): step.target for step in _steps(study)}
         recipe = recipe_of(study, {name: record_of(store.read(paths[name])) for name in sorted(paths)})

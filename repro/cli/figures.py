@@ -19,7 +19,7 @@ from repro.cli.options import (
     options,
     without_effect,
 )
-from repro.errors import RunError, UsageError
+from repro.errors import UsageError
 from repro.protocol import SCALES
 
 FIGURE_OPTIONS = (
@@ -44,14 +44,6 @@ def study_of(name: str, given: dict):
             if commands[0] == commands[1]:
                 without_effect(f"no run of {name} depends on it", option)
     return study
-
-
-def _write_text(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"cannot write {path} ({error.strerror.lower()}): choose another place or allow it") from error
 
 
 @main.command("plan")
@@ -83,6 +75,8 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
       repro plan all --scale paper --jobs 1,8,64 --speed cifar_resnet20=250000
     """
     from repro import cost, plan
+    from repro.store.files import write_text
+    from repro.store.targets import require_replaceable
 
     places = cost.places(jobs)
     network, measure = cost.speed_of(speed) if speed else (None, None)
@@ -97,7 +91,8 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
     if speed:
         without_effect("with --speed nothing is measured", "device")
     if makefile:
-        _write_text(makefile, plan.rules(todo, program=(sys.executable, "-m", "repro"), options=extra))
+        require_replaceable(makefile, "rules", option="--make")
+        write_text(makefile, plan.rules(todo, program=(sys.executable, "-m", "repro"), options=extra))
     predictions = []
     if cost.worth_measuring(todo) or (todo and (speed or len(places) > 1)):
         predictions = cost.predict_each(todo, places, device=device, network=network, measure=measure)
@@ -159,8 +154,9 @@ def archive_command(name, out, **given):
 @options(*FIGURE_OPTIONS)
 @click.option("--reference", is_flag=True, help="Judge the paper's own published numbers instead of runs.")
 @click.option("--archive", type=PATH, help="Check a zip that repro archive wrote; needs no data and no GPU.")
+@click.option("--trust", is_flag=True, help="Of an archive: run the Python file of a figure of somebody's own in it.")
 @click.pass_context
-def verify_command(context, name, reference, archive, **given):
+def verify_command(context, name, reference, archive, trust, **given):
     """Judge the paper's claims on finished runs: a table on stdout, Markdown and JSON beside the figures.
 
     With --archive the runs are those of an archive: checksums are compared, and what its figures plot and its verdicts
@@ -176,15 +172,18 @@ def verify_command(context, name, reference, archive, **given):
       repro verify --reference
       repro verify --archive figure2.zip
     """
+    from repro.store.files import write_text
     from repro.verify import judge as judging
 
     if archive:
         _alone(context, "archive", "says itself which figure, scale and runs it holds")
         from repro.archive import check
 
-        report = check(archive)
+        report = check(archive, trust)
         click.echo(report)
         sys.exit(report.exit_status)
+    if trust:
+        raise UsageError("--trust is for an --archive: leave it out")
     if reference:
         _alone(context, "reference", "judges the paper's own numbers, of all figures")
         click.echo(judging.reference().terminal)
@@ -196,7 +195,7 @@ def verify_command(context, name, reference, archive, **given):
     judgement = study.judge()
     files = judgement.files(study.verdicts_stem)
     for path, text in files:
-        _write_text(path, text)
+        write_text(path, text)
     if lacking:
         click.echo(f"{len(lacking)} of {count} artifacts are missing or incomplete, the first {lacking[0]}\n")
     click.echo(f"{judgement.terminal}\n\nevery number, and a sentence on each claim: {files[0][0]}")
@@ -206,6 +205,6 @@ def verify_command(context, name, reference, archive, **given):
 def _alone(context: click.Context, option: str, why: str) -> None:
     """Raises UsageError when anything beside this option was given."""
     for name in context.params:
-        if name != option and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if name not in (option, "trust") and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             word = next(p.opts[0] for p in context.command.params if p.name == name)
             raise UsageError(f"--{option} {why}: leave {word} out")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from repro.cli.printable import plain, prepare_streams
+from repro.cli.streams import steady
 from repro.errors import RunError, UsageError
 
 
@@ -34,7 +35,7 @@ class Commands(click.Group):
     def main(self, args=None, **extra):
         prepare_streams()
         words = list(sys.argv[1:] if args is None else args)
-        with Attempt() as attempt:
+        with steady(), Attempt() as attempt:
             while "then" in words:
                 end = words.index("then")
                 attempt.words = words
@@ -67,8 +68,21 @@ class Commands(click.Group):
                 raise
             advice = "ask for fewer --replicates at a time, a smaller --batch-size or another --network"
             raise Failure(f"out of memory: {advice}", 1) from error
+        except OSError as error:  # whatever no stage has put into words
+            raise Failure(_told(error), 1) from error
         except KeyboardInterrupt as error:
             raise Interrupted from error
+
+
+def _told(error: OSError) -> str:
+    """A failure of the system in one sentence."""
+    from repro.store.files import FULL
+
+    if error.errno in FULL:
+        return (f"no space left on device{f' for {error.filename}' if error.filename else ''}: free some space and run the "
+                "same command again; what was finished is kept")  # fmt: skip
+    reason = (error.strerror or str(error) or type(error).__name__).lower()
+    return f"cannot read or write {error.filename or 'a file'} ({reason}): allow it, or choose another place"
 
 
 class Failure(click.ClickException):

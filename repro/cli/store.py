@@ -1,4 +1,4 @@
-"""ls, inspect, export."""
+"""ls, inspect, export, reseal."""
 
 from pathlib import Path
 
@@ -60,11 +60,12 @@ def export(artifact, out, part, replicate, level):
       repro export pretrain.h5 --replicate 0 --part rewind --out rewind.pt
     """
     from repro.store import export as files
+    from repro.store.targets import require_target
 
     if out.exists() and artifact.exists() and out.samefile(artifact) and not out.is_dir():
         raise UsageError(f"--out {out} is the artifact itself: give another path")
-    if out.is_symlink() or (out.exists() and not (out.is_file() or out.is_dir())):
-        raise UsageError(f"--out {out} is no ordinary file: give the path of a CSV file")  # a rename would replace it
+    if not out.is_dir():
+        require_target(out)
     of_network = {"--part": part, "--replicate": replicate, "--level": level}
     if files.suffix_of(out) in files.TABLES:
         if given := [option for option, value in of_network.items() if value is not None]:
@@ -77,3 +78,20 @@ def export(artifact, out, part, replicate, level):
     from repro.stages import tickets
 
     click.echo(tickets.export(artifact, out, replicate=replicate, level=level, part=part))
+
+
+@main.command()
+@click.argument("artifacts", nargs=-1, required=True, type=PATH)
+def reseal(artifacts):
+    """Seal artifacts anew that another HDF5 program opened for writing, or added attributes to.
+
+    Their arrays, recipe and provenance have to be as they were; nothing else is sealed.
+
+    \b
+    Example:
+      repro reseal imp.h5
+    """
+    from repro.store import changed
+
+    for path in artifacts:
+        click.echo(f"{path}: {'sealed anew' if changed.reseal(path) else 'its seal holds, nothing to do'}")

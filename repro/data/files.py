@@ -56,14 +56,14 @@ def _verified(path: Path, md5: str) -> bytes:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise UsageError(f"{path} is missing: delete {path.parent} and run again with --download") from None
+        raise UsageError(f"{path} is missing: move {path.parent} away and run again with --download") from None
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from None
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
         raise UsageError(
             f"{path} is damaged or not the published file (MD5 {found}, expected {md5}): "
-            f"delete {path.parent} and run again with --download"
+            f"move {path.parent} away and run again with --download"
         )
     return content
 
@@ -85,7 +85,7 @@ def _unpack_cifar(name: str, source: type, root: Path, *, download: bool) -> Non
         if archive.is_file() and not check_integrity(archive, source.tgz_md5):
             raise UsageError(
                 f"{archive} is damaged or not the published archive (expected MD5 {source.tgz_md5}): "
-                "delete it and run again with --download"
+                "move it away and run again with --download"
             )
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=root) as scratch:

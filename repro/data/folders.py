@@ -240,7 +240,7 @@ def _decoded(path: Path, told: _Told) -> np.ndarray:
 
 
 def _unreadable(path: Path, error: Exception) -> UsageError:
-    return UsageError(f"{path} cannot be read as an image ({error}): mend or delete it")
+    return UsageError(f"{path} cannot be read as an image ({error}): mend it or leave it out")
 
 
 def _require_size(path: Path, shape: tuple[int, int], first: tuple[int, int]) -> None:

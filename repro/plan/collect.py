@@ -1,7 +1,7 @@
 """Finished artifacts -> the tables that figures are drawn from and claims are judged on."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -42,25 +42,38 @@ def collect(items: Iterable[Item], results: Path) -> Evidence:
 
 def _open(steps: list[Step]) -> store.Artifact:
     """The artifact of the last step. Raises UsageError if it, or what it was made from, is of another experiment."""
-    path, known = steps[-1].target, {step.target.stem: step for step in steps}
+    path, known = steps[-1].target, {step.target: step for step in steps}
     if not path.exists():
         raise UsageError(f"{path} is missing: run make, or the commands that repro plan --make writes")
     if wrong := next((step for step in steps if step.target.exists() and step.mislabelled()), None):
         raise UsageError(f"{wrong.target} was made with other labels than those of {wrong.labels}: put back the file "
                          "that it was made with, or choose another --results folder")  # fmt: skip
     artifact = store.read(path)
-    for made in _ancestry(artifact.lineage):
-        for field, there, here in known[made.name].differing(made.recipe) if made.name in known else ():
-            of = "" if made.name == path.stem else f" of {made.name}"
-            raise UsageError(f"{path} is of another experiment: {field}{of} is {there} there and {here} here; "
-                             "choose another --results folder, or its --seed and --scale")  # fmt: skip
+    _require_as_planned(path, artifact.lineage, path, known)
     return artifact
 
 
-def _ancestry(lineage: store.Lineage) -> Iterator[store.Lineage]:
-    yield lineage
-    for source in lineage.inputs.values():
-        yield from _ancestry(source)
+def _require_as_planned(path: Path, made: store.Lineage, target: Path, known: dict[Path, Step]) -> None:
+    """Raises UsageError unless ``made``, of the lineage of the artifact at ``path``, is what the plan has at ``target``,
+    of the inputs that the plan has, which are those that are there."""
+    if made.name != target.stem:
+        raise UsageError(f"{path} is not in its place: {made.name} is where {target.stem} is needed; rename it back, or "
+                         "run make with another --results folder")  # fmt: skip
+    if target != path and target.exists() and (there := store.identity_at(target)) != made.identity:
+        raise UsageError(f"{path} was made from another {target.stem} (identity {made.identity[:12]}…) than stands at "
+                         f"{target} ({there[:12]}…): bring that one back, or run make with another --results folder")  # fmt: skip
+    if target not in known:  # whoever asks for one artifact alone
+        return
+    for field, there, here in known[target].differing(made.recipe):
+        of = "" if target == path else f" of {made.name}"
+        raise UsageError(f"{path} is of another experiment: {field}{of} is {there} there and {here} here; "
+                         "choose another --results folder, or its --seed and --scale")  # fmt: skip
+    sources, needs = {each.name: each for each in made.inputs.values()}, {need.stem: need for need in known[target].needs}
+    if sources.keys() != needs.keys():
+        raise UsageError(f"{path} is of another experiment: {made.name} was made from {', '.join(sources) or 'nothing'} and "
+                         f"not from {', '.join(needs) or 'nothing'}; choose another --results folder")  # fmt: skip
+    for name, need in needs.items():
+        _require_as_planned(path, sources[name], need, known)
 
 
 def _wanted(steps: list[Step]) -> pd.DataFrame:

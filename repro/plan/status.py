@@ -15,6 +15,7 @@ from repro.errors import UsageError
 from repro.plan.jobs import Job, as_jobs
 from repro.plan.steps import Step, unfinished
 from repro.store import hdf5
+from repro.store.work import folder_of, older_folder_of
 
 RECENT = 5  # finished artifacts of a kind that its speed is taken from
 _LEFT = re.compile(r"(\d+(?:\.\d+)?) (s|min|h|days) left$")
@@ -154,7 +155,8 @@ def _owner(target: Path) -> str:
 def _working(step: Step) -> frozenset[str]:
     """The wanted pieces in the work folder."""
     found: set[str] = set()
-    folder = step.target.with_name(f"{step.target.stem}.work")
+    folder = folder_of(step.target)
+    folder = folder if folder.exists() else older_folder_of(step.target)
     try:
         if step.differing(json.loads((folder / "lineage.json").read_text(encoding="utf-8"))["recipe"]):
             return frozenset()

@@ -20,6 +20,7 @@ from repro.report import account, figures, verdicts
 from repro.report.charts import css_name, readable, spec
 from repro.report.tables import Table, table
 from repro.store.files import write_whole
+from repro.store.targets import require_replaceable
 from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC
 
 MEANING = {
@@ -39,8 +40,7 @@ def write(study: Study, out: Path | None = None) -> Path:
     Raises RunError when it cannot be written.
     """
     path = out or study.results / "report.html"
-    if path.is_dir():
-        raise UsageError(f"--out {path} is a folder: give the name of a file in it, such as {path / 'report.html'}")
+    require_replaceable(path, "report")
     write_whole(path, [build(study, when=datetime.now(UTC)).encode()])
     return path
 

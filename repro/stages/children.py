@@ -105,8 +105,8 @@ class Children:
         self.cell, self.trainer, self.data = cell, trainer, data
         self.there: set[str] = set(cell.arrays)
         if cell.work:
-            for name in cell.work.names():
-                if name.startswith(WORK) and (loaded := cell.work.load(name)):
+            for name in cell.work.numbered(WORK):
+                if loaded := cell.work.load(name):
                     cell.arrays.update(loaded[0])
             self.there = set(cell.arrays)
         elif cell.rows:  # a dry run has read no arrays
@@ -154,8 +154,7 @@ class Children:
             correct = evaluate.correct(logits[j], self.data.labels[torch.from_numpy(tests[j])])
             arrays[f"{name}/weights"] = trained.vectors[j].numpy()
             arrays[f"{name}/acc"] = np.array(np.nan if trained.diverged[j] else correct.double().mean().item())
-        batches = [int(name.removeprefix(WORK)) for name in self.cell.work.names() if name.startswith(WORK)]
-        self.cell.work.save(f"{WORK}{max(batches, default=-1) + 1:05d}", arrays)
+        self.cell.work.save(self.cell.work.next_name(WORK), arrays)
         self.cell.arrays.update(arrays)
         self.cell.ticker.finish(names)
         self.cell.drop_checkpoint()

@@ -20,6 +20,7 @@ from repro.errors import UsageError
 from repro.stages.common import DEFAULTS, Machine, Result
 from repro.stages.curves import Curves
 from repro.stages.progress import Ticker, images_of
+from repro.store.targets import require_replaceable
 from repro.train.loop import Job, Progress
 from repro.train.schedule import Training
 
@@ -50,6 +51,10 @@ class Growing:
             raise UsageError(f"--out {self.path} is also what is read: choose another --out")
 
     def __enter__(self) -> "Growing":
+        require_replaceable(self.path, "artifact")
+        if self.machine.force and (there := _kind_at(self.path)) not in (None, self.kind):
+            raise UsageError(f"--out {self.path} is of kind {there}, and --force begins one of kind {self.kind} anew: choose "
+                             "another --out")  # fmt: skip
         if self.machine.dry_run:
             self._look()
             return self
@@ -108,8 +113,8 @@ class Growing:
             self._say_of_other_vectors(self.path, self.history[-1].get("vectors") if self.history else None)
             self._take({key: finished[key] for key in finished.keys()}, finished.table().to_dict("records"))
         self.finished = set(self.rows)
-        for name in self.work.names():
-            if name.startswith(PIECES) and (loaded := self.work.load(name)):
+        for name in self.work.numbered(PIECES):
+            if loaded := self.work.load(name):
                 self._take(loaded[0], json.loads(loaded[1]["rows"]))
         self.reused = list(self.rows)
 
@@ -124,8 +129,7 @@ class Growing:
         self._take(arrays, rows)
         self.computed += pieces
         self.ticker.finish(pieces)
-        batches = [int(name.removeprefix(PIECES)) for name in self.work.names() if name.startswith(PIECES)]
-        self.work.save(f"{PIECES}{max(batches, default=-1) + 1:05d}", arrays, {"rows": json.dumps(rows)})
+        self.work.save(self.work.next_name(PIECES), arrays, {"rows": json.dumps(rows)})
         self.drop_checkpoint()
         if self.curves:
             self.curves.add(rows)
@@ -226,3 +230,11 @@ class Growing:
 def vectors() -> str:
     """The vector instructions of this CPU, by which the rounding of a sum may differ: 'AVX512', 'AVX2' …"""
     return torch.backends.cpu.get_cpu_capability()
+
+
+def _kind_at(path: Path) -> str | None:
+    """The kind of the artifact that stands at a path; None where none does, or a damaged one."""
+    try:
+        return store.read_header(path).kind
+    except UsageError:
+        return None

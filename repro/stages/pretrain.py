@@ -6,6 +6,7 @@ from repro.data import Passes
 from repro.errors import RunError
 from repro.stages.beginning import begin
 from repro.stages.common import Machine, Result
+from repro.stages.first_look import advice
 from repro.stages.growing import Growing
 from repro.stages.progress import FORWARD, images_between, place
 from repro.stages.trainer import Trainer
@@ -82,7 +83,7 @@ def pretrain(
         if len(diverged) == len(table):
             raise RunError(
                 f"all replicates of {Path(out).stem} diverged (loss not finite from step {table.diverged_at.min()}): "
-                f"lower --lr (={training.lr}) and pass --force"
+                f"{advice(table.diverged_at.min(), 0, training.lr)} and pass --force"
             )
         lines = [
             f"test accuracy after {t} steps: {table.acc.mean():.4f} ± {table.acc.std(ddof=0):.4f} (n={len(table)})"

@@ -13,6 +13,7 @@ import torch
 from repro.errors import RunError, UsageError
 from repro.protocol import Scoring, protocol
 from repro.stages.common import Machine, Result, open_data, require_replicates, training_fields
+from repro.stages.first_look import advice
 from repro.stages.growing import Growing
 from repro.stages.labels import labels_in_use
 from repro.stages.networks import network_fields
@@ -121,7 +122,7 @@ def score(
                 cell.drop_checkpoint()
                 raise RunError(
                     f"scoring network {pieces[first]} diverged (loss not finite at step {trained.diverged_at[first]}): "
-                    f"a score needs all {count} networks: lower --lr (={training.lr})"
+                    f"a score needs all {count} networks: {advice(trained.diverged_at[first], 0, training.lr)}"
                 )
             if grand:
                 cell.save_checkpoint(pieces)(trained.state)  # gradients can take as long as the training

@@ -14,6 +14,7 @@ from repro.nets import Layout, create, freeze, layout_of
 from repro.protocol import protocol
 from repro.stages.networks import IDLE, require_idle
 from repro.store.files import write_whole
+from repro.store.targets import require_replaceable
 
 PARTS = ("ticket", "trained", "rewind", "mask")
 REWIND_WEIGHTS = {"pretrain": "weights", "imp": "level_0/rewind_weights", "branch": "rewind_weights"}
@@ -83,6 +84,7 @@ def export(path: str | Path, target: str | Path, *, replicate: int, level: int |
         file = io.BytesIO()
         torch.save(tensors, file)
         contents = file.getvalue()
+    require_replaceable(target, "network", contents)
     write_whole(target, [contents])
     return target
 

@@ -17,6 +17,7 @@ from repro.errors import UsageError
 from repro.nets import Layout, check, initialise, layout_of
 from repro.nets.resnet import CifarResNet
 from repro.stages.common import Machine
+from repro.stages.first_look import require_finite
 from repro.stages.networks import network_for
 from repro.train import evaluate
 from repro.train.job import NEVER, Job, Progress
@@ -120,6 +121,7 @@ class Trainer:
             reason = " ".join(str(error).split()).rstrip(".")
             raise UsageError(f"network {self.network!r} cannot take the {size} x {size} images of {self.data.name} "
                              f"({reason}): choose another --network") from error  # fmt: skip
+        require_finite(initialise(network, torch.Generator()), self.network, self.data)
 
     def require_batches(self, size: int, *, scoring: bool = False) -> None:
         """Raises UsageError for passes over ``size`` images with a batch of one that the network cannot be trained on.

@@ -3,7 +3,7 @@
 `repro.store.query` (which loads pandas) lists, describes and exports them.
 """
 
-from repro.store.artifact import Artifact, check_same, read, read_header, table, write
+from repro.store.artifact import Artifact, check_same, identity_at, read, read_header, table, write
 from repro.store.files import writer_lock
 from repro.store.lineage import Lineage, differences, identity
 from repro.store.provenance import provenance
@@ -16,6 +16,7 @@ __all__ = [
     "check_same",
     "differences",
     "identity",
+    "identity_at",
     "provenance",
     "read",
     "read_header",

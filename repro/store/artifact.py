@@ -4,14 +4,14 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from repro.errors import UsageError
-from repro.store import files, hdf5
+from repro.store import changed, files, hdf5
 from repro.store.lineage import Lineage, plain, require_same
 
 
@@ -70,6 +70,10 @@ class Artifact:
         """The array as h5py sees it: shape, dtype, filters and stored bytes without reading it."""
         return self._file[key]
 
+    def computed_sha256(self) -> str:
+        """`content_sha256` of all arrays as they are now."""
+        return hdf5.content_sha256(hdf5.Contents(self._file))
+
     def table(self):
         """The table as a pandas.DataFrame, in the column order it was written in; empty when there is none."""
         import pandas as pd  # here, because most commands start without it
@@ -120,6 +124,7 @@ def write(
         "provenance": json.dumps(plain(provenance, "provenance")),
         "content_sha256": hdf5.content_sha256(contents),
     }
+    attributes[hdf5.ATTRIBUTES_SHA256] = hdf5.attributes_sha256(attributes)
     files.write_whole(path, hdf5.pack(contents, attributes, compression=compression))
     return lineage.identity
 
@@ -136,7 +141,10 @@ def read(path: str | Path, kind: str | None = None, verify: bool = True) -> Arti
     kind.
     """
     path = Path(path)
-    file = hdf5.open_sealed(path, verify=verify)
+    try:
+        file = hdf5.open_sealed(path, verify=verify)
+    except hdf5.Changed as refusal:
+        file = changed.open_changed(path, refusal)
     try:
         parts = {part: json.loads(file.attrs[part]) for part in ("recipe", "defaults", "inputs", "provenance")}
         provenance = parts.pop("provenance")
@@ -145,7 +153,9 @@ def read(path: str | Path, kind: str | None = None, verify: bool = True) -> Arti
         content, recorded = file.attrs["content_sha256"], file.attrs["identity"]
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         file.close()
-        raise UsageError(f"{path} is not an artifact or is damaged: delete it and run its command again") from error
+        if not verify:
+            hdf5.open_sealed(path, verify=True).close()  # says that it is damaged, if it is
+        raise UsageError(f"{path} is a file of this program, but no artifact: give an artifact") from error
     if recorded != lineage.identity:
         raise UsageError(f"{path} has another identity than its recipe and inputs: delete it and run its command again")
     if kind not in (None, lineage.kind):
@@ -160,6 +170,17 @@ def _an(kind: str) -> str:
 def read_header(path: str | Path, kind: str | None = None) -> Artifact:
     """`read` without comparing the data with its checksum: milliseconds, whatever the size."""
     return read(path, kind, verify=False)
+
+
+def identity_at(path: Path) -> str:
+    """The identity of the artifact at a path, read once for as long as the file is the same."""
+    found = os.stat(path)
+    return _identity_of(path, found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+@cache
+def _identity_of(path: Path, *file) -> str:
+    return read_header(path).identity
 
 
 def table(path: str | Path):

@@ -9,6 +9,7 @@ import pandas as pd
 from repro.errors import UsageError
 from repro.store.artifact import read
 from repro.store.files import write_whole
+from repro.store.targets import require_replaceable
 from repro.store.query import runs_and_sources, source_of
 
 TABLES = (".csv", ".parquet")
@@ -37,7 +38,9 @@ def export(source: str | Path, target: str | Path) -> Path:
         if not len(frame.columns):
             raise UsageError(f"{source} has no table to export: read its arrays with repro.load or h5py")
     target = target / f"{name}.csv" if target.is_dir() else target
-    write_whole(target, [_parquet(frame, sources) if suffix == ".parquet" else frame.to_csv(index=False).encode()])
+    contents = _parquet(frame, sources) if suffix == ".parquet" else frame.to_csv(index=False).encode()
+    require_replaceable(target, "table", contents)
+    write_whole(target, [contents])
     return target
 
 

@@ -2,27 +2,76 @@
 
 import errno
 import fcntl
-import glob
 import os
 import platform
+import re
+import stat
+import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
-from repro.errors import RunError
+from repro.errors import RunError, UsageError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _PATIENCE = 0.5  # seconds: whoever looks whether a lock is held takes it for a moment; its holder soon says who it is
 _PAUSE = 0.02
 
 
+_KINDS = (
+    (b"PK\x03\x04", "a zip file, as torch.save writes"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file of another program"),
+    (b"\x80", "a pickle"),
+    (b"\x89PNG", "a picture"),
+    (b"%PDF", "a PDF"),
+    (b"PAR1", "a Parquet file"),
+    (b"\x1f\x8b", "a gzip file"),
+)
+
+
+def described(start: bytes) -> str:
+    """What a file with these first bytes is, for a sentence: 'a text file'."""
+    if not start:
+        return "an empty file"
+    for signature, kind in _KINDS:
+        if start.startswith(signature):
+            return kind
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 27:
+        return "a safetensors file"
+    try:
+        text = start[:-4].decode() or start.decode()  # the last character may be cut
+    except UnicodeDecodeError:
+        text = "\0"
+    return "a file of another program" if "\0" in text else "a text file"
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a file for reading. Raises UsageError for a device or a pipe, where reading may have no end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise UsageError(f"{path} is a device or a pipe: give an ordinary file")
+
+
+@cache
+def say_once(sentence: str, about: object = None) -> None:
+    """Prints a line on stderr, once a process for the same sentence and the same ``about``."""
+    print(sentence, file=sys.stderr)
+
+
 def write_failure(path: Path, error: OSError) -> RunError:
     """The sentence for a write that the operating system refused."""
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return RunError(
             f"no space left on device while writing {path}: free some space and run the same command again; "
             "finished levels are kept"
@@ -36,10 +85,12 @@ def write_failure(path: Path, error: OSError) -> RunError:
 def write_whole(path: Path, blocks: Iterable[bytes]) -> None:
     """Writes a file so that at every moment the old one or the new one stands at ``path``, whole.
 
-    The blocks go to a temporary file in the same folder, which is flushed to the disk and renamed. Raises RunError,
-    after the temporary file is removed, when the disk is full, permission is missing or anything else is refused.
+    The blocks go to a temporary file in the same folder, which is flushed to the disk and renamed; where ``path`` is a
+    link, in the folder of the file that it leads to. Raises RunError, after the temporary file is removed, when the disk
+    is full, permission is missing or anything else is refused.
     """
-    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")  # two nodes may have equal ids
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    temporary = path.with_name(f".{path.name}.{_node()}.{os.getpid()}.tmp")  # two nodes may have equal ids
     if path.exists() and not path.is_file():
         raise RunError(f"{path} is no ordinary file: choose another --out")  # the rename would replace a device
     try:
@@ -62,10 +113,24 @@ def write_whole(path: Path, blocks: Iterable[bytes]) -> None:
         raise write_failure(path, error) from error
 
 
-def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Removes temporary files that a killed writer of ``name`` left. Only for the holder of the writer's lock."""
-    for leftover in folder.glob(f".{name}.*.tmp"):
-        leftover.unlink(missing_ok=True)
+def write_text(path: Path, text: str) -> None:
+    """`write_whole` of text, as UTF-8 whatever the locale."""
+    write_whole(path, [text.encode()])
+
+
+def _node() -> str:
+    """This machine's name without dots, so that the name of a temporary file can be taken apart."""
+    return platform.node().replace(".", "-")
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Removes temporary files that a killed writer of ``name`` (None: of anything) left.
+
+    Only for the holder of the writer's lock.
+    """
+    pattern = re.compile(rf"\.{'.+' if name is None else re.escape(name)}\.[^.]+\.\d+\.tmp", re.DOTALL)
+    for leftover in filter(pattern.fullmatch, os.listdir(folder)):
+        (folder / leftover).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -84,11 +149,15 @@ def writer_lock(path: str | Path) -> Iterator[None]:
     except OSError as error:
         raise write_failure(path, error) from error
     try:
-        _sign(file)
-        remove_leftovers(path.parent, glob.escape(path.name))
+        try:
+            _sign(file)
+            remove_leftovers(path.parent, path.name)
+        except OSError as error:
+            raise write_failure(path, error) from error
         yield
     finally:
-        lock.unlink(missing_ok=True)  # before the lock is given back: `acquire` notices a file that is no longer there
+        with suppress(OSError):  # before the lock is given back: `acquire` notices a file that is no longer there
+            lock.unlink(missing_ok=True)
         file.close()
 
 
@@ -141,9 +210,9 @@ def _stands(file: TextIO, path: Path) -> bool:
 
 
 def _sign(file: TextIO) -> None:
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()}")
-    file.flush()
+    """Says who holds a lock, without Python's buffer: on a full disk that would be written again on closing."""
+    os.ftruncate(file.fileno(), 0)
+    os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
     os.fsync(file.fileno())  # for whoever asks from another node
 
 

@@ -21,10 +21,16 @@ import h5py
 import numpy as np
 
 from repro.errors import RunError, UsageError
+from repro.store import files, superblock
 
 FORMAT, FORMAT_VERSION = "lottery-data-diet artifact", 1
 SEAL_BYTES = 512  # the smallest user block that HDF5 knows
 CHUNK_BYTES = 8 << 20  # arrays are read whole: one chunk each, up to this size
+AGAIN = "delete it and run its command again"  # only said of a file that has our seal
+ATTRIBUTES = ("format", "format_version", "kind", "name", "identity", "recipe", "defaults", "inputs", "provenance",
+              "content_sha256")  # fmt: skip
+ATTRIBUTES_SHA256 = "attributes_sha256"
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SEAL = re.compile(rb"%b, format (\d+); bytes (\d+); sha256 ([0-9a-f]{64})\n" % FORMAT.encode())
 
 
@@ -41,6 +47,22 @@ def normal(name: str, values) -> np.ndarray:
     return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
 
 
+class Contents(Mapping):
+    """The arrays of an open file by path, the table's columns too, each read when it is asked for."""
+
+    def __init__(self, file: h5py.File):
+        self._file, self._paths = file, dataset_paths(file)
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        return load(self._file, path)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
 def content_sha256(arrays: Mapping[str, np.ndarray]) -> str:
     """sha256 over path, dtype, shape and bytes of the arrays in the order of their paths; text counts as a JSON list.
 
@@ -53,6 +75,12 @@ def content_sha256(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{path} {dtype} {array.shape}\n".encode())
         digest.update(json.dumps(array.tolist()).encode() if dtype == "text" else array.tobytes())
     return digest.hexdigest()
+
+
+def attributes_sha256(attributes: Mapping) -> str:
+    """sha256 of the attributes that an artifact was written with, whatever another program added."""
+    own = {name: str(attributes[name]) for name in ATTRIBUTES}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 
 def pack(arrays: Mapping[str, np.ndarray], attributes: Mapping, *, compression: str | None) -> tuple[bytes, bytes]:
@@ -74,8 +102,7 @@ def pack(arrays: Mapping[str, np.ndarray], attributes: Mapping, *, compression: 
                 file.create_group(parent, track_order=True)  # columns come back in the order they were written
             _add(file[parent or "/"], name, array, compression)
         file.flush()
-        image = file.id.get_file_image()
-    return _seal(len(image), hashlib.sha256(image).hexdigest()), image
+        return sealed(file.id.get_file_image())
 
 
 def _add(group: h5py.Group, name: str, array: np.ndarray, compression: str | None) -> None:
@@ -99,20 +126,63 @@ def _seal(size: int, digest: str) -> bytes:
     return line.encode().ljust(SEAL_BYTES, b"\0")
 
 
+class Changed(UsageError):
+    """A file with this program's seal whose bytes are others than when it was sealed."""
+
+
 def open_sealed(path: Path, *, verify: bool) -> h5py.File:
     """Opens a file that `pack` made, for reading.
+
+    Another HDF5 program that opened it for writing, or has it open, changes the superblock alone: that is said once.
 
     Arguments:
         verify: compare every byte with the seal; otherwise its length alone.
 
-    Raises UsageError when there is no such file, or it is truncated, altered, of another program or a newer format.
+    Raises UsageError when there is no such file, or it is truncated, of another program or a newer format; `Changed`,
+    before HDF5 has read any of it, when it was altered.
     """
+    with reading(path), files.open_regular(path) as file:
+        seal, start = file.read(SEAL_BYTES), file.read(superblock.BYTES)
+        size = file.seek(0, 2) - SEAL_BYTES
+        packed = superblock.as_packed(start, size, SEAL_BYTES)
+        handled = packed not in (None, start)
+        file.seek(SEAL_BYTES + superblock.BYTES)
+        digest = None
+        if verify or handled:
+            digest = hashlib.file_digest(file, lambda: hashlib.sha256(packed or start)).hexdigest()
+        _check_seal(path, seal, start, size, digest)
+    if handled:
+        files.say_once(f"note: another HDF5 program had {path} open for writing, and all that it holds is as it was: "
+                       f"`repro reseal {path}` ends this note", digest)  # fmt: skip
+    return open_image(path)
+
+
+def open_image(path: Path) -> h5py.File:
+    """Opens a file whose bytes have been found right. Raises `Changed` where HDF5 cannot read it all the same."""
+    with reading(path):
+        try:
+            return h5py.File(path, "r", locking=False)  # finished files never change, and some clusters cannot lock
+        except OSError:  # HDF5 reads no file that is open for writing; of this process, whatever that has it open for
+            return _in_memory(path)
+
+
+def _in_memory(path: Path) -> h5py.File:
+    with files.open_regular(path) as file:
+        image = file.read()
+    offset = SEAL_BYTES if image[SEAL_BYTES:].startswith(SIGNATURE) else 0
+    image = image[offset:]
+    packed = superblock.as_packed(image[: superblock.BYTES], len(image), offset)
     try:
-        with open(path, "rb") as file:
-            seal = file.read(SEAL_BYTES)
-            digest = hashlib.file_digest(file, "sha256").hexdigest() if verify else None
-            size = file.seek(0, 2) - SEAL_BYTES
-        _check_seal(path, seal, size, digest)
+        return h5py.File(h5py.h5f.open_file_image((packed or image[: superblock.BYTES]) + image[superblock.BYTES :]))
+    except (OSError, ValueError) as error:
+        raise Changed(f"{path} is damaged: {AGAIN}") from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what the system says of a file that cannot be read into one sentence."""
+    try:
+        yield
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist: check the path, or run the command that makes it") from None
     except (IsADirectoryError, NotADirectoryError):
@@ -121,28 +191,29 @@ def open_sealed(path: Path, *, verify: bool) -> h5py.File:
         raise UsageError(f"no permission to read {path}: allow reading it, or choose another artifact") from None
     except OSError as error:
         raise RunError(f"cannot read {path} ({error.strerror or error}): check the disk or choose another") from error
-    try:
-        return h5py.File(path, "r", locking=False)  # finished files never change, and some clusters cannot lock
-    except OSError as error:
-        raise UsageError(f"{path} is damaged: delete it and run its command again") from error
 
 
-def _check_seal(path: Path, seal: bytes, size: int, digest: str | None) -> None:
+def _check_seal(path: Path, seal: bytes, start: bytes, size: int, digest: str | None) -> None:
     found = _SEAL.match(seal)
     if not found:
-        if seal.startswith(b"\x89HDF\r\n\x1a\n"):
-            raise UsageError(f"{path} is an HDF5 file of another program: give an artifact that repro made")
-        raise UsageError(f"{path} is truncated or not an HDF5 file: delete it and run its command again")
+        ours = FORMAT.encode()
+        if not (seal.startswith(ours) or (len(seal) >= 8 and ours.startswith(seal))):
+            raise UsageError(f"{path} is {files.described(seal + start)}: give an artifact that repro made")
+        raise UsageError(f"{path} is truncated or damaged in its first line: {AGAIN}")
     version, length, recorded = int(found[1]), int(found[2]), found[3].decode()
     if version > FORMAT_VERSION:
         raise UsageError(f"{path} has format {version} and this program reads {FORMAT_VERSION}: use a newer program")
     if size < length:
-        raise UsageError(
-            f"{path} is truncated ({size + SEAL_BYTES} of {length + SEAL_BYTES} bytes are there): "
-            "delete it and run its command again"
-        )
+        raise UsageError(f"{path} is truncated ({size + SEAL_BYTES} of {length + SEAL_BYTES} bytes are there): {AGAIN}")
     if seal != _seal(size, recorded) or digest not in (None, recorded):
-        raise UsageError(f"{path} was altered after it was written: delete it and run its command again")
+        if superblock.open_for_writing(start):
+            raise Changed(f"{path} was altered by a program that has it open, or had when it ended: close it there first")
+        raise Changed(f"{path} was altered after it was written: {AGAIN}")
+
+
+def sealed(image: bytes) -> tuple[bytes, bytes]:
+    """The (seal, HDF5 image) of an HDF5 image."""
+    return _seal(len(image), hashlib.sha256(image).hexdigest()), image
 
 
 @contextmanager
@@ -151,7 +222,7 @@ def damage_told(file: h5py.File) -> Iterator[None]:
     try:
         yield
     except (KeyError, OSError, RuntimeError, ValueError) as error:
-        raise UsageError(f"{file.filename} is damaged: delete it and run its command again") from error
+        raise UsageError(f"{file.filename} is damaged: {AGAIN}") from error
 
 
 def load(file: h5py.File, key: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The work folder of a long stage: finished levels and step checkpoints, until the artifact is written."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -14,10 +15,20 @@ from repro.store import files, hdf5
 from repro.store.lineage import Lineage, plain, require_same
 
 
-class WorkFolder:
-    """``<stem>.work/`` beside an artifact: small files of named arrays, each written whole.
+def folder_of(path: Path) -> Path:
+    """The work folder of an artifact: ``<name>.work/`` beside it, of its whole name (``run.a`` is not ``run.b``)."""
+    return path.with_name(f"{path.name}.work")
 
-    Only for the holder of the artifact's `writer_lock`.
+
+def older_folder_of(path: Path) -> Path:
+    """Where earlier versions kept the work of an artifact, and of every other one with its stem: ``<stem>.work/``."""
+    return path.with_name(f"{path.stem}.work")
+
+
+class WorkFolder:
+    """`folder_of` an artifact: small files of named arrays, each written whole, each with the artifact's identity.
+
+    Only for the holder of the artifact's `writer_lock`. An `older_folder_of` the same recipe is taken over.
 
     Arguments:
         path: of the artifact.
@@ -30,17 +41,29 @@ class WorkFolder:
 
     def __init__(self, path, *, kind: str, recipe: Mapping, inputs: Mapping, defaults: Mapping, force: bool = False):
         path = Path(path)
-        self.folder = path.with_name(f"{path.stem}.work")
+        self.folder = folder_of(path)
         wanted = Lineage(kind, recipe, inputs, defaults, path.stem)
+        self.identity = wanted.identity
+        self._take_over(older_folder_of(path))
         if force:
-            self.discard()
+            self.discard(everything=True)
         recorded = self._recorded()
         if recorded is None or not self.names():
             self.discard()  # what is left belongs to a recipe that nobody knows
-            files.write_whole(self.folder / "lineage.json", [json.dumps(wanted.to_json()).encode()])
+            told = {**wanted.to_json(), "of": path.name}
+            files.write_text(self.folder / "lineage.json", json.dumps(told))
         else:
             require_same(self.folder, recorded, wanted)
         files.remove_leftovers(self.folder)
+
+    def _take_over(self, older: Path) -> None:
+        """Renames a folder of an earlier version, which did not say whose it was, if it is of the same identity."""
+        try:
+            record = json.loads((older / "lineage.json").read_text())
+            if "of" not in record and Lineage.from_json(record).identity == self.identity and not self.folder.exists():
+                older.rename(self.folder)
+        except (OSError, KeyError, TypeError, ValueError):  # there is none, or it belongs to somebody else
+            pass
 
     def _recorded(self) -> Lineage | None:
         try:
@@ -63,26 +86,40 @@ class WorkFolder:
     def save(self, name: str, arrays: Mapping[str, np.ndarray], attrs: Mapping | None = None) -> None:
         """Keeps arrays and JSON values under ``name``, in place of what it held. Raises RunError as `write` does."""
         contents = {key: hdf5.normal(key, values) for key, values in arrays.items()}
-        attributes = {"attrs": json.dumps(plain(attrs or {}, name))}
+        attributes = {"attrs": json.dumps(plain(attrs or {}, name)), "identity": self.identity}
         # uncompressed: a checkpoint delays the training, and the folder goes when the artifact is written
         files.write_whole(self._path(name), hdf5.pack(contents, attributes, compression=None))
 
     def load(self, name: str) -> tuple[dict[str, np.ndarray], dict] | None:
-        """(arrays, attrs) as saved; None where nothing is, or where it is damaged (with a warning on stderr)."""
+        """(arrays, attrs) as saved; None where nothing is, or (with a warning on stderr) where it is damaged or of another
+        artifact."""
         path = self._path(name)
         if not path.exists():
             return None
         try:
             with hdf5.open_sealed(path, verify=True) as file:
+                if file.attrs.get("identity", self.identity) != self.identity:  # earlier versions recorded none
+                    _warn(f"{path} is of another artifact: it is computed again")
+                    return None
                 arrays = {key: hdf5.load(file, key) for key in hdf5.dataset_paths(file)}
                 return arrays, json.loads(file.attrs["attrs"])
-        except UsageError as error:
-            _warn(f"{str(error).partition(': ')[0]}: it is computed again")
+        except UsageError:
+            _warn(f"{path} is truncated or damaged: it is computed again")
             return None
 
     def names(self) -> list[str]:
         """What has been saved, sorted."""
-        return sorted(path.stem for path in self.folder.glob("[!.]*.h5"))
+        return sorted(path.stem for path in self.folder.glob("[!.]*.h5") if _ours(path))
+
+    def numbered(self, prefix: str) -> list[str]:
+        """The saved names of a series, ``<prefix><digits>``, in order; whatever else begins so is nobody's."""
+        found = {name: int(match[1]) for name in self.names() if (match := re.fullmatch(rf"{re.escape(prefix)}(\d+)", name))}
+        return sorted(found, key=found.get)
+
+    def next_name(self, prefix: str) -> str:
+        """The name in a series that comes next."""
+        last = self.numbered(prefix)[-1:]
+        return f"{prefix}{int(last[0].removeprefix(prefix)) + 1 if last else 0:05d}"
 
     def remove(self, name: str) -> None:
         """Forgets one name."""
@@ -91,13 +128,33 @@ class WorkFolder:
         except OSError as error:
             raise files.write_failure(self._path(name), error) from error
 
-    def discard(self) -> None:
-        """Removes the folder with all it holds."""
+    def discard(self, everything: bool = False) -> None:
+        """Removes what this program wrote there, and the folder if nothing else is in it, or with ``everything``."""
         try:
-            if self.folder.exists():
+            if self.folder.exists() and everything:
                 shutil.rmtree(self.folder)
+            elif self.folder.exists():
+                files.remove_leftovers(self.folder)
+                for path in (self.folder / "lineage.json", *map(self._path, self.names())):
+                    path.unlink(missing_ok=True)
+                if left := os.listdir(self.folder):
+                    _warn(f"{self.folder} holds {min(left)}, which is none of this program's files: it stays")
+                else:
+                    self.folder.rmdir()
         except OSError as error:
             raise files.write_failure(self.folder, error) from error
+
+
+def _ours(path: Path) -> bool:
+    """Whether a file has the name of a checkpoint or a batch, however damaged, or begins as `WorkFolder.save` does."""
+    if re.fullmatch(r"checkpoint|\w+-\d{5,}", path.stem):
+        return True
+    try:
+        with files.open_regular(path) as file:
+            start = file.read(len(hdf5.FORMAT))
+    except (OSError, UsageError):
+        return False
+    return bool(re.fullmatch(r"\w[\w.-]*", path.stem)) and hdf5.FORMAT.encode().startswith(start)
 
 
 def _warn(sentence: str) -> None:

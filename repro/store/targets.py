@@ -1,0 +1,77 @@
+"""What may be written where: a path is looked at before the work, and only a file of the same kind is replaced."""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+from repro.errors import UsageError
+from repro.store import files, hdf5
+
+LONGEST = 255 - len(f"..{os.uname().nodename}.4194304.tmp")  # bytes of a name, with those of a temporary file
+
+
+def require_target(path: Path, option: str = "--out") -> None:
+    """Raises UsageError for a path at which no file can stand: a folder, a device, a name that is too long or no text."""
+    name = os.fsencode(path.name)
+    if not name or path.is_dir():
+        raise UsageError(f"{option} {path} is a folder: give the name of a file in it")
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        raise UsageError(f"{option} {os.fsencode(path)!r} is not UTF-8: choose another name") from None
+    if len(name) > LONGEST:
+        raise UsageError(f"{option} has a name of {len(name)} bytes, {path.name[:20]}…: choose one of at most {LONGEST}")
+    if os.path.exists(path) and not path.is_file():
+        raise UsageError(f"{option} {path} is no ordinary file: choose another {option}")
+
+
+def require_replaceable(path: Path, kind: str, contents: bytes = b"", option: str = "--out") -> None:
+    """Raises UsageError where a file stands at ``path`` that this program did not write as the same ``kind``.
+
+    Arguments:
+        kind: 'artifact', 'archive', 'report', 'rules', 'log', 'table' or 'network'.
+        contents: what is to be written; a table replaces one with the same columns, a network nothing but itself.
+    """
+    require_target(path, option)
+    if not os.path.exists(path):
+        return
+    with hdf5.reading(path), files.open_regular(path) as file:
+        start = file.read(1 << 16)
+        if _OURS[kind](path, start, contents):
+            return
+    raise UsageError(f"{option} {path} is there and is {_described(start)}, not {_NAMES[kind]}: choose another {option}")
+
+
+def _described(start: bytes) -> str:
+    return "an artifact" if start.startswith(hdf5.FORMAT.encode()) else files.described(start)
+
+
+def _is_archive(path: Path, start: bytes, contents: bytes) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read("recipe.json"))["format"] == "lottery-data-diet archive"
+    except (KeyError, NotImplementedError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile):
+        return False
+
+
+def _is_table(path: Path, start: bytes, contents: bytes) -> bool:
+    if contents.startswith(b"PAR1"):
+        return start.startswith(b"PAR1") and b"content_sha256" in path.read_bytes()  # of the artifacts it is from
+    return start.partition(b"\n")[0] == contents.partition(b"\n")[0]
+
+
+_NAMES = {
+    "artifact": "an artifact that repro made", "archive": "an archive that repro made",
+    "report": "a report that repro made", "rules": "make rules of repro", "log": "a log of repro",
+    "table": "a table of the same columns", "network": "the same network",
+}  # fmt: skip
+_OURS = {
+    "artifact": lambda path, start, contents: start.startswith(hdf5.FORMAT.encode()),
+    "archive": _is_archive,
+    "report": lambda path, start, contents: b"<title>Lottery Tickets on a Data Diet" in start,
+    "rules": lambda path, start, contents: start.startswith(b".SILENT:\n.PHONY: all "),
+    "log": lambda path, start, contents: not start or start.startswith(b"# began "),
+    "table": _is_table,
+    "network": lambda path, start, contents: path.read_bytes() == contents,
+}  # fmt: skip
