@@ -15,7 +15,7 @@ from torch import nn
 
 import repro.bench as benchmark
 from repro import engines
-from repro.bench import bench, limits, plain, timing, variants
+from repro.bench import bench, limits, plain, report, timing, variants
 from repro.bench.plain import Pictures, Script
 from repro.bench.timing import Measured
 from repro.bench.variants import DENSITIES, PEAK, PLAIN, SPARSEPROP, Group, Variant, build, masks_of, noise
@@ -176,6 +176,13 @@ def test_rows_of_a_gpu():
     assert row["share_of_peak"] == pytest.approx(row["multiply_adds"] * 10 / 4e9)
     assert row["share_of_bandwidth"] == pytest.approx(limits.traffic_per_image(TINY) * 2 * 10 / 1e9)
     assert plain_row["peak"] == 2e9  # TF32 is what PyTorch uses where there is any
+    machine = {"finished": "now", "wall_seconds": 1.0, "gpu": "a GPU", "cpu": "a CPU", "driver": "1.2", "platform": "p",
+               "python": "3", "packages": dict.fromkeys(("torch", "torchvision", "numba")), "git_revision": None,
+               "git_dirty": None}  # fmt: skip
+    said = report.markdown([plain_row, row], machine)
+    assert "a GPU (driver 1.2)" in said
+    assert f"| graph, bf16 | 10 (10–10) | 2× | 1 | 100 | 0.50 | {1e2 * row['share_of_peak']:.1f} %" in said
+    assert len({line.count("|") for line in said.splitlines() if line.startswith("|")}) == 1
 
 
 # --- the baseline does the same work --------------------------------------------------------------------------------
