@@ -52,7 +52,7 @@ $(VENV)/.extras: $(VENV)/.installed requirements-extras.txt
 
 # What `make bench` compares engines with, if it is there. Its own build does not say where pybind11's headers are.
 $(VENV)/.sparseprop: $(VENV)/.installed
-	$(VENV)/bin/python -m pip install --quiet pybind11==3.0.1 setuptools
+	$(VENV)/bin/python -m pip install --quiet pybind11==3.0.1 'setuptools>=77'
 	CPATH=$$($(VENV)/bin/python -m pybind11 --includes | sed 's/.*-I//') \
 	  $(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation sparseprop==0.1.14
 	@touch $@

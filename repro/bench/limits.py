@@ -68,7 +68,7 @@ def multiply_and_add(count: int) -> Callable[[int], None]:
 
     @compiled
     def spin(like, rounds, factor, term):
-        """Twelve sums: what two units with a latency of four or five cycles need, in 16 registers with the constants."""
+        """Twelve sums, as two units with a latency of four or five cycles need, in 16 registers with the constants."""
         x, y = fill(like, factor, W), fill(like, term, W)
         a, b, c, d = fill(like, 1, W), fill(like, 2, W), fill(like, 3, W), fill(like, 4, W)
         e, f, g, h = fill(like, 5, W), fill(like, 6, W), fill(like, 7, W), fill(like, 8, W)
@@ -112,7 +112,7 @@ def _rate(work: Callable, amount: float) -> float:
 
 
 def traffic_per_image(protocol: Protocol) -> int:
-    """Numbers read and written in main memory for one image of a training step, if nothing is fused or stays in a cache.
+    """Numbers read and written in main memory for an image of a training step, if nothing is fused or in a cache.
 
     Forward, by the numbers of a layer's input and output: convolution, linear layer and pooling read the input and
     write the output; batch norm reads the input twice (statistics, then values) and writes; a rectifier reads and

@@ -88,8 +88,8 @@ def sparseprop_script(network: nn.Module, mask: Tensor | None, data: ImageSet, t
     Arguments:
         mask: bool [num_prunable] in the order of `repro.nets.layout_of`, or None for a dense network.
 
-    SparseProp keeps layers dense of which less than four fifths are pruned: their masks are applied after each update. So
-    is a layer of which nothing is left, with which it crashes.
+    SparseProp keeps layers dense of which less than four fifths are pruned: their masks are applied after each update.
+    So is a layer of which nothing is left, with which it crashes.
     """
     from sparseprop.utils import swap_modules_with_sparse
 

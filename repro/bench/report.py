@@ -6,7 +6,8 @@ def markdown(rows: list[dict], machine: dict) -> str:
     clock = "CPU second" if any("images_per_cpu_second" in row for row in rows) else "second"
     head = ["network", "weights", "engine", f"images a {clock}", "against plain", "n", "peak MiB", "first call, s"]
     head += ["share of peak", "share of bandwidth" if clock == "second" else "two threads"]
-    table = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [head, ["---"] * len(head), *map(_line, rows)])
+    lines = [head, ["---"] * len(head), *map(_line, rows)]
+    table = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
     return "\n\n".join([_head(machine), table, *_notes(rows, clock)]) + "\n"
 
 
@@ -22,8 +23,9 @@ def _head(machine: dict) -> str:
     packages = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "torchvision", "numba"))
     revision = machine["git_revision"] or "no checkout"
     changed = ", with changes" if machine["git_dirty"] else ""
+    device = machine["gpu"] or machine["cpu"]
     return (
-        f"# Benchmark\n\n{machine['finished']}, {machine['wall_seconds']:.0f} s; {machine['gpu'] or machine['cpu']}{driver}; "
+        f"# Benchmark\n\n{machine['finished']}, {machine['wall_seconds']:.0f} s; {device}{driver}; "
         f"{machine['platform']}; Python {machine['python']}, {packages}; revision {revision}{changed}."
     )
 
@@ -55,19 +57,23 @@ def _notes(rows: list[dict], clock: str) -> list[str]:
     peaks = sorted(row["peak"] / 1e9 for row in rows if row["peak"])
     between = f"{number(peaks[0])} to {number(peaks[-1])}" if peaks else "not measured"
     notes = [
-        "Forward, backward, SGD, data loading, and cropping and flipping where the recipe does (not for digits, 8×8). "
-        "Median (range) of n turns: variants take turns a, b, c, a, b, c, …, each in a process of its own; a ratio is "
-        f"the median of the ratios turn by turn. Images a {clock}; first call: of one step, on the first row of `sparse` "
-        "with compiling.",
+        "Forward, backward, SGD, data order, batches, and cropping and flipping where the recipe does (not for digits, "
+        "8×8). Median (range) of n turns: variants take turns a, b, c, a, b, c, …, each in a process of its own; a "
+        f"ratio is the median of the ratios turn by turn. Images a {clock}; first call: of one step, on the first row "
+        "of `sparse` with compiling.",
     ]
     if clock == "second":
-        return [*notes, f"Share of peak: multiply-adds of weights and pixels inside of the image, of what matrix products "
-                f"of the same precision do ({between} billion a second; TF32 for plain). Share of bandwidth: numbers "
-                "that unfused layers read and write, of what a copy does."]  # fmt: skip
+        notes.append(
+            "Share of peak: multiply-adds of weights and pixels inside of the image, of what matrix products of the "
+            f"same precision do ({between} billion a second; TF32 for plain). Share of bandwidth: numbers that "
+            "unfused layers read and write, of what a copy does."
+        )
+        return notes
     notes.append(
-        "Share of peak: multiply-adds of kept weights and pixels inside of the image (forward, gradients of the weights "
-        "and, but for the first layer, of the input), of what a core does in registers alone, measured in the same turns: "
-        f"{between} billion a second in float32. The rest is normalisation, statistics, fetching, the update."
+        "Share of peak: multiply-adds of kept weights and pixels inside of the image (forward, gradients of the "
+        "weights and, but for the first layer, of the input), of what a core does in registers alone, measured in the "
+        f"same turns: {between} billion a second in float32. The rest is normalisation, statistics, fetching, the "
+        "update."
     )
     if any(row["two_threads"] for row in rows):
         replicas = next(row["two_threads"]["replicas"] for row in rows if row["two_threads"])

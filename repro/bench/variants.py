@@ -9,12 +9,15 @@ import numpy as np
 import torch
 
 from repro.data import ImageSet
+from repro.engines import Block, Cohort, Sgd
 from repro.nets import create, initialise, layout_of
 from repro.protocol import CIFAR10, DIGITS, Protocol
 from repro.stages import Machine
 from repro.stages.trainer import Trainer
-from repro.train.job import Job
+from repro.train.order import Order, send
 from repro.train.prune import random_mask
+from repro.train.runner import MOST
+from repro.train.schedule import Training
 from repro.train.streams import stream
 
 PLAIN, SPARSEPROP, PEAK = "plain", "sparseprop", "peak"
@@ -31,8 +34,8 @@ class Variant:
 
     Arguments:
         protocol: network, recipe and shape of the images; the images themselves are noise from a fixed seed.
-        engine: `PLAIN`, `SPARSEPROP`, or an engine of `repro.engines` under `repro.train.loop.train`; `PEAK` trains
-            nothing, but multiplies and adds as fast as a core can.
+        engine: `PLAIN`, `SPARSEPROP`, or an engine of `repro.engines`; `PEAK` trains nothing, but multiplies and adds
+            as fast as a core can.
         density: share of the prunable weights kept, at random places of the whole network.
         replicas: R networks in one cohort; each has its own data order and mask.
     """
@@ -59,10 +62,9 @@ class Variant:
         return f"{p.network} {size}, {100 * self.density:g} %: {', '.join(words)}"
 
 
-
 @dataclass(frozen=True)
 class Group:
-    """Variants that take turns of about ``seconds``, the most valuable first: where time is short, the last are left out."""
+    """Variants that take turns of about ``seconds``, the most valuable first: the last may be left out."""
 
     variants: tuple[Variant, ...]
     seconds: float = 0.5
@@ -86,13 +88,14 @@ def groups(device: str) -> list[Group]:
 
 
 def _on_core(protocol: Protocol) -> tuple[Variant, ...]:
-    start = Variant(protocol)
-    found = [start, *(replace(start, engine="sparse", density=d) for d in DENSITIES), replace(start, engine=PEAK)]
-    found += [replace(start, engine="serial")]
+    start, sparse = Variant(protocol), Variant(protocol, "sparse")
+    found = [start, sparse, replace(sparse, density=0.1), replace(start, engine=PEAK), replace(start, engine="serial")]
     if torch.cpu._is_avx512_bf16_supported():
         found += [replace(start, engine="serial", precision="bf16")]
+    densities = [d for d in DENSITIES if d not in (1.0, 0.1)]
+    found += [replace(sparse, density=d) for d in densities]
     if importlib.util.find_spec("sparseprop"):
-        found += [replace(start, engine=SPARSEPROP, density=d) for d in (0.1, 0.03, 1.0, 0.4)]
+        found += [replace(start, engine=SPARSEPROP, density=d) for d in (0.1, 1.0, *densities)]
     return tuple(found)
 
 
@@ -135,23 +138,48 @@ def build(variant: Variant, device: str) -> tuple[Callable[[int], None], Callabl
         from repro.bench.limits import multiply_and_add
 
         return multiply_and_add(PEAK_STEP), lambda: PEAK
-    training = replace(variant.protocol.training, precision=variant.precision)
+    training = replace(variant.protocol.training, precision=variant.precision, drop_last=True)
     data = noise(variant.protocol, min(IMAGES, variant.protocol.train_images))
     if variant.engine in (PLAIN, SPARSEPROP):
         return _script(variant, data, training, device), lambda: variant.engine
+    cohort, run = _cohort(variant, data, training, device)
+    return run, lambda: cohort.engine
+
+
+def _cohort(variant: Variant, data: ImageSet, training: Training, device: str) -> tuple[Cohort, Callable[[int], None]]:
+    """A cohort in the middle of its training, and a function that goes on with it: what is done once is left out."""
     trainer = Trainer(data, variant.protocol.network, training,
                       Machine(device=device, engine=variant.engine, threads=variant.threads))  # fmt: skip
-    masks, index = masks_of(variant, trainer.layout.num_prunable), np.arange(len(data.images))
-    vectors = [trainer.initial(0, r) for r in range(variant.replicas)]
+    replicas, index = variant.replicas, np.arange(len(data.images))
+    masks = masks_of(variant, trainer.layout.num_prunable)
+    cohort = trainer.cohort(replicas, trainer.engine(masks[0]))
+    cohort.load(torch.stack([trainer.initial(0, r) for r in range(replicas)]))
+    cohort.load_masks(None if masks[0] is None else torch.stack(masks))
+    orders = [Order(index, (0, r), "", training, trainer.batcher) for r in range(replicas)]
+    sgd = Sgd(training.momentum, training.weight_decay, training.nesterov)
+    begun = 0
+
+    def block(step: int, count: int) -> Block:
+        rows = torch.empty(count, replicas, training.batch_size, dtype=torch.int64, device=trainer.device)
+        offsets = None
+        if training.augment:
+            offsets = torch.empty_like(rows), torch.empty_like(rows), torch.empty_like(rows, dtype=torch.bool)
+        for r, order in enumerate(orders):
+            order.batches(step, rows[:, r], offsets and tuple(part[:, r] for part in offsets))
+        rates = torch.tensor([[training.lr_at(step + k)] * replicas for k in range(count)], dtype=cohort.dtype)
+        return Block(rows, offsets, send(rates, trainer.device))
 
     def run(steps: int) -> None:
-        trainer.engines.clear()
-        trainer.run([Job(v, index, 0, steps, 0, r, mask=m) for r, (v, m) in enumerate(zip(vectors, masks))])
+        nonlocal begun
+        for first in range(0, steps, MOST):
+            count = min(MOST, steps - first)
+            cohort.train(block(begun, count), trainer.batcher, trainer.labels, sgd)
+            begun += count
 
-    return run, lambda: "/".join(sorted(trainer.engines))
+    return cohort, run
 
 
-def _script(variant: Variant, data: ImageSet, training, device: str) -> Callable[[int], None]:
+def _script(variant: Variant, data: ImageSet, training: Training, device: str) -> Callable[[int], None]:
     from repro.bench import plain
 
     network = network_of(variant.protocol)

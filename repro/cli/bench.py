@@ -10,8 +10,7 @@ from repro.cli.options import DEVICE, PATH
 
 @main.command("bench")
 @DEVICE
-@click.option("--minutes", type=float,
-              help="Time to take, about; the least valuable rows are left out. [default: 8, on a GPU 4]")  # fmt: skip
+@click.option("--minutes", type=float, help="Time to take; what it is too short for is left out. [7.5, on a GPU 3.5]")
 @click.option("--out", type=PATH, default=Path("results/bench.json"), show_default=True,
               help="Rows to write (JSON); the table goes beside it (.md).")  # fmt: skip
 def bench_command(out, **given):
