@@ -13,8 +13,8 @@ def double(x):
     for k in range(len(x)):
         x[k] = 2 * x[k]
 x = np.ones(3)
-call(double, x)
-call(double, x)
+call(double, "floats", x)
+call(double, "floats", x)
 print(x.tolist())
 """
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from repro.data import Batcher
 from repro.engines.block import Block, Sgd
 from repro.engines.cohort import EVALUATION_BATCH, Cohort
-from repro.engines.sparse.compiled import call
+from repro.engines.sparse.compiled import call, is_ready
 from repro.engines.sparse.lanes import L
 from repro.engines.sparse.layers import Convolution, Layers
 from repro.engines.sparse.plan import Plan, make_plan
@@ -88,6 +88,7 @@ class SparseCohort(Cohort):
             rates = block.rates[:, r].contiguous().numpy().astype(self.kind)
             call(
                 advance,
+                self.kind,
                 images,
                 index,
                 dy,
@@ -160,6 +161,7 @@ class SparseCohort(Cohort):
                 momenta = np.array([momentum(k + (first > 0) * whole) for k in range(parts)], self.kind)
                 call(
                     advance,
+                    self.kind,
                     images,
                     rows[part].reshape(parts, batch),
                     none,
@@ -202,10 +204,13 @@ class SparseCohort(Cohort):
                 if report:
                     report()
             return
-        work(0)  # alone: it may have to be compiled first
-        if report:
-            report()
-        for done in as_completed([self._threads().submit(work, r) for r in range(1, self.replicas)]):
+        todo = range(self.replicas)
+        if not is_ready(advance, self.kind):  # one thread compiles
+            work(0)
+            todo = todo[1:]
+            if report:
+                report()
+        for done in as_completed([self._threads().submit(work, r) for r in todo]):
             done.result()
             if report:
                 report()

@@ -64,15 +64,25 @@ def entry(function):
         numba.config.CACHE_DIR = before
 
 
-def call(function, *arguments):
+_ready: set[tuple] = set()
+
+
+def is_ready(function, kind) -> bool:
+    """Whether `call` need not compile a function for arguments of this kind any more."""
+    return (function, kind) in _ready
+
+
+def call(function, kind, *arguments):
     """Call an `entry`. The first time on this machine it is compiled, which is said beforehand on stderr.
+
+    kind: stands for the types of the arguments, which take longer to tell than a short call.
 
     Processes that start side by side wait for the one that compiles.
     """
-    types = tuple(map(numba.typeof, arguments))
-    if types not in function.overloads:
-        with _alone() as done:
-            mark = done and done / f"{function.__name__}-{hashlib.sha256(repr(types).encode()).hexdigest()[:8]}"
+    if (function, kind) not in _ready:
+        types = tuple(map(numba.typeof, arguments))
+        with _alone() as folder:
+            mark = folder and folder / f"{function.__name__}-{hashlib.sha256(repr(types).encode()).hexdigest()[:8]}"
             if mark is None or not mark.exists():
                 kept = "" if mark else f" (not kept: {_home()} cannot be written)"
                 print(f"compiling engine sparse for this CPU: half a minute, once{kept}", file=sys.stderr, flush=True)
@@ -80,6 +90,7 @@ def call(function, *arguments):
             if mark:
                 with suppress(OSError):
                     mark.touch()
+        _ready.add((function, kind))
     return function(*arguments)
 
 
