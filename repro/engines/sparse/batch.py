@@ -3,7 +3,22 @@
 import math
 
 from repro.engines.sparse.compiled import compiled, inline
-from repro.engines.sparse.lanes import L, add, div, fill, fma, load, mul, power_of_two, rounded, store, sub, where_above
+from repro.engines.sparse.lanes import (
+    L,
+    add,
+    div,
+    fill,
+    fma,
+    load,
+    mul,
+    number,
+    power_of_two,
+    put,
+    rounded,
+    store,
+    sub,
+    where_above,
+)
 
 LOG2E = 1 / math.log(2)
 LN2_HIGH = 0.693359375
@@ -25,7 +40,7 @@ def fetch(images, border, index, dy, dx, flip, k, augment, scale, shift, arena, 
         if n >= len(index):
             for c in range(channels):
                 for i in range(a.height * a.width):
-                    arena[into + c * a.plane + i * L] = 0
+                    put(arena, into + c * a.plane + i * L, 0)
             continue
         y0, x0, step = border, border, channels
         if augment:
@@ -36,8 +51,9 @@ def fetch(images, border, index, dy, dx, flip, k, augment, scale, shift, arena, 
             start = index[n] * each + ((y0 + y) * wide + x0) * channels
             for c in range(channels):
                 here = into + c * a.plane + y * a.width * L
+                factor, less = scale[c], shift[c]
                 for x in range(a.width):
-                    arena[here + x * L] = flat[start + x * step + c] * scale[c] + shift[c]
+                    put(arena, here + x * L, number(flat, start + x * step + c) * factor + less)
 
 
 @inline

@@ -1,7 +1,7 @@
 """Vectors of lanes as Numba values, by LLVM IR: LLVM keeps them in whatever registers the machine has.
 
 Activations lie with the images innermost, so a pixel of L images is a vector. Numba has no such type; this module adds
-it, with the operations that the kernels need. ``load``, ``store`` and ``number`` go through raw pointers: without
+it, with the operations that the kernels need. ``load``, ``store``, ``number`` and ``put`` go through raw pointers: without
 Numba's test for negative indices, which would cost a fifth of the inner loops. In debug mode they check every access.
 """
 
@@ -77,6 +77,19 @@ def number(typingctx, array, at):
         return context.cast(builder, found, array.dtype, result)
 
     return result(array, at), code
+
+
+@intrinsic(prefer_literal=True)
+def put(typingctx, array, at, value):
+    """array[at] = value, for a flat array of floats, at >= 0."""
+    value = types.unliteral(value)
+
+    def code(context, builder, signature, arguments):
+        number = context.cast(builder, arguments[2], value, array.dtype)
+        builder.store(number, _pointer(context, builder, signature, arguments, 1))
+        return context.get_dummy_value()
+
+    return types.none(array, at, value), code
 
 
 @intrinsic(prefer_literal=True)
