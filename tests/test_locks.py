@@ -64,10 +64,10 @@ def test_what_this_node_remembers_of_a_removed_lock_is_not_believed(monkeypatch,
 def test_a_stale_handle_is_opened_again(monkeypatch, tmp_path):
     failures = [OSError(errno.ESTALE, "stale"), OSError(errno.ESTALE, "stale")]
 
-    def opened(*arguments):
+    def opened(*arguments, **options):
         if failures:
             raise failures.pop()
-        return open(*arguments)
+        return open(*arguments, **options)
 
     monkeypatch.setattr(files, "open", opened, raising=False)
     files.acquire(tmp_path / "x.lock").close()

@@ -60,7 +60,8 @@ def test_from_images_to_the_verdict(some_images, tmp_path):
     shown = repro("verify", *study).stdout
     assert "31. Easy subsets hold fewer wrong labels, 50 %" in shown
     [verdict] = json.loads((results / "scores-verdicts.json").read_text())["verdicts"]
-    assert (verdict["claim"], verdict["panel"], verdict["verdict"]) == (31, "50 % noise", "reproduced")
+    assert (verdict["claim"], verdict["panel"]) == (31, "50 % noise")
+    assert verdict["verdict"] == "inconclusive" and verdict["n"] == 1  # one ensemble ranks the images once
 
     drawn = repro("figure", *study).stdout.split()
     assert drawn == [str(results / f"scores.{kind}") for kind in ("pdf", "png", "csv")]
