@@ -7,10 +7,14 @@ RESULTS ?= results/$(SCALE)$(if $(SEED),-seed$(SEED))
 JOBS ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2)
 # For figures: DATASETS="cifar10" SEED=7 CONTROL=permute-scores REPLICATES=8 LEVELS=12 YES=1 DATA=/folder DOWNLOAD=1 TENSORBOARD=/folder
 # On a cluster: make -j64 -k figure2 LAUNCH="srun --gpus=1 -c4 -t 4:00:00"; every job has a log beside its artifact.
-CHOICE = $(if $(filter own,$(SCALE)),,--scale $(SCALE)) --results $(RESULTS) $(foreach d,$(DATASETS),--dataset $(d)) $(if $(SEED),--seed $(SEED)) \
-  $(if $(CONTROL),--control $(CONTROL)) $(if $(REPLICATES),--replicates $(REPLICATES)) $(if $(LEVELS),--levels $(LEVELS))
-RUN_OPTIONS = $(if $(DATA),--data-dir $(DATA)) $(if $(DOWNLOAD),--download) $(if $(DEVICE),--device $(DEVICE)) \
-  $(if $(TENSORBOARD),--tensorboard $(TENSORBOARD))
+CHOICE = $(if $(filter own,$(SCALE)),,--scale $(call quoted,$(SCALE))) --results $(call quoted,$(RESULTS)) \
+  $(foreach d,$(DATASETS),--dataset $(call quoted,$(d))) $(call option,--seed,$(SEED)) $(call option,--control,$(CONTROL)) \
+  $(call option,--replicates,$(REPLICATES)) $(call option,--levels,$(LEVELS))
+RUN_OPTIONS = $(call option,--data-dir,$(DATA)) $(if $(DOWNLOAD),--download) $(call option,--device,$(DEVICE)) \
+  $(call option,--tensorboard,$(TENSORBOARD))
+# A word for the shell, whatever is in it; an option with its value, where there is one.
+quoted = '$(subst ','\'',$(1))'
+option = $(if $(2),$(1) $(call quoted,$(2)))
 REPRO := $(VENV)/bin/python -m repro
 # Processes of one thread each: two torch processes with two threads on two cores are many times slower.
 export OMP_NUM_THREADS ?= 1
@@ -66,13 +70,17 @@ figure: SCALE := own
 figure: RESULTS = results/$(basename $(notdir $(FIGURE)))
 figures figure $(FIGURES): NAME = $(if $(filter figures,$@),all,$(if $(filter figure,$@),$(or $(FIGURE),$(error give the file: FIGURE=mine.py)),$@))
 figures figure $(FIGURES): $(VENV)/.installed
-	@mkdir -p $(RESULTS) && test -w $(RESULTS) || { echo '$(RESULTS) cannot be written by user '$$(id -u)': make the folder first, or name another one with RESULTS= (in a container: --user)' >&2; exit 2; }
-	@trap 'test $$? = 0 || rm -f $(RULES)' EXIT; trap 'exit 130' INT TERM; \
-	  $(REPRO) plan $(NAME) $(CHOICE) --make $(RULES) --options '$(RUN_OPTIONS)' --jobs $(AT_ONCE) $(if $(DEVICE),--device $(DEVICE)) $(if $(YES)$(LAUNCH),--yes)
-	@+trap 'rm -f $(RULES)' EXIT; trap 'exit 130' INT TERM; test ! -e $(RULES) || \
-	  $(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(AT_ONCE)) -f $(RULES) all || \
-	  { status=$$?; $(REPRO) status $(NAME) $(CHOICE) --failed >&2; exit $$status; }
-	@$(REPRO) --log $(RESULTS)/figures.log figure $(NAME) $(CHOICE) then verify $(NAME) $(CHOICE)
+	@results=$(call quoted,$(RESULTS)); rules=$(call quoted,$(RULES)); there=$$results; \
+	  while test ! -e "$$there"; do there=$$(dirname "$$there"); done; test -w "$$there" || \
+	  { echo "$$results"' cannot be written by user '$$(id -u)': make the folder first, or name another one with RESULTS= (in a container: --user)' >&2; exit 2; }; \
+	  trap 'test $$? = 0 || { rm -f "$$rules"; while test "$$results" != "$$there" && rmdir "$$results" 2>/dev/null; \
+	  do results=$$(dirname "$$results"); done; }' EXIT; trap 'exit 130' INT TERM; \
+	  $(REPRO) plan $(call quoted,$(NAME)) $(CHOICE) --make "$$rules" --options $(call quoted,$(RUN_OPTIONS)) \
+	  --jobs $(call quoted,$(AT_ONCE)) $(call option,--device,$(DEVICE)) $(if $(YES)$(LAUNCH),--yes)
+	@+rules=$(call quoted,$(RULES)); trap 'rm -f "$$rules"' EXIT; trap 'exit 130' INT TERM; test ! -e "$$rules" || \
+	  $(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(call quoted,$(AT_ONCE))) -f "$$rules" all || \
+	  { status=$$?; $(REPRO) status $(call quoted,$(NAME)) $(CHOICE) --failed >&2; exit $$status; }
+	@$(REPRO) --log $(call quoted,$(RESULTS)/figures.log) figure $(call quoted,$(NAME)) $(CHOICE) then verify $(call quoted,$(NAME)) $(CHOICE)
 
 verify: SCALE := $(if $(wildcard results/paper),paper,demo)
 verify: $(VENV)/.installed
@@ -84,7 +92,7 @@ report: $(VENV)/.installed
 
 archive: SCALE := $(if $(wildcard results/paper),paper,demo)
 archive: $(VENV)/.installed
-	@$(REPRO) archive $(or $(FIGURE),all) $(CHOICE)
+	@$(REPRO) archive $(call quoted,$(or $(FIGURE),all)) $(CHOICE)
 
 test: $(VENV)/.extras
 	$(VENV)/bin/python -m pytest
@@ -96,7 +104,7 @@ smoke: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest tests/test_smoke.py
 
 bench: $(VENV)/.installed
-	@$(REPRO) bench $(if $(DEVICE),--device $(DEVICE)) $(BENCH)
+	@$(REPRO) bench $(call option,--device,$(DEVICE)) $(foreach word,$(BENCH),$(call quoted,$(word)))
 
 lock: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install --quiet uv
@@ -105,7 +113,7 @@ lock: $(VENV)/.installed
 	  --custom-compile-command 'make lock' --no-emit-index-url --no-emit-find-links $$lock.in -o $$lock.txt || exit; done
 
 image:
-	@container/build $(IMAGE)
+	@container/build $(foreach word,$(IMAGE),$(call quoted,$(word)))
 
 image-check: $(VENV)/.installed
 	@container/check || { status=$$?; test $$status = 77 || exit $$status; }

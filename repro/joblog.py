@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-from repro.errors import RunError
+from repro.errors import RunError, UsageError
 from repro.store import files
 from repro.store.targets import require_replaceable
 
@@ -59,8 +59,9 @@ def last_attempt(path: str | Path) -> Attempt | None:
     path, before = Path(path), None
     while True:
         try:
-            text = path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
+            with files.open_regular(path) as file:
+                text = file.read().decode(errors="replace")
+        except (OSError, UsageError):
             return None
         found = _parse(text)
         if found is None or found.state != "running" or _held(path):
@@ -72,16 +73,25 @@ def last_attempt(path: str | Path) -> Attempt | None:
 
 def _parse(text: str) -> Attempt | None:
     lines = text.splitlines()
-    starts = [(k, match) for k, line in enumerate(lines) if (match := _BEGAN.fullmatch(line))]
+    starts = [(k, match) for k, line in enumerate(lines) if (match := _BEGAN.fullmatch(line)) and _time(match[1])]
     if not starts:
         return None
     start, begin = starts[-1]
     said = lines[start + 1 :]
     progress = next((line for line in reversed(said) if _PROGRESS.match(line)), "")
-    end = next((match for line in reversed(said) if (match := _ENDED.fullmatch(line))), None)
+    end = next((match for line in reversed(said) if (match := _ENDED.fullmatch(line)) and _time(match[1])), None)
     state = "running" if end is None else "done" if end[2] else "failed"
-    return Attempt(state, begin[2], begin[3], (end and end[3]) or "", progress, datetime.fromisoformat(begin[1]),
-                   end and datetime.fromisoformat(end[1]))  # fmt: skip
+    return Attempt(state, begin[2], begin[3], (end and end[3]) or "", progress, _time(begin[1]),
+                   end and _time(end[1]))  # fmt: skip
+
+
+def _time(text: str) -> datetime | None:
+    """None for what is no time with a zone: a line that was damaged counts as not there."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
 
 
 def _held(path: Path) -> bool:

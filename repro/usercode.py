@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from repro.errors import UsageError
+from repro.store.files import open_regular
 
 PIN = 12  # hex digits of the SHA-256 in a pinned name
 _NAME = re.compile(rf"(?P<code>[^@]+):(?P<name>[^\W\d]\w*)(?:@(?P<pin>[0-9a-f]{{{PIN}}}))?")
@@ -136,6 +137,7 @@ def _origin(module: str, network: str) -> Path:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except OSError as error:
         raise UsageError(f"cannot read {path} ({error.strerror or error}): give a Python file") from None

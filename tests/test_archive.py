@@ -4,6 +4,7 @@ artifacts is computed again. The runs are simulated: only their tables matter he
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -18,7 +19,8 @@ import requests
 
 from paper_figures.cells import figure2
 from repro import plan, store
-from repro.archive import contents
+from repro.archive import contents, zipped
+from repro.errors import UsageError
 from repro.protocol import DIGITS
 from tests.command_line import complaint, repro
 
@@ -334,6 +336,31 @@ def test_a_bomb_is_not_unpacked(archive, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     assert "and 1,000 are free: set TMPDIR" in complaint("verify", "--archive", archive, code=1)
+
+
+def test_what_unpacks_to_a_thousand_times_its_size(archive, tmp_path):
+    """One entry grown, and one that nobody vouches for: the list of checksums is looked at before anything is unpacked."""
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, bytes(20_000_000) if name == "LICENSE" else old.read(name))
+    said = complaint("verify", "--archive", tmp_path / "bomb.zip", code=1)
+    assert re.search(r"bomb.zip was altered: LICENSE would be unpacked from [\d,]+ to 20,000,000 bytes$", said)
+
+
+def test_nothing_is_unpacked_before_the_names_are_known(archive, tmp_path, monkeypatch):
+    unpacked = []
+    extract = zipped._extract
+    monkeypatch.setattr(zipped, "_extract", lambda *given: unpacked.append(given[2].filename) or extract(*given))
+    more = rewritten(archive, tmp_path / "more.zip", None, ("results/extra.txt", b"x"))
+    assert "does not vouch for: results/extra.txt" in complaint("verify", "--archive", more, code=1)
+    assert unpacked == ["SHA256SUMS"]
+
+
+def test_many_names_are_counted_once():
+    names = ["recipe.json", "SHA256SUMS", METADATA, *(f"results/{k}.h5" for k in range(200_000))]
+    zipped._require_ours(Path("a.zip"), names)
+    with pytest.raises(UsageError, match="holds results/7.h5 twice"):
+        zipped._require_ours(Path("a.zip"), [*names, "results/7.h5"])
 
 
 def edited_verdict(content: bytes) -> bytes:

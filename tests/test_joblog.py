@@ -1,5 +1,6 @@
 """What a job's log holds, and what is read from it while the job runs, when it failed and when it was killed."""
 
+import os
 import re
 import signal
 import subprocess
@@ -10,9 +11,11 @@ from datetime import UTC, datetime
 import click
 import pytest
 
-from repro import joblog
+from paper_figures.cells import figure2
+from repro import joblog, plan
 from repro.cli import main
 from repro.errors import RunError, UsageError
+from repro.protocol import DIGITS
 from repro.store import files
 from tests.command_line import ROOT, one_sentence, repro
 
@@ -227,3 +230,29 @@ def test_the_last_attempt_of_a_log(tmp_path, text, state, sentence, progress):
     found = joblog.last_attempt(tmp_path / "x.log")
     assert (found and (found.state, found.sentence, found.progress)) == (state and (state, sentence, progress))
     assert found is None or (found.owner, found.began) == ("process 2 on far", datetime(2026, 11, 24, 22, tzinfo=UTC))
+
+
+DAMAGED = {
+    "a date that is none": b"# began 2026-99-99T00:00:00+00:00, process 7 on here: repro x\n",
+    "a date without a zone": b"# began 2026-01-01T00:00:00, process 7 on here: repro x\n",
+    "zeros": bytes(3000),
+    "no text": b"# began \xff\xfe, process 7 on here: repro x\n# ended \xff: done\n",
+    "an end that is none": b"# began 2026-01-01T00:00:00+00:00, process 7 on here: repro x\n# ended now: done\n",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_log_is_no_reason_to_fail(name, tmp_path):
+    (tmp_path / "x.log").write_bytes(DAMAGED[name])
+    found = joblog.last_attempt(tmp_path / "x.log")
+    assert found is None if name != "an end that is none" else found.state == "stopped"
+    steps = plan.steps(figure2(plan.resize(DIGITS, replicates=1)), tmp_path)
+    steps[0].target.parent.mkdir()
+    for job in plan.as_jobs(steps):
+        job.log.write_bytes(DAMAGED[name])
+    assert "artifacts" not in repro("status", "figure2", "--replicates", 1, "--results", tmp_path).stderr
+
+
+def test_a_log_that_is_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "x.log")
+    assert joblog.last_attempt(tmp_path / "x.log") is None

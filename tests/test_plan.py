@@ -361,7 +361,7 @@ def test_the_makefile_plans_makes_verifies_and_draws(tmp_path):
     (venv / ".installed").write_text("")
     program = tmp_path / "program"
     find = 'while test "$1" != --make; do shift; done'
-    write_rules = f"{{ {find}; printf 'all:\\n\\t$(LAUNCH) true\\n' > $2; }}"
+    write_rules = f"{{ {find}; mkdir -p $(dirname $2); printf 'all:\\n\\t$(LAUNCH) true\\n' > $2; }}"
     program.write_text(f'#!/bin/sh\necho "$@" >> {told}\ntest $1 != plan || {write_rules}\n')
     program.chmod(0o755)
     common = ("-C", str(ROOT), "figure2", "SCALE=demo", f"VENV={venv}", f"REPRO={program}", f"RESULTS={tmp_path}/r")
@@ -372,13 +372,13 @@ def test_the_makefile_plans_makes_verifies_and_draws(tmp_path):
               "--replicates 3 --levels 9")  # fmt: skip
     planned, *rest = [re.sub(" +", " ", line).strip() for line in told.read_text().splitlines()]
     rules = re.search(rf" --make ({tmp_path}/r/\.figure2-\S+\.mk)", planned)[1]  # a name of its own: two may run
-    assert planned == f"plan {choice} --make {rules} --options --data-dir /images --jobs 3 --yes"
+    assert planned == f"plan {choice} --make {rules} --options --data-dir '/images' --jobs 3 --yes"
     assert rest == [f"--log {tmp_path}/r/figures.log figure {choice} then verify {choice}"]
     assert not Path(rules).exists()
     for words, scale, jobs in ((("scores",), "scores", 3), (("figure2", "SCALE=day"), "day", 1)):
         dry = make(
             ROOT / "Makefile", "-n", "-C", str(ROOT), *words, f"VENV={venv}", f"REPRO={program}", "JOBS=3"
-        ).stdout
+        ).stdout.replace("'", "").replace("\\\n", " ").replace('"$rules"', f"results/{scale}/.{words[0]}-here.mk")
         assert re.search(rf"plan {words[0]} --scale {scale} --results results/{scale} .*--jobs {jobs}\b", dry)
         assert re.search(rf"-j{jobs} -f results/{scale}/\.{words[0]}-\S+\.mk all", dry)
     program.write_text("#!/bin/sh\nexit 2\n")

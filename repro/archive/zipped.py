@@ -6,6 +6,7 @@ import re
 import shutil
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ SUMS, RECIPE = "SHA256SUMS", "recipe.json"
 METADATA, PREVIEW = "ro-crate-metadata.json", "ro-crate-preview.html"  # as RO-Crate wants them
 # Text is deflated; artifacts and pictures are compressed already.
 PACKED = {".csv", ".html", ".json", ".md", ".txt", ""}
+MOST_PACKED = 100  # times smaller: tables of numbers become 3 to 20 times smaller
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
@@ -89,23 +91,28 @@ def unpack(path: Path, folder: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             _require_ours(path, [entry.filename for entry in entries])
-            _require_room(path, sum(entry.file_size for entry in entries), folder)
-            found = {entry.filename: _extract(path, archive, entry, folder) for entry in entries}
+            _require_room(path, entries, folder)
+            by_name = {entry.filename: entry for entry in entries}
+            _extract(path, archive, by_name[SUMS], folder)
+            recorded = read_sums(path, folder / SUMS)
+            _require_same_names(path, by_name.keys() - {SUMS}, recorded.keys() - {SUMS})
+            for entry in entries:
+                if entry.filename != SUMS and _extract(path, archive, entry, folder) != recorded[entry.filename]:
+                    raise RunError(f"{path} was altered: {entry.filename} has another sha256 than {SUMS} says")
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist: check the path") from None
     except (zipfile.BadZipFile, IsADirectoryError) as error:
         raise UsageError(f"{path} is no zip file or is truncated: give a file that repro archive wrote") from error
     except OSError as error:
         raise RunError(f"cannot unpack {path} ({error.strerror or error}): allow reading it, or set TMPDIR") from error
-    recorded = read_sums(path, folder / SUMS)
-    for name in sorted({*found, *recorded} - {SUMS}):
-        if name not in recorded:
+    return list(by_name)
+
+
+def _require_same_names(path: Path, found: set[str], recorded: set[str]) -> None:
+    for name in sorted(found ^ recorded):
+        if name in found:
             raise RunError(f"{path} has a file that it does not vouch for: {name} is not in {SUMS}")
-        if name not in found:
-            raise RunError(f"{path} is incomplete: {name} is in {SUMS} and not in the archive")
-        if found[name] != recorded[name]:
-            raise RunError(f"{path} was altered: {name} has another sha256 than {SUMS} says")
-    return list(found)
+        raise RunError(f"{path} is incomplete: {name} is in {SUMS} and not in the archive")
 
 
 def read_sums(archive: Path, path: Path) -> dict[str, str]:
@@ -124,16 +131,22 @@ def _require_ours(path: Path, names: list[str]) -> None:
         raise UsageError(
             f"{path} is no archive of this program (it has no {lacks[0]}): give one that repro archive wrote"
         )
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise UsageError(f"{path} is no archive of this program: it holds {twice} twice")
     for name in names:
         parts = name.split("/")
         if {"", ".", ".."} & set(parts) or re.search(r"[\\:\x00-\x1f]", name):
             raise UsageError(f"{path} is no archive of this program: {name!r} would be unpacked elsewhere")
-        if names.count(name) > 1:
-            raise UsageError(f"{path} is no archive of this program: it holds {name} twice")
 
 
-def _require_room(path: Path, size: int, folder: Path) -> None:
-    free = shutil.disk_usage(folder).free
+def _require_room(path: Path, entries: list[zipfile.ZipInfo], folder: Path) -> None:
+    """Raises RunError for what has no place on the disk, or unpacks to more than any text of this program does."""
+    for entry in entries:
+        if entry.file_size > MOST_PACKED * entry.compress_size + BLOCK:
+            raise RunError(f"{path} was altered: {entry.filename} would be unpacked from {entry.compress_size:,} to "
+                           f"{entry.file_size:,} bytes")  # fmt: skip
+    size, free = sum(entry.file_size for entry in entries), shutil.disk_usage(folder).free
     if size > free:
         raise RunError(f"{path} needs {size:,} bytes in {folder.parent} and {free:,} are free: set TMPDIR to another")
 

@@ -76,6 +76,7 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
     """
     from repro import cost, plan
     from repro.store.files import write_text
+    from repro.store.leftovers import sweep_rules
     from repro.store.targets import require_replaceable
 
     places = cost.places(jobs)
@@ -92,6 +93,7 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
         without_effect("with --speed nothing is measured", "device")
     if makefile:
         require_replaceable(makefile, "rules", option="--make")
+        sweep_rules(makefile.parent)
         write_text(makefile, plan.rules(todo, program=(sys.executable, "-m", "repro"), options=extra))
     predictions = []
     if cost.worth_measuring(todo) or (todo and (speed or len(places) > 1)):

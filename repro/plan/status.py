@@ -163,7 +163,7 @@ def _working(step: Step) -> frozenset[str]:
         for path in folder.glob("pieces-*.h5"):
             with hdf5.open_sealed(path, verify=False) as file:
                 found |= {row["piece"] for row in json.loads(json.loads(file.attrs["attrs"])["rows"])}
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError, UsageError):  # gone, or being replaced
+    except (AttributeError, OSError, KeyError, RuntimeError, TypeError, ValueError):  # gone, or being replaced
         pass
     return step.wanted & found
 

@@ -20,6 +20,7 @@ from repro.errors import UsageError
 from repro.stages.common import DEFAULTS, Machine, Result
 from repro.stages.curves import Curves
 from repro.stages.progress import Ticker, images_of
+from repro.store.leftovers import sweep
 from repro.store.targets import require_replaceable
 from repro.train.loop import Job, Progress
 from repro.train.schedule import Training
@@ -60,6 +61,7 @@ class Growing:
             return self
         self._lock = store.writer_lock(self.path)
         self._lock.__enter__()
+        sweep(self.path.parent)
         try:
             self._collect()
             if folder := self.machine.tensorboard:
