@@ -17,6 +17,8 @@ FULL = ("day", "paper")
 """Those with the published training schedule: their verdicts on the paper's data are verdicts on its claims."""
 OWN = "own"
 """The scale of a protocol that is a user's own (`own`): none of `SCALES`, and no verdict is on the paper's claims."""
+JUDGED = (6, 7, 8, 9, 10)
+"""Pruning levels whose mean accuracy is the outcome of a replicate, where a protocol names no others."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Protocol:
         balanced: whether the easiest and hardest subsets are class-balanced. Random ones always are (section 7).
         prune_fraction: of the surviving weights, per level (section 3).
         levels: pruning levels after the dense one; replicates: networks per curve.
+        judging_levels: those whose mean accuracy is the outcome of a replicate, chosen before the reported runs.
         second_look: the larger number of replicates at which verdicts will be taken once more, to be declared before
             the first run; intervals are of 97.5 % at both looks. None: one look.
         normalization: 'dataset' or 'imagenet' constants (section 6).
@@ -87,6 +90,7 @@ class Protocol:
     replicates: int
     more_replicates: int | None = None
     second_look: int | None = None
+    judging_levels: tuple[int, ...] = JUDGED
     balanced: bool = False
     sweep_levels: tuple[int, ...] = (8, 10, 12)
     noise: tuple[float, ...] = ()
@@ -245,6 +249,9 @@ def own(dataset: str, **fields) -> Protocol:
         raise UsageError(f"own() does not take {', '.join(sorted(unknown))}: give fields of Protocol and of Training")
     if "steps" in trained:
         trained.setdefault("milestones", tuple(m for m in (trained["steps"] // 2, 3 * trained["steps"] // 4) if m))
+    judged = fields.get("judging_levels", p.judging_levels)
+    if not judged or min(judged) < 0 or list(judged) != sorted(set(judged)):
+        raise UsageError(f"judging_levels (={judged}) must be pruning levels, ascending: try {JUDGED}")
     if "network" in fields:
         fields["network"] = pinned(fields["network"])
     if dataset.startswith("folder:"):

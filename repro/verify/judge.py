@@ -46,7 +46,7 @@ def judge(evidence: Evidence, protocols: Sequence[Protocol], *, figures: Sequenc
     """
     scale, verdicts, agreements, controls, told = protocols[0].scale, [], [], [], {}
     for p in protocols:
-        about = dict(dataset=p.dataset, chance=1 / p.num_classes, size=p.subset_size)
+        about = dict(dataset=p.dataset, chance=1 / p.num_classes, size=p.subset_size, levels=p.judging_levels)
         if control:  # spoiled runs say nothing about the paper's claims
             found = control_verdict(evidence.runs, control, **about)
             controls.append(
@@ -57,7 +57,8 @@ def judge(evidence: Evidence, protocols: Sequence[Protocol], *, figures: Sequenc
         if note := looks(evidence, p):
             told[p.dataset] = note
         if p.full and "figure2" in figures:
-            agreements.append(agreement(evidence.runs, p.dataset, chance=1 / p.num_classes, replicates=p.replicates))
+            agreements.append(agreement(evidence.runs, p.dataset, chance=1 / p.num_classes, replicates=p.replicates,
+                                        levels=p.judging_levels))  # fmt: skip
     parts = dict(scale=scale, agreements=agreements, controls=controls, looks=told)
     status = exit_status(verdicts, scale, controls) if complete else 3
     return Judgement(
@@ -71,7 +72,7 @@ def verdicts_on(evidence: Evidence, p: Protocol, *, figures: Sequence[str]) -> l
     found = evaluate(
         own.runs, figures=figures, dataset=p.dataset, scale=p.scale, chance=1 / p.num_classes, size=p.subset_size,
         noise=p.noise, noise_size=p.noise_size, smallest=min(p.sizes), balanced=p.balanced, replicates=p.replicates,
-        confidence=p.confidence,
+        confidence=p.confidence, levels=p.judging_levels,
     )  # fmt: skip
     for others in ([passes(p)], contamination(own, p), connectivity.verdicts(own, p), warmup.verdicts(own, p)):
         found += [replace(v, promised=v.promised and CLAIMS[v.claim].figure in figures) for v in others]
