@@ -7,6 +7,7 @@ unknowns", says where nothing is known. Sections refer to the extracted facts of
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from repro.data.shrink import sized, split_size
 from repro.errors import UsageError
 from repro.train.schedule import Training
 from repro.usercode import pinned
@@ -206,12 +207,16 @@ _PROTOCOLS = {(p.dataset, p.scale): p for p in (CIFAR10, CIFAR100, CINIC10, DAY,
 def protocol(dataset: str, scale: str | None = None) -> Protocol:
     """The protocol of a data set; without a scale the largest one defined for it.
 
-    A data set of the user's own (a folder of images) gets CIFAR-10's recipe with its own name.
+    A data set of the user's own (a folder of images) gets CIFAR-10's recipe with its own name; a shrunken one
+    (``cifar10@8``) that has no protocol gets that of the whole images.
     Raises UsageError for a scale the data set does not have.
     """
     found = [p for p in _PROTOCOLS.values() if p.dataset == dataset and scale in (None, p.scale)]
     if found:
         return max(found, key=lambda p: SCALES.index(p.scale))
+    base, size = split_size(dataset)
+    if size is not None:
+        return replace(protocol(base, scale), dataset=dataset, image_size=size)
     scales = [p.scale for p in _PROTOCOLS.values() if p.dataset == dataset]
     if scales:
         raise UsageError(f"no scale {scale!r} for {dataset}: choose {' or '.join(scales)}")
@@ -255,10 +260,12 @@ def own(dataset: str, **fields) -> Protocol:
     if "network" in fields:
         fields["network"] = pinned(fields["network"])
     if dataset.startswith("folder:"):
-        name, counted = _counted(Path(dataset.removeprefix("folder:")))
-        fields = {"dataset": name, **counted, **fields}
+        base, size = split_size(dataset)
+        name, counted = _counted(Path(base.removeprefix("folder:")))
+        counted |= {} if size is None else {"image_size": size}
+        fields = {"dataset": sized(name, size), **counted, **fields}
     network, size, half = (fields.get(key, getattr(p, key)) for key in ("network", "subset_size", "t_star"))
-    shared = {"steps", "batch_size", "augment", "drop_last", "precision"} & trained.keys()
+    shared = {"steps", "batch_size", "augment", "border", "drop_last", "precision"} & trained.keys()
     alike = {key: trained[key] for key in shared}
     scoring = replace(p.scoring, network=network, training=replace(p.scoring.training, **alike))
     plain = dict(scoring=scoring, sizes=(size,), noise=(), noise_size=size, warmup=None, onset_steps=(),
