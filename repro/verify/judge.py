@@ -7,7 +7,7 @@ from pathlib import Path
 
 from repro.protocol import Protocol
 from repro.verify import connectivity, warmup
-from repro.verify.claim import PAPER_DATASETS
+from repro.verify.claim import PAPER_DATASETS, unshrunk
 from repro.verify.claims import CLAIMS
 from repro.verify.compare import agreement
 from repro.verify.controls import ControlVerdict, control_verdict
@@ -77,7 +77,8 @@ def verdicts_on(evidence: Evidence, p: Protocol, *, figures: Sequence[str]) -> l
     for others in ([passes(p)], contamination(own, p), connectivity.verdicts(own, p), warmup.verdicts(own, p)):
         found += [replace(v, promised=v.promised and CLAIMS[v.claim].figure in figures) for v in others]
     computed = {number for number, claim in CLAIMS.items() if claim.source == "arithmetic"}  # need no data
-    made = {n for n, c in CLAIMS.items() if p.dataset in c.datasets or p.dataset not in PAPER_DATASETS}
+    whole = unshrunk(p.dataset)
+    made = {n for n, c in CLAIMS.items() if whole in c.datasets or whole not in PAPER_DATASETS}
     asked = {n for n in made if CLAIMS[n].figure in figures}  # listed even where this scale cannot decide them
     shown = [v for v in found if v.promised or v.claim in asked or v.verdict != "missing" and v.claim not in computed]
     return with_holm([replace(v, confidence=p.confidence) for v in sorted(shown, key=lambda v: v.claim)])
