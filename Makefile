@@ -22,7 +22,7 @@ export LAUNCH
 
 FIGURES := figure1 figure2 figure3 figure4 figure5 figure6 appendix scores
 # As many as -j says; else what a CPU can do runs in a process per core, the rest in one: a GPU is filled by one.
-AT_ONCE = $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),$(if $(filter demo scores own,$(SCALE)),$(JOBS),1))
+AT_ONCE = $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),$(if $(filter demo scores cpu own,$(SCALE)),$(JOBS),1))
 # Rules of this make alone: another one beside it may be asked for other things. The jobs wait for each other by their logs.
 RULES = $(RESULTS)/.$(notdir $(NAME))-$(MAKE_ID).mk
 MAKE_ID := $(shell echo "$$(uname -n)-$$PPID")
@@ -32,7 +32,7 @@ help:
 	@echo 'make demo      every figure on real 8x8 digits with verdicts, no GPU, no download (20 to 30 minutes)'
 	@echo 'make test      all tests'
 	@echo 'make smoke     every command chained on tiny subsets'
-	@echo 'make figure2   Figure 2 as published (SCALE=paper), or SCALE=day, small, demo; so figure1 to figure6, appendix'
+	@echo 'make figure2   Figure 2 as published (SCALE=paper), or SCALE=day, cpu, small, demo; so figure1 to figure6, appendix'
 	@echo 'make figures   all of them, one plan; make verify: one table of verdicts for the whole paper'
 	@echo 'make report    one HTML page of all that was made so far, beside the paper'
 	@echo 'make scores    EL2N of the real CIFAR-10, clean and with 10 and 50 % of the labels randomised, in hours on a CPU'

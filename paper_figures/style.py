@@ -49,7 +49,7 @@ MARKERS = "osD^vPX<>*"
 
 PANEL_TITLES = {
     "cifar10": "CIFAR-10 + ResNet-20", "cifar100": "CIFAR-100 + ResNet-32", "cinic10": "CINIC-10 + ResNet-56",
-    "digits": "digits (8×8) + ResNet-14 of width 4",
+    "digits": "digits (8×8) + ResNet-14 of width 4", "cifar10@16": "CIFAR-10 (16×16) + ResNet-14 of width 8",
 }  # fmt: skip
 STD = "mean ± 1 std (ddof 0)"
 

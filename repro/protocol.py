@@ -4,129 +4,17 @@ Each quirk of the published code is a named field whose default made the publish
 unknowns", says where nothing is known. Sections refer to the extracted facts of the published runs.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from repro.data.shrink import sized, split_size
 from repro.errors import UsageError
+from repro.experiment import FULL, JUDGED, OWN, Protocol, Scoring, Warmup  # noqa: F401  (FULL: of other modules)
 from repro.train.schedule import Training
 from repro.usercode import pinned
 
-SCALES = ("demo", "scores", "small", "day", "paper")
+SCALES = ("demo", "scores", "small", "cpu", "day", "paper")
 """Sizes of the experiment, the largest last."""
-FULL = ("day", "paper")
-"""Those with the published training schedule: their verdicts on the paper's data are verdicts on its claims."""
-OWN = "own"
-"""The scale of a protocol that is a user's own (`own`): none of `SCALES`, and no verdict is on the paper's claims."""
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How EL2N scores are made: K networks trained for ``training.steps`` (protocol section 7).
-
-    Arguments:
-        batch_norm: 'batch' scores with the statistics of batches of 1000 images, as the published notebook did;
-            'running' is evaluation mode.
-    """
-
-    network: str
-    training: Training
-    networks: int = 10
-    batch_norm: str = "batch"
-
-
-@dataclass(frozen=True)
-class Warmup:
-    """The learning-rate warm-up study (protocol section 10): subset for w steps, then all data, at a high rate.
-
-    Arguments:
-        steps: the sweep of w; sizes: of the subsets; replicates: networks per condition.
-        balanced_easy, balanced_hard: whether those subsets are class-balanced (published: easy yes, hard no).
-    """
-
-    training: Training
-    steps: tuple[int, ...]
-    sizes: tuple[int, ...]
-    replicates: int = 8
-    balanced_easy: bool = True
-    balanced_hard: bool = False
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """One data set's experiment.
-
-    Arguments:
-        t_star: the rewind step at which all data gives a matching initialisation (section 1); half of it is t*/2.
-        subset_size: M of Figure 2; ``sizes``: the sweep of Figure 3 (section 8) at ``sweep_levels``.
-        noise: shares of randomised labels in Figure 4 (section 9), with subsets of ``noise_size``.
-        barrier_level: pruning level whose accuracy Figure 5 compares with barriers; ``children``: networks trained from
-            a rewind point beside the parent's own run (section 11).
-        barrier_all, barrier_subsets: rewind steps of Figure 5, for all data and for subsets of ``barrier_sizes``;
-            ``onset_steps``: later ones, not pruned, over which the onset of linear mode connectivity is looked for.
-        warmup: the study of Figure 6, where there is one.
-        more_replicates: networks per curve outside Figure 2, whose arms decide most primary claims; None is the same.
-        balanced: whether the easiest and hardest subsets are class-balanced. Random ones always are (section 7).
-        prune_fraction: of the surviving weights, per level (section 3).
-        levels: pruning levels after the dense one; replicates: networks per curve.
-        second_look: the larger number of replicates at which verdicts will be taken once more, to be declared before
-            the first run; intervals are of 97.5 % at both looks. None: one look.
-        normalization: 'dataset' or 'imagenet' constants (section 6).
-        image_size, in_chans, num_classes, train_images, test_images, folds: the data, for `repro.plan`, which opens
-            none.
-    """
-
-    dataset: str
-    scale: str
-    network: str
-    training: Training
-    scoring: Scoring
-    t_star: int
-    subset_size: int
-    sizes: tuple[int, ...]
-    levels: int
-    replicates: int
-    more_replicates: int | None = None
-    second_look: int | None = None
-    balanced: bool = False
-    sweep_levels: tuple[int, ...] = (8, 10, 12)
-    noise: tuple[float, ...] = ()
-    noise_size: int = 2048
-    barrier_level: int = 7
-    barrier_all: tuple[int, ...] = ()
-    barrier_subsets: tuple[int, ...] = ()
-    barrier_sizes: tuple[int, ...] = ()
-    onset_steps: tuple[int, ...] = ()
-    children: int = 2
-    warmup: Warmup | None = None
-    prune_fraction: float = 0.2
-    normalization: str = "dataset"
-    seed: int = 0
-    image_size: int = 32
-    in_chans: int = 3
-    num_classes: int = 10
-    train_images: int = 50000
-    test_images: int = 10000
-    folds: int = 1
-
-    @property
-    def all_images(self) -> int:
-        return self.train_images + self.test_images
-
-    @property
-    def folder(self) -> str:
-        """Name of its folder of artifacts."""
-        return self.dataset.removeprefix("folder:")
-
-    @property
-    def confidence(self) -> float:
-        """Of intervals: with two looks each has half of the error."""
-        return 0.95 if self.second_look is None else 0.975
-
-    @property
-    def full(self) -> bool:
-        """Whether it has the published schedule: what is measured may then be set beside the published numbers."""
-        return self.scale in FULL
-
 
 # Published with the open_lth code base: it keeps the last partial batch and uses ImageNet constants (sections 0, 6).
 _CIFAR = Training(steps=62400, milestones=(31200, 46800), batch_size=128, lr=0.1, drop_last=False)
@@ -182,6 +70,18 @@ SMALL = replace(
 # the sparse engine trains in an hour or two a core. Nothing is pre-trained or pruned: the rest of the fields only
 # chooses subsets, 8 random ones beside the easiest and the hardest.
 SCORES = replace(CIFAR10, scale="scores", scoring=Scoring("cifar_resnet14_w4", _SCORE), replicates=8, warmup=None)
+# The real CIFAR-10 at 16 x 16 on CPUs, within a night or two. Chosen with tuning seeds: docs/deviations.md has the
+# pilots, and the cheaper schedule (A) that goes with t* = 200.
+_CPU = Training(steps=7800, milestones=(3900, 5850), batch_size=128, lr=0.1, weight_decay=5e-4, border=1)
+CPU = Protocol(
+    dataset="cifar10@16", scale="cpu", network="cifar_resnet14_w8", training=_CPU,
+    scoring=Scoring("cifar_resnet14_w8", replace(_CPU, steps=1950, milestones=(1300,))), t_star=400, subset_size=3200,
+    sizes=(640, 1280, 3200), levels=16, replicates=8, more_replicates=2, judging_levels=(12, 13, 14, 15, 16),
+    balanced=True, sweep_levels=(12, 14, 16), noise=(0.1, 0.5), noise_size=3200, barrier_level=12,
+    barrier_all=(100, 200, 400), barrier_subsets=(200,), barrier_sizes=(640, 1280, 3200), onset_steps=(800, 1600, 3200),
+    warmup=Warmup(replace(_CPU, steps=960, milestones=(480, 720), batch_size=1024, lr=3.2), (24, 96, 384), (3200,)),
+    seed=1, image_size=16,
+)  # fmt: skip
 # Real images of scikit-learn. README, "The demo", lists the configurations tried before this one was frozen.
 DIGITS = Protocol(
     dataset="digits", scale="demo", network="cifar_resnet14_w4", training=_DIGITS,
@@ -196,18 +96,22 @@ DIGITS = Protocol(
     image_size=8, in_chans=1, train_images=1437, test_images=360, folds=5,
 )  # fmt: skip
 
-_PROTOCOLS = {(p.dataset, p.scale): p for p in (CIFAR10, CIFAR100, CINIC10, DAY, SMALL, SCORES, DIGITS)}
+_PROTOCOLS = {(p.dataset, p.scale): p for p in (CIFAR10, CIFAR100, CINIC10, DAY, CPU, SMALL, SCORES, DIGITS)}
 
 
 def protocol(dataset: str, scale: str | None = None) -> Protocol:
     """The protocol of a data set; without a scale the largest one defined for it.
 
-    A data set of the user's own (a folder of images) gets CIFAR-10's recipe with its own name.
+    A data set of the user's own (a folder of images) gets CIFAR-10's recipe with its own name; a shrunken one
+    (``cifar10@8``) that has no protocol gets that of the whole images.
     Raises UsageError for a scale the data set does not have.
     """
     found = [p for p in _PROTOCOLS.values() if p.dataset == dataset and scale in (None, p.scale)]
     if found:
         return max(found, key=lambda p: SCALES.index(p.scale))
+    base, size = split_size(dataset)
+    if size is not None:
+        return replace(protocol(base, scale), dataset=dataset, image_size=size)
     scales = [p.scale for p in _PROTOCOLS.values() if p.dataset == dataset]
     if scales:
         raise UsageError(f"no scale {scale!r} for {dataset}: choose {' or '.join(scales)}")
@@ -245,13 +149,18 @@ def own(dataset: str, **fields) -> Protocol:
         raise UsageError(f"own() does not take {', '.join(sorted(unknown))}: give fields of Protocol and of Training")
     if "steps" in trained:
         trained.setdefault("milestones", tuple(m for m in (trained["steps"] // 2, 3 * trained["steps"] // 4) if m))
+    judged = fields.get("judging_levels", p.judging_levels)
+    if not judged or min(judged) < 0 or list(judged) != sorted(set(judged)):
+        raise UsageError(f"judging_levels (={judged}) must be pruning levels, ascending: try {JUDGED}")
     if "network" in fields:
         fields["network"] = pinned(fields["network"])
     if dataset.startswith("folder:"):
-        name, counted = _counted(Path(dataset.removeprefix("folder:")))
-        fields = {"dataset": name, **counted, **fields}
+        base, size = split_size(dataset)
+        name, counted = _counted(Path(base.removeprefix("folder:")))
+        counted |= {} if size is None else {"image_size": size}
+        fields = {"dataset": sized(name, size), **counted, **fields}
     network, size, half = (fields.get(key, getattr(p, key)) for key in ("network", "subset_size", "t_star"))
-    shared = {"steps", "batch_size", "augment", "drop_last", "precision"} & trained.keys()
+    shared = {"steps", "batch_size", "augment", "border", "drop_last", "precision"} & trained.keys()
     alike = {key: trained[key] for key in shared}
     scoring = replace(p.scoring, network=network, training=replace(p.scoring.training, **alike))
     plain = dict(scoring=scoring, sizes=(size,), noise=(), noise_size=size, warmup=None, onset_steps=(),

@@ -22,21 +22,23 @@ def batcher(source: torch.Tensor, **options) -> Batcher:
     return Batcher(source, MEAN[:channels], STD[:channels], **options)
 
 
-def torchvision_crop(image: torch.Tensor, dy: int, dx: int, flip: bool) -> torch.Tensor:
-    """RandomCrop(padding=4) and RandomHorizontalFlip with the draws given; image and result uint8 [H, W, C]."""
-    planes = tv.crop(tv.pad(image.permute(2, 0, 1), 4), int(dy), int(dx), *image.shape[:2])
+def torchvision_crop(image: torch.Tensor, dy: int, dx: int, flip: bool, border: int = 4) -> torch.Tensor:
+    """RandomCrop(padding=border) and RandomHorizontalFlip with the draws given; image and result uint8 [H, W, C]."""
+    planes = tv.crop(tv.pad(image.permute(2, 0, 1), border), int(dy), int(dx), *image.shape[:2])
     return (tv.hflip(planes) if flip else planes).permute(1, 2, 0)
 
 
+@pytest.mark.parametrize("border", [0, 1, 2, 4])
 @pytest.mark.parametrize("shape", [(32, 32, 3), (8, 8, 1), (5, 7, 3)], ids=str)
-def test_every_crop_and_flip_equals_torchvisions(shape):
+def test_every_crop_and_flip_equals_torchvisions(shape, border):
     source = images(3, *shape)
-    dy, dx, flip = (grid.flatten() for grid in np.meshgrid(np.arange(9), np.arange(9), [False, True]))
+    places = np.arange(2 * border + 1)
+    dy, dx, flip = (grid.flatten() for grid in np.meshgrid(places, places, [False, True]))
     index = torch.arange(len(dy)) % 3
-    crops = batcher(source, augment=True).gather(index, (dy, dx, flip))
-    assert crops.dtype == torch.uint8 and crops.shape == (162, *shape)
+    crops = batcher(source, augment=True, border=border).gather(index, (dy, dx, flip))
+    assert crops.dtype == torch.uint8 and crops.shape == (2 * len(places) ** 2, *shape)
     for crop, image, *offset in zip(crops, source[index], dy, dx, flip, strict=True):
-        assert torch.equal(crop, torchvision_crop(image, *offset))
+        assert torch.equal(crop, torchvision_crop(image, *offset, border))
 
 
 def test_crop_equals_pils():
@@ -83,12 +85,13 @@ def test_images_are_not_copied_without_need():
     assert (plain.gather(torch.tensor([2])) == 7).all() and plain.resident
 
 
-def test_draws_are_uniform_and_repeatable():
-    augmenting = batcher(images(1, 4, 4, 1), augment=True)
+@pytest.mark.parametrize("border", [0, 1, 4])
+def test_draws_are_uniform_and_repeatable(border):
+    augmenting, places = batcher(images(1, 8, 8, 1), augment=True, border=border), 2 * border + 1
     dy, dx, flip = augmenting.draw(np.random.default_rng(1), 16_200)
     assert dy.dtype == dx.dtype == np.int64 and flip.dtype == bool
-    cells = np.bincount((dy * 9 + dx) * 2 + flip, minlength=162)
-    assert len(cells) == 162 and chisquare(cells).pvalue > 0.01
+    cells = np.bincount((dy * places + dx) * 2 + flip, minlength=2 * places**2)
+    assert len(cells) == 2 * places**2 and chisquare(cells).pvalue > 0.01
     for draw, again in zip((dy, dx, flip), augmenting.draw(np.random.default_rng(1), 16_200), strict=True):
         assert np.array_equal(draw, again)
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from repro.protocol import CIFAR10
-from repro.verify import evaluate
+from repro.verify import evaluate, published
 from repro.verify.evidence import COLUMNS, Evidence
 from repro.verify.judge import judge
 from repro.verify.wording import survives_holm
@@ -112,3 +112,36 @@ def test_a_control_whose_runs_are_missing_is_missing():
     runs = simulate()
     found = judged(runs[runs.condition != "hard"], control="swap-easy-hard", unspoiled=runs)
     assert found.exit_status == 3 and "missing" in found.terminal
+
+
+@pytest.mark.parametrize("levels, words", [((10, 11, 12), "levels 10 to 12"), ((8, 10, 12), "levels 8, 10, 12")])
+def test_outcomes_are_over_the_protocols_judging_levels(levels, words):
+    """Every claim, the control and the agreement: each equal to that of runs with these levels' means everywhere."""
+    runs = simulate(levels=13)
+    hit = (runs.condition == "hard") & (runs.level < 8)
+    runs = runs.assign(acc=runs.acc.mask(hit, 0.95))  # elsewhere than at the judging levels hard is best
+    p = replace(CIFAR10, judging_levels=levels)
+    found = judge(Evidence(runs=runs), [p], figures=["figure2"])
+    record = json.loads(found.json)
+    at = runs[runs.level.isin(levels)]
+    mean = 100 * at.groupby(["condition", "replicate"]).acc.mean().unstack("condition")
+    reference = stats.ttest_1samp(mean.easy - mean.random, 0)
+    easy = next(v for v in record["verdicts"] if v["claim"] == 10)
+    effect = reference.statistic * stats.sem(mean.easy - mean.random)
+    assert (easy["effect"], easy["p"]) == pytest.approx((effect, reference.pvalue))
+    assert easy["judged"] == list(levels) and f"mean accuracy over {words} unless" in found.markdown
+    assert next(v for v in record["verdicts"] if v["claim"] == 11)["verdict"] == "reproduced"
+    hard = next(c for c in record["agreement"][0]["conditions"] if c["condition"] == "hard")
+    assert hard["own"] == pytest.approx((mean.hard - mean.all_tstar).mean())
+    paper = published.curves("cifar10").query("level in @levels and size in (0, 3200)")
+    gap = 100 * paper.groupby("condition")["mean"].mean()
+    assert hard["published"] == pytest.approx(gap["hard"] - gap["all_tstar"])
+    swapped = judge(Evidence(runs=runs), [p], figures=["figure2"], control="swap-easy-hard")
+    control = json.loads(swapped.json)["controls"][0]
+    assert control["effect"] == pytest.approx((mean.easy - mean.hard).mean())
+
+
+def test_a_replicate_without_a_judging_level_is_missing():
+    p = replace(CIFAR10, judging_levels=(12, 13))
+    found = json.loads(judge(Evidence(runs=simulate(levels=13)), [p], figures=["figure2"]).json)
+    assert "lacks level 13" in next(v for v in found["verdicts"] if v["claim"] == 10)["note"]

@@ -84,7 +84,7 @@ def todo(steps):
 
 
 @pytest.mark.parametrize("control", [None, *CONTROLS])
-@pytest.mark.parametrize("scale", ["demo", "small", "day", "paper"])
+@pytest.mark.parametrize("scale", ["demo", "small", "cpu", "day", "paper"])
 def test_every_artifact_is_made_once_and_after_its_inputs(scale, control, results):
     for protocol in datasets_at(scale):
         steps = plan.steps(figure2(protocol, control) + figure2(protocol), results)

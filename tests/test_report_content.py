@@ -78,7 +78,7 @@ def test_the_papers_numbers_are_those_of_the_reference(made):
 def test_verdicts_are_those_of_the_json(made):
     folder, html = made
     page = Tables(html)
-    heads, rows = page.tables["Verdicts on digits, demo scale"]
+    heads, rows = page.tables["Verdicts on digits, demo scale, judged over levels 6 to 10"]
     found = json.loads((folder / "figure2-verdicts.json").read_text())["verdicts"]
     assert len(rows) == len(found) > 8 and heads[3:5] == ["effect [95 %]", "n"]
     for row, verdict in zip(rows, found):

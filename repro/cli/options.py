@@ -1,11 +1,13 @@
 """Options that several commands share, and what is made of them."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
+from repro.data.shrink import sized, split_size
 from repro.errors import UsageError
 from repro.protocol import SCALES
 
@@ -26,9 +28,26 @@ def options(*decorators):
 
 
 PATH = click.Path(path_type=Path)
-DATASET = click.option(
-    "--dataset", help="cifar10, cifar100, cinic10, digits, or folder:PATH (train/ and test/ inside)."
-)
+
+
+def DATASET(function):
+    """--dataset, with the size that --image-size adds to its name."""
+
+    @functools.wraps(function)
+    def with_size(*args, dataset, image_size, **given):
+        if image_size is not None and dataset is None:
+            raise UsageError(f"--image-size {image_size} shrinks the images of --dataset: give that one too, or leave "
+                             "both out where a subset or scores say which images")  # fmt: skip
+        return function(*args, dataset=dataset and sized(dataset, image_size), **given)
+
+    return options(
+        click.option("--dataset", help="cifar10, cifar100, cinic10, digits, or folder:PATH (train/ and test/ inside)."),
+        click.option("--image-size", type=click.IntRange(1), metavar="N",
+                     help="Shrink the images to N x N by means of whole boxes; the data set is then cifar10@N, which "
+                     "--dataset takes too [default: as they are]."),
+    )(with_size)  # fmt: skip
+
+
 SCALE = click.option(
     "--scale", type=click.Choice(SCALES), help="Protocol to take defaults from [default: the data set's]."
 )
@@ -65,6 +84,7 @@ TRAINING = options(
     click.option("--milestones", help="Steps at which the rate falls by 10 [paper: 31200,46800]; '' for none."),
     click.option("--weight-decay", type=float, help="On all parameters [paper: 1e-4]."),
     click.option("--augment/--no-augment", default=None, help="Random crop and flip [paper: on]."),
+    click.option("--border", type=click.IntRange(0), help="Black pixels around an image before the crop [paper: 4]."),
     click.option("--drop-last/--keep-last", default=None, help="Last partial batch [paper: CIFAR kept, CINIC dropped]."),
     click.option("--precision", type=click.Choice(PRECISIONS), help="[default: fp32]"),
     click.option("--normalization", type=click.Choice(["dataset", "imagenet"]),
@@ -91,7 +111,7 @@ def without_effect(why: str, *names: str) -> None:
 
 def say_unused_data_options(dataset: str) -> None:
     """`without_effect` for --data-dir and --download, by the name of the data set."""
-    if dataset == "digits":
+    if split_size(dataset)[0] == "digits":
         without_effect("digits comes with scikit-learn", "data_dir", "download")
     elif not dataset.startswith("cifar"):
         without_effect("only CIFAR is fetched", "download")
@@ -111,7 +131,7 @@ def machine(given: dict):
 
 def training(base, given: dict):
     """The protocol's training with the options that were given."""
-    names = ("steps", "batch_size", "lr", "weight_decay", "augment", "drop_last", "precision")
+    names = ("steps", "batch_size", "lr", "weight_decay", "augment", "border", "drop_last", "precision")
     fields = {name: given.pop(name) for name in names}
     milestones = given.pop("milestones")
     if milestones is not None:

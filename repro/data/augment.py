@@ -1,7 +1,7 @@
 """Batches cut out of an image set that lies on the device: random crop, flip, normalisation.
 
-The published augmentation is a random crop after zero padding by 4 pixels and a horizontal flip with probability 1/2
-(protocol section 6). The zeros are black pixels: padding comes before normalisation.
+The published augmentation is a random crop after zero padding by a border of 4 pixels and a horizontal flip with
+probability 1/2 (protocol section 6). The zeros are black pixels: padding comes before normalisation.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-PAD = 4
-"""Zero pixels added on every side before the crop."""
+from repro.errors import UsageError
 
 Offsets = tuple[np.ndarray | torch.Tensor, np.ndarray | torch.Tensor, np.ndarray | torch.Tensor]
 """(dy, dx, flip): the crop's first row and column in the padded image, and whether the crop is mirrored."""
@@ -22,9 +21,12 @@ class Batcher:
     images: uint8 [N, H, W, C]. Not copied when they need neither padding nor another device.
     mean, std: one value a channel, of values in [0, 1].
     augment: whether `gather` will be given offsets.
+    border: zero pixels added on every side before the crop, at most as many as an image has.
     device: where batches are wanted. The images lie there too if they take at most half of its free memory, else in
         main memory; `resident` tells. Only a resident batcher gathers without waiting for the host, so that it can be
         captured in a CUDA graph.
+
+    Raises UsageError for a border wider than an image.
     """
 
     def __init__(
@@ -34,19 +36,23 @@ class Batcher:
         std: Sequence[float],
         *,
         augment: bool,
+        border: int = 4,
         device: torch.device | str = "cpu",
     ):
         count, self._height, self._width, self._channels = images.shape
+        if augment and border > min(self._height, self._width):
+            raise UsageError(f"border (={border}) is wider than the images of {self._height} x {self._width} pixels: "
+                             "choose a smaller --border, or --no-augment")  # fmt: skip
         assert images.dtype == torch.uint8 and len(mean) == len(std) == self._channels
         self.device = torch.device(device)
-        self._pad = PAD if augment else 0
+        self._augment, self._pad = augment, border if augment else 0
         self._padded = (self._height + 2 * self._pad, self._width + 2 * self._pad)
 
         padded_bytes = count * self._padded[0] * self._padded[1] * self._channels
         self.resident = _fits(padded_bytes, self.device)
         home = self.device if self.resident else torch.device("cpu")
-        if augment:
-            images = torch.nn.functional.pad(images, (0, 0, PAD, PAD, PAD, PAD))
+        if self._pad:
+            images = torch.nn.functional.pad(images, (0, 0, *[border] * 4))
         self._images = images.contiguous().to(home)
 
         self._rows = torch.arange(self._height, device=home)
@@ -71,8 +77,8 @@ class Batcher:
         return self._images, self._pad, scale.contiguous(), shift.contiguous()
 
     def draw(self, generator: np.random.Generator, n: int) -> Offsets:
-        """Offsets for n examples: dy and dx int64 [n], uniform over 0 to 8, and flip bool [n], fair."""
-        dy, dx = generator.integers(0, 2 * PAD + 1, size=(2, n))
+        """Offsets for n examples: dy and dx int64 [n], uniform over 0 to twice the border, and flip bool [n], fair."""
+        dy, dx = generator.integers(0, 2 * self._pad + 1, size=(2, n))
         return dy, dx, generator.integers(0, 2, size=n, dtype=bool)
 
     def gather(self, index: torch.Tensor, offsets: Offsets | None = None) -> torch.Tensor:
@@ -88,7 +94,7 @@ class Batcher:
             whole = self._images.index_select(0, index.reshape(-1))
             whole = whole[:, self._pad : height - self._pad, self._pad : width - self._pad]
             return whole.reshape(*index.shape, *whole.shape[1:]).to(self.device)
-        assert self._pad, "offsets need a batcher with augment=True"
+        assert self._augment, "offsets need a batcher with augment=True"
 
         dy, dx, flip = (torch.as_tensor(offset, device=home)[..., None] for offset in offsets)
         rows = index[..., None] * height + dy + self._rows

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 
 from repro.data import files, folders
+from repro.data.shrink import NAMES, shrink, sized, split_size
 from repro.errors import UsageError
 
 DATA_DIR = Path("data")
 """Where the downloadable sets are looked for when the caller names no folder."""
-
-NAMES = ("cifar10", "cifar100", "cinic10", "digits")
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation that public open_lth normalises CIFAR-10 with (protocol section 6)."""
@@ -39,7 +38,8 @@ DIGITS_SEED = 20220601
 class ImageSet:
     """Images, labels and the way they are split into train and test. An *index* is a row of `images` everywhere.
 
-    name: the name it was loaded by; for a folder, "folder:" and the folder's last component.
+    name: the name it was loaded by; for a folder, "folder:" and the folder's last component, with the size of shrunken
+        images as it was given.
     images: uint8 [N, H, W, C], channels last.
     labels: int64 [N], positions in `classes`.
     splits: one (train index, test index) for each fold, int64 and ascending; all but digits have one fold.
@@ -85,17 +85,19 @@ def load(
 
     name: "cifar10", "cifar100", "cinic10" (train and valid merged, protocol section 1), "digits" (comes with
         scikit-learn), or "folder:PATH", or the path of a folder with train/ and test/ (or val/) of one folder a class.
+        With "@16" behind it, the images are shrunk to 16 pixels (`repro.data.shrink`).
     data_dir: the folder that holds cifar-10-batches-py, cifar-100-python or cinic10; DATA_DIR when None.
     download: fetch CIFAR into data_dir when it is not there; nothing is fetched otherwise.
     normalization: "dataset" (lth_diet's constants; digits: those of all images; a folder: those of its train images)
         or "imagenet" (open_lth's constants).
 
-    Raises UsageError for an unknown name, data that is missing or altered, or an image of another size than the rest;
-    RunError when a download fails or a file may not be read.
+    Raises UsageError for an unknown name, data that is missing or altered, an image of another size than the rest, or
+    a size that images cannot be shrunk to; RunError when a download fails or a file may not be read.
     """
     if normalization not in ("dataset", "imagenet"):
         raise UsageError(f"unknown normalization {normalization!r}: choose dataset or imagenet")
     root = DATA_DIR if data_dir is None else Path(data_dir).expanduser()
+    name, size = split_size(name)
     if name in ("cifar10", "cifar100"):
         images, labels, classes, train_size = files.read_cifar(name, root, download=download)
     elif name == "cinic10":
@@ -110,6 +112,8 @@ def load(
     else:
         raise UsageError(f"unknown data set {name!r}: choose {', '.join(NAMES)} or folder:PATH")
 
+    if size is not None:
+        images = shrink(images, size, name)
     mean, std = PUBLISHED.get(name) or _moments(images[:train_size])
     if normalization == "imagenet":
         if images.shape[3] != 3:
@@ -117,7 +121,7 @@ def load(
         mean, std = IMAGENET
     splits = _folds(len(images)) if name == "digits" else ((np.arange(train_size), np.arange(train_size, len(images))),)
     return ImageSet(
-        name=name,
+        name=sized(name, size),
         images=torch.from_numpy(images),
         labels=torch.from_numpy(labels),
         classes=classes,

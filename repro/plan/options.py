@@ -13,7 +13,7 @@ from repro.protocol import OWN, Protocol, Scoring, protocol
 from repro.train.schedule import Training
 
 _FLAGS = {"augment": ("--augment", "--no-augment"), "drop_last": ("--drop-last", "--keep-last")}
-_VALUES = ("steps", "batch_size", "lr", "weight_decay", "precision")
+_VALUES = ("steps", "batch_size", "lr", "weight_decay", "precision", "border")
 
 
 def options_of(

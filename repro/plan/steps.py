@@ -12,7 +12,7 @@ from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Item, W
 from repro.plan.options import given_labels, label_fields, label_options, options_of, recipe_of, sha256_of_scores
 from repro.protocol import Protocol
 
-UNSAID = {"score": "el2n", "label_noise": 0.0, "labels_sha256": ""}  # what a recipe may leave out
+UNSAID = {"score": "el2n", "label_noise": 0.0, "labels_sha256": "", "border": 4}  # what a recipe may leave out
 
 
 @dataclass(frozen=True)

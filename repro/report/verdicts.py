@@ -12,15 +12,15 @@ from repro.report.tables import MINUS, Cell, Table, number, table
 from repro.verify.claims import CLAIMS
 from repro.verify.compare import Agreement, agreement
 from repro.verify.judge import looks, verdicts_on
-from repro.verify.outcomes import label
+from repro.verify.outcomes import label, levels_in_words
 from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC, Verdict
 from repro.verify.wording import cells, sentence
 
 WORDS = ("reproduced", "contradicted", "inconclusive", BY_ARITHMETIC, NOT_BY_ARITHMETIC, "missing", "not planned here")
 LEGEND = (
-    "Effects are in points of accuracy (pp), of the mean over levels 6 to 10, unless another unit stands there; with "
-    "the interval that the head of the column says. P: one of the six primary hypotheses; *: significant after Holm's "
-    "correction over them. n: replicates, or what the sentence says. p: two-sided, against the claim's margin (claims "
+    "Effects are in points of accuracy (pp), of the mean over the judging levels unless another unit stands there; "
+    "with the interval that the head of the column says. P: one of the six primary hypotheses; *: significant after "
+    "Holm's correction over them. n: replicates, or what the sentence says. p: two-sided, against the claim's margin (claims "
     "19, 27, 28, 29: the larger of two one-sided tests). levels: how many pruning levels have an effect above the "
     "margin, which is not tested."
 )
@@ -46,7 +46,7 @@ def section(study: Study) -> Section:
     scale = study.protocols[0].scale
     found = [v for p in study.protocols for v in verdicts_on(evidence, p, figures=study.claims)]
     agreements = [
-        agreement(evidence.runs, p.dataset, chance=1 / p.num_classes, replicates=p.replicates)
+        agreement(evidence.runs, p.dataset, chance=1 / p.num_classes, replicates=p.replicates, levels=p.judging_levels)
         for p in study.protocols if p.full and "figure2" in study.claims
     ]  # fmt: skip
     return Section(
@@ -90,7 +90,8 @@ def _verdicts(verdicts: list[Verdict], p: Protocol, looks: str) -> Table:
             Cell(row["data"], kind=f"word {word(v).replace(' ', '-')}"), row["paper"],
             row["published"].replace("-", MINUS) if "[" in row["published"] else row["published"],
         ))  # fmt: skip
-    return table(f"Verdicts on {p.dataset}, {p.scale} scale" + (f": {looks}" if looks else ""), heads, rows)
+    head = f"Verdicts on {p.dataset}, {p.scale} scale, judged over {levels_in_words(p.judging_levels)}"
+    return table(head + (f": {looks}" if looks else ""), heads, rows)
 
 
 def _agreement(found: Agreement) -> Table:

@@ -8,6 +8,7 @@ import torch
 
 from repro import store
 from repro.data import ImageSet, load
+from repro.data.shrink import sized, split_size
 from repro.errors import UsageError
 from repro.stages.curves import require_tensorboard
 from repro.train.schedule import Training
@@ -16,7 +17,7 @@ from repro.train.schedule import Training
 DEFAULTS = {
     "balanced": False, "permute_scores": False, "pruning": "magnitude", "prune_fraction": 0.2, "precision": "fp32",
     "nesterov": False, "momentum": 0.9, "weight_decay": 1e-4, "drop_last": True, "augment": True, "score": "el2n",
-    "label_noise": 0.0, "noise_draw": "shared", "labels_sha256": "", "grand": False,
+    "label_noise": 0.0, "noise_draw": "shared", "labels_sha256": "", "grand": False, "border": 4,
 }  # fmt: skip
 
 
@@ -104,18 +105,19 @@ def training_fields(training: Training) -> dict:
 
 def training_of(recipe: dict) -> Training:
     """The `Training` that `training_fields` put into a recipe."""
-    fields = {name: recipe[name] for name in Training.__dataclass_fields__}
+    fields = {name: recipe.get(name, DEFAULTS.get(name)) for name in Training.__dataclass_fields__}
     return Training(**{**fields, "milestones": tuple(fields["milestones"])})
 
 
 def open_data(dataset: str, normalization: str, machine: Machine) -> ImageSet:
     """The image set of a recipe; a folder of images is looked for by its name in ``machine.data_dir``."""
     if dataset.startswith("folder:"):
-        name = Path(dataset.removeprefix("folder:")).expanduser()
+        base, size = split_size(dataset)
+        name = Path(base.removeprefix("folder:")).expanduser()
         places = [folder for folder in (Path(machine.data_dir or ".") / name, name) if folder.is_dir()]
         if not places:
             raise UsageError(f"no folder {name} of images: point --data-dir at the folder that holds {name.name}")
-        dataset = f"folder:{places[0]}"
+        dataset = sized(f"folder:{places[0]}", size)
     return load(dataset, data_dir=machine.data_dir, download=machine.download, normalization=normalization)
 
 

@@ -91,7 +91,8 @@ class Trainer:
         _tune_process(self.machine.cpu_threads)
         self.device = self.machine.torch_device
         self.batcher = Batcher(
-            self.data.images, self.data.mean, self.data.std, augment=self.training.augment, device=self.device
+            self.data.images, self.data.mean, self.data.std, augment=self.training.augment, border=self.training.border,
+            device=self.device,
         )
         self.labels = self.data.labels.to(self.device)
         single = self._network()

@@ -13,7 +13,8 @@ class Training:
     """How a network is trained to the end (protocol section 1).
 
     Steps are counted from the random initialisation, pre-training included: whoever starts at step t sees the learning
-    rate of step t and trains ``steps - t`` steps (protocol section 4).
+    rate of step t and trains ``steps - t`` steps (protocol section 4). border: black pixels added on every side before
+    the random crop, where there is one (section 6).
 
     Raises UsageError for values that cannot be trained with.
     """
@@ -28,11 +29,14 @@ class Training:
     drop_last: bool = True
     augment: bool = True
     precision: str = "fp32"
+    border: int = 4
 
     def __post_init__(self):
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} (={getattr(self, name)}) must be at least 1")
+        if self.border < 0:
+            raise UsageError(f"border (={self.border}) must be 0 or a number of pixels: try 4, as published")
         if not 0 < self.lr < float("inf"):
             raise UsageError(f"lr (={self.lr}) must be a positive finite number")
         if not 0 <= self.momentum < 1:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from repro.data.shrink import split_size
+
 PAPER_DATASETS = ("cifar10", "cifar100", "cinic10")
 SOURCES = ("exact", "picture", "arithmetic", "none")
+
+
+def unshrunk(dataset: str) -> str:
+    """The data set whose published numbers stand beside this one: 'cifar10' for 'cifar10@16', or itself."""
+    return split_size(dataset)[0]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Do own curves agree with the paper's? One test a figure, and a description level by level.
 
 Absolute accuracies differ by 0.33 pp between the authors' own two code bases, so the test compares differences to
-all@t*, d = x(condition) - x(all@t*), with x the mean over levels 6 to 10; absolute offsets stand beside it.
+all@t*, d = x(condition) - x(all@t*), with x the mean over the judging levels; absolute offsets stand beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats as distributions
 
+from repro.protocol import JUDGED
 from repro.verify import published
 from repro.verify.outcomes import ALL_DATA, SUBSETS, Outcomes, from_runs, label
 from repro.verify.stats import agreement_z, largest_z, pooled_std
@@ -79,7 +80,8 @@ class Agreement:
 
 
 def agreement(
-    runs: pd.DataFrame, dataset: str, *, chance: float, size: int | None = None, replicates: int = 2
+    runs: pd.DataFrame, dataset: str, *, chance: float, size: int | None = None, replicates: int = 2,
+    levels: tuple[int, ...] = JUDGED,
 ) -> Agreement:
     """Compare a runs table with the published curves of the same data set and subset size.
 
@@ -89,10 +91,10 @@ def agreement(
     if dataset not in published.SIZES:
         return Agreement(dataset=dataset, verdict="no published curves")
     size = published.SIZES[dataset] if size is None else size
-    own = from_runs(runs, dataset, chance=chance, size=size, replicates=replicates)
+    own = from_runs(runs, dataset, chance=chance, size=size, replicates=replicates, levels=levels)
     if not own.missing(("all_tstar", *CONDITIONS)):
         own = own.shared(("all_tstar", *CONDITIONS))
-    paper = published.outcomes(dataset, size=size, table=published.curves(dataset))
+    paper = published.outcomes(dataset, size=size, table=published.curves(dataset), levels=levels)
     own_gap, paper_gap = (outcomes.missing(("all_tstar", *CONDITIONS)) for outcomes in (own, paper))
     if own_gap or paper_gap:
         return Agreement(dataset=dataset, verdict="missing", note=own_gap or f"published: {paper_gap}")
@@ -101,7 +103,7 @@ def agreement(
     bound = largest_z(len(CONDITIONS))
     rows = tuple(_condition(c, own, paper, s, bound) for c in CONDITIONS)
     largest = max(abs(row.z) for row in rows)
-    levels = sorted(set(own.by_level["all_tstar"]) & set(paper.by_level["all_tstar"]))
+    both = sorted(set(own.by_level["all_tstar"]) & set(paper.by_level["all_tstar"]))
     return Agreement(
         dataset=dataset,
         verdict="agrees" if largest <= bound else "disagrees",
@@ -109,7 +111,7 @@ def agreement(
         bound=bound,
         s=float(s),
         conditions=rows,
-        levels=tuple(_level(k, own, paper) for k in levels),
+        levels=tuple(_level(k, own, paper) for k in both),
         unnoticed=_unnoticed(rows),
     )
 

@@ -28,9 +28,9 @@ from repro.verify.barrier_claims import (
 from repro.verify.connectivity_onset import CONNECTED, onset
 from repro.verify.correlation import FEWEST_CONDITIONS, Advantage, advantage, mode_shift, spearman
 from repro.verify.evidence import Evidence, same_replicates
-from repro.verify.outcomes import label
+from repro.verify.outcomes import label, levels_in_words
 from repro.verify.published_barriers import from_published
-from repro.verify.stats import LEVELS, Sample, against, contrast, decide, shared
+from repro.verify.stats import Sample, against, contrast, decide, shared
 from repro.verify.verdict import Verdict
 
 __all__ = ["CLAIMS", "from_published", "verdicts"]
@@ -209,9 +209,10 @@ def _onset(rows: pd.DataFrame, protocol: Protocol) -> Verdict:
 
 def _lmc(evidence: Evidence, protocol: Protocol) -> Verdict:
     runs = evidence.runs[(evidence.runs["noise"] == 0) & evidence.runs["condition"].isin(("easy", "lmc"))]
-    finals = _accuracies(runs, LEVELS, 1 / protocol.num_classes)
+    finals = _accuracies(runs, protocol.judging_levels, 1 / protocol.num_classes)
     if finals.empty or set(finals["condition"]) != {"easy", "lmc"}:
-        return missing(24, protocol.dataset, "no runs of LMC-score and easy subsets over levels 6 to 10")
+        levels = levels_in_words(protocol.judging_levels)
+        return missing(24, protocol.dataset, f"no runs of LMC-score and easy subsets over {levels}")
     table = finals.pivot_table(index=["size", "t", "replicate"], columns="condition", values="final").dropna()
     table = same_replicates(table.reset_index(), ["size", "t"]).set_index(["size", "t", "replicate"])
     means = 100 * table.groupby("replicate").mean()

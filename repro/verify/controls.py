@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from repro.errors import UsageError
+from repro.protocol import JUDGED
 from repro.verify.outcomes import Outcomes, from_runs
 from repro.verify.stats import Estimate, Sample, contrast
 
@@ -33,7 +34,8 @@ class ControlVerdict:
 
 
 def control_verdict(
-    runs: pd.DataFrame, control: str, *, dataset: str, chance: float, size: int | None = None
+    runs: pd.DataFrame, control: str, *, dataset: str, chance: float, size: int | None = None,
+    levels: tuple[int, ...] = JUDGED,
 ) -> ControlVerdict:
     """Judge the runs of a control.
 
@@ -44,7 +46,7 @@ def control_verdict(
     """
     if control not in CONTROLS:
         raise UsageError(f"control (={control}) is unknown: choose {', '.join(CONTROLS)}")
-    found = from_runs(runs, dataset, chance=chance, size=size)
+    found = from_runs(runs, dataset, chance=chance, size=size, levels=levels)
     identity = dict(control=control, dataset=dataset)
     if control == "shuffle-mask":
         shuffled, imp, levels = _sparsest(found)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from repro.protocol import Protocol
 from repro.verify import connectivity, warmup
-from repro.verify.claim import PAPER_DATASETS
+from repro.verify.claim import PAPER_DATASETS, unshrunk
 from repro.verify.claims import CLAIMS
 from repro.verify.compare import agreement
 from repro.verify.controls import ControlVerdict, control_verdict
@@ -46,7 +46,7 @@ def judge(evidence: Evidence, protocols: Sequence[Protocol], *, figures: Sequenc
     """
     scale, verdicts, agreements, controls, told = protocols[0].scale, [], [], [], {}
     for p in protocols:
-        about = dict(dataset=p.dataset, chance=1 / p.num_classes, size=p.subset_size)
+        about = dict(dataset=p.dataset, chance=1 / p.num_classes, size=p.subset_size, levels=p.judging_levels)
         if control:  # spoiled runs say nothing about the paper's claims
             found = control_verdict(evidence.runs, control, **about)
             controls.append(
@@ -57,7 +57,8 @@ def judge(evidence: Evidence, protocols: Sequence[Protocol], *, figures: Sequenc
         if note := looks(evidence, p):
             told[p.dataset] = note
         if p.full and "figure2" in figures:
-            agreements.append(agreement(evidence.runs, p.dataset, chance=1 / p.num_classes, replicates=p.replicates))
+            agreements.append(agreement(evidence.runs, p.dataset, chance=1 / p.num_classes, replicates=p.replicates,
+                                        levels=p.judging_levels))  # fmt: skip
     parts = dict(scale=scale, agreements=agreements, controls=controls, looks=told)
     status = exit_status(verdicts, scale, controls) if complete else 3
     return Judgement(
@@ -71,12 +72,13 @@ def verdicts_on(evidence: Evidence, p: Protocol, *, figures: Sequence[str]) -> l
     found = evaluate(
         own.runs, figures=figures, dataset=p.dataset, scale=p.scale, chance=1 / p.num_classes, size=p.subset_size,
         noise=p.noise, noise_size=p.noise_size, smallest=min(p.sizes), balanced=p.balanced, replicates=p.replicates,
-        confidence=p.confidence,
+        confidence=p.confidence, levels=p.judging_levels,
     )  # fmt: skip
     for others in ([passes(p)], contamination(own, p), connectivity.verdicts(own, p), warmup.verdicts(own, p)):
         found += [replace(v, promised=v.promised and CLAIMS[v.claim].figure in figures) for v in others]
     computed = {number for number, claim in CLAIMS.items() if claim.source == "arithmetic"}  # need no data
-    made = {n for n, c in CLAIMS.items() if p.dataset in c.datasets or p.dataset not in PAPER_DATASETS}
+    whole = unshrunk(p.dataset)
+    made = {n for n, c in CLAIMS.items() if whole in c.datasets or whole not in PAPER_DATASETS}
     asked = {n for n in made if CLAIMS[n].figure in figures}  # listed even where this scale cannot decide them
     shown = [v for v in found if v.promised or v.claim in asked or v.verdict != "missing" and v.claim not in computed]
     return with_holm([replace(v, confidence=p.confidence) for v in sorted(shown, key=lambda v: v.claim)])

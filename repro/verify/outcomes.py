@@ -8,14 +8,15 @@ rewind step, "easy~0.5" pre-trained with half of the labels randomised (there th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from repro.errors import UsageError
+from repro.protocol import JUDGED
 from repro.verify.evidence import own_labels
-from repro.verify.stats import LEVELS, Sample, paired_values
+from repro.verify.stats import Sample, paired_values
 
 ALL_DATA = ("all_tstar", "all_tstar_half", "all_t0")
 SUBSETS = ("random", "easy", "hard")
@@ -49,6 +50,12 @@ def noise_panel(noise: float) -> str:
     return f"{noise:.0%} noise".replace("%", " %")
 
 
+def levels_in_words(levels: Sequence[int]) -> str:
+    """"levels 6 to 10", or "levels 6, 8, 10" where some between are left out."""
+    between = list(levels) == list(range(levels[0], levels[-1] + 1)) and len(levels) > 1
+    return f"levels {levels[0]} to {levels[-1]}" if between else f"levels {', '.join(map(str, levels))}"
+
+
 def label(condition: str) -> str:
     """A condition as people write it: all@t* for all_tstar, "easy, 50 % noise" for easy~0.5."""
     role, _, noise = condition.partition("~")
@@ -66,10 +73,10 @@ def sized(condition: str) -> bool:
 class Outcomes:
     """What is known of one data set, own runs or published summaries, in percent.
 
-    samples: per condition, the mean over levels 6 to 10 (of dense: its accuracy). by_level: per condition and level.
-    gaps: per condition, why it cannot be used. failures: (diverged, collapsed) runs per condition, of the replicates.
-    smallest: size of the smallest random subset. noise_size: subset size of the noise panels. balanced: "easy" is the
-    class-balanced one.
+    samples: per condition, the mean over the judging ``levels`` (of dense: its accuracy). by_level: per condition and
+    level. gaps: per condition, why it cannot be used. failures: (diverged, collapsed) runs per condition, of the
+    replicates. smallest: size of the smallest random subset. noise_size: subset size of the noise panels. balanced:
+    "easy" is the class-balanced one.
     """
 
     dataset: str
@@ -78,6 +85,7 @@ class Outcomes:
     by_level: Mapping[str, Mapping[int, Sample]]
     smallest: int
     noise_size: int
+    levels: tuple[int, ...] = JUDGED
     balanced: bool = False
     gaps: Mapping[str, str] = field(default_factory=dict)
     failures: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -136,6 +144,7 @@ def from_runs(
     size: int | None = None,
     noise_size: int | None = None,
     smallest: int | None = None,
+    levels: tuple[int, ...] = JUDGED,
     balanced: bool = False,
     replicates: int = 2,
 ) -> Outcomes:
@@ -144,9 +153,9 @@ def from_runs(
     A table without the column "noise" is of clean runs; runs with a user's labels are left out. chance: accuracy of
     guessing (1 / classes); a diverged run counts as chance, from the level where it diverged. size: subset size
     compared (default: the only one, UsageError if there are several); noise_size: the one under label noise (default:
-    the same); smallest: of the sweep (default: the smallest at hand). replicates: how many were promised of each
-    condition, at least 2, where a column "promised" does not say it; a condition with fewer complete ones is a gap, and
-    so is a replicate that lacks one of the levels 6 to 10.
+    the same); smallest: of the sweep (default: the smallest at hand). levels: the judging levels. replicates: how many
+    were promised of each condition, at least 2, where a column "promised" does not say it; a condition with fewer
+    complete ones is a gap, and so is a replicate that lacks a judging level.
     """
     rows = _valid_rows(runs, dataset)
     half = set(rows.loc[rows["condition"] == "all_tstar_half", "t"])
@@ -162,11 +171,11 @@ def from_runs(
         )
     samples, by_level, gaps, failures = {}, {}, {}, {}
     for key, group in rows.groupby("key"):
-        by_level[key], failures[key] = _levels(group, chance)
+        by_level[key], failures[key] = _levels(group, levels, chance)
         known = group["promised"].dropna() if "promised" in group else ()
         promised = max(2, int(max(known)) if len(known) else replicates)
-        for name, levels in {key: LEVELS, **({"dense": (0,)} if key == "all_tstar" else {})}.items():
-            values, gaps[name] = _complete(name, by_level[key], levels, set(group["replicate"]), promised)
+        for name, needed in {key: levels, **({"dense": (0,)} if key == "all_tstar" else {})}.items():
+            values, gaps[name] = _complete(name, by_level[key], needed, set(group["replicate"]), promised)
             if not gaps[name]:
                 samples[name] = Sample.of(values)
     by_level = {key: {k: Sample.of(values) for k, values in table.items() if values} for key, table in by_level.items()}
@@ -177,6 +186,7 @@ def from_runs(
         dataset=dataset,
         size=size,
         noise_size=noise_size,
+        levels=levels,
         balanced=balanced,
         samples=samples,
         by_level=by_level,
@@ -215,9 +225,9 @@ def _key(row, half: set, size: int, noise_size: int) -> str:
     return key + (f"@{int(row.t)}" if elsewhere else "") + (f"~{row.noise:g}" if row.noise else "")
 
 
-def _levels(group: pd.DataFrame, chance: float) -> tuple[dict[int, dict[int, float]], tuple[int, int]]:
+def _levels(group: pd.DataFrame, judging: tuple[int, ...], chance: float):
     """{level: {replicate: percent}} and the numbers of (diverged, collapsed) replicates."""
-    table = {int(k): {} for k in sorted({*group["level"], *LEVELS})}
+    table = {int(k): {} for k in sorted({*group["level"], *judging})}
     diverged = collapsed = 0
     for replicate, run in group.groupby("replicate"):
         accuracy = run.set_index("level")["acc"]

@@ -15,8 +15,9 @@ from pathlib import Path
 import pandas as pd
 
 from repro.errors import RunError, UsageError
+from repro.protocol import JUDGED
 from repro.verify.outcomes import ALL_DATA, SUBSETS, Outcomes, condition_key
-from repro.verify.stats import LEVELS, Sample
+from repro.verify.stats import Sample
 
 SIZES = {"cifar10": 3200, "cifar100": 2048, "cinic10": 51200}
 """Subset size of Figure 2 per data set of the paper, fixed beforehand (CIFAR-10's is not printed in the paper)."""
@@ -75,24 +76,27 @@ def panels(dataset: str) -> pd.DataFrame:
 
 
 def outcomes(
-    dataset: str, *, size: int | None = None, noise_size: int = NOISE_SIZE, table: pd.DataFrame | None = None
+    dataset: str, *, size: int | None = None, noise_size: int = NOISE_SIZE, table: pd.DataFrame | None = None,
+    levels: tuple[int, ...] = JUDGED,
 ) -> Outcomes:
     """The published counterpart of a runs table: summaries without replicates.
 
     size: the subset size compared (default: Figure 2's); noise_size: the one under label noise. table: `panels(...)`
-    or `curves(...)`, if it has been altered.
+    or `curves(...)`, if it has been altered. levels: the judging levels.
     """
     table = panels(dataset) if table is None else table
-    return _compared(dataset, _samples(table), SIZES[dataset] if size is None else size, noise_size)
+    samples = _samples(table, levels)
+    return _compared(dataset, samples, SIZES[dataset] if size is None else size, noise_size, levels)
 
 
 def outcomes_by_size(dataset: str) -> dict[int, Outcomes]:
     """`outcomes` compared at every published subset size, without and under label noise alike."""
-    samples = _samples(panels(dataset))
-    return {size: _compared(dataset, samples, size, size) for size in sorted({size for _, size, _ in samples} - {0})}
+    samples = _samples(panels(dataset), JUDGED)
+    sizes = sorted({size for _, size, _ in samples} - {0})
+    return {size: _compared(dataset, samples, size, size, JUDGED) for size in sizes}
 
 
-def _samples(table: pd.DataFrame) -> dict[tuple[str, int, float], tuple[dict[int, Sample], Sample]]:
+def _samples(table: pd.DataFrame, judged: tuple) -> dict[tuple[str, int, float], tuple[dict[int, Sample], Sample]]:
     """{(condition, size, noise): (sample of each level, sample of the judging levels)}."""
     found = {}
     for (condition, size, noise), rows in table.groupby(["condition", "size", "noise"]):
@@ -101,15 +105,15 @@ def _samples(table: pd.DataFrame) -> dict[tuple[str, int, float], tuple[dict[int
         rows = rows.set_index("level")
         n = int(rows.n.iloc[0])
         levels = {int(k): Sample.published([100 * r["mean"]], [100 * r["std"]], n) for k, r in rows.iterrows()}
-        x = rows.loc[list(LEVELS)]
+        x = rows.loc[list(judged)]
         mean = Sample.published(100 * x["mean"].to_numpy(), 100 * x["std"].to_numpy(), n)
         found[condition, int(size), noise] = levels, mean
     return found
 
 
-def _compared(dataset: str, curves: dict, size: int, noise_size: int) -> Outcomes:
+def _compared(dataset: str, curves: dict, size: int, noise_size: int, levels: tuple[int, ...]) -> Outcomes:
     keys = {(c, own, noise): condition_key(c, own, noise_size if noise else size, noise) for c, own, noise in curves}
-    by_level = {keys[curve]: levels for curve, (levels, _) in curves.items()}
+    by_level = {keys[curve]: each for curve, (each, _) in curves.items()}
     samples = {keys[curve]: sample for curve, (_, sample) in curves.items()}
     # like ours, dense is level 0 of all@t*; the line drawn as "dense" for CINIC-10 is level 0 of all@t*/2
     samples["dense"] = by_level["all_tstar"][0]
@@ -120,5 +124,6 @@ def _compared(dataset: str, curves: dict, size: int, noise_size: int) -> Outcome
         noise_size=noise_size,
         samples=samples,
         by_level=by_level,
+        levels=levels,
         smallest=min(sizes, default=size),
     )

@@ -13,7 +13,7 @@ from repro.protocol import FULL
 from repro.verify.claims import CLAIMS
 from repro.verify.compare import Agreement
 from repro.verify.controls import ControlVerdict
-from repro.verify.outcomes import label
+from repro.verify.outcomes import label, levels_in_words
 from repro.verify.verdict import Verdict
 from repro.verify.verdicts import across_datasets, check_scale
 from repro.verify.wording import (
@@ -49,7 +49,7 @@ _TITLES = {
 }
 
 _LEGEND = (
-    "effect: in pp of the mean accuracy over levels 6 to 10 unless another unit stands there; P: one of the six "
+    "effect: in pp of the mean accuracy over {judged} unless another unit stands there; P: one of the six "
     "primary hypotheses, * significant after Holm over them; p: two-sided against the claim's margin, of claims 19, "
     "27, 28 and 29 the larger of two one-sided tests (equivalence, decided by the narrower interval of the note); "
     "levels: how many of the pruning levels have an effect above the margin (not tested); by arithmetic: no "
@@ -95,7 +95,7 @@ def markdown(
             for verdict in group:
                 row = cells(verdict, scale)
                 lines.append(_row([row[c].replace("*", "\\*") for c in columns]))
-        lines += ["", _LEGEND.replace("*", "\\*"), ""]
+        lines += ["", _LEGEND.format(judged=_judged(verdicts, dataset)).replace("*", "\\*"), ""]
         tell = reference_sentence if reference else lambda v: sentence(v, scale)
         lines += [f"- {tell(v)}" for group in chosen.values() for v in group] + [""]
     if len({v.dataset for v in verdicts}) > 1:
@@ -193,6 +193,12 @@ def _titles(verdicts: Sequence[Verdict]) -> dict[str, str]:
     """The heads of the columns, with the confidence of the intervals."""
     percent = 100 * verdicts[0].confidence if verdicts else 95
     return {column: text.format(percent) for column, text in _TITLES.items()}
+
+
+def _judged(verdicts: Sequence[Verdict], dataset: str) -> str:
+    """The judging levels of a data set's claims, in words."""
+    levels = next((v.judged for v in verdicts if v.dataset == dataset and v.judged), None)
+    return levels_in_words(levels) if levels else "the judging levels"
 
 
 def _row(cells: Sequence[str]) -> str:

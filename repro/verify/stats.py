@@ -1,9 +1,10 @@
 """The statistics behind the verdicts, as pure functions.
 
-The unit is the replicate. Its outcome is one number, the mean accuracy over pruning levels 6 to 10, fixed before the
-runs; levels of one replicate are strongly dependent, so no level is ever tested by itself. Conditions of one replicate
-share initialisation, data order and test images: their differences are taken within the replicate. The paper's numbers
-are means and standard deviations only: against them, and between them, the tests are unpaired (Welch), never pooled.
+The unit is the replicate. Its outcome is one number, the mean accuracy over the protocol's judging levels, fixed before
+the runs; levels of one replicate are strongly dependent, so no level is ever tested by itself. Conditions of one
+replicate share initialisation, data order and test images: their differences are taken within the replicate. The
+paper's numbers are means and standard deviations only: against them, and between them, the tests are unpaired (Welch),
+never pooled.
 
 Arrays have the replicates on the last axis; leading axes are independent experiments (the tests simulate thousands).
 Accuracies and effects are in percent and percentage points (pp).
@@ -16,9 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
-
-LEVELS = (6, 7, 8, 9, 10)
-"""Pruning levels whose mean accuracy is the outcome of a replicate."""
 
 RESAMPLES = 10_000
 _NO_SPREAD = 1e-9  # pp; one image in 90,000 is 1e-3 pp, so anything smaller is rounding

@@ -32,7 +32,8 @@ class Verdict:
     the note gives all. panel: of the figure, for claims judged in each ("50 % noise"). promised: the figures asked for
     should have had the data. All numbers are None when the verdict is 'missing'; p is None without a gap to recover
     (the note then starts with NO_GAP) and, with the interval and n, for arithmetic. confidence: of the interval. sizes:
-    of published numbers, (subset size, verdict) at every size that was published.
+    of published numbers, (subset size, verdict) at every size that was published. judged: pruning levels over which
+    accuracies were averaged; empty of claims on other quantities.
     """
 
     claim: int
@@ -55,3 +56,4 @@ class Verdict:
     unit: str = "pp"
     confidence: float = 0.95
     sizes: tuple[tuple[int, str], ...] = ()
+    judged: tuple[int, ...] = ()

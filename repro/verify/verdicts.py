@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from repro.errors import UsageError
-from repro.protocol import FULL, OWN, SCALES
+from repro.protocol import FULL, JUDGED, OWN, SCALES
 from repro.verify import connectivity, published, warmup
 from repro.verify.claims import CLAIMS, PRIMARY_HYPOTHESES, RUN_CLAIMS, Claim, Part
 from repro.verify.outcomes import SUBSETS, Outcomes, from_runs, label, noise_panel, sized
@@ -41,6 +41,7 @@ def evaluate(
     noise: Sequence[float] = (),
     noise_size: int | None = None,
     smallest: int | None = None,
+    levels: tuple[int, ...] = JUDGED,
     balanced: bool = False,
     replicates: int = 2,
     confidence: float = 0.95,
@@ -54,7 +55,8 @@ def evaluate(
     """
     check_scale(scale)
     size = paper_size(runs, dataset, scale, size)
-    given = dict(chance=chance, replicates=replicates, noise_size=noise_size, smallest=smallest, balanced=balanced)
+    given = dict(chance=chance, replicates=replicates, noise_size=noise_size, smallest=smallest, levels=levels,
+                 balanced=balanced)  # fmt: skip
     planned = {"", *map(noise_panel, noise)}
     return with_holm(
         [
@@ -179,6 +181,7 @@ def _judge(claim: Claim, panel: str, outcomes: Outcomes, confidence: float) -> V
         statistic=f"{part.text}, {estimate.method}",
         note="; ".join(filter(None, dict.fromkeys(notes))),
         levels=_levels(part, outcomes, confidence),
+        judged=outcomes.levels,
         confidence=confidence,
     )
 

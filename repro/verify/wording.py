@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from repro.protocol import FULL
+from repro.verify.claim import unshrunk
 from repro.verify.claims import CLAIMS, PAPER_DATASETS
 from repro.verify.verdict import BY_ARITHMETIC, ITSELF, NO_GAP, Verdict
 from repro.verify.verdicts import from_published
@@ -48,6 +49,7 @@ def published_support(number: int, dataset: str, panel: str = "") -> str:
     """What the paper's own numbers support, in words: with effect and interval on a data set of the paper, over all
     the data sets it claims this for otherwise."""
     words: dict[str, list[str]] = {}
+    dataset = unshrunk(dataset)
     for name, verdict in _published_on(number, dataset, panel).items():
         numbers = f" ({effect(verdict)})" if name == dataset and verdict.low is not None else ""
         words.setdefault(support(verdict) + numbers, []).append(name)
@@ -61,6 +63,7 @@ def published_support(number: int, dataset: str, panel: str = "") -> str:
 def short_support(number: int, dataset: str, panel: str = "") -> str:
     """The same for a narrow column: "inconclusive; supported (C100)" is inconclusive on all but CIFAR-100."""
     words: dict[str, list[str]] = {}
+    dataset = unshrunk(dataset)
     for name, verdict in _published_on(number, dataset, panel).items():
         words.setdefault(support(verdict, at_n=dataset in PAPER_DATASETS), []).append(_SHORT[name])
     if not words:
@@ -82,8 +85,9 @@ def by_size(published: Verdict) -> str:
 
 def _sizes(verdict: Verdict) -> str:
     """A clause on the subset sizes at which the paper's numbers support a claim."""
-    found = _published_on(verdict.claim, verdict.dataset, verdict.panel).items()
-    several = verdict.dataset not in PAPER_DATASETS
+    dataset = unshrunk(verdict.dataset)
+    found = _published_on(verdict.claim, dataset, verdict.panel).items()
+    several = dataset not in PAPER_DATASETS
     told = [by_size(v) + (f" of {name}" if several else "") for name, v in found if v.sizes]
     return f"; {', '.join(told)}" if told else ""
 
