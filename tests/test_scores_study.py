@@ -76,7 +76,8 @@ def test_from_images_to_the_verdict(some_images, tmp_path):
                 labels = scored["labels"][:]
                 each = np.stack([scored[f"fold_0/network_{k}/el2n"][:] for k in range(2)])
         wrong[kind] = 100 * np.mean([np.mean(labels[index] != truth[index]) for index in chosen])
-        assert float(told[kind]["mean_wrong_pct"]) == pytest.approx(wrong[kind]) and told[kind]["n"] == "8"
+        assert float(told[kind]["mean_wrong_pct"]) == pytest.approx(wrong[kind])
+        assert told[kind]["n"] == ("8" if kind == "random" else "1")  # distinct draws
     assert wrong["easy"] < wrong["random"] < wrong["hard"] and 35 < wrong["random"] < 55
     halves = {float(r["noise"]): float(r["half_correlation"]) for r in rows if r["panel"].startswith("half")}
     assert set(halves) == {0.0, 0.5}
