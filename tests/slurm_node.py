@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.command_line import HANG
+
 PROGRAMS = ("slurmctld", "slurmd", "munged", "srun", "sinfo", "squeue", "scancel", "scontrol")
 CONFIGURATION = """
 ClusterName=test
@@ -109,7 +111,7 @@ def _run(environment: dict[str, str], *command: str) -> str:
 
 
 def _wait(ready, folder: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + HANG
     while not ready():
         if time.monotonic() > deadline:
             logs = [*folder.glob("*.log"), *folder.glob("*.out")]

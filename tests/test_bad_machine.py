@@ -10,7 +10,7 @@ from importlib import import_module
 import pytest
 import torch
 
-from tests.command_line import CPU, ROOT, TINY, complaint, contents, repro, start
+from tests.command_line import CPU, HANG, ROOT, TINY, complaint, contents, repro, start
 
 PRETRAIN = ("pretrain", "--dataset", "digits", "-t", 4, *TINY)
 
@@ -27,7 +27,7 @@ def process(script: str, *arguments, before: tuple[str, ...] = ()) -> list[str]:
     prelude = "import os, sys\nfrom click.testing import CliRunner\nfrom repro.cli import main\n"
     command = [*before, sys.executable, "-c", prelude + script, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANG)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
 

@@ -19,7 +19,7 @@ from repro.errors import UsageError
 from repro.nets import create
 from repro.stages import tickets
 from repro.store.export import export
-from tests.command_line import ROOT, complaint, repro
+from tests.command_line import HANG, ROOT, complaint, repro
 
 ROWS = {
     "replicate": [0, 1], "acc": [0.1 + 0.2, np.nan], "half": np.float32([1 / 3, 2]), "lost": [False, True],
@@ -233,7 +233,7 @@ def readme_block(marker: str) -> str:
 def without_repro(lines: str, folder) -> str:
     """What the lines print in a fresh process in a folder, where importing repro fails."""
     program = f"import sys; sys.modules['repro'] = None\n{lines}"
-    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

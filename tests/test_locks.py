@@ -17,7 +17,7 @@ from repro import joblog, store
 from repro.errors import RunError
 from repro.store import files
 from tests import tiny_demo
-from tests.command_line import contents
+from tests.command_line import HANG, contents
 
 JOBS = ("imp-all-t0", "imp-all-t4")
 ALL = tiny_demo.REPLICATES * (tiny_demo.LEVELS + 1)
@@ -129,7 +129,7 @@ def make(rules, results, environment):
 
 
 def wait_until(true) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANG
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -152,7 +152,7 @@ def test_two_makes_at_once_compute_nothing_twice(plan_rules, tiny_environment, m
     results = tmp_path / "results"
     rules = plan_rules(results)
     with make(rules, results, tiny_environment) as one, make(rules, results, tiny_environment) as other:
-        said = [process.communicate(timeout=120) for process in (one, other)]
+        said = [process.communicate(timeout=HANG) for process in (one, other)]
     assert (one.returncode, other.returncode) == (0, 0), said
     assert (said[0][1] + said[1][1]).count("waiting: ") == len(JOBS)
     assert check(results, made_by_make) == [[(ALL, 0), (0, ALL)]] * len(JOBS)
@@ -167,7 +167,7 @@ def test_kill_of_one_make_frees_the_other(plan_rules, tiny_environment, made_by_
             wait_until(lambda: list(work.glob("pieces-*.h5")))
             os.killpg(first.pid, signal.SIGKILL)
             kept = 2 * len(list(work.glob("pieces-*.h5")))
-            stdout, stderr = second.communicate(timeout=120)
+            stdout, stderr = second.communicate(timeout=HANG)
     assert second.returncode == 0, stderr
     [(computed, reused)], others = check(results, made_by_make)
     assert computed + reused == ALL and 0 < kept <= reused

@@ -11,7 +11,7 @@ import torch
 
 from repro import store
 from repro.nets import create, layout_of
-from tests.command_line import CPU, TINY, complaint, contents, one_sentence, repro, start, wait_for
+from tests.command_line import CPU, HANG, TINY, complaint, contents, one_sentence, repro, start, wait_for
 from tests.test_engine import ENGINES
 
 TRAINER = import_module("repro.stages.trainer")  # where stages call `train`
@@ -75,7 +75,7 @@ def kill_at(file, command, **later) -> None:
     process = start(*command)
     wait_for(file, process, **later)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=HANG)
     assert process.returncode == -signal.SIGKILL
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from repro import joblog
 from tests import slurm_node, tiny_demo
-from tests.command_line import contents
+from tests.command_line import HANG, contents
 
 LAUNCH = "LAUNCH=srun --quiet --gpus=1 -c1 -t 1"
 FAULTY, LATE = "imp-hard80-t2", "imp-all-t4"
@@ -39,7 +39,7 @@ def make(slurm, results) -> subprocess.Popen:
 def stop_in_the_middle(slurm, results) -> None:
     """Stops a job after a level of it was kept, and has Slurm's clock for it run out: its limit is whole minutes."""
     log, pieces = results / "digits" / f"{LATE}.log", results / "digits" / f"{LATE}.h5.work"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + HANG
     while not list(pieces.glob("pieces-*.h5")):
         assert time.monotonic() < deadline, log.read_text() if log.exists() else "never began"
         time.sleep(0.002)
@@ -57,7 +57,7 @@ def first(slurm, results):
     making = make(slurm, results)
     try:
         stop_in_the_middle(slurm, results)
-        return making.communicate(timeout=200) + (making.returncode,)
+        return making.communicate(timeout=HANG) + (making.returncode,)
     finally:
         making.kill()
 
@@ -88,7 +88,7 @@ def test_make_again_takes_up_what_was_killed_and_makes_the_same_figure(first, sl
     (results / "digits" / f"{FAULTY}.h5").unlink()
     kept = len(list((results / "digits" / f"{LATE}.h5.work").glob("pieces-*.h5")))
     making = make(slurm, results)
-    stdout, stderr = making.communicate(timeout=200)
+    stdout, stderr = making.communicate(timeout=HANG)
     assert making.returncode == 0, stderr
     assert sorted(re.findall(r"^making (.*?):", stdout, re.M)) == [LATE, FAULTY]
     text = logs(results)[LATE].read_text()

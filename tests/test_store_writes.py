@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from repro import store
 from repro.errors import RunError
+from tests.command_line import HANG
 CELL = {"kind": "imp", "recipe": {"lr": 1.0, "steps": 80}, "inputs": {}, "defaults": {}}
 path = sys.argv[1]
 def write(path, n):
@@ -42,7 +43,7 @@ def start(script: str, *arguments, before: tuple[str, ...] = ()) -> subprocess.P
 
 
 def finish(process: subprocess.Popen) -> str:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=HANG)
     assert (process.returncode, err) == (0, "")
     return out.strip()
 

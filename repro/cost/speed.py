@@ -13,7 +13,7 @@ from repro.protocol import Protocol
 CALIBRATION = 20.0  # seconds, of which starting a process and warming up take some
 IMAGES = 9984  # of the training set measured on: full batches of 64, 128, 256 and more
 SPARSE = 0.1  # share of the weights left in the second of the two measurements of training
-START = 3.0  # seconds a process takes to start, where nothing is measured: on a CPU (README, Performance)
+START = 3.0  # seconds a process takes to start, where nothing is measured: on a CPU (docs/performance.md)
 
 
 @dataclass(frozen=True)

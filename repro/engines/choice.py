@@ -14,7 +14,7 @@ from repro.nets import create as create_network
 
 ENGINES = ("auto", "graph", "sparse", "serial")
 
-# On a CPU, `auto` takes `serial` for networks that are all of this, and `sparse` for others (README, performance).
+# On a CPU, `auto` takes `serial` for networks that are all of this, and `sparse` for others (docs/performance.md).
 DENSE = 0.4  # share of the prunable weights kept: more than
 WIDE = 16  # channels of the first convolution: at least
 LARGE = 32  # side of the images in pixels: at least

@@ -28,7 +28,7 @@ from repro.train.streams import torch_stream
 if TYPE_CHECKING:
     from repro.stages.growing import Growing
 
-COHORT_LIMIT = 16  # more than this gained nothing on one core (README, performance)
+COHORT_LIMIT = 16  # more than this gained nothing on one core (docs/performance.md)
 
 
 @dataclass

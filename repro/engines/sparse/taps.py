@@ -16,7 +16,7 @@ from repro.engines.sparse.plan import Plan, kernel_of_class
 from repro.engines.sparse.work import Lists
 from repro.nets import Layout
 
-FOUR_ABOVE = 0.6  # density of a layer from which taps of four channels together are faster (performance page)
+FOUR_ABOVE = 0.6  # density of a layer from which taps of four channels together are faster (docs/performance.md)
 GROUP_BYTES = 2**18  # of sums of gradients that are gone over at a time
 
 
