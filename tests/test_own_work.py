@@ -102,6 +102,53 @@ FAULTS = {
 }
 
 
+VALUES = ["replicates=-3", "replicates=0", "replicates=True", "replicates=2.0", "replicates=10**9", "levels=-1",
+          "levels='3'", "children=-1", "subset_size=0", "t_star=-2", "seed=1.5", "sizes=(64, -1)", "sizes=64",
+          "noise=(2.0,)", "more_replicates=0", "prune_fraction=1.5", "normalization='mine'", "folds=0"]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_values_of_an_own_figure(value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    field = value.partition("=")[0]
+    Path("fig.py").write_text("from dataclasses import replace\nfrom repro.protocol import DIGITS\n"
+                              f"PROTOCOL = replace(DIGITS, {value})\n")  # fmt: skip
+    for command in ("plan", "figure", "status"):
+        assert complaint(command, "fig.py").startswith(f"fig.py has {field} (=")
+
+
+def test_values_within_a_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for part, field in (("scoring", "networks"), ("warmup", "replicates")):
+        Path("fig.py").write_text("from dataclasses import replace\nfrom repro.protocol import DIGITS as D\n"
+                                  f"PROTOCOL = replace(D, {part}=replace(D.{part}, {field}=-3))\n")  # fmt: skip
+        assert complaint("plan", "fig.py").startswith(f"fig.py has {field} (=-3)")
+
+
+CELLS = {"Cell('all_t', p, -1)": "t (=-1)", "Cell('all_t', p, 1, replicates=-3)": "replicates (=-3)",
+         "Cell('all_t', p, 1, levels=-2)": "levels (=-2)", "Cell('easy', p, 1, Subset('easy', 0))": "size (=0)",
+         "Cell('easy', p, 1, Subset('worst', 9))": "kind (='worst')", "Cell('all_t', p, 1, noise=7.0)": "noise (=7.0)",
+         "Barrier(Cell('all_t', p, 1, replicates=0))": "replicates (=0)"}  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_values_of_what_an_own_figure_needs(cell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    head = "from repro.plan import Barrier, Cell, Subset\n"
+    Path("fig.py").write_text(head + PROTOCOL + f"def needed(p):\n    return [{cell}]\n")
+    assert complaint("plan", "fig.py").startswith(f"fig.py has {CELLS[cell]}: it must be ")
+
+
+@pytest.mark.parametrize("stem", ["<img src=x>", "a\\2", "$x$", "a b", "a;b", "-a", ""])
+def test_names_of_own_figures(stem, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(f"{stem}.py").write_text("open('executed', 'w')\n" + PROTOCOL)
+    for command in ("plan", "report", "figure"):
+        said = complaint(command, "--", f"{stem}.py")
+        assert "other characters than letters, digits and _ . -: call the file otherwise" in said
+    assert not Path("executed").exists()
+
+
 @pytest.mark.parametrize("sentence, text", FAULTS.items(), ids=lambda text: text[:30])
 def test_a_faulty_figure_is_explained(sentence, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

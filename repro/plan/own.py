@@ -5,6 +5,7 @@ needed(protocol): items of `repro.plan`; draw(evidence, protocols): (matplotlib 
 paper's figures whose claims are judged.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from repro import usercode
 from repro.errors import RunError, UsageError
 from repro.plan.declare import Item
 from repro.plan.options import require_options
+from repro.plan.values import require_values
 from repro.protocol import OWN, SCALES, Protocol
 
 
@@ -40,6 +42,8 @@ class OwnFigure:
             raise UsageError(f"needed() of {self.path} fails ({usercode.reason(error, self.path)}): mend it") from error
         if odd := [item for item in items if not isinstance(item, Item)]:
             raise UsageError(f"needed() of {self.path} gives {odd[0]!r}: it has to give items of repro.plan, as Cell")
+        for item in items:
+            require_values(item, self.path)
         if not items:
             raise UsageError(f"needed() of {self.path} gives nothing for {p.dataset}: return at least one Cell")
         return items
@@ -69,6 +73,8 @@ def read(name: str) -> OwnFigure:
     from paper_figures.cells import figure2
 
     path = Path(name)
+    if not re.fullmatch(r"\w[\w.-]*", path.stem):  # it becomes a folder, a target of make, and a heading
+        raise UsageError(f"{path} has a name with other characters than letters, digits and _ . -: call the file otherwise")
     if path.stem in (*paper_figures.NAMES, *SCALES, "all"):
         raise UsageError(f"{path} has the name of a figure or scale of the paper: call the file otherwise")
     found = vars(usercode.run(path))
@@ -83,6 +89,7 @@ def read(name: str) -> OwnFigure:
     # whatever they were made from, what is trained by them are no runs of the paper
     own = tuple(replace(p, scale=OWN) for p in protocols)
     for p in own:
+        require_values(p, path)
         require_options(p, path)
     return OwnFigure(path, own, claims, found.get("needed", figure2), found.get("draw", _as_figure2))
 
