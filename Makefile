@@ -30,7 +30,7 @@ MAKE_ID := $(shell echo "$$(uname -n)-$$PPID")
 .PHONY: help demo figures figure $(FIGURES) verify report archive test test-slow smoke bench lock image image-check clean
 help:
 	@echo 'make demo      every figure on real 8x8 digits with verdicts, no GPU, no download (20 to 30 minutes)'
-	@echo 'make test      all tests'
+	@echo 'make test      all tests but the slow ones; make test-slow: those'
 	@echo 'make smoke     every command chained on tiny subsets'
 	@echo 'make figure2   Figure 2 as published (SCALE=paper), or SCALE=day, cpu, small, demo; so figure1 to figure6, appendix'
 	@echo 'make figures   all of them, one plan; make verify: one table of verdicts for the whole paper'

@@ -15,7 +15,7 @@ from repro.nets import create as create_network
 ENGINES = ("auto", "graph", "sparse", "serial")
 
 # On a CPU, `auto` takes `serial` for networks that are all of this, and `sparse` for others (docs/performance.md).
-DENSE = 0.4  # share of the prunable weights kept: more than
+DENSE = {"fp32": 0.6, "fp64": 0.6, "bf16": 0.3}  # share of the prunable weights kept: more than
 WIDE = 16  # channels of the first convolution: at least
 LARGE = 32  # side of the images in pixels: at least
 
@@ -42,7 +42,7 @@ def choose(asked: str, network: str, *, image_size: int, in_chans: int, num_clas
         return "sparse"
     if device.type == "cuda":
         return "graph"  # expected to be the fastest, not measured yet
-    dense = density > DENSE and image_size >= LARGE and _width(network, num_classes, in_chans) >= WIDE
+    dense = density > DENSE[precision] and image_size >= LARGE and _width(network, num_classes, in_chans) >= WIDE
     if dense and (precision != "bf16" or torch.cpu._is_avx512_bf16_supported()):
         return "serial"
     if obstacle := _obstacle(network, **shape):

@@ -37,17 +37,29 @@ def _folder() -> Path | None:
     cpu = llvmlite.binding.get_host_cpu_name(), llvmlite.binding.get_host_cpu_features().flatten()
     versions = numba.__version__, llvmlite.__version__, platform.python_version()
     key = hashlib.sha256(b"".join(sources) + repr((cpu, versions, W, DEBUG)).encode()).hexdigest()[:16]
-    folder = _home() / "lottery-data-diet" / f"engine-{key}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "lock").touch()
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
+    for home in _homes():
+        folder = home / f"engine-{key}"
+        try:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            (folder / "lock").touch()
+        except OSError:
+            continue
+        if _is_ours(folder) and _is_ours(home):  # what lies there will be executed
+            return folder
+    return None
 
 
-def _home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody else can put anything into a folder."""
+    found = folder.stat()
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
+def _homes() -> list[Path]:
+    """Folders for compiled code, the usual one first; the other is for users without a home, as in a container."""
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "lottery-data-diet"
+    return [usual, Path(os.environ.get("TMPDIR") or "/tmp") / f"lottery-data-diet-{os.geteuid()}"]
 
 
 FOLDER = _folder()
@@ -84,7 +96,7 @@ def call(function, kind, *arguments):
         with _alone() as folder:
             mark = folder and folder / f"{function.__name__}-{hashlib.sha256(repr(types).encode()).hexdigest()[:8]}"
             if mark is None or not mark.exists():
-                kept = "" if mark else f" (not kept: {_home()} cannot be written)"
+                kept = "" if mark else f" (not kept: neither {_homes()[0]} nor {_homes()[1]} can be written)"
                 print(f"compiling engine sparse for this CPU: half a minute, once{kept}", file=sys.stderr, flush=True)
             _compile(function, types)
             if mark:
