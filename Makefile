@@ -29,7 +29,8 @@ MAKE_ID := $(shell echo "$$(uname -n)-$$PPID")
 
 .PHONY: help demo figures figure $(FIGURES) verify report archive test test-slow smoke bench lock image image-check clean
 help:
-	@echo 'make demo      every figure on real 8x8 digits with verdicts, no GPU, no download (20 to 30 minutes)'
+	@echo 'make demo      Figure 2 on real 8x8 digits with verdicts and a report: no GPU, no download (5 minutes on 2 cores)'
+	@echo 'make figures SCALE=demo   all seven figures on digits (12 minutes on 2 cores)'
 	@echo 'make test      all tests but the slow ones; make test-slow: those'
 	@echo 'make smoke     every command chained on tiny subsets'
 	@echo 'make figure2   Figure 2 as published (SCALE=paper), or SCALE=day, cpu, small, demo; so figure1 to figure6, appendix'
@@ -61,8 +62,13 @@ $(VENV)/.sparseprop: $(VENV)/.installed
 	  $(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation sparseprop==0.1.14
 	@touch $@
 
+demo: SCALE := demo
 demo: $(VENV)/.installed
-	@+$(MAKE) --no-print-directory $(if $(CONTROL),figure2,figures) SCALE=demo
+	@+$(MAKE) --no-print-directory figure2 SCALE=demo
+	@$(REPRO) report figure2 $(CHOICE) > /dev/null
+	@printf '\npicture  %s\ntable    %s\nreport   %s\nnext     %s\n' $(DEMO).png $(DEMO)-verdicts.md $(RESULTS)/report.html \
+	  'make figures SCALE=demo$(if $(SEED), SEED=$(SEED)) (all seven; what is made already is taken up)'
+DEMO = $(RESULTS)/figure2$(if $(CONTROL),-$(CONTROL))
 
 scores: SCALE := scores
 # One of your own, FIGURE=mine.py: README, "Own work".

@@ -121,11 +121,11 @@ ls --results {imp}
 ls --results {tmp}
     holds no artifacts: give the folder that holds them
 ls --results {folder} level=8
-    the query 'level=8' is not true or false of a row: compare one of .*density
+    the query 'level=8' has no answer \(invalid syntax\): the columns are .*density
 ls --results {folder} lvl==8
     the query 'lvl==8' has no answer .*'lvl' is not defined.*: the columns are
 ls --results {folder} @x
-    the query '@x' does more than compare: use columns and values
+    the query '@x' has no answer \(invalid syntax\): the columns are
 ls --results {folder} --columns acc,sparsity
     there is no column sparsity: the columns are
 export {imp} --out {imp}

@@ -56,11 +56,11 @@ def test_figure_5_as_published_for_cinic10():
     assert {item.cell.name for item in barriers} == set(cells_of("figure5", CINIC10))
 
 
-def test_the_demo_never_promises_fewer_than_6_replicates_and_8_to_the_primary_arms():
+def test_the_demo_never_promises_fewer_than_8_replicates_and_16_to_the_primary_arms():
     for figure in FIGURES:
         for name, (replicates, _) in cells_of(figure, DIGITS).items():
             primary = name in cells_of("figure2", DIGITS) or name in ("easy256-noise0.5-t10", "all-noise0.5-t20")
-            assert replicates == (8 if primary else 6), name
+            assert replicates == (16 if primary else 8), name
     assert len({*cells_of("figure5", DIGITS)} - {"all-t0"}) >= 12  # fewer conditions give no verdict on Figure 5
 
 

@@ -262,7 +262,7 @@ def test_bad_tables_are_usage_errors(runs, change, message):
 
 
 def test_unknown_scale():
-    with pytest.raises(UsageError, match=r"scale \(=huge\) is unknown: choose demo, scores, small, day, paper"):
+    with pytest.raises(UsageError, match=r"scale \(=huge\) is unknown: choose demo, scores, small, cpu, day, paper"):
         judge(simulate(n=2), scale="huge")
 
 

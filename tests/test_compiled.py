@@ -49,6 +49,7 @@ def test_a_user_without_a_home_keeps_it_among_temporary_files(tmp_path):
 
 
 def test_what_others_can_write_is_not_executed(tmp_path):
+    (tmp_path / "tmp").write_text("a file")
     compiling(tmp_path)
     (kept,) = tmp_path.glob("cache/*/engine-*")
     kept.chmod(0o777)

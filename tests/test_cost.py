@@ -69,7 +69,7 @@ def test_the_images_that_networks_are_measured_on_are_counted(tiny, tmp_path, mo
         step_of(plan.Barrier(ALL)).evaluated
         - step_of(plan.Barrier(dataclasses.replace(cell, protocol=DIGITS))).evaluated
     )
-    assert path == 8 * 3 * 8 * (3 * 1437 + 2 * 360)  # of 8 parents and 3 pairs, 8 more points each, twice and once more
+    assert path == 16 * 3 * 8 * (3 * 1437 + 2 * 360)  # of 16 parents and 3 pairs, 8 more points each, twice and once more
 
 
 def _bytes(item) -> int:
@@ -79,15 +79,15 @@ def _bytes(item) -> int:
 def test_density_is_the_mean_over_the_levels_that_are_trained(monkeypatch):
     kept = 1 - DIGITS.prune_fraction
     imp = step_of(ALL)
-    assert imp.density == pytest.approx((1 - kept**11) / (11 * (1 - kept)))  # a geometric series
+    assert imp.density == pytest.approx((1 - kept**15) / (15 * (1 - kept)))  # a geometric series
     assert {step_of(item).density for item in (plan.Barrier(ALL), plan.WarmupSweep(DIGITS))} == {1.0}
     shuffled = step_of(plan.Branch("shuffled", ALL))
-    assert shuffled.density == pytest.approx(kept * (1 - kept**10) / (10 * (1 - kept)))
-    deepest = {piece for piece in imp.wanted if piece.endswith(("/level_9", "/level_10"))}
+    assert shuffled.density == pytest.approx(kept * (1 - kept**14) / (14 * (1 - kept)))
+    deepest = {piece for piece in imp.wanted if piece.endswith(("/level_13", "/level_14"))}
     monkeypatch.setattr(plan.Step, "missing", lambda step: frozenset(deepest))
     [rest] = plan.unfinished([imp])
-    assert rest.density == pytest.approx((kept**9 + kept**10) / 2)
-    assert (rest.networks, rest.images, rest.evaluated) == (16, imp.images * 2 // 11, imp.evaluated * 2 // 11)
+    assert rest.density == pytest.approx((kept**13 + kept**14) / 2)
+    assert (rest.networks, rest.images, rest.evaluated) == (32, imp.images * 2 // 15, imp.evaluated * 2 // 15)
 
 
 def test_seconds_are_linear_in_what_is_left_of_the_weights():
@@ -137,7 +137,7 @@ def test_three_processes_take_two_rounds_of_two():
 
 
 def test_what_is_said_of_a_prediction():
-    steps = plan.steps(figure2(DIGITS), RESULTS)
+    steps = plan.steps(figure2(dataclasses.replace(DIGITS, replicates=4)), RESULTS)
     found = cost.predict(steps, jobs=2, measure=lambda *_: SPEED)
     text = cost.report("figure2", steps, steps, found)
     assert text.splitlines()[-1] == str(found) and "GPU-hours" not in text

@@ -291,8 +291,8 @@ def test_figure3_draws_sizes_between_baselines(measured):
     protocols, evidence = measured["demo"]
     figure, table = figure3.draw(evidence, protocols)
     own = evidence.runs
-    chosen = own[(own.condition == "easy") & (own["size"] == 128) & (own.level == 8) & (own.noise == 0)]
-    row = table[(table.condition == "easy") & (table["size"] == 128) & (table.level == 8)].iloc[0]
+    chosen = own[(own.condition == "easy") & (own["size"] == 128) & (own.level == 12) & (own.noise == 0)]
+    row = table[(table.condition == "easy") & (table["size"] == 128) & (table.level == 12)].iloc[0]
     assert (row.mean_acc, row.std_acc) == pytest.approx((chosen.acc.mean(), np.std(chosen.acc.to_numpy(float))))
     assert table.groupby("panel").size().to_dict() == {"baselines": 9, "dense": 1, "sizes": 27}
     assert len(figure.axes) == 3
@@ -385,13 +385,13 @@ def test_figure1_quotes_this_run(measured, drawn):
     figure, table = drawn("figure1", "demo")
     said = texts(figure)
     own = evidence.runs[(evidence.runs.condition == "all_tstar") & (evidence.runs.noise == 0)]
-    for level in (0, 10):
+    for level in (0, 14):
         acc = 100 * own[own.level == level].acc.to_numpy(float)
         assert f"{acc.mean():.1f} ± {acc.std():.1f} %" in said
     path = table[(table.panel == "path") & (table.condition == "easy")].set_index("alpha").train_loss
     height = path[0.5] - (path[0.0] + path[1.0]) / 2
     assert any(f"barrier {height:.2g} nats" in t for t in said)
-    assert any("4,620 steps in all" in t for t in said)  # levels 0 to 10, of 440 - 20 steps each
+    assert any("6,300 steps in all" in t for t in said)  # levels 0 to 14, of 440 - 20 steps each
 
 
 def test_the_appendix_averages_parents_and_finds_the_onset():

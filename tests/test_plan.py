@@ -381,13 +381,23 @@ def test_the_makefile_plans_makes_verifies_and_draws(tmp_path):
         ).stdout.replace("'", "").replace("\\\n", " ").replace('"$rules"', f"results/{scale}/.{words[0]}-here.mk")
         assert re.search(rf"plan {words[0]} --scale {scale} --results results/{scale} .*--jobs {jobs}\b", dry)
         assert re.search(rf"-j{jobs} -f results/{scale}/\.{words[0]}-\S+\.mk all", dry)
+    told.unlink()
+    demo = ("demo", f"VENV={venv}", f"REPRO={program}", f"RESULTS={tmp_path}/r", "SEED=7", "JOBS=3")
+    last = make(ROOT / "Makefile", *demo).stdout.splitlines()[-4:]
+    assert [line.split()[:2] for line in last[:3]] == [
+        ["picture", f"{tmp_path}/r/figure2.png"], ["table", f"{tmp_path}/r/figure2-verdicts.md"],
+        ["report", f"{tmp_path}/r/report.html"],
+    ]  # fmt: skip
+    assert last[3].startswith("next     make figures SCALE=demo SEED=7 ")
+    asked = [line.split()[:2] for line in told.read_text().splitlines() if not line.startswith("--log")]
+    assert asked == [["plan", "figure2"], ["report", "figure2"]]
     program.write_text("#!/bin/sh\nexit 2\n")
     assert make(ROOT / "Makefile", *common).returncode == 2  # a plan that is refused stops everything
 
 
 def test_cost(results):
     shown = repro("plan", "figure2", "--results", results, "--replicates", 8, "--levels", 12).stdout
-    scores, pretrained, levels = 5 * 10, 5 * 8, 6 * 8 * 13
+    scores, pretrained, levels = 5 * 40, 5 * 8, 6 * 8 * 13
     before = DIGITS.t_star + 4 * (DIGITS.t_star // 2)  # steps of pre-training of a replicate, over the conditions
     after = 6 * DIGITS.training.steps - before
     images = 64 * (scores * DIGITS.scoring.training.steps + 8 * before + 8 * 13 * after)

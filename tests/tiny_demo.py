@@ -12,7 +12,7 @@ from repro import protocol
 from repro.protocol import DIGITS
 
 ROOT = Path(__file__).parents[1]
-REPLICATES, LEVELS = 2, 10
+REPLICATES, LEVELS = 2, 14
 CHOICE = ("SCALE=demo", f"REPLICATES={REPLICATES}", f"LEVELS={LEVELS}")  # of make
 FIGURE = "figure2"
 
