@@ -15,6 +15,7 @@ import pytest
 
 from repro import store
 from repro.errors import RunError
+from tests.command_line import HANG
 
 ROOT = Path(__file__).parents[1]
 CELL = {"kind": "imp", "recipe": {"lr": 1.0, "steps": 80}, "inputs": {}, "defaults": {}}
@@ -25,7 +26,6 @@ from pathlib import Path
 import numpy as np
 from repro import store
 from repro.errors import RunError
-from tests.command_line import HANG
 CELL = {"kind": "imp", "recipe": {"lr": 1.0, "steps": 80}, "inputs": {}, "defaults": {}}
 path = sys.argv[1]
 def write(path, n):

@@ -1,7 +1,6 @@
 """plan, figure, verify, archive."""
 
 import sys
-from pathlib import Path
 
 import click
 from click.core import ParameterSource
