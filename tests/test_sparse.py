@@ -57,10 +57,11 @@ class Setting:
         self.how = dict(num_classes=CLASSES, in_chans=channels, image_size=side, device=torch.device("cpu"))
         self.network, self.replicas, self.precision = network, replicas, precision
         images = torch.from_numpy(rng.integers(0, 256, (N, side, side, channels), dtype=np.uint8))
-        self.batcher = Batcher(images, MEAN[:channels], STD[:channels], augment=True)
+        border = min(4, side - 1)
+        self.batcher = Batcher(images, MEAN[:channels], STD[:channels], augment=True, border=border)
         self.targets = torch.from_numpy(rng.integers(0, CLASSES, (replicas, N)))
         shape = (steps, replicas, batch)
-        crop = torch.from_numpy(rng.integers(0, 9, (2, *shape)))
+        crop = torch.from_numpy(rng.integers(0, 2 * border + 1, (2, *shape)))
         flip = torch.from_numpy(rng.random(shape) < 0.5)
         rates = torch.from_numpy(rng.uniform(0.02, 0.1, (steps, replicas)))
         index = torch.from_numpy(rng.integers(0, N, shape))
