@@ -13,3 +13,11 @@ def figure(name: str) -> ModuleType:
     if name not in NAMES:
         raise UsageError(f"unknown figure {name!r}: choose {', '.join(NAMES)}")
     return import_module(f"paper_figures.{name}")
+
+
+def draw(name: str, evidence, protocols, control: str | None = None):
+    """(matplotlib figure, table of what it plots) of a figure. Names of data sets are text: a ``$`` is no mathematics."""
+    import matplotlib  # takes a second to load
+
+    with matplotlib.rc_context({"text.parse_math": False}):
+        return figure(name).draw(evidence, protocols, control=control)

@@ -18,6 +18,7 @@ from repro.report.charts import CONTRAST, DARK, MARKERS, contrast, readable
 from repro.report.origins import Origins
 from repro.report.page import bold, bundle, deviations
 from repro.report.tables import number
+from repro.verify.evidence import Evidence
 from tests.command_line import complaint, repro
 from tests.html_tables import Tables
 from tests.simulated_artifacts import make
@@ -261,6 +262,26 @@ def test_a_figure_without_charts_is_shown_as_it_is_drawn(made, monkeypatch):
     assert shown == pytest.approx(list(plotted["mean_acc"]), rel=1e-5)
     ids = re.findall(r'\bid="([^"]+)"', section.picture)
     assert ids and all(each.startswith("figure2-") for each in ids)
+
+
+@pytest.mark.parametrize("stem", ["<img src=x onerror=alert(1)>", r"a\2", r"\g<9>", "$x$", "$", "a b", '"><b>'])
+def test_names_of_own_figures_are_text(stem, tmp_path):
+    path = tmp_path / f"{stem}.py"
+    path.write_text('from repro.protocol import own\nPROTOCOL = own("digits", replicates=1, levels=1)\n')
+    results = tmp_path / "results"
+    make(Study(str(path), results=results))
+    repro("report", path, "--results", results)
+    html = (results / "report.html").read_text()
+    assert html.count("<svg aria-hidden") == 1 and "<img src=x" not in html and '"><b>' not in html
+    assert f"{stem}: what the drawing plots" in Tables(html).tables
+    repro("figure", path, "--results", results)
+
+
+@pytest.mark.parametrize("dataset", ["$x$", r"$\bad{$", "$"])
+def test_names_of_data_sets_are_text(dataset):
+    protocol = replace(datasets_at("demo")[0], dataset=f"folder:{dataset}")
+    drawing, _ = paper_figures.draw("figure2", Evidence(), [protocol])
+    assert f"folder:{dataset}" in figures.svg(drawing, "mine")
 
 
 def test_a_figure_of_ones_own(tmp_path):

@@ -5,7 +5,6 @@ needed(protocol): items of `repro.plan`; draw(evidence, protocols): (matplotlib 
 paper's figures whose claims are judged.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,8 +72,6 @@ def read(name: str) -> OwnFigure:
     from paper_figures.cells import figure2
 
     path = Path(name)
-    if not re.fullmatch(r"\w[\w.-]*", path.stem):  # it becomes a folder, a target of make, and a heading
-        raise UsageError(f"{path} has a name with other characters than letters, digits and _ . -: call the file otherwise")
     if path.stem in (*paper_figures.NAMES, *SCALES, "all"):
         raise UsageError(f"{path} has the name of a figure or scale of the paper: call the file otherwise")
     found = vars(usercode.run(path))
@@ -97,4 +94,4 @@ def read(name: str) -> OwnFigure:
 def _as_figure2(evidence, protocols: list[Protocol]):
     import paper_figures
 
-    return paper_figures.figure("figure2").draw(evidence, protocols)
+    return paper_figures.draw("figure2", evidence, protocols)

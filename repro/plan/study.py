@@ -103,7 +103,7 @@ class Study:
         evidence = collect(self.items(figure), self.results)
         if self.own:
             return self.own.draw(evidence, self.protocols_of(figure))
-        return paper_figures.figure(figure).draw(evidence, self.protocols_of(figure), control=self.control)
+        return paper_figures.draw(figure, evidence, self.protocols_of(figure), self.control)
 
     def finished(self) -> list:
         """The items whose artifact is there."""

@@ -59,7 +59,7 @@ def _drawn(study: Study, name: str, evidence: Evidence):
     protocols = study.protocols_of(name)
     if study.own:
         return study.own.draw(evidence, protocols)
-    return paper_figures.figure(name).draw(evidence, protocols, control=study.control)
+    return paper_figures.draw(name, evidence, protocols, study.control)
 
 
 def charts(
@@ -105,6 +105,7 @@ def svg(figure, name: str) -> str:
         figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     found = text.getvalue()
     found = found[found.index("<svg") :]
-    found = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", found)
+    prefix = re.sub(r"[^a-z0-9]+", "-", name.lower())  # a user's file may have any name
+    found = re.sub(r'(\bid="|url\(#|href="#)', lambda match: f"{match[1]}{prefix}-", found)
     found = re.sub(r"<metadata>.*?</metadata>", "", found, flags=re.S)
     return re.sub(r"<svg ", '<svg aria-hidden="true" focusable="false" ', found, count=1)

@@ -39,10 +39,14 @@ def harmless(expression: str, columns: Iterable[str]) -> str:
         quoted[word] = match[1]
         return f" {word} "
 
+    text = _QUOTED.sub(unquoted, expression).strip()
+    if "@" in _QUOTED.sub("", expression):  # pandas' sign for a variable of the program
+        raise TooMuch
     try:
-        tree = ast.parse(_pandas_booleans(_QUOTED.sub(unquoted, expression).strip()), mode="eval")
+        tree = ast.parse(_pandas_booleans(text), mode="eval")
     except (MemoryError, RecursionError, SyntaxError, tokenize.TokenError) as error:
-        raise ValueError("invalid syntax") from error
+        assigns = re.search(r"(?<![=!<>])=(?!=)", _QUOTED.sub("", expression))
+        raise ValueError("invalid syntax" + (", equality is ==" if assigns else "")) from error
     for node in _parts(tree):
         if isinstance(node, ast.Name) and quoted.get(node.id, node.id) not in known:
             raise ValueError(f"name {quoted.get(node.id, node.id)!r} is not defined")
