@@ -125,7 +125,7 @@ ls --results {folder} level=8
 ls --results {folder} lvl==8
     the query 'lvl==8' has no answer .*'lvl' is not defined.*: the columns are
 ls --results {folder} @x
-    the query '@x' has no answer \(invalid syntax\): the columns are
+    the query '@x' does more than compare: use columns and values
 ls --results {folder} --columns acc,sparsity
     there is no column sparsity: the columns are
 export {imp} --out {imp}
