@@ -87,8 +87,9 @@ DIGITS = Protocol(
     dataset="digits", scale="demo", network="cifar_resnet14_w4", training=_DIGITS,
     scoring=Scoring("cifar_resnet14_w4", replace(_DIGITS, steps=88, lr=0.1, milestones=()), 40, batch_norm="running"),
     t_star=20, subset_size=256, sizes=(128, 256, 512), levels=14, replicates=16, more_replicates=8, balanced=True,
-    seed=1, judging_levels=(10, 11, 12, 13, 14), sweep_levels=(10, 12, 14), noise=(0.1, 0.5), noise_size=256, barrier_level=12,
-    barrier_all=(10, 20, 40), barrier_subsets=(10,), barrier_sizes=(128, 256, 512), onset_steps=(80, 160, 320),
+    seed=1, judging_levels=(10, 11, 12, 13, 14), sweep_levels=(10, 12, 14), noise=(0.1, 0.5), noise_size=256,
+    barrier_level=12, barrier_all=(10, 20, 40), barrier_subsets=(10,), barrier_sizes=(128, 256, 512),
+    onset_steps=(80, 160, 320),
     warmup=Warmup(
         Training(steps=220, milestones=(110, 165), batch_size=128, lr=1.0, augment=False), (20, 40, 80), (256, 512),
         balanced_hard=True,

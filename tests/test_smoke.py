@@ -128,6 +128,7 @@ def tiny_demo(monkeypatch):
     )  # fmt: skip
     tiny = dataclasses.replace(
         DIGITS, network="cifar_resnet8_w4", training=training, scoring=scoring, t_star=4, subset_size=80, levels=10,
+        judging_levels=protocol.JUDGED, sweep_levels=(6, 8, 10), barrier_level=7,
         replicates=2, more_replicates=None, sizes=(64, 80), noise_size=80, barrier_all=(2, 4), barrier_subsets=(2,),
         barrier_sizes=(64, 80), onset_steps=(6,), warmup=study,
     )  # fmt: skip
