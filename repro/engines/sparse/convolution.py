@@ -1,16 +1,10 @@
 """A convolution of a whole batch, forward and backward: band by band, each with what it reads made just before."""
 
 from repro.engines.sparse.compiled import inline
-from repro.engines.sparse.gather import (
-    gather_backward,
-    gather_forward,
-    gather_four_backward,
-    gather_four_forward,
-    next_part,
-)
+from repro.engines.sparse.gather import gather_backward, gather_forward, next_part
 from repro.engines.sparse.lanes import L, W
 from repro.engines.sparse.pointwise import MEAN, clear, make, norm_back
-from repro.engines.sparse.weigh import weigh, weigh_four
+from repro.engines.sparse.weigh import weigh
 
 ROWS = 8  # of X that are done before the next ones, so that what is made for them stays in the second-level cache
 
@@ -26,9 +20,9 @@ def rows_wanted(c, a, end):
 @inline
 def convolve(c, a, step, number, blocks, ragged, tables, lists, room):
     """X of a whole batch, and its sums; the rows of the activation are made on the way if nobody made them."""
-    arena, p = room.arena, tables.passes[number]
-    offset, value = lists.offset[lists.entries[number] :], room.w[lists.slots[number] :]
-    less = room.stats[number, MEAN]
+    arena, together = room.arena, lists.four[number]
+    taps = (lists.first, lists.offset[lists.entries[number] :], room.w[lists.slots[number] :])
+    extra, sums = (room.stats[number, MEAN], c.streamed), (room.s1, room.s2)
     clear(room.s1, c.channels * L)
     clear(room.s2, c.channels * L)
     for block in range(blocks):
@@ -40,138 +34,44 @@ def convolve(c, a, step, number, blocks, ragged, tables, lists, room):
             if step.make and wanted > ready:
                 make(arena, a, block, ready, wanted, room.stats, room.lanes, ragged and block == blocks - 1)
                 ready = wanted
-            if lists.four[number]:
-                gather_four_forward(
-                    arena,
-                    p,
-                    source,
-                    into,
-                    y,
-                    end,
-                    lists.first,
-                    offset,
-                    value,
-                    less,
-                    -1,
-                    c.streamed,
-                    -1,
-                    -1,
-                    room.s1,
-                    room.s2,
-                )
-            else:
-                gather_forward(
-                    arena,
-                    p,
-                    source,
-                    into,
-                    y,
-                    end,
-                    lists.first,
-                    offset,
-                    value,
-                    less,
-                    -1,
-                    c.streamed,
-                    -1,
-                    -1,
-                    room.s1,
-                    room.s2,
-                )
+            gather_forward(together, arena, tables.passes[number], (y, end), source, into, taps, extra, sums)
             y = end
 
 
 @inline
 def convolve_back(c, a, step, number, batch, blocks, ragged, tables, lists, room):
     """Gradients of a convolution's weights and, where it is wanted, of what it read."""
-    arena, p, gradient = room.arena, tables.passes[number], tables.activations[c.activation]
-    offset, sums = lists.offset[lists.entries[number] :], room.sums[lists.slots[number] * W :]
-    count = batch * c.rows * c.columns
-    act = x = -1
+    arena, gradient, d = room.arena, tables.activations[c.activation], tables.spare_gradient
+    taps = (lists.first, lists.offset[lists.entries[number] :])
+    weights, groups = room.sums[lists.slots[number] * W :], lists.groups[number]
+    stats, totals, count = room.stats[number], room.totals[number], batch * c.rows * c.columns
     if step.final:
         clear(room.s1, a.channels * L)
         clear(room.s2, a.channels * L)
     for block in range(blocks):
-        source, into, beside = a.place + block * a.block, step.into + block * step.into_block, -1
-        if step.beside >= 0:
-            beside = step.beside + block * step.beside_block
-        if step.final:
-            x = a.x + block * a.x_block
-            if a.rectified:
-                act = source
+        source, into, last = a.place + block * a.block, step.into + block * step.into_block, block == blocks - 1
+        beside = step.beside + block * step.beside_block if step.beside >= 0 else -1
+        act = source if step.final and a.rectified else -1
+        x = a.x + block * a.x_block if step.final else -1
         y = ready = done = 0
         while y < c.rows:
             end = next_part(y, ROWS, c.rows)
-            last = ragged and block == blocks - 1
-            norm_back(
-                arena,
-                c,
-                gradient,
-                block,
-                y,
-                end,
-                tables.spare_gradient,
-                count,
-                room.stats[number],
-                room.totals[number],
-                room.lanes,
-                last,
-            )
+            norm_back(arena, c, gradient, block, y, end, d, count, stats, totals, room.lanes, ragged and last)
             whole = a.height if end == c.rows else max(done, min(a.height, end * c.sy - c.py))
             wanted = max(whole, rows_wanted(c, a, end))
             if step.make and wanted > ready:
-                make(arena, a, block, ready, wanted, room.stats, room.lanes, last)
+                make(arena, a, block, ready, wanted, room.stats, room.lanes, ragged and last)
                 ready = wanted
-            if lists.four[number]:
-                weigh_four(
-                    arena, p, source, tables.spare_gradient, y, end, lists.first, offset, sums, lists.groups[number]
-                )
-            else:
-                weigh(arena, p, source, tables.spare_gradient, y, end, lists.first, offset, sums, lists.groups[number])
+            weigh(lists.four[number], arena, tables.passes[number], (y, end), source, d, taps, weights, groups)
             if step.into >= 0:
                 for which in range(c.back, c.back + c.classes):
                     back = tables.passes[which]
-                    strides = back.down // (a.width * L)
-                    rest = back.start // (a.width * L)
-                    y0, y1 = (done - rest + strides - 1) // strides, (whole - rest + strides - 1) // strides
-                    entries, value = lists.offset[lists.entries[which] :], room.back[lists.slots[which] :]
-                    if lists.four[which]:
-                        gather_four_backward(
-                            arena,
-                            back,
-                            tables.spare_gradient,
-                            into,
-                            y0,
-                            y1,
-                            lists.first,
-                            entries,
-                            value,
-                            room.s1,
-                            beside,
-                            0,
-                            act,
-                            x,
-                            room.s1,
-                            room.s2,
-                        )
-                    else:
-                        gather_backward(
-                            arena,
-                            back,
-                            tables.spare_gradient,
-                            into,
-                            y0,
-                            y1,
-                            lists.first,
-                            entries,
-                            value,
-                            room.s1,
-                            beside,
-                            0,
-                            act,
-                            x,
-                            room.s1,
-                            room.s2,
-                        )
+                    stride, rest = back.down // (a.width * L), back.start // (a.width * L)
+                    rows = (done - rest + stride - 1) // stride, (whole - rest + stride - 1) // stride
+                    entries, values = lists.offset[lists.entries[which] :], room.back[lists.slots[which] :]
+                    gather_backward(
+                        lists.four[which], arena, back, rows, d, into, (lists.first, entries, values), (beside, act, x),
+                        (room.s1, room.s2),
+                    )  # fmt: skip
                 done = whole
             y = end

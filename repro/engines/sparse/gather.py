@@ -39,6 +39,16 @@ def kept(kernel, start, size):
     return first, max(first, min(kernel, size - start))
 
 
+@inline
+def runs_at(shape, g0, k0, k1, v, whole):
+    """The taps of column v of a row that has the kernel's rows k0 to k1: (number of runs, begin, end), the next run's
+    begin and end being shape.kx further. ``whole``: all columns of the kernel lie inside, and the runs are one."""
+    if whole:
+        return 1, g0 + k0 * shape.kx, g0 + k1 * shape.kx
+    c0, c1 = kept(shape.kx, v * shape.sx - shape.px, shape.width)
+    return k1 - k0, g0 + k0 * shape.kx + c0, g0 + k0 * shape.kx + c1
+
+
 # --- sums over a run of taps --------------------------------------------------------------------------------
 
 
@@ -87,14 +97,14 @@ def sum_channels(source, base, offset, value, t0, t1, a, b, c, d):
 
 
 @inline
-def begin_forward(arena, shift, beside, at):
-    return fill(arena, -shift, L)
+def begin_forward(arena, extra, o, at):
+    return fill(arena, -number(extra[0], o), L)
 
 
 @inline
-def end_forward(arena, into, at, value, streamed, act, x, p, q):
-    """Keep X; add to the sums of X and of its square."""
-    if streamed:
+def end_forward(arena, extra, into, at, value, p, q):
+    """Keep X; add to the sums of X and of its square. extra: what X is less [channels], whether it is streamed."""
+    if extra[1]:
         stream(arena, into + at, value)
     else:
         store(arena, into + at, value)
@@ -102,42 +112,46 @@ def end_forward(arena, into, at, value, streamed, act, x, p, q):
 
 
 @inline
-def begin_backward(arena, shift, beside, at):
+def begin_backward(arena, extra, o, at):
     value = fill(arena, 0, L)
-    if beside >= 0:
-        value = load(arena, beside + at, L)
+    if extra[0] >= 0:
+        value = load(arena, extra[0] + at, L)
     return value
 
 
 @inline
-def end_backward(arena, into, at, value, streamed, act, x, p, q):
-    """Keep the gradient where the activation ``act`` is not 0; add to the sums of it and of it times ``x``."""
-    if act >= 0:
+def end_backward(arena, extra, into, at, value, p, q):
+    """Keep the gradient where an activation is not 0; add to the sums of it and of it times x.
+
+    extra: places of what is added, of the activation and of x, -1 for none.
+    """
+    if extra[1] >= 0:
         zero = fill(arena, 0, L)
-        value = where_above(load(arena, act + at, L), zero, value, zero)
+        value = where_above(load(arena, extra[1] + at, L), zero, value, zero)
     store(arena, into + at, value)
-    if x >= 0:
-        q = fma(value, load(arena, x + at, L), q)
+    if extra[2] >= 0:
+        q = fma(value, load(arena, extra[2] + at, L), q)
     return add(p, value), q
 
 
 # --- the passes ---------------------------------------------------------------------------------------------
 
 
-def _make(begin, end):
+def _one(begin, end):
     @compiled
-    def gather(arena, shape, source, into, y0, y1, first, offset, value, shift, beside, streamed, act, x, s1, s2):
-        """Rows y0 to y1 of a pass over a block of images, four pixels at once where they have all taps.
+    def gather(arena, shape, rows, source, into, taps, extra, sums):
+        """Rows of a pass over a block of images, four pixels at once where they have all taps.
 
-        source, into, beside, act, x: places of the block in the arena; -1 for none.
-        shift [channels]: what X is less. s1, s2: sums in lanes, added to.
+        source, into: places of the block in the arena. taps: runs, offsets, weights. sums: two, in lanes, added to.
         """
+        first, offset, value = taps
+        s1, s2 = sums
         ky, kx, sy, sx = shape.ky, shape.kx, shape.sy, shape.sx
         step, down = sx * L, sy * shape.width * L
         xa, xb = inside(shape.width, kx, sx, shape.px, shape.columns)
-        top = y0
-        while top < y1:
-            bottom = next_part(top, BAND, y1)
+        top = rows[0]
+        while top < rows[1]:
+            bottom = next_part(top, BAND, rows[1])
             left = 0
             while left < shape.columns:
                 right = next_part(left, TILE, shape.columns)
@@ -153,85 +167,37 @@ def _make(begin, end):
                         row = o * shape.plane + shape.start + y * shape.down
                         v = left
                         while v < right:
-                            at, from_ = row + v * shape.step, base + v * step
-                            z = begin(arena, number(shift, o), beside, at)
-                            if v < xa or v >= xb:  # some of the kernel's columns: a run for each of its rows
-                                source_x = v * sx - shape.px
-                                c0, c1 = kept(kx, source_x, shape.width)
-                                many, run, run_end = k1 - k0, g0 + k0 * kx + c0, g0 + k0 * kx + c1
-                            else:
-                                many, run, run_end = 1, g0 + k0 * kx, g0 + k1 * kx
-                                if v + 1 < min(right, xb):
-                                    if pair:
-                                        b = begin(arena, number(shift, o), beside, at + shape.step)
-                                        c = begin(arena, number(shift, o), beside, at + shape.down)
-                                        d = begin(arena, number(shift, o), beside, at + shape.down + shape.step)
-                                        z, b, c, d = sum_square(
-                                            arena,
-                                            from_,
-                                            step,
-                                            down,
-                                            offset,
-                                            value,
-                                            number(first, run),
-                                            number(first, run_end),
-                                            z,
-                                            b,
-                                            c,
-                                            d,
-                                        )
-                                        p, q = end(arena, into, at, z, streamed, act, x, p, q)
-                                        p, q = end(arena, into, at + shape.step, b, streamed, act, x, p, q)
-                                        at += shape.down
-                                        p, q = end(arena, into, at, c, streamed, act, x, p, q)
-                                        p, q = end(arena, into, at + shape.step, d, streamed, act, x, p, q)
-                                        v += 2
-                                        continue
-                                    b = begin(arena, number(shift, o), beside, at + shape.step)
-                                    z, b = sum_two(
-                                        arena,
-                                        from_,
-                                        step,
-                                        offset,
-                                        value,
-                                        number(first, run),
-                                        number(first, run_end),
-                                        z,
-                                        b,
-                                    )
-                                    p, q = end(arena, into, at, z, streamed, act, x, p, q)
-                                    p, q = end(arena, into, at + shape.step, b, streamed, act, x, p, q)
-                                    v += 2
-                                    continue
-                            if pair:
-                                b = begin(arena, number(shift, o), beside, at + shape.down)
+                            at, from_, whole = row + v * shape.step, base + v * step, xa <= v < xb
+                            many, run, end_ = runs_at(shape, g0, k0, k1, v, whole)
+                            two = whole and v + 1 < min(right, xb)
+                            a = begin(arena, extra, o, at)
+                            if two:
+                                t0, t1 = number(first, run), number(first, end_)
+                                b = begin(arena, extra, o, at + shape.step)
+                                if pair:
+                                    under = at + shape.down
+                                    c = begin(arena, extra, o, under)
+                                    d = begin(arena, extra, o, under + shape.step)
+                                    a, b, c, d = sum_square(arena, from_, step, down, offset, value, t0, t1, a, b, c, d)
+                                    p, q = end(arena, extra, into, under, c, p, q)
+                                    p, q = end(arena, extra, into, under + shape.step, d, p, q)
+                                else:
+                                    a, b = sum_two(arena, from_, step, offset, value, t0, t1, a, b)
+                                p, q = end(arena, extra, into, at, a, p, q)
+                                p, q = end(arena, extra, into, at + shape.step, b, p, q)
+                            elif pair:
+                                b = begin(arena, extra, o, at + shape.down)
                                 for k in range(many):
-                                    z, b = sum_two(
-                                        arena,
-                                        from_,
-                                        down,
-                                        offset,
-                                        value,
-                                        number(first, run + k * kx),
-                                        number(first, run_end + k * kx),
-                                        z,
-                                        b,
-                                    )
-                                p, q = end(arena, into, at, z, streamed, act, x, p, q)
-                                p, q = end(arena, into, at + shape.down, b, streamed, act, x, p, q)
+                                    t0, t1 = number(first, run + k * shape.kx), number(first, end_ + k * shape.kx)
+                                    a, b = sum_two(arena, from_, down, offset, value, t0, t1, a, b)
+                                p, q = end(arena, extra, into, at, a, p, q)
+                                p, q = end(arena, extra, into, at + shape.down, b, p, q)
                             else:
                                 for k in range(many):
-                                    z = sum_one(
-                                        arena,
-                                        from_,
-                                        offset,
-                                        value,
-                                        number(first, run + k * kx),
-                                        number(first, run_end + k * kx),
-                                        z,
-                                    )
-                                p, q = end(arena, into, at, z, streamed, act, x, p, q)
-                            v += 1
+                                    t0, t1 = number(first, run + k * shape.kx), number(first, end_ + k * shape.kx)
+                                    a = sum_one(arena, from_, offset, value, t0, t1, a)
+                                p, q = end(arena, extra, into, at, a, p, q)
+                            v += 2 if two else 1
                         y += 2 if pair else 1
                     store(s1, o * L, p)
                     store(s2, o * L, q)
@@ -241,53 +207,58 @@ def _make(begin, end):
     return gather
 
 
-def _make_four(begin, end):
+def _four(begin, end):
+    @inline
+    def keep(arena, extra, into, at, value, sums, o):
+        p, q = end(arena, extra, into, at, value, load(sums[0], o * L, L), load(sums[1], o * L, L))
+        store(sums[0], o * L, p)
+        store(sums[1], o * L, q)
+
     @compiled
-    def gather_four(arena, shape, source, into, y0, y1, first, offset, value, shift, beside, streamed, act, x, s1, s2):
+    def gather(arena, shape, rows, source, into, taps, extra, sums):
         """The same for lists whose taps hold a weight for each of four channels, some of them 0."""
-        ky, kx, sy, sx = shape.ky, shape.kx, shape.sy, shape.sx
-        xa, xb = inside(shape.width, kx, sx, shape.px, shape.columns)
-        for y in range(y0, y1):
-            source_y = y * sy - shape.py
-            k0, k1 = kept(ky, source_y, shape.height)
+        first, offset, value = taps
+        plane = shape.plane
+        xa, xb = inside(shape.width, shape.kx, shape.sx, shape.px, shape.columns)
+        for y in range(rows[0], rows[1]):
+            source_y = y * shape.sy - shape.py
+            k0, k1 = kept(shape.ky, source_y, shape.height)
             base = source + (source_y * shape.width - shape.px) * L
             left = 0
             while left < shape.columns:
                 right = next_part(left, TILE, shape.columns)
                 for o in range(0, shape.channels, TOGETHER):
-                    g0 = shape.first + o // TOGETHER * ky * kx
-                    row = o * shape.plane + shape.start + y * shape.down
+                    g0 = shape.first + o // TOGETHER * shape.ky * shape.kx
+                    row = o * plane + shape.start + y * shape.down
                     for v in range(left, right):
-                        many, run, run_end = 1, g0 + k0 * kx, g0 + k1 * kx
-                        if v < xa or v >= xb:
-                            source_x = v * sx - shape.px
-                            c0, c1 = kept(kx, source_x, shape.width)
-                            many, run, run_end = k1 - k0, g0 + k0 * kx + c0, g0 + k0 * kx + c1
-                        at, from_, plane = row + v * shape.step, base + v * sx * L, shape.plane
-                        a = begin(arena, number(shift, o), beside, at)
-                        b = begin(arena, number(shift, o + 1), beside, at + plane)
-                        c = begin(arena, number(shift, o + 2), beside, at + 2 * plane)
-                        d = begin(arena, number(shift, o + 3), beside, at + 3 * plane)
+                        many, run, end_ = runs_at(shape, g0, k0, k1, v, xa <= v < xb)
+                        at, from_ = row + v * shape.step, base + v * shape.sx * L
+                        a, b = begin(arena, extra, o, at), begin(arena, extra, o + 1, at + plane)
+                        c, d = begin(arena, extra, o + 2, at + 2 * plane), begin(arena, extra, o + 3, at + 3 * plane)
                         for k in range(many):
-                            t0, t1 = number(first, run + k * kx), number(first, run_end + k * kx)
+                            t0, t1 = number(first, run + k * shape.kx), number(first, end_ + k * shape.kx)
                             a, b, c, d = sum_channels(arena, from_, offset, value, t0, t1, a, b, c, d)
-                        keep(end, arena, into, at, a, streamed, act, x, s1, s2, o)
-                        keep(end, arena, into, at + plane, b, streamed, act, x, s1, s2, o + 1)
-                        keep(end, arena, into, at + 2 * plane, c, streamed, act, x, s1, s2, o + 2)
-                        keep(end, arena, into, at + 3 * plane, d, streamed, act, x, s1, s2, o + 3)
+                        keep(arena, extra, into, at, a, sums, o)
+                        keep(arena, extra, into, at + plane, b, sums, o + 1)
+                        keep(arena, extra, into, at + 2 * plane, c, sums, o + 2)
+                        keep(arena, extra, into, at + 3 * plane, d, sums, o + 3)
                 left = right
 
+    return gather
+
+
+def _gather(begin, end):
+    one, four = _one(begin, end), _four(begin, end)
+
     @inline
-    def keep(end, arena, into, at, value, streamed, act, x, s1, s2, o):
-        p, q = end(arena, into, at, value, streamed, act, x, load(s1, o * L, L), load(s2, o * L, L))
-        store(s1, o * L, p)
-        store(s2, o * L, q)
+    def gather(together, arena, shape, rows, source, into, taps, extra, sums):
+        if together:
+            four(arena, shape, rows, source, into, taps, extra, sums)
+        else:
+            one(arena, shape, rows, source, into, taps, extra, sums)
 
-    return gather_four
+    return gather
 
 
-gather_forward, gather_backward = _make(begin_forward, end_forward), _make(begin_backward, end_backward)
-gather_four_forward, gather_four_backward = (
-    _make_four(begin_forward, end_forward),
-    _make_four(begin_backward, end_backward),
-)
+gather_forward = _gather(begin_forward, end_forward)
+gather_backward = _gather(begin_backward, end_backward)

@@ -1,8 +1,9 @@
 """Vectors of lanes as Numba values, by LLVM IR: LLVM keeps them in whatever registers the machine has.
 
 Activations lie with the images innermost, so a pixel of L images is a vector. Numba has no such type; this module adds
-it, with the operations that the kernels need. ``load``, ``store``, ``number`` and ``put`` go through raw pointers: without
-Numba's test for negative indices, which would cost a fifth of the inner loops. In debug mode they check every access.
+it, with the operations that the kernels need. ``load``, ``store``, ``number`` and ``put`` go through raw pointers,
+without Numba's test for negative indices, which costs instructions in the innermost loops. In debug mode they check
+every access.
 """
 
 import os

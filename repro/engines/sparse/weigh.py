@@ -4,7 +4,7 @@ A tap's sum is kept in W lanes, and added over lanes once a step. The taps are t
 """
 
 from repro.engines.sparse.compiled import compiled, inline
-from repro.engines.sparse.gather import BAND, TILE, TOGETHER, inside, kept, next_part
+from repro.engines.sparse.gather import BAND, TILE, TOGETHER, inside, kept, next_part, runs_at
 from repro.engines.sparse.lanes import L, W, add, dot, fill, load, number, store
 
 
@@ -46,20 +46,16 @@ def weigh_channels(arena, sums, base, offset, t0, t1, a, b, c, d):
 
 
 @compiled
-def weigh(arena, shape, source, gradient, y0, y1, first, offset, sums, groups):
-    """Add the products of rows y0 to y1 of the gradient of X with the input to ``sums`` [taps * W].
-
-    shape: the forward pass. source, gradient: places of the block. groups: how many parts the channels are done in,
-    so that the sums of one stay in the second-level cache.
-    """
+def weigh_singly(arena, shape, rows, source, gradient, taps, sums, groups):
+    first, offset = taps
     ky, kx, sy, sx = shape.ky, shape.kx, shape.sy, shape.sx
     step, down = sx * L, sy * shape.width * L
     xa, xb = inside(shape.width, kx, sx, shape.px, shape.columns)
     for group in range(groups):
         o0, o1 = group * shape.channels // groups, (group + 1) * shape.channels // groups
-        top = y0
-        while top < y1:
-            bottom = next_part(top, BAND, y1)
+        top = rows[0]
+        while top < rows[1]:
+            bottom = next_part(top, BAND, rows[1])
             left = 0
             while left < shape.columns:
                 right = next_part(left, TILE, shape.columns)
@@ -74,39 +70,23 @@ def weigh(arena, shape, source, gradient, y0, y1, first, offset, sums, groups):
                         row = gradient + o * shape.plane + shape.start + y * shape.down
                         v = left
                         while v < right:
-                            at, from_ = row + v * shape.step, base + v * step
+                            at, from_, whole = row + v * shape.step, base + v * step, xa <= v < xb
+                            many, run, end = runs_at(shape, g0, k0, k1, v, whole)
+                            two = whole and v + 1 < min(right, xb)
                             a = load(arena, at, L)
-                            if v < xa or v >= xb:
-                                source_x = v * sx - shape.px
-                                c0, c1 = kept(kx, source_x, shape.width)
-                                many, run, run_end = k1 - k0, g0 + k0 * kx + c0, g0 + k0 * kx + c1
-                            else:
-                                many, run, run_end = 1, g0 + k0 * kx, g0 + k1 * kx
-                                if v + 1 < min(right, xb):
-                                    t0, t1 = number(first, run), number(first, run_end)
-                                    b = load(arena, at + shape.step, L)
-                                    if pair:
-                                        c = load(arena, at + shape.down, L)
-                                        d = load(arena, at + shape.down + shape.step, L)
-                                        weigh_square(arena, sums, from_, step, down, offset, t0, t1, a, b, c, d)
-                                    else:
-                                        weigh_two(arena, sums, from_, step, offset, t0, t1, a, b)
-                                    v += 2
-                                    continue
-                            if pair:
+                            if two:
+                                t0, t1 = number(first, run), number(first, end)
+                                b = load(arena, at + shape.step, L)
+                                if pair:
+                                    c, d = load(arena, at + shape.down, L), load(arena, at + shape.down + shape.step, L)
+                                    weigh_square(arena, sums, from_, step, down, offset, t0, t1, a, b, c, d)
+                                else:
+                                    weigh_two(arena, sums, from_, step, offset, t0, t1, a, b)
+                            elif pair:
                                 b = load(arena, at + shape.down, L)
                                 for k in range(many):
-                                    weigh_two(
-                                        arena,
-                                        sums,
-                                        from_,
-                                        down,
-                                        offset,
-                                        number(first, run + k * kx),
-                                        number(first, run_end + k * kx),
-                                        a,
-                                        b,
-                                    )
+                                    t0, t1 = number(first, run + k * shape.kx), number(first, end + k * shape.kx)
+                                    weigh_two(arena, sums, from_, down, offset, t0, t1, a, b)
                             else:
                                 for k in range(many):
                                     weigh_one(
@@ -114,54 +94,53 @@ def weigh(arena, shape, source, gradient, y0, y1, first, offset, sums, groups):
                                         sums,
                                         from_,
                                         offset,
-                                        number(first, run + k * kx),
-                                        number(first, run_end + k * kx),
+                                        number(first, run + k * shape.kx),
+                                        number(first, end + k * shape.kx),
                                         a,
                                     )
-                            v += 1
+                            v += 2 if two else 1
                         y += 2 if pair else 1
                 left = right
             top = bottom
 
 
 @compiled
-def weigh_four(arena, shape, source, gradient, y0, y1, first, offset, sums, groups):
+def weigh_four(arena, shape, rows, source, gradient, taps, sums, groups):
     """The same for lists whose taps hold a weight for each of four channels."""
-    ky, kx, sx = shape.ky, shape.kx, shape.sx
-    xa, xb = inside(shape.width, kx, sx, shape.px, shape.columns)
-    fours = shape.channels // TOGETHER
+    first, offset = taps
+    plane, fours = shape.plane, shape.channels // TOGETHER
+    xa, xb = inside(shape.width, shape.kx, shape.sx, shape.px, shape.columns)
     for group in range(groups):
         o0, o1 = group * fours // groups * TOGETHER, (group + 1) * fours // groups * TOGETHER
-        for y in range(y0, y1):
+        for y in range(rows[0], rows[1]):
             source_y = y * shape.sy - shape.py
-            k0, k1 = kept(ky, source_y, shape.height)
+            k0, k1 = kept(shape.ky, source_y, shape.height)
             base = source + (source_y * shape.width - shape.px) * L
             left = 0
             while left < shape.columns:
                 right = next_part(left, TILE, shape.columns)
                 for o in range(o0, o1, TOGETHER):
-                    g0 = shape.first + o // TOGETHER * ky * kx
-                    row = gradient + o * shape.plane + shape.start + y * shape.down
+                    g0 = shape.first + o // TOGETHER * shape.ky * shape.kx
+                    row = gradient + o * plane + shape.start + y * shape.down
                     for v in range(left, right):
-                        many, run, run_end = 1, g0 + k0 * kx, g0 + k1 * kx
-                        if v < xa or v >= xb:
-                            source_x = v * sx - shape.px
-                            c0, c1 = kept(kx, source_x, shape.width)
-                            many, run, run_end = k1 - k0, g0 + k0 * kx + c0, g0 + k0 * kx + c1
-                        at, from_ = row + v * shape.step, base + v * sx * L
-                        a, b = load(arena, at, L), load(arena, at + shape.plane, L)
-                        c, d = load(arena, at + 2 * shape.plane, L), load(arena, at + 3 * shape.plane, L)
+                        many, run, end = runs_at(shape, g0, k0, k1, v, xa <= v < xb)
+                        at, from_ = row + v * shape.step, base + v * shape.sx * L
+                        a, b = load(arena, at, L), load(arena, at + plane, L)
+                        c, d = load(arena, at + 2 * plane, L), load(arena, at + 3 * plane, L)
                         for k in range(many):
-                            weigh_channels(
-                                arena,
-                                sums,
-                                from_,
-                                offset,
-                                number(first, run + k * kx),
-                                number(first, run_end + k * kx),
-                                a,
-                                b,
-                                c,
-                                d,
-                            )
+                            t0, t1 = number(first, run + k * shape.kx), number(first, end + k * shape.kx)
+                            weigh_channels(arena, sums, from_, offset, t0, t1, a, b, c, d)
                 left = right
+
+
+@inline
+def weigh(together, arena, shape, rows, source, gradient, taps, sums, groups):
+    """Add the products of rows of the gradient of X with the input to ``sums`` [taps * W].
+
+    shape: the forward pass. source, gradient: places of the block. taps: runs, offsets. groups: how many parts the
+    channels are done in, so that the sums of one stay in the second-level cache.
+    """
+    if together:
+        weigh_four(arena, shape, rows, source, gradient, taps, sums, groups)
+    else:
+        weigh_singly(arena, shape, rows, source, gradient, taps, sums, groups)
