@@ -28,6 +28,7 @@ def require_finite(network: torch.nn.Module, name: str, data: ImageSet) -> None:
 def advice(diverged_at: int, first: int, lr: float) -> str:
     """What to do about a loss that was not finite at step ``diverged_at`` of a training from step ``first`` on."""
     if diverged_at == first:
-        return (f"that was before any update, so the learning rate (={lr}) is not why: look at what its forward gives in "
-                "training mode")  # fmt: skip
+        weights = "the weights it starts from, and at " if first else ""
+        return (f"that was before any update, so the learning rate (={lr}) is not why: look at {weights}what its forward "
+                "gives in training mode")  # fmt: skip
     return f"lower --lr (={lr})"

@@ -4,13 +4,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from repro.data import Passes
-from repro.errors import RunError, UsageError
 from repro.engines import Block, Sgd
+from repro.errors import RunError, UsageError
 from repro.stages.beginning import begin
 from repro.stages.common import Machine, Result
+from repro.stages.first_look import advice
 from repro.stages.growing import Growing
 from repro.stages.progress import FORWARD, images_between, images_of, place
 from repro.stages.trainer import Trained, Trainer
@@ -207,15 +209,18 @@ class _Gradients:
         table = self.cell.table()
         bad = sorted(set(table.replicate[table.diverged]))
         if len(bad) == table.replicate.nunique():
-            raise RunError(f"all replicates of {self.cell.path.stem} diverged (loss not finite): lower --lr "
-                           f"(={self.training.lr}) and pass --force")  # fmt: skip
+            raise RunError(f"all replicates of {self.cell.path.stem} diverged (loss not finite): {self._advice(table)} "
+                           "and pass --force")  # fmt: skip
         lines = [" step  cosine similarity  test accuracy"]
         for step, rows in table.groupby("step"):
             lines.append(f"{step:5d}  {rows.cosine.mean():17.4f}  {rows.acc.mean():.4f} ± {rows.acc.std(ddof=0):.4f} "
                          f"(n={len(rows)})")  # fmt: skip
         if bad:
-            lines.append(f"warning: replicates {bad} diverged: try a lower --lr (={self.training.lr})")
+            lines.append(f"warning: replicates {bad} diverged: {self._advice(table)}")
         return tuple(lines)
+
+    def _advice(self, table: pd.DataFrame) -> str:
+        return advice(table.step[table.diverged].min(), 0, self.training.lr)
 
 
 def _until(job: Job, stop: int) -> Job:

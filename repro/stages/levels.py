@@ -1,11 +1,15 @@
 """What imp and branch share: levels of sparse networks trained to the end, how they are measured, what is kept."""
 
+from abc import ABC, abstractmethod
+
 import numpy as np
+import pandas as pd
 import torch
 
 from repro.data import ImageSet
 from repro.errors import RunError
 from repro.stages.common import Machine, training_of
+from repro.stages.first_look import advice
 from repro.stages.growing import Growing
 from repro.stages.networks import require_idle
 from repro.stages.progress import FORWARD, images_between
@@ -18,7 +22,7 @@ def piece_of(replicate: int, level: int) -> str:
     return f"replicate_{replicate}/level_{level}"
 
 
-class Levels:
+class Levels(ABC):
     """Trains the (replicate, level) rows of one command and keeps, for each, in ``cell``:
 
     mask: np.packbits of the prunable weights; weights: float32, in the order of the layout; test_correct: np.packbits,
@@ -49,9 +53,9 @@ class Levels:
         """A kept mask as bool [num_prunable]."""
         return torch.from_numpy(np.unpackbits(packed, count=self.layout.num_prunable).astype(bool))
 
+    @abstractmethod
     def mask(self, replicate: int, level: int) -> torch.Tensor:
         """The mask a level trains with, bool [num_prunable]."""
-        raise NotImplementedError
 
     def chunks(self, rows: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
         """(replicate, level) in cohorts."""
@@ -118,7 +122,7 @@ class Levels:
         if table.diverged.all():
             raise RunError(
                 f"all replicates of {self.cell.path.stem} diverged (loss not finite from step "
-                f"{table.diverged_at.max()}): lower --lr (={self.training.lr}) of its pretrain command, with --force"
+                f"{table.diverged_at.max()}): {self._advice(table)}, with --force"
             )
         lines = ["level  weights left  test accuracy"]
         for level, rows in table.groupby("level"):
@@ -127,6 +131,10 @@ class Levels:
         bad = sorted(set(table.replicate[table.diverged]))
         if bad:
             lines.append(
-                f"warning: replicates {bad} diverged and count as chance: try a lower --lr (={self.training.lr})"
+                f"warning: replicates {bad} diverged and count as chance: {self._advice(table)}"
             )
         return tuple(lines)
+
+    def _advice(self, table: pd.DataFrame) -> str:
+        found = advice(table.diverged_at[table.diverged_at != NEVER].min(), self.recipe["t"], self.training.lr)
+        return f"{found} of its pretrain command" if found.startswith("lower") else found

@@ -90,6 +90,6 @@ def pretrain(
         ]
         if len(diverged):
             bad = ", ".join(map(str, diverged))
-            lines.append(f"warning: replicates {bad} diverged (loss not finite): try a lower --lr (={training.lr})")
+            lines.append(f"warning: replicates {bad} diverged (loss not finite): {advice(min(table.diverged_at[diverged.index]), 0, training.lr)}")
         return cell.finish(order=["replicate"], extra=start.labels.arrays(int(cell.table().replicate.max()) + 1), lines=tuple(lines),
                            **trainer.provenance, seed=start.seed)  # fmt: skip

@@ -12,9 +12,10 @@ from repro.data import ImageSet, Passes
 from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.stages.common import Machine, Result, data_of, open_data, require_replicates, training_fields
+from repro.stages.first_look import advice
 from repro.stages.growing import Growing
-from repro.stages.progress import FORWARD, images_of, place
 from repro.stages.networks import network_fields
+from repro.stages.progress import FORWARD, images_of, place
 from repro.stages.trainer import Trained, Trainer
 from repro.train import evaluate
 from repro.train.job import Job
@@ -219,8 +220,9 @@ class _Sweep:
             spread = f"{rows.acc.mean():.4f} ± {rows.acc.std(ddof=0):.4f} (n={len(rows)}{lost})"
             lines.append(f"{name:<{width}}  {kind:<6} {size or '':>6}  {w:>5}  {spread}")
         if table.diverged.any():
+            hint = advice(table.diverged_at[table.diverged].min(), 0, self.training.lr)
             lines.append(
                 f"warning: {table.diverged.sum()} of {len(table)} networks diverged and count as chance "
-                f"({1 / self.data.num_classes:g}): where that is not what you study, lower --lr (={self.training.lr})"
+                f"({1 / self.data.num_classes:g}): where that is not what you study, {hint}"
             )
         return tuple(lines)
