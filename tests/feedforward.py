@@ -1,4 +1,4 @@
-"""Networks of every layer that the sparse engine has, and some of layers that it has not: ``tests/feedforward.py:NAME``."""
+"""Networks of every layer that the sparse engine has, and of layers that it has not: ``tests/feedforward.py:NAME``."""
 
 import torch
 import torch.nn.functional as F
@@ -164,3 +164,71 @@ def smooth(num_classes, in_chans):
     return nn.Sequential(
         nn.Conv2d(in_chans, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)
     )
+
+
+class Unread(nn.Module):
+    """A rectifier that works in place, and whose result nobody reads."""
+
+    def __init__(self, num_classes, in_chans):
+        super().__init__()
+        self.conv, self.relu, self.fc = nn.Conv2d(in_chans, 4, 3), nn.ReLU(inplace=True), nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        x = self.conv(x)
+        self.relu(x)
+        return self.fc(x.mean((2, 3)))
+
+
+class Aside(nn.Module):
+    """A branch that nobody reads."""
+
+    def __init__(self, num_classes, in_chans):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(in_chans, 4, 3), nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        x = self.conv(x)
+        F.max_pool2d(x, 2)
+        return self.fc(x.mean((2, 3)))
+
+
+class StaysInEvaluation(nn.Module):
+    """Batch norm by running statistics, in training too."""
+
+    def __init__(self, num_classes, in_chans):
+        super().__init__()
+        self.conv, self.bn, self.fc = nn.Conv2d(in_chans, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, num_classes)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.bn.eval()
+        return self
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.bn(self.conv(x))).mean((2, 3)))
+
+
+class Leaky(nn.ReLU):
+    def forward(self, x):
+        return F.leaky_relu(x)
+
+
+def subclass(num_classes, in_chans):
+    return nn.Sequential(
+        nn.Conv2d(in_chans, 4, 3), Leaky(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)
+    )
+
+
+class Keywords(nn.Module):
+    def __init__(self, num_classes, in_chans):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(in_chans, 4, 3), nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.conv(input=x)).mean((2, 3)))
+
+
+def hooked(num_classes, in_chans):
+    network = vgg(num_classes, in_chans)
+    network[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    return network

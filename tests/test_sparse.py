@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from repro import engines
 from repro.data import Batcher
 from repro.engines import Block, Sgd
-from repro.engines.sparse import unsupported
 from repro.errors import UsageError
-from repro.nets import create, initialise
+from repro.nets import initialise
 
 NETWORKS = f"{Path(__file__).parent / 'feedforward.py'}:"
 N, CLASSES = 150, 5
@@ -204,6 +203,20 @@ def test_measuring_equals_plain_pytorch(network):
     assert apart(sparse.vectors(), serial.vectors()) < 1e-12
 
 
+@pytest.mark.parametrize("pixel", range(4))
+def test_a_maximum_over_a_number_that_is_not_one_is_none(pixel):
+    """As in PyTorch, wherever in the window it stands: a network that has diverged shows it."""
+    setting = Setting(NETWORKS + "convolutional", 8, 1, 8, 1.0, False, replicas=1, steps=1)
+    cohort, serial = setting.loaded("sparse"), setting.loaded("serial")
+    first = setting.vectors[0, : 4 * 9].view(4, 1, 3, 3)  # one pixel of the image times infinity, and 0 times infinity
+    first[0, 0, 1 + pixel // 2 - 1, 1 + pixel % 2 - 1] = torch.inf
+    for each in (cohort, serial):
+        each.load(setting.vectors)
+    index = torch.arange(8)[None]
+    found, wanted = (each.predict(setting.batcher, index).isfinite() for each in (cohort, serial))
+    assert torch.equal(found, wanted) and not wanted.all()
+
+
 def test_logits_far_apart_give_the_right_loss():
     """The engine's own exponential: classes hundreds of nats apart, and equal ones."""
     setting = Setting(NETWORKS + "perceptron", 8, 1, 64, 1.0, False, replicas=1, steps=1)
@@ -213,49 +226,6 @@ def test_logits_far_apart_give_the_right_loss():
         losses, logits = cohort.train(setting.block, setting.batcher, setting.targets, setting.sgd, logits=True)
         wanted = F.cross_entropy(logits[0, 0], setting.targets[0][setting.block.index[0, 0]])
         assert losses.item() == pytest.approx(wanted.item(), rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    "network, phrase",
-    [
-        (NETWORKS + "Transposed", "a ConvTranspose2d ('up')"),
-        (NETWORKS + "depthwise", "a Conv2d ('1') with groups"),
-        (NETWORKS + "smooth", "a GELU ('1')"),
-        (NETWORKS + "Twice", "a Conv2d ('conv'), whose weights are used twice"),
-        (NETWORKS + "Branching", "a forward pass that depends on its images"),
-    ],
-)
-def test_a_layer_it_cannot_have_is_named(network, phrase):
-    assert unsupported(create(network, num_classes=5, in_chans=1), 8, 1).startswith(phrase)
-    with pytest.raises(UsageError, match="use --engine serial"):
-        engines.create(
-            "sparse", network, replicas=1, num_classes=5, in_chans=1, image_size=8, device=torch.device("cpu")
-        )
-
-
-@pytest.mark.parametrize(
-    "name, size",
-    [
-        ("cifar_resnet20", 32),
-        ("resnet10t", 32),
-        ("resnet18", 32),
-        ("lowres_resnet18", 32),
-        ("conv2_s8", 8),
-        ("lenet300_s8", 8),
-        ("conv6", 32),
-        ("cifar_vgg11", 32),
-        ("cifar_vgg16", 32),
-    ],
-)
-def test_networks_of_the_zoo_that_it_can_have(name, size):
-    assert unsupported(create(name, num_classes=10, in_chans=3), size, 3) is None
-
-
-def test_reading_a_network_leaves_it_as_it_was():
-    network = create("cifar_resnet8_w4", num_classes=5, in_chans=1).eval()
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    assert unsupported(network, 8, 1) is None and not network.training
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
 def test_images_of_another_size_are_refused():

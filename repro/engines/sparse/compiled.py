@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -31,9 +31,11 @@ def _folder() -> Path | None:
     """Where compiled code is kept; None where nothing can be written.
 
     Numba does not notice edits in files that a function takes others from, so the folder's name has a hash of all that
-    the code depends on.
+    the code depends on. Numba keeps code by its file's place and time: so does the folder, else it would hold code that
+    a second checkout may not use.
     """
-    sources = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    paths = sorted(Path(__file__).resolve().parent.glob("*.py"))
+    sources = [path.read_bytes() + repr((str(path), path.stat().st_mtime_ns)).encode() for path in paths]
     cpu = llvmlite.binding.get_host_cpu_name(), llvmlite.binding.get_host_cpu_features().flatten()
     versions = numba.__version__, llvmlite.__version__, platform.python_version()
     key = hashlib.sha256(b"".join(sources) + repr((cpu, versions, W, DEBUG)).encode()).hexdigest()[:16]
@@ -57,9 +59,13 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _homes() -> list[Path]:
-    """Folders for compiled code, the usual one first; the other is for users without a home, as in a container."""
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "lottery-data-diet"
-    return [usual, Path(os.environ.get("TMPDIR") or "/tmp") / f"lottery-data-diet-{os.geteuid()}"]
+    """Folders for compiled code, the usual one first; the last is for users without a home, as in a container."""
+    temporary = Path(os.environ.get("TMPDIR") or "/tmp") / f"lottery-data-diet-{os.geteuid()}"
+    try:
+        usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # no HOME, and a user without an entry
+        return [temporary]
+    return [usual / "lottery-data-diet", temporary]
 
 
 FOLDER = _folder()
@@ -92,42 +98,44 @@ def call(function, kind, *arguments):
     Processes that start side by side wait for the one that compiles.
     """
     if (function, kind) not in _ready:
-        types = tuple(map(numba.typeof, arguments))
-        with _alone() as folder:
-            mark = folder and folder / f"{function.__name__}-{hashlib.sha256(repr(types).encode()).hexdigest()[:8]}"
-            if mark is None or not mark.exists():
-                kept = "" if mark else f" (not kept: neither {_homes()[0]} nor {_homes()[1]} can be written)"
-                print(f"compiling engine sparse for this CPU: half a minute, once{kept}", file=sys.stderr, flush=True)
-            _compile(function, types)
-            if mark:
-                with suppress(OSError):
-                    mark.touch()
+        _compile(function, tuple(map(numba.typeof, arguments)))
         _ready.add((function, kind))
     return function(*arguments)
 
 
 def _compile(function, types: tuple) -> None:
     """Compile, or take what is kept; a cache that is damaged or cannot be written costs time and nothing else."""
-    try:
-        function.compile(types)
-    except (EOFError, UnpicklingError):
-        for path in FOLDER.rglob("*.nb?"):
-            path.unlink()
-        function.compile(types)
-    except OSError as error:
-        print(
-            f"warning: the compiled engine cannot be kept in {FOLDER} ({error.strerror}): it is compiled again each "
-            "time",
-            file=sys.stderr,
-        )
+    name = f"{function.__name__}-{hashlib.sha256(repr(types).encode()).hexdigest()[:8]}"
+    mark = FOLDER and FOLDER / name  # that numba kept this function
+    with _alone():
+        if mark is None or not mark.exists():
+            _tell("" if mark else f" (not kept: {' and '.join(map(str, _homes()))} cannot be written)")
+        try:
+            function.compile(types)
+        except (EOFError, UnpicklingError):
+            _tell(" (what was kept is damaged)")
+            for path in FOLDER.rglob("*.nb?"):
+                path.unlink()
+            function.compile(types)
+        except OSError as error:
+            sentence = f"the compiled engine cannot be kept in {FOLDER} ({error.strerror}): it is compiled each time"
+            print(f"warning: {sentence}", file=sys.stderr)
+            return
+        if mark:
+            with suppress(OSError):
+                mark.touch()
+
+
+def _tell(why: str) -> None:
+    print(f"compiling engine sparse for this CPU: half a minute, once{why}", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def _alone() -> Iterator[Path | None]:
-    """The folder, while no other process compiles."""
-    if FOLDER is None:
-        yield None
-        return
-    with open(FOLDER / "lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield FOLDER
+def _alone() -> Iterator[None]:
+    """While no other process compiles, where files can be locked."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # no folder any more, or a file system without locks: both compile
+            lock = stack.enter_context(open(FOLDER / "lock", "a")) if FOLDER else None
+            if lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

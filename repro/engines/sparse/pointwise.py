@@ -206,7 +206,8 @@ def pool(arena, a, s, block):
                         for v in range(y0, y1):
                             for u in range(x0, x1):
                                 found = load(arena, source + (v * s.width + u) * L, L)
-                                value = where_above(found, value, found, value)
+                                more = where_above(found, value, found, value)
+                                value = where_equal(value, value, more, value)  # NaN stays NaN
                     else:
                         for v in range(y0, y1):
                             for u in range(x0, x1):

@@ -2,50 +2,26 @@
 
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from repro.engines.sparse.layers import MAX, MEAN, Convolution, Join, Layers, Pool, Term
-
-
-class Unsupported(Exception):
-    """The network holds something that is no layer here; the message is a phrase that names it."""
-
-
-class _Tracer(fx.Tracer):
-    """Goes into modules down to PyTorch's own layers, and to what is made from one of them."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        containers = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
-        return any(c.__module__.startswith("torch.nn.modules") and c not in containers for c in type(module).__mro__)
+from repro.engines.sparse.tracing import Unsupported, brief, shape, trace
 
 
 def read(network: nn.Module, image_size: int, in_chans: int) -> Layers:
     """The layers of a network for square images. Raises Unsupported, with a phrase that names the first obstacle."""
     was_training = network.training
     try:
-        graph = _Tracer().trace(network.train())
-    except Exception as error:  # whatever its forward does with a tensor that has no numbers
-        raise Unsupported(
-            f"a forward pass that depends on its images ({' '.join(str(error).split())[:120]})"
-        ) from error
+        return _Reader(network, trace(network, image_size, in_chans)).layers
+    except Unsupported:
+        raise
+    except Exception as error:  # a network may call anything in any way: what is not understood is not trained here
+        raise Unsupported(f"code that is not understood ({brief(error)})") from error
     finally:
         network.train(was_training)
-    try:  # in evaluation mode: the shapes alone are wanted, and running statistics must not move
-        parameter = next(network.parameters())
-        images = torch.zeros(2, in_chans, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
-        with torch.no_grad():
-            ShapeProp(fx.GraphModule(network.eval(), graph)).propagate(images)
-    finally:
-        network.train(was_training)
-    return _Reader(network, graph).layers
 
 
 def _pair(value) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    return tuple(node.meta["tensor_meta"].shape)
 
 
 class _Reader:
@@ -67,7 +43,7 @@ class _Reader:
         if node.op == "placeholder":
             if self.layers.all:
                 raise Unsupported(f"a second input ({node.target!r})")
-            self.layers.all.append(Join(_shape(node)[1:], [], False))
+            self.layers.all.append(Join(shape(node)[1:], [], False))
             self.found[node] = 0
             return
         if node.op == "output":
@@ -77,15 +53,20 @@ class _Reader:
             if self.layers.output == 0:
                 raise Unsupported("no layer at all")
             return
-        if not node.users and node.op != "call_method" and node.op != "call_function":
-            return
         if node.op == "call_module":
             module = self.modules[node.target]
-            result = self._module(node, module, f"a {type(module).__name__} ({node.target!r})")
+            phrase = f"a {type(module).__name__} ({node.target!r})"
+            if not node.users:  # it may change something in place
+                raise Unsupported(f"{phrase}, whose result nobody reads")
+            if module._forward_hooks or module._forward_pre_hooks:
+                raise Unsupported(f"{phrase} with hooks")
+            result = self._module(node, module, phrase)
         elif node.op in ("call_function", "call_method"):
             name = node.target if isinstance(node.target, str) else node.target.__name__
             if name in ("size", "getattr") or (name == "getitem" and node.args[0] not in self.found):
                 return  # shapes: what is made with them is checked by its own shape
+            if not node.users:
+                raise Unsupported(f"the function {name}, whose result nobody reads")
             result = self._function(node, name, f"the function {name}")
         else:
             raise Unsupported(f"a tensor of its own ({node.target!r})")
@@ -94,27 +75,28 @@ class _Reader:
         self.found[node] = result
 
     def _module(self, node: fx.Node, module: nn.Module, phrase: str) -> int | list[Term]:
-        if isinstance(module, (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d)):
+        kind = type(module)  # a subclass may do anything
+        if kind in (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d):
             if getattr(module, "p", 0.0):
                 raise Unsupported(phrase)
-            if isinstance(module, nn.Flatten):
+            if kind is nn.Flatten:
                 self._require_flat(node, phrase)
             return self.found[node.args[0]]
-        if type(module) in (nn.Conv2d, nn.Linear):
+        if kind in (nn.Conv2d, nn.Linear):
             return self._convolution(node, module, phrase)
-        if type(module) is nn.BatchNorm2d:
+        if kind is nn.BatchNorm2d:
             return self._norm(node, module, phrase)
-        if isinstance(module, nn.ReLU):
+        if kind is nn.ReLU:
             return self._rectify(node, module.inplace, phrase)
-        if isinstance(module, nn.MaxPool2d):
+        if kind is nn.MaxPool2d:
             if module.dilation not in (1, (1, 1)) or module.return_indices:
                 raise Unsupported(phrase)
             return self._pool(node, MAX, module.kernel_size, module.stride, module.padding, phrase)
-        if isinstance(module, nn.AvgPool2d):
+        if kind is nn.AvgPool2d:
             if module.divisor_override or (_pair(module.padding) != (0, 0) and not module.count_include_pad):
                 raise Unsupported(phrase)
             return self._pool(node, MEAN, module.kernel_size, module.stride, module.padding, phrase)
-        if isinstance(module, nn.AdaptiveAvgPool2d):
+        if kind is nn.AdaptiveAvgPool2d:
             return self._adaptive(node, phrase)
         raise Unsupported(phrase)
 
@@ -193,7 +175,7 @@ class _Reader:
         source = self._activation(node.args[0])
         channels, height, width = self.layers.all[source].shape
         if isinstance(module, nn.Linear):
-            if len(_shape(node.args[0])) != 2:
+            if len(shape(node.args[0])) != 2:
                 raise Unsupported(f"{phrase} that is applied to images")
             kernel, stride, padding = (height, width), (1, 1), (0, 0)
         else:
@@ -202,7 +184,7 @@ class _Reader:
             if isinstance(module.padding, str):
                 raise Unsupported(f"{phrase} with padding={module.padding!r}")
             kernel, stride, padding = module.kernel_size, module.stride, _pair(module.padding)
-        out = _shape(node)
+        out = shape(node)
         layer = Convolution(
             node.target,
             source,
@@ -219,6 +201,8 @@ class _Reader:
         terms = self.found[node.args[0]]
         if not isinstance(terms, list) or len(terms) > 1 or self.layers.all[terms[0].layer].norm:
             raise Unsupported(f"{phrase} that does not follow a convolution")
+        if not module.training:
+            raise Unsupported(f"{phrase} that stays in evaluation mode")
         if not module.track_running_stats or module.momentum is None:
             raise Unsupported(f"{phrase} without running statistics of a fixed momentum")
         layer = self.layers.all[terms[0].layer]
@@ -249,16 +233,16 @@ class _Reader:
     def _pool(self, node: fx.Node, kind: int, kernel, stride, padding, phrase: str) -> int:
         source = self._activation(node.args[0])
         kernel, stride, padding = _pair(kernel), _pair(stride if stride else kernel), _pair(padding)
-        shape = _shape(node)[1:]
-        for size, out, k, s, p in zip(self.layers.all[source].shape[1:], shape[1:], kernel, stride, padding):
+        made = shape(node)[1:]
+        for size, out, k, s, p in zip(self.layers.all[source].shape[1:], made[1:], kernel, stride, padding):
             if (out - 1) * s + k > size + 2 * p:
                 raise Unsupported(f"{phrase} whose last window leaves the image")
-        return self._add(Pool(source, shape, kind, kernel, stride, padding))
+        return self._add(Pool(source, made, kind, kernel, stride, padding))
 
     def _adaptive(self, node: fx.Node, phrase: str) -> int:
         source = self._activation(node.args[0])
         channels, *size = self.layers.all[source].shape
-        out = _shape(node)[2:] or (1, 1)
+        out = shape(node)[2:] or (1, 1)
         if any(n % k for n, k in zip(size, out)):
             raise Unsupported(f"{phrase} with windows of different sizes")
         kernel = tuple(n // k for n, k in zip(size, out))
@@ -272,7 +256,7 @@ class _Reader:
             raise Unsupported(phrase)
         if any(not isinstance(s, slice) or s.start not in (None, 0) or s.stop is not None for s in slices):
             raise Unsupported(phrase)
-        return self._add(Pool(source, _shape(node)[1:], MEAN, stride=tuple(s.step or 1 for s in slices[2:])))
+        return self._add(Pool(source, shape(node)[1:], MEAN, stride=tuple(s.step or 1 for s in slices[2:])))
 
     def _more_channels(self, node: fx.Node, phrase: str) -> int:
         """Channels of zeros around those of an activation, the parameter-free shortcut's second half."""
@@ -282,12 +266,12 @@ class _Reader:
             raise Unsupported(phrase)
         if given.get("value"):
             raise Unsupported(phrase)
-        return self._add(Pool(self._activation(node.args[0]), _shape(node)[1:], MEAN, lead=pad[4]))
+        return self._add(Pool(self._activation(node.args[0]), shape(node)[1:], MEAN, lead=pad[4]))
 
     def _require_flat(self, node: fx.Node, phrase: str) -> None:
-        images, *sizes = _shape(node.args[0])
-        if _shape(node) != (images, torch.Size(sizes).numel()):
-            raise Unsupported(f"{phrase} to {len(_shape(node))} dimensions")
+        images, *sizes = shape(node.args[0])
+        if shape(node) != (images, torch.Size(sizes).numel()):
+            raise Unsupported(f"{phrase} to {len(shape(node))} dimensions")
 
     def _require_own(self, node: fx.Node, phrase: str) -> None:
         """Something is changed in place: right only if nobody else reads it."""
