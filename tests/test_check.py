@@ -238,6 +238,7 @@ def test_an_initialisation_that_is_overwritten_is_told_once(here):
     assert "is overwritten" not in repro(*command, "--dry-run").stderr
     assert repro(*command).stderr.count("warning: other.py:mlp") == 1
     assert "overwritten" not in repro("imp", "w.h5", "--levels", 0, "--out", "imp.h5").stderr
+    assert "overwritten" not in repro(*POINT, "lenet300_s8", "--batch-size", 64, "--out", "lenet.h5").stderr
 
 
 @pytest.mark.parametrize("name, said", [

@@ -16,7 +16,7 @@ def obstacle(monkeypatch):
     found = {}
     monkeypatch.setattr(choice, "_obstacle", lambda network, **_: found.get(network))
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: found.get("bf16", True))
-    choice._say_once.cache_clear()
+    choice.say_once.cache_clear()
     return found
 
 

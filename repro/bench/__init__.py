@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory, TemporaryFile
 
-from repro.errors import RunError, UsageError
+from repro.errors import UsageError
 from repro.store.files import write_failure, write_whole
 
 MINUTES = {"cpu": 7.5, "cuda": 3.5}  # what is begun by then is ended: at most half a minute more
@@ -21,7 +21,7 @@ def bench(out: Path = Path("results/bench.json"), *, device: str = "auto", minut
         minutes: to take at most, about; `MINUTES` by default. What there is no time for is left out, the least
             valuable first.
 
-    A row is a dict; README, "Performance", says what its fields are.
+    A row is a dict; docs/performance.md says what its fields are.
 
     Raises UsageError for a name that does not end in .json, a time that is not positive and a device that is not there,
     RunError when ``out`` cannot be written.

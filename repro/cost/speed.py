@@ -69,7 +69,7 @@ def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: f
     from repro.data import ImageSet
     from repro.engines import EVALUATION_BATCH
     from repro.stages.common import Machine
-    from repro.stages.trainer import COHORT_LIMIT, Trainer
+    from repro.stages.trainer import Trainer
     from repro.train.evaluate import predict
     from repro.train.job import Job
 
@@ -84,7 +84,7 @@ def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: f
     training = protocol.training if network == protocol.network else protocol.scoring.training
     trainer = Trainer(data, network, training, Machine(device=device))
     engine = trainer.engine()
-    replicas = 1 if engine == "serial" else min(COHORT_LIMIT, protocol.replicates)  # there, each costs the same
+    replicas = 1 if engine == "serial" else min(trainer.most, protocol.replicates)  # there, each costs the same
     vectors = [trainer.initial(0, r) for r in range(replicas)]
     dense = torch.ones(trainer.layout.num_prunable, dtype=torch.bool)
     sparse = torch.rand(len(dense), generator=noise) < SPARSE

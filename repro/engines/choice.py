@@ -1,6 +1,5 @@
 """Which engine trains a network: by rule, never by timing, so that equal commands give equal bits."""
 
-import sys
 from functools import cache
 
 import torch
@@ -9,8 +8,9 @@ from torch import nn
 from repro.engines.cohort import Cohort
 from repro.engines.graph import GraphCohort
 from repro.engines.serial import SerialCohort
-from repro.errors import UsageError
+from repro.errors import UsageError, say_once
 from repro.nets import create as create_network
+from repro.nets.check import undisturbed
 
 ENGINES = ("auto", "graph", "sparse", "serial")
 
@@ -46,7 +46,7 @@ def choose(asked: str, network: str, *, image_size: int, in_chans: int, num_clas
     if dense and (precision != "bf16" or torch.cpu._is_avx512_bf16_supported()):
         return "serial"
     if obstacle := _obstacle(network, **shape):
-        _say_once(f"{network} has {obstacle}, which engine sparse cannot train: it is trained by engine serial")
+        say_once(f"{network} has {obstacle}, which engine sparse cannot train: it is trained by engine serial")
         return "serial"
     return "sparse"
 
@@ -82,10 +82,5 @@ def _width(network: str, num_classes: int, in_chans: int) -> int:
 
 
 def _network(network: str, num_classes: int, in_chans: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):  # modules initialise themselves from the global generator
+    with undisturbed():  # modules initialise themselves from the global generator
         return create_network(network, num_classes=num_classes, in_chans=in_chans)
-
-
-@cache
-def _say_once(line: str) -> None:
-    print(line, file=sys.stderr)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from repro.data import Batcher
 from repro.engines.block import Block, Sgd
 from repro.nets import Layout, create, layout_of
+from repro.nets.check import undisturbed
 
 EVALUATION_BATCH = 1000  # protocol section 7: it matters only where batch norm uses batch statistics
 
@@ -49,7 +50,7 @@ class Cohort(ABC):
 
     def module(self) -> nn.Module:
         """A new network of the architecture. No random number of the process is drawn."""
-        with torch.random.fork_rng(devices=[]):  # modules initialise themselves from the global generator
+        with undisturbed():  # modules initialise themselves from the global generator
             return create(
                 self.network, num_classes=self.num_classes, in_chans=self.in_chans, image_size=self.image_size
             )

@@ -151,7 +151,7 @@ class GraphCohort(SerialCohort):
             if len(self.updates) == 1:
                 self._fall_back(failure)
                 return False
-            print(f"warning: the fused update {failure}: trying the plain one", file=sys.stderr)
+            print(f"warning: the update kernel {failure}: trying the plain one", file=sys.stderr)
             self.updates = self.updates[1:]
 
     def _attempt(self, static: _Static) -> str | None:

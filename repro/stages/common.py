@@ -66,7 +66,6 @@ class Machine:
         """The CUDA device where there is one, unless 'cpu' was asked for."""
         return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
-
     @property
     def cpu_threads(self) -> int:
         """CPU threads to use."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from repro.errors import RunError, UsageError
 from repro.stages.progress import FORWARD, Ticker, place
-from repro.stages.trainer import COHORT_LIMIT, Trainer
+from repro.stages.trainer import Trainer
 from repro.train.interpolate import AVERAGED, MODES, RECALIBRATED, Measured, accuracies, barrier, measure, mix
 
 BELOW = 0.5  # nats: examples with a smaller barrier are counted as connected (the first bins of Figure 5)
@@ -71,7 +71,7 @@ def measured(
     behind = 0
     for mode in modes:
         wanted = {j: _missing(family.lines, mode, done) for j, family in enumerate(families)}
-        for group in _groups(families, wanted, len(alphas)):
+        for group in _groups(families, wanted, len(alphas), trainer.most):
             count = sum(len(wanted[j]) for j in group)
             if ticker:
                 ticker.begin(place("line", behind, count, total))
@@ -126,8 +126,8 @@ def _missing(lines: dict[str, tuple[int, int]], mode: str, done: set[str]) -> di
     return {piece: pair for piece, pair in lines.items() if f"{piece}/{mode}" not in done}
 
 
-def _groups(families: list[Family], wanted: dict[int, dict], alphas: int) -> list[list[int]]:
-    """Families together whose networks fill a cohort; with training sets of one length (`recalibrate`)."""
+def _groups(families: list[Family], wanted: dict[int, dict], alphas: int, most: int) -> list[list[int]]:
+    """Families together whose networks fill a cohort of ``most``; with training sets of one length (`recalibrate`)."""
     groups: list[list[int]] = []
     room: dict[int, int] = {}
     last: dict[int, list[int]] = {}
@@ -137,7 +137,7 @@ def _groups(families: list[Family], wanted: dict[int, dict], alphas: int) -> lis
         length = len(families[j].split[0])
         need = len({end for pair in lines.values() for end in pair}) + len(lines) * (alphas - 2)
         if need > room.get(length, 0):
-            last[length], room[length] = [], COHORT_LIMIT
+            last[length], room[length] = [], most
             groups.append(last[length])
         last[length].append(j)
         room[length] -= need

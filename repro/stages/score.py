@@ -59,7 +59,8 @@ def score(
     Written: ``fold_f/network_k/el2n`` float32 [n] of each network, likewise ``margin``, ``forgetting`` and ``grand``
     (see `repro.train`), ``fold_f/el2n`` … their means, ``fold_f/index`` int64 [n] the dataset indices scored, and
     ``fold_f/half_correlation``, the Spearman correlation between the mean EL2N of half-ensembles, which is printed
-    with a warning below 0.7, and beside it the mean training accuracy, with one above 0.99. With a noise draw for each replicate, ``replicate_r`` stands in place of ``fold_f``.
+    with a warning below 0.7, and beside it the mean training accuracy, with one above 0.99. With a noise draw for each
+    replicate, ``replicate_r`` stands in place of ``fold_f``.
     """
     recipe = protocol(dataset)
     replicates = recipe.replicates if replicates is None else replicates

@@ -1,7 +1,6 @@
 """Networks trained and measured for a stage: which engine, in which cohorts, and which of them diverged."""
 
 import ctypes
-import sys
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,8 +12,8 @@ from torch import Tensor
 
 from repro.data import Batcher, ImageSet
 from repro.engines import EVALUATION_BATCH, Cohort, choose, create
-from repro.errors import UsageError
-from repro.nets import Layout, check, initialise, layout_of
+from repro.errors import UsageError, say_once
+from repro.nets import Layout, check, classic, initialise, layout_of
 from repro.nets.resnet import CifarResNet
 from repro.stages.common import Machine
 from repro.stages.first_look import require_finite
@@ -27,8 +26,6 @@ from repro.train.streams import torch_stream
 
 if TYPE_CHECKING:
     from repro.stages.growing import Growing
-
-COHORT_LIMIT = 16  # more than this gained nothing on one core (docs/performance.md)
 
 
 @dataclass
@@ -98,7 +95,7 @@ class Trainer:
         single = self._network()
         self._try(single)
         for line in check.require_trainable(self._network, self.network, self.image_shape, self.data.num_classes):
-            _say_once(f"warning: {line}")
+            say_once(f"warning: {line}")
         self.layout: Layout = layout_of(single)
         if self.machine.engine != "auto":
             self.engine()  # complains of an engine that the network cannot have
@@ -140,10 +137,20 @@ class Trainer:
 
     @property
     def provenance(self) -> dict:
-        """Device and engines, for the record."""
-        return {"device": str(self.device), "engine": "/".join(sorted(self.engines))}
+        """Device and engines, for the record; of the sparse one the lanes, by which its sums are rounded."""
+        found = {"device": str(self.device), "engine": "/".join(sorted(self.engines))}
+        if "sparse" in self.engines:
+            from repro.engines.sparse.lanes import W  # Numba takes a second to import
+
+            found["lanes"] = W
+        return found
 
     # --- cohorts ------------------------------------------------------------------------------------------------
+
+    @property
+    def most(self) -> int:
+        """Networks of a cohort at most: one for each thread, and 16 where there are fewer."""
+        return max(16, self.machine.cpu_threads)
 
     def engine(self, kept: Tensor | None = None) -> str:
         """The engine for a network with this mask, bool [num_prunable]; None is dense."""
@@ -184,7 +191,7 @@ class Trainer:
         return 0 if self.training.drop_last else len(subset), self.engine(mask)
 
     def chunks(self, rows: Iterable, key: Callable = lambda row: 0) -> list[list]:
-        """Rows in cohorts of at most COHORT_LIMIT, of nearly equal size; rows of another ``key`` (`cohort_key`) apart.
+        """Rows in cohorts of at most `most`, of nearly equal size; rows of another ``key`` (`cohort_key`) apart.
 
         Without its first cohort, the rest is split as before: a resumed command has the same cohorts.
         """
@@ -193,7 +200,7 @@ class Trainer:
             groups.setdefault(key(row), []).append(row)
         cohorts = []
         for group in groups.values():
-            for remaining in range(-(-len(group) // COHORT_LIMIT), 0, -1):
+            for remaining in range(-(-len(group) // self.most), 0, -1):
                 size = -(-len(group) // remaining)
                 cohorts.append(group[:size])
                 group = group[size:]
@@ -203,11 +210,12 @@ class Trainer:
 
     def initial(self, seed: int, replicate: int, role: str = "") -> Tensor:
         """The random initialisation of a replicate, [layout.size]."""
-        with torch.random.fork_rng(devices=[]):  # modules that initialise themselves draw from the global generator
+        with check.undisturbed():  # modules that initialise themselves draw from the global generator
             torch.manual_seed(torch_stream(seed, replicate, role + "create").initial_seed())
             network = self._network()
-        if not (isinstance(network, CifarResNet) or self.network.startswith("lowres_")):
-            _say_once(
+        ours = self.network.startswith("lowres_") or classic.NAME.fullmatch(self.network)
+        if not (isinstance(network, CifarResNet) or ours):
+            say_once(
                 f"warning: {self.network} begins as the paper's networks do (Kaiming normal weights of Conv2d and "
                 "Linear, BatchNorm2d uniform): what its code or a checkpoint put there is overwritten"
             )
@@ -259,11 +267,6 @@ class Trainer:
     def accuracy(self, trained: Trained, j: int, correct: Tensor) -> float:
         """Share of the test images that network ``j`` classifies correctly; chance for one that diverged."""
         return 1 / self.data.num_classes if trained.diverged[j] else correct.double().mean().item()
-
-
-@cache
-def _say_once(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def _tune_process(threads: int) -> None:

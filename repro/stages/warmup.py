@@ -168,7 +168,7 @@ class _Sweep:
     def cohort_key(self, condition: _Condition):
         """Equal for networks whose batches have equal sizes at every step: those with the last batch kept change sets
         (and so the size of a batch) at step w."""
-        for name in (condition.subset, ALL):
+        for name in (condition.subset, ALL) if condition.w else (ALL,):
             self.trainer.require_batches(len(self.images(name, condition.replicate)))
         if self.training.drop_last:
             return 0

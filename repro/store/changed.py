@@ -11,7 +11,7 @@ from pathlib import Path
 
 import h5py
 
-from repro.errors import UsageError
+from repro.errors import UsageError, say_once
 from repro.store import files, hdf5, superblock
 
 CPU_SECONDS = 20  # and one for each 10 MB: a damaged file can send HDF5 round in a circle
@@ -22,7 +22,7 @@ def open_changed(path: Path, refusal: UsageError) -> h5py.File:
     """The open file, after a line about it, if its arrays and attributes are as they were. Raises ``refusal`` if not."""
     if not holds(path):
         raise refusal
-    files.say_once(f"note: {path} was changed by another program after it was written; its arrays and its recipe are "
+    say_once(f"note: {path} was changed by another program after it was written; its arrays and its recipe are "
                    f"as they were: `repro reseal {path}` ends this note", path.stat().st_mtime_ns)  # fmt: skip
     return hdf5.open_image(path)
 

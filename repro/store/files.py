@@ -6,11 +6,9 @@ import os
 import platform
 import re
 import stat
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -61,12 +59,6 @@ def open_regular(path: Path) -> BinaryIO:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise UsageError(f"{path} is a device or a pipe: give an ordinary file")
-
-
-@cache
-def say_once(sentence: str, about: object = None) -> None:
-    """Prints a line on stderr, once a process for the same sentence and the same ``about``."""
-    print(sentence, file=sys.stderr)
 
 
 def write_failure(path: Path, error: OSError) -> RunError:

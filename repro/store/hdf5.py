@@ -20,7 +20,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from repro.errors import RunError, UsageError
+from repro.errors import RunError, UsageError, say_once
 from repro.store import files, superblock
 
 FORMAT, FORMAT_VERSION = "lottery-data-diet artifact", 1
@@ -152,7 +152,7 @@ def open_sealed(path: Path, *, verify: bool) -> h5py.File:
             digest = hashlib.file_digest(file, lambda: hashlib.sha256(packed or start)).hexdigest()
         _check_seal(path, seal, start, size, digest)
     if handled:
-        files.say_once(f"note: another HDF5 program had {path} open for writing, and all that it holds is as it was: "
+        say_once(f"note: another HDF5 program had {path} open for writing, and all that it holds is as it was: "
                        f"`repro reseal {path}` ends this note", digest)  # fmt: skip
     return open_image(path)
 

@@ -127,8 +127,8 @@ class SparseCohort(Cohort):
 
     def recalibrate(self, batcher: Batcher, index: Tensor, report: Callable[[int], None] | None = None) -> None:
         for entry in self.layout.buffers:
-            is_variance = entry.name.endswith("running_var")
-            self.state[:, entry.offset : entry.offset + entry.size] = float(is_variance)
+            if (kind := entry.name.rpartition(".")[2]) in ("running_mean", "running_var"):
+                self.state[:, entry.offset : entry.offset + entry.size] = float(kind == "running_var")
         states = [row.numpy() for row in self.state]
         self._evaluate(batcher, index, states, True, lambda part: 1 / (part + 1), report)
 
