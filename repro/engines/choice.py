@@ -15,7 +15,7 @@ from repro.nets.check import undisturbed
 ENGINES = ("auto", "graph", "sparse", "serial")
 
 # On a CPU, `auto` takes `serial` for networks that are all of this, and `sparse` for others (docs/performance.md).
-DENSE = {"fp32": 0.6, "fp64": 0.6, "bf16": 0.3}  # share of the prunable weights kept: more than
+DENSE = {"fp32": 0.6, "fp64": 0.6, "bf16": 0.22}  # share of the prunable weights kept: more than
 WIDE = 16  # channels of the first convolution: at least
 LARGE = 32  # side of the images in pixels: at least
 
