@@ -242,8 +242,7 @@ class SparseCohort(Cohort):
 
     def _plan(self, batch: int, *, training: bool) -> Plan:
         if (batch, training) not in self._plans:
-            itemsize = np.dtype(self.kind).itemsize
-            self._plans[batch, training] = make_plan(self.layers, self.layout, batch, itemsize, training=training)
+            self._plans[batch, training] = make_plan(self.layers, self.layout, batch, training=training)
         return self._plans[batch, training]
 
     def _taps(self, plan: Plan) -> list[Lists]:
