@@ -2,8 +2,10 @@
 
 import dataclasses
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from paper_figures.cells import figure2, figures_at, needed
 from repro import cost, plan, protocol
+from repro.cost import room
 from repro.cost import speed as speed_module
 from repro.engines.serial import SerialCohort
 from repro.engines.sparse import SparseCohort
@@ -222,3 +225,20 @@ def test_a_day_and_an_hour():
             (step.images + step.evaluated / 3) * cost.flops_per_image(step.network, p) / unit for step in steps
         )
         assert images / 250_000 < seconds, scale
+
+
+def test_a_plan_that_fills_the_disk_or_the_memory_is_refused_beforehand(tmp_path, monkeypatch):
+    """Of 16 artifacts, the largest twice for each process at once; by the formula that test_size holds to the bytes."""
+    steps = plan.steps(figure2(DIGITS), RESULTS)
+    sizes = sorted(cost.stored_bytes(step) for step in steps)
+    monkeypatch.setattr(room, "_available", lambda: 2 * room.PROCESS)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free[path])
+    free = {tmp_path: SimpleNamespace(free=sum(sizes) + sum(sizes[-2:]))}
+    results = tmp_path / "not" / "there"
+    cost.require_room(steps, results, 1, yes=False)
+    with pytest.raises(UsageError, match=r"the runs need up to .* of disk in .*there, and .* are free there"):
+        cost.require_room(steps, results, 3, yes=False)
+    with pytest.raises(UsageError, match=r"2 processes at once need 1\.\d* GB of memory at least, and 1\.22 GB are"):
+        cost.require_room(steps, results, 2, yes=False)
+    cost.require_room(steps, results, 3, yes=True)
+    cost.require_room([], results, 3, yes=False)

@@ -103,6 +103,7 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
     click.echo(cost.report(name, steps, todo, *predictions))
     if makefile:
         cost.require_sensible(predictions[0] if predictions else None, yes=yes)
+        cost.require_room(todo, study.results, places[0], yes=yes)
 
 
 @main.command("figure")

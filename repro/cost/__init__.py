@@ -8,8 +8,9 @@ Jobs that wait for others are taken as make takes them (`schedule`). `size` has 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from repro.cost.room import require_room
 from repro.cost.schedule import Schedule, longest_chain, schedule
-from repro.cost.size import moved_bytes, stored_bytes
+from repro.cost.size import moved_bytes, spoken, stored_bytes
 from repro.cost.speed import SPARSE, Speed, assumed, calibrate, flops_per_image, total_flops
 from repro.errors import UsageError
 from repro.plan import Step, as_jobs
@@ -27,6 +28,7 @@ __all__ = [
     "predict",
     "predict_each",
     "report",
+    "require_room",
     "require_sensible",
     "schedule",
     "speed_of",
@@ -199,16 +201,10 @@ def _table(predictions: Sequence[Prediction]) -> list[str]:
         f"one process on each, {first.rates}",
         f"the longest chain of jobs that wait for each other takes {_spoken(first.longest)}, whatever the number: more "
         f"than {first.work / first.longest:,.0f} devices have ever less to do; most of it: {chain}",
-        f"artifacts: {_bytes(first.stored)} before compression; written with work folders and checkpoints "
-        f"{_bytes(first.written)}, read again {_bytes(first.read)}, and the images once by each process",
+        f"artifacts: {spoken(first.stored)} before compression; written with work folders and checkpoints "
+        f"{spoken(first.written)}, read again {spoken(first.read)}, and the images once by each process",
     ]
     return lines
-
-
-def _bytes(count: float) -> str:
-    if count >= 1e12:
-        return f"{count / 1e12:,.3g} TB"
-    return f"{count / 1e9:,.3g} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
 
 
 def worth_measuring(todo: list[Step]) -> bool:

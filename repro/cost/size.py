@@ -63,3 +63,10 @@ def moved_bytes(step: Step, seconds: float, stored: dict) -> tuple[float, float]
     checkpoint = 8 * numbers_of(step.network, step.protocol)[1] * min(16, cohort)
     written = 2 * stored[step.target] + seconds / CHECKPOINT_SECONDS * checkpoint * bool(step.images)
     return written, sum(stored.get(path, 0) for path in step.needs)
+
+
+def spoken(count: float) -> str:
+    """Bytes as people say them."""
+    if count >= 1e12:
+        return f"{count / 1e12:,.3g} TB"
+    return f"{count / 1e9:,.3g} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
