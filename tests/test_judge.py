@@ -4,15 +4,19 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
+from repro.plan.collect import collect
+from repro.plan.study import Study
 from repro.protocol import CIFAR10
 from repro.verify import evaluate, published
 from repro.verify.evidence import COLUMNS, Evidence
-from repro.verify.judge import judge
+from repro.verify.judge import judge, verdicts_on
 from repro.verify.wording import survives_holm
+from tests import simulated_artifacts, test_connectivity
 from tests.simulated_runs import MEANS, simulate
 
 SWAPPED = {"easy": MEANS["hard"], "hard": MEANS["easy"]}
@@ -145,3 +149,44 @@ def test_a_replicate_without_a_judging_level_is_missing():
     p = replace(CIFAR10, judging_levels=(12, 13))
     found = json.loads(judge(Evidence(runs=simulate(levels=13)), [p], figures=["figure2"]).json)
     assert "lacks level 13" in next(v for v in found["verdicts"] if v["claim"] == 10)["note"]
+
+
+LABELLED = """
+from repro.plan import Cell, Subset
+from repro.protocol import own
+
+PROTOCOL = own("digits", subset_size=64, levels=1, replicates=4, sweep_levels=(1,), judging_levels=(0, 1))
+CLAIMS = ("figure2", "figure5", "appendix")
+
+def needed(p):
+    half, easy = p.t_star // 2, Subset("easy", 64)
+    labelled = [Cell("all_tstar", p, p.t_star, labels="human.csv"), Cell("easy", p, half, easy, labels="human.csv")]
+    clean = [Cell("all_tstar", p, p.t_star), Cell("easy", p, half, easy), Cell("lmc", p, half, Subset("easy", 64, "lmc"))]
+    return clean + (labelled if WITH_LABELS else [])
+"""
+
+
+def test_runs_with_a_users_labels_are_in_no_clean_arm(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savetxt("human.csv", np.arange(1797) % 10, fmt="%d")
+    found = []
+    for with_labels in (False, True):
+        (tmp_path / "fig.py").write_text(f"WITH_LABELS = {with_labels}\n{LABELLED}")
+        study = Study("fig.py", results=tmp_path / str(with_labels))
+        simulated_artifacts.make(study)
+        evidence = collect(study.items(), study.results)
+        assert ("human.csv" in set(evidence.runs.labels)) == with_labels
+        found.append(verdicts_on(evidence, study.protocols[0], figures=study.claims))
+    assert found[0] == found[1]
+    assert {v.claim: v.verdict for v in found[0]}[24] != "missing"
+
+
+def test_barriers_with_a_users_labels_are_in_no_clean_arm():
+    clean, p = test_connectivity.simulate(), test_connectivity.CINIC10
+    other = {"runs": clean.runs.assign(acc=0.2), "barriers": clean.barriers.assign(train_ce=9.0, train_error_max=0.5)}
+    mixed = {name: pd.concat([getattr(clean, name).assign(labels=""), table.assign(labels="human.csv")])
+             for name, table in other.items()}  # fmt: skip
+    figures = ["figure2", "figure5", "appendix"]
+    expected = verdicts_on(clean, p, figures=figures)
+    assert {v.claim for v in expected if v.verdict != "missing"} >= {18, 19, 20, 22, 23, 25}
+    assert verdicts_on(Evidence(**mixed), p, figures=figures) == expected

@@ -68,7 +68,7 @@ def judge(evidence: Evidence, protocols: Sequence[Protocol], *, figures: Sequenc
 
 def verdicts_on(evidence: Evidence, p: Protocol, *, figures: Sequence[str]) -> list[Verdict]:
     """The verdicts of `judge` on one data set: Holm is over the primary hypotheses of all figures together."""
-    own = evidence.of(p.dataset)
+    own = evidence.of(p.dataset).without_own_labels()
     found = evaluate(
         own.runs, figures=figures, dataset=p.dataset, scale=p.scale, chance=1 / p.num_classes, size=p.subset_size,
         noise=p.noise, noise_size=p.noise_size, smallest=min(p.sizes), balanced=p.balanced, replicates=p.replicates,
