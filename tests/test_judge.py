@@ -11,7 +11,7 @@ from scipy import stats
 
 from repro.plan.collect import collect
 from repro.plan.study import Study
-from repro.protocol import CIFAR10
+from repro.protocol import CIFAR10, CIFAR100
 from repro.verify import evaluate, published
 from repro.verify.evidence import COLUMNS, Evidence
 from repro.verify.judge import judge, verdicts_on
@@ -64,6 +64,16 @@ def test_a_declared_second_look_widens_every_interval_and_says_so():
     second = judge(Evidence(runs=runs, growth=grown), [replace(declared, replicates=16)], figures=["figure2"])
     told = "second look at n = 16 after n = 4 and 8, declared: intervals of 97.5 % at both"
     assert told in second.terminal and told.capitalize() in second.markdown
+
+
+def test_each_data_sets_table_names_the_confidence_of_its_own_intervals():
+    runs = pd.concat([simulate(), simulate(dataset="cifar100", size=2048)])
+    protocols = [CIFAR10, replace(CIFAR100, second_look=16)]
+    found = judge(Evidence(runs=runs), protocols, figures=["figure2"])
+    for text, mark in ((found.markdown, "## Verdicts on {}, "), (found.terminal, "{}, paper scale")):
+        for dataset, percent in (("cifar10", "95"), ("cifar100", "97.5")):
+            table = text.partition(mark.format(dataset))[2]
+            assert table.index(f"effect [{percent} %], pp") == table.index("effect ["), (dataset, text[:20])
 
 
 @pytest.mark.parametrize(
