@@ -9,7 +9,7 @@ from repro.protocol import Protocol, protocol
 from repro.verify.claims import CONTAMINATION, PASSES
 from repro.verify.evidence import Evidence, same_replicates
 from repro.verify.outcomes import SUBSETS, noise_panel
-from repro.verify.stats import Sample, against, contrast, decide, within_replicates
+from repro.verify.stats import Sample, against, contrast, decide, joint, within_replicates
 from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC, Verdict
 
 
@@ -76,7 +76,7 @@ def _contamination(table: pd.DataFrame, p: Protocol, noise: float) -> Verdict:
     e, values = estimates[worst], within_replicates(terms[worst])
     return Verdict(
         **identity,
-        verdict=next((word for word in ("contradicted", "inconclusive") if word in words), "reproduced"),
+        verdict=joint(words),
         effect=float(e.effect),
         low=float(e.low),
         high=float(e.high),
