@@ -11,7 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from paper_figures.curves import Arm, all_data, curve_panel, legend_below, panel_of, pick, subsets
 from paper_figures.figure1 import line_means
 from paper_figures.figure2 import Y_RANGES
-from paper_figures.style import LOOKS, STD, counts, grid, heading, no_runs, panel_title, series, tidy
+from paper_figures.style import LOOKS, STD, accuracy_axis, counts, grid, heading, no_runs, panel_title, series, tidy
 from repro.protocol import Protocol
 from repro.verify.connectivity_onset import CONNECTED, onset
 from repro.verify.evidence import Evidence, own_labels, same_replicates
@@ -211,6 +211,8 @@ def _paint_gradients(row: SubFigure, tables: Tables, protocol: Protocol) -> None
         if protocol.scale == "paper" and protocol.dataset == "cifar100":
             _rebuttal(panel, quantities[column], scale)
         panel.set(xlabel="training step", ylabel=word)
+        if column == "acc":
+            accuracy_axis(panel)
         grid(panel)
         legend_below(panel, f"{STD}, {counts(table['n'])}", 4)
 
