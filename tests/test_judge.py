@@ -77,20 +77,25 @@ def test_each_data_sets_table_names_the_confidence_of_its_own_intervals():
 
 
 @pytest.mark.parametrize(
-    ("second_look", "grown"),
+    ("second_look", "grown", "told"),
     [
-        (None, [("imp-a", 8, 16)]),
-        (12, [("imp-a", 8, 16)]),  # declared at another n
-        (16, [("imp-a", 8, 16), ("imp-a", 12, 16)]),  # a third look
+        (None, [("imp-a", 8, 16)], "second look, not declared: 1 artifact grew from n = 8 to n = 16, and intervals are "
+         "narrower than 2 looks allow"),
+        (12, [("imp-a", 8, 16)], "second look at n = 16 after n = 8, declared at n = 12 and not at this one: intervals "
+         "of 97.5 % at both"),
+        (16, [("imp-a", 8, 16), ("imp-a", 12, 16), ("imp-b", 8, 16)], "third look, not declared: 2 artifacts grew from "
+         "n = 8 and 12 to n = 16, and intervals are narrower than 3 looks allow"),
+        (16, [("imp-a", 8, 16), ("imp-a", 8, 16)], "second look at n = 16 after n = 8, declared: intervals of 97.5 % "
+         "at both"),  # two items that ask for one artifact
+        (16, [], "one look, at n = 16, of two declared: intervals of 97.5 % at both"),
     ],
-)
-def test_growth_that_was_not_declared_is_told_beside_the_verdicts(second_look, grown):
+)  # fmt: skip
+def test_the_looks_that_were_taken_are_told_beside_the_verdicts(second_look, grown, told):
     rows = pd.DataFrame([("cifar10", *row) for row in grown], columns=COLUMNS["growth"])
     p = replace(CIFAR10, second_look=second_look, replicates=16)
     found = judge(Evidence(runs=simulate(n=16), growth=rows), [p], figures=["figure2"])
-    assert "second look, not declared: 1 artifacts grew from n = 8" in found.terminal
-    assert "Second look, not declared" in found.markdown and "narrower than two looks allow" in found.markdown
-    assert json.loads(found.json)["looks"]["cifar10"].endswith("intervals are narrower than two looks allow")
+    assert told in found.terminal.splitlines() and f"**{told.capitalize()}.**" in found.markdown
+    assert json.loads(found.json)["looks"] == {"cifar10": told}
 
 
 def test_holm_at_two_looks_asks_for_half_the_error():
