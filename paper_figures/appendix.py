@@ -1,5 +1,8 @@
 """Appendix: every subset size, other scores, composition, the path, gradient agreement, and the spread of scores."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -8,7 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from paper_figures.curves import Arm, all_data, curve_panel, legend_below, panel_of, pick, subsets
 from paper_figures.figure1 import line_means
 from paper_figures.figure2 import Y_RANGES
-from paper_figures.style import LOOKS, STD, counts, grid, heading, no_runs, panel_title, series, tidy
+from paper_figures.style import LOOKS, STD, accuracy_axis, counts, grid, heading, no_runs, panel_title, series, tidy
 from repro.protocol import Protocol
 from repro.verify.connectivity_onset import CONNECTED, onset
 from repro.verify.evidence import Evidence, own_labels, same_replicates
@@ -24,25 +27,33 @@ ROW, ABSENT = 4.7, 0.45  # heights in inches
 Tables = dict[str, pd.DataFrame]
 
 
+@dataclass(frozen=True)
+class Topic:
+    """A row of panels. tables: what it shows, by kind of panel; paint: draws that into the row."""
+
+    title: str
+    tables: Callable[[Evidence, Protocol], Tables]
+    paint: Callable[[SubFigure, Tables, Protocol], None]
+
+
 def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple[Figure, pd.DataFrame]:
     """All panels of the appendix, per data set one row for each topic, and the table of what they show.
 
     A topic without runs shrinks to a line that says so. The column ``panel`` of the table names the topic.
     """
-    chosen = [(p, topic, tables(evidence.of(p.dataset), p), paint) for p in protocols
-              for topic, (tables, paint) in TOPICS.items()]  # fmt: skip
-    heights = [ROW if any(map(len, found.values())) else ABSENT for _, _, found, _ in chosen]
+    chosen = [(p, topic, topic.tables(evidence.of(p.dataset), p)) for p in protocols for topic in TOPICS.values()]
+    heights = [ROW if any(map(len, found.values())) else ABSENT for _, _, found in chosen]
     figure = Figure(figsize=(16, sum(heights) + 0.3), layout="constrained")
     figure.suptitle(heading(TITLE, protocols, control), fontsize=8)
     rows = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     together: dict[str, list[pd.DataFrame]] = {}
-    for row, height, (protocol, topic, found, paint) in zip(rows, heights, chosen):
-        title = f"{panel_title(protocol)}: {topic}"
+    for row, height, (protocol, topic, found) in zip(rows, heights, chosen):
+        title = f"{panel_title(protocol)}: {topic.title}"
         if height == ABSENT:
             row.text(0.5, 0.5, f"{title}: no runs", ha="center", va="center", color="#888888", fontsize=9)
             continue
         row.suptitle(title, fontsize=11)
-        paint(row, found, protocol)
+        topic.paint(row, found, protocol)
         for name, table in found.items():
             together.setdefault(name, []).append(table)
     return figure, tidy({name: pd.concat(parts) for name, parts in together.items()})
@@ -200,6 +211,8 @@ def _paint_gradients(row: SubFigure, tables: Tables, protocol: Protocol) -> None
         if protocol.scale == "paper" and protocol.dataset == "cifar100":
             _rebuttal(panel, quantities[column], scale)
         panel.set(xlabel="training step", ylabel=word)
+        if column == "acc":
+            accuracy_axis(panel)
         grid(panel)
         legend_below(panel, f"{STD}, {counts(table['n'])}", 4)
 
@@ -214,8 +227,9 @@ def _rebuttal(panel: Axes, quantity: str, scale: float) -> None:
 
 
 TOPICS = {
-    "every subset size": (_sizes, _paint_sizes),
-    "other scores, composition, spread of scores": (_scores, _paint_scores),
-    "linear mode connectivity": (_path, _paint_path),
-    "gradient agreement": (_gradients, _paint_gradients),
+    "sizes": Topic("every subset size", _sizes, _paint_sizes),
+    "scores": Topic("other scores, composition, spread of scores", _scores, _paint_scores),
+    "path": Topic("linear mode connectivity", _path, _paint_path),
+    "gradients": Topic("gradient agreement", _gradients, _paint_gradients),
 }
+"""By id; what readers see is the title."""

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.transforms import offset_copy
 
-from paper_figures.style import LOOKS, STD, counts, grid, no_runs, y_range
+from paper_figures.style import LOOKS, STD, accuracy_axis, counts, grid, no_runs, y_range
 from repro.errors import UsageError
 from repro.protocol import Protocol
 from repro.verify import published
@@ -166,6 +166,7 @@ def _axes(panel: Axes, own: pd.DataFrame, shown: pd.DataFrame) -> None:
     panel.set_xticks(ticks, [f"{left[k]:.3g}" for k in ticks])
     panel.set(xlabel="weights remaining (%)", ylabel="test accuracy (%)")
     panel.set_xlim(-0.3, left.index.max() + 0.3)
+    accuracy_axis(panel)
     grid(panel)
 
 

@@ -11,6 +11,7 @@ from paper_figures.curves import SUBSETS, all_data, baseline, lost, panel_of, re
 from paper_figures.style import (
     LOOKS,
     STD,
+    accuracy_axis,
     counts,
     grid,
     heading,
@@ -44,6 +45,8 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
         for panel, level in zip(panels, protocol.sweep_levels):
             _panel(panel, swept[swept["level"] == level], levels[levels["level"] == level], protocol, level,
                    baseline(table, protocol))  # fmt: skip
+        for panel in panels:
+            accuracy_axis(panel)
         panels[0].set_ylabel("test accuracy (%)")
         if len(swept):
             lines = dict(zip(*panels[0].get_legend_handles_labels()[::-1]))

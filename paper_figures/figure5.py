@@ -11,6 +11,7 @@ from paper_figures.curves import Arm
 from paper_figures.style import (
     LOOKS,
     MARKERS,
+    accuracy_axis,
     counts,
     grid,
     heading,
@@ -175,6 +176,9 @@ def _scatter(panel: Axes, points: pd.DataFrame, conditions: pd.DataFrame, protoc
     rho, low, high = rank_correlation(conditions[x].to_numpy(float), conditions["final_acc"].to_numpy(float))
     interval = f"Spearman ρ = {rho:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
     panel.set_title(f"{interval}\nover {len(conditions)} conditions", fontsize=8)
+    accuracy_axis(panel)
+    if x == "pretrain_acc":
+        accuracy_axis(panel, "x")
     if protocol.full and protocol.dataset in Y_RANGES:
         y_range(panel, *Y_RANGES[protocol.dataset], 100 * conditions["final_acc"].to_numpy(float))
     grid(panel)

@@ -5,7 +5,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper_figures.style import STD, counts, grid, heading, log2_axis, no_runs, panel_title, rows_of, y_range
+from paper_figures.style import (
+    STD,
+    accuracy_axis,
+    counts,
+    grid,
+    heading,
+    log2_axis,
+    no_runs,
+    panel_title,
+    rows_of,
+    y_range,
+)
 from repro.protocol import Protocol
 from repro.verify.evidence import Evidence
 from repro.verify.published_points import warmup_curves
@@ -66,6 +77,7 @@ def _panel(panel: Axes, table: pd.DataFrame, protocol: Protocol, kind: str) -> N
         panel.fill_between(x, y - spread, y + spread, color=color, alpha=0.2, lw=0)
     if protocol.full:
         _published(panel, protocol, kind, looks)
+    accuracy_axis(panel)
     log2_axis(panel, table["w"], "warm-up steps")
     grid(panel)
     if protocol.full:

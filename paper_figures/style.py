@@ -79,6 +79,13 @@ def grid(panel: Axes, ticks: int = 8) -> None:
     panel.grid(alpha=0.25, lw=0.5)
 
 
+def accuracy_axis(panel: Axes, which: str = "y") -> None:
+    """Ends an axis of accuracies (%) at 100, above which a band of one standard deviation may reach. Called when all is
+    drawn: panels that share the axis share its end. which: 'x' or 'y'."""
+    low, high = getattr(panel, f"get_{which}lim")()
+    panel.set(**{f"{which}lim": (low, min(high, 100))})
+
+
 def log2_axis(panel: Axes, values: Iterable[int], label: str, fontsize: float = 8) -> None:
     """A log2 x axis whose ticks are the values that were run."""
     values = sorted(set(values))

@@ -3,6 +3,7 @@
 import numpy as np
 
 from repro import plan, store
+from repro.plan.options import given_labels
 from repro.plan.study import Study
 
 KINDS = {"select": "subset"}
@@ -20,14 +21,16 @@ def make(study: Study) -> None:
         rng = np.random.default_rng(len(pieces))
         table = {"piece": np.array(pieces), **_columns(command, step, pieces, rng)}
         run = store.provenance(device="cpu", threads=2, seed=1, started=0.0, wall_seconds=36.0, engine="sparse")
+        arrays = {"labels": given_labels(step.labels, step.protocol)} if step.labels else {}
         store.write(step.target, kind=KINDS.get(command, command), recipe=step.recipe | {"data_sha256": "ab" * 32},
-                    inputs=inputs, arrays={}, table=table, provenance={"runs": [run]}, defaults={})  # fmt: skip
+                    inputs=inputs, arrays=arrays, table=table, provenance={"runs": [run]}, defaults={})  # fmt: skip
 
 
 def _columns(command: str, step, pieces: list[str], rng) -> dict:
     parts = [piece.split("/") for piece in pieces]
     name = step.target.stem.split("-")[1] if "-" in step.target.stem else "all"
     centre = next((acc for kind, acc in CENTRES.items() if name.startswith(kind)), 0.97)
+    centre -= 0.1 * ("-labels-" in step.target.stem)  # what was made with a user's labels is told apart at once
     if command == "imp":
         replicate, level = (np.array([int(p[i].split("_")[1]) for p in parts]) for i in (0, 1))
         acc = (centre - 0.001 * level + 0.002 * rng.normal(size=len(parts))).round(6)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from repro.data import load
+from repro.errors import UsageError
 from repro.stages import first_look
 from tests.command_line import repro
 
@@ -84,6 +84,18 @@ def test_a_loss_that_explodes_later_is_the_learning_rate():
     assert first_look.advice(20, 20, 0.1).startswith("that was before any update")
 
 
-def test_a_network_with_an_ordinary_mask_is_let_through(tmp_path):
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    first_look.require_finite(network, "mine", load("digits"))
+@pytest.mark.parametrize(("value", "fits"), [(-1e9, True), (float("-inf"), False)])
+def test_a_network_with_an_ordinary_mask_is_let_through(value, fits):
+    made = {}
+    exec(NETS, made)
+    network = made["Net"](10, 1)
+    network.mask[3] = value
+    if not fits:
+        with pytest.raises(UsageError, match="'mine' begins with infinity or NaN in mask"):
+            first_look.require_finite(network, "mine", load("digits"))
+        return
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    assert first_look.require_finite(network, "mine", load("digits")) is None
+    assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items())
+    logits = network(load("digits").images[:16].permute(0, 3, 1, 2) / 16)
+    assert logits.isfinite().all() and (logits.argmin(1) == 3).all()

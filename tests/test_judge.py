@@ -4,15 +4,19 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from repro.protocol import CIFAR10
+from repro.plan.collect import collect
+from repro.plan.study import Study
+from repro.protocol import CIFAR10, CIFAR100
 from repro.verify import evaluate, published
 from repro.verify.evidence import COLUMNS, Evidence
-from repro.verify.judge import judge
+from repro.verify.judge import judge, verdicts_on
 from repro.verify.wording import survives_holm
+from tests import simulated_artifacts, test_connectivity
 from tests.simulated_runs import MEANS, simulate
 
 SWAPPED = {"easy": MEANS["hard"], "hard": MEANS["easy"]}
@@ -62,21 +66,36 @@ def test_a_declared_second_look_widens_every_interval_and_says_so():
     assert told in second.terminal and told.capitalize() in second.markdown
 
 
+def test_each_data_sets_table_names_the_confidence_of_its_own_intervals():
+    runs = pd.concat([simulate(), simulate(dataset="cifar100", size=2048)])
+    protocols = [CIFAR10, replace(CIFAR100, second_look=16)]
+    found = judge(Evidence(runs=runs), protocols, figures=["figure2"])
+    for text, mark in ((found.markdown, "## Verdicts on {}, "), (found.terminal, "{}, paper scale")):
+        for dataset, percent in (("cifar10", "95"), ("cifar100", "97.5")):
+            table = text.partition(mark.format(dataset))[2]
+            assert table.index(f"effect [{percent} %], pp") == table.index("effect ["), (dataset, text[:20])
+
+
 @pytest.mark.parametrize(
-    ("second_look", "grown"),
+    ("second_look", "grown", "told"),
     [
-        (None, [("imp-a", 8, 16)]),
-        (12, [("imp-a", 8, 16)]),  # declared at another n
-        (16, [("imp-a", 8, 16), ("imp-a", 12, 16)]),  # a third look
+        (None, [("imp-a", 8, 16)], "second look, not declared: 1 artifact grew from n = 8 to n = 16, and intervals are "
+         "narrower than 2 looks allow"),
+        (12, [("imp-a", 8, 16)], "second look at n = 16 after n = 8, declared at n = 12 and not at this one: intervals "
+         "of 97.5 % at both"),
+        (16, [("imp-a", 8, 16), ("imp-a", 12, 16), ("imp-b", 8, 16)], "third look, not declared: 2 artifacts grew from "
+         "n = 8 and 12 to n = 16, and intervals are narrower than 3 looks allow"),
+        (16, [("imp-a", 8, 16), ("imp-a", 8, 16)], "second look at n = 16 after n = 8, declared: intervals of 97.5 % "
+         "at both"),  # two items that ask for one artifact
+        (16, [], "one look, at n = 16, of two declared: intervals of 97.5 % at both"),
     ],
-)
-def test_growth_that_was_not_declared_is_told_beside_the_verdicts(second_look, grown):
+)  # fmt: skip
+def test_the_looks_that_were_taken_are_told_beside_the_verdicts(second_look, grown, told):
     rows = pd.DataFrame([("cifar10", *row) for row in grown], columns=COLUMNS["growth"])
     p = replace(CIFAR10, second_look=second_look, replicates=16)
     found = judge(Evidence(runs=simulate(n=16), growth=rows), [p], figures=["figure2"])
-    assert "second look, not declared: 1 artifacts grew from n = 8" in found.terminal
-    assert "Second look, not declared" in found.markdown and "narrower than two looks allow" in found.markdown
-    assert json.loads(found.json)["looks"]["cifar10"].endswith("intervals are narrower than two looks allow")
+    assert told in found.terminal.splitlines() and f"**{told.capitalize()}.**" in found.markdown
+    assert json.loads(found.json)["looks"] == {"cifar10": told}
 
 
 def test_holm_at_two_looks_asks_for_half_the_error():
@@ -145,3 +164,44 @@ def test_a_replicate_without_a_judging_level_is_missing():
     p = replace(CIFAR10, judging_levels=(12, 13))
     found = json.loads(judge(Evidence(runs=simulate(levels=13)), [p], figures=["figure2"]).json)
     assert "lacks level 13" in next(v for v in found["verdicts"] if v["claim"] == 10)["note"]
+
+
+LABELLED = """
+from repro.plan import Cell, Subset
+from repro.protocol import own
+
+PROTOCOL = own("digits", subset_size=64, levels=1, replicates=4, sweep_levels=(1,), judging_levels=(0, 1))
+CLAIMS = ("figure2", "figure5", "appendix")
+
+def needed(p):
+    half, easy = p.t_star // 2, Subset("easy", 64)
+    labelled = [Cell("all_tstar", p, p.t_star, labels="human.csv"), Cell("easy", p, half, easy, labels="human.csv")]
+    clean = [Cell("all_tstar", p, p.t_star), Cell("easy", p, half, easy), Cell("lmc", p, half, Subset("easy", 64, "lmc"))]
+    return clean + (labelled if WITH_LABELS else [])
+"""
+
+
+def test_runs_with_a_users_labels_are_in_no_clean_arm(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savetxt("human.csv", np.arange(1797) % 10, fmt="%d")
+    found = []
+    for with_labels in (False, True):
+        (tmp_path / "fig.py").write_text(f"WITH_LABELS = {with_labels}\n{LABELLED}")
+        study = Study("fig.py", results=tmp_path / str(with_labels))
+        simulated_artifacts.make(study)
+        evidence = collect(study.items(), study.results)
+        assert ("human.csv" in set(evidence.runs.labels)) == with_labels
+        found.append(verdicts_on(evidence, study.protocols[0], figures=study.claims))
+    assert found[0] == found[1]
+    assert {v.claim: v.verdict for v in found[0]}[24] != "missing"
+
+
+def test_barriers_with_a_users_labels_are_in_no_clean_arm():
+    clean, p = test_connectivity.simulate(), test_connectivity.CINIC10
+    other = {"runs": clean.runs.assign(acc=0.2), "barriers": clean.barriers.assign(train_ce=9.0, train_error_max=0.5)}
+    mixed = {name: pd.concat([getattr(clean, name).assign(labels=""), table.assign(labels="human.csv")])
+             for name, table in other.items()}  # fmt: skip
+    figures = ["figure2", "figure5", "appendix"]
+    expected = verdicts_on(clean, p, figures=figures)
+    assert {v.claim for v in expected if v.verdict != "missing"} >= {18, 19, 20, 22, 23, 25}
+    assert verdicts_on(Evidence(**mixed), p, figures=figures) == expected

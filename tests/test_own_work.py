@@ -104,7 +104,8 @@ FAULTS = {
 
 VALUES = ["replicates=-3", "replicates=0", "replicates=True", "replicates=2.0", "replicates=10**9", "levels=-1",
           "levels='3'", "children=-1", "subset_size=0", "t_star=-2", "seed=1.5", "sizes=(64, -1)", "sizes=64",
-          "noise=(2.0,)", "more_replicates=0", "prune_fraction=1.5", "normalization='mine'", "folds=0"]  # fmt: skip
+          "noise=(2.0,)", "more_replicates=0", "prune_fraction=1.5", "normalization='mine'", "folds=0",
+          "second_look='24'", "second_look=0", "second_look=16"]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", VALUES)

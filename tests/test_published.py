@@ -1,17 +1,11 @@
-"""The paper's own numbers: the CSV as summaries, what they support, and agreement with own runs."""
-
-import json
-from itertools import combinations
+"""The paper's own numbers: the CSV as summaries, and what they support."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.stats import t
 
 from repro.errors import UsageError
-from repro.verify import agreement, from_published, markdown, published, to_json
-from repro.verify.outcomes import label
-from repro.verify.report import terminal
+from repro.verify import from_published, published
 from repro.verify.stats import ddof1, pooled_std
 
 DATASETS = tuple(published.SIZES)
@@ -255,137 +249,3 @@ def test_swapping_the_rewind_steps_leaves_no_gap():
     assert found[2].verdict == "contradicted"
     for claim in (5, 8):
         assert found[claim].verdict == "inconclusive" and "no gap to recover" in found[claim].note
-
-
-# --- agreement -----------------------------------------------------------------------------------------------------
-
-
-def replication(dataset, *, n=8, seed=0, shift=None):
-    """Runs of a perfect replication: the published means, off by their own standard error, plus the spread of
-    replicates, each the same at every level; shift: {condition: pp}."""
-    rng = np.random.default_rng(seed)
-    table = published.curves(dataset)
-    table = table[(table["size"].isin((0, published.SIZES[dataset]))) & (table.condition != "dense")]
-    rows = []
-    for (condition, size), curve in table.groupby(["condition", "size"]):
-        std = ddof1(curve.loc[curve["level"].between(6, 10), "std"].mean(), curve["n"].iloc[0])
-        spread = std * (rng.normal(size=n) + rng.normal() / np.sqrt(curve["n"].iloc[0]))
-        for replicate in range(n):
-            rows.append(
-                pd.DataFrame(
-                    {
-                        "dataset": dataset,
-                        "condition": condition,
-                        "size": size,
-                        "t": curve["t"],
-                        "replicate": replicate,
-                        "level": curve["level"],
-                        "diverged": False,
-                        "acc": curve["mean"] + spread[replicate] + (shift or {}).get(condition, 0) / 100,
-                    }
-                )
-            )
-    return pd.concat(rows, ignore_index=True)
-
-
-@pytest.mark.parametrize("dataset", DATASETS)
-def test_replications_agree(dataset):
-    found = [agreement(replication(dataset, seed=seed), dataset, chance=0.1) for seed in range(10)]
-    assert sum(f.verdict == "agrees" for f in found) >= 8
-    assert found[0].bound == pytest.approx(2.631, abs=0.001)
-    assert [c.condition for c in found[0].conditions] == ["all_tstar_half", "all_t0", "random", "easy", "hard", "dense"]
-    assert [k.level for k in found[0].levels] == sorted(set(published.curves(dataset).level))
-
-
-def test_a_common_offset_is_shown_and_agrees():
-    conditions = ("all_tstar", "all_tstar_half", "all_t0", "random", "easy", "hard")
-    plain = agreement(replication("cifar10"), "cifar10", chance=0.1)
-    offset = agreement(replication("cifar10", shift=dict.fromkeys(conditions, 0.33)), "cifar10", chance=0.1)
-    assert offset.largest_z == pytest.approx(plain.largest_z)
-    for a, b in zip(plain.conditions, offset.conditions):
-        assert b.offset - a.offset == pytest.approx(0.33) and a.own == pytest.approx(b.own)
-    assert [b.bias - a.bias for a, b in zip(plain.levels, offset.levels)] == pytest.approx([0.33] * len(plain.levels))
-
-
-def test_one_wrong_condition_disagrees():
-    found = agreement(replication("cifar10", shift={"easy": -1.5}), "cifar10", chance=0.1)
-    assert found.verdict == "disagrees"
-    assert max(found.conditions, key=lambda c: abs(c.z)).condition == "easy"
-
-
-def exact(dataset, n):
-    """Runs with the published means and about the published spread, the same at every level."""
-    runs = replication(dataset, n=n)
-    means = runs.groupby(["condition", "level"])["acc"].transform("mean")
-    table = published.curves(dataset)
-    table = table[table["size"].isin((0, published.SIZES[dataset]))].set_index(["condition", "level"])["mean"]
-    return runs.assign(acc=runs["acc"] - means + [table[c, k] for c, k in zip(runs["condition"], runs["level"])])
-
-
-@pytest.mark.parametrize(("dataset", "n"), [("cifar10", 4), ("cifar10", 8), ("cifar100", 8), ("cinic10", 4)])
-def test_exchanges_that_agreement_cannot_notice_are_those_it_does_not(dataset, n):
-    """Each pair of conditions exchanged in runs that are the published ones: the word stays, or turns."""
-    runs = exact(dataset, n)
-    found = agreement(runs, dataset, chance=0.1)
-    assert found.verdict == "agrees" and found.largest_z < 1e-6
-    conditions = ["all_tstar", "all_tstar_half", "all_t0", "random", "easy", "hard"]
-    kept = []
-    for a, b in combinations(conditions, 2):
-        swapped = runs.assign(acc=0.0)
-        for name, other in {**dict(zip(conditions, conditions)), a: b, b: a}.items():
-            values = runs.loc[runs.condition == other].sort_values(["replicate", "level"])["acc"].to_numpy()
-            order = runs[runs.condition == name].sort_values(["replicate", "level"]).index
-            swapped.loc[order, "acc"] = values
-        # the dense networks are level 0 of all@t*, whatever is exchanged
-        dense = (swapped.condition == "all_tstar") & (swapped.level == 0)
-        swapped.loc[dense, "acc"] = runs.loc[dense, "acc"]
-        if agreement(swapped, dataset, chance=0.1).verdict == "agrees":
-            kept.append((a, b))
-    assert list(found.unnoticed) == kept
-    for a, b in kept:
-        assert f"{label(a)} with {label(b)}" in found.limits
-
-
-@pytest.mark.parametrize("n", [4, 8])
-def test_the_allowed_difference_is_told_beside_the_word(n):
-    """Bound times s times sqrt(2/n + 2/4): at the published spread 0.76 to 0.88 points on CIFAR-10, more than
-    easy - random."""
-    found = agreement(exact("cifar10", n), "cifar10", chance=0.1)
-    expected = found.bound * found.s * np.sqrt(2 / n + 2 / 4)
-    assert all(c.allowed == pytest.approx(expected) for c in found.conditions)
-    assert 0.6 < expected < 0.95 and ("random", "easy") in found.unnoticed
-    assert found.limits.startswith(f"differences of up to {expected:.2f} points are allowed; exchanges")
-    parts = dict(scale="paper", agreements=[found])
-    told = terminal([], **parts), markdown([], **parts), to_json([], **parts)
-    for clause in found.limits.split("; "):
-        assert clause in told[0] and clause in told[1]
-    assert json.loads(told[2])["agreement"][0]["unnoticed"] == [list(pair) for pair in found.unnoticed]
-    gone = agreement(replication("cifar10", shift={"easy": -1.5}), "cifar10", chance=0.1)
-    assert gone.verdict == "disagrees" and "points are allowed" in gone.limits
-    assert agreement(replication("cifar10")[:0], "cifar10", chance=0.1).limits == ""
-
-
-def test_agreement_compares_the_same_replicates():
-    runs = exact("cifar10", 8)
-    more = runs[(runs.condition == "hard") | (runs.replicate < 4)]
-    less = runs[runs.replicate < 4]
-    assert agreement(more, "cifar10", chance=0.1) == agreement(less, "cifar10", chance=0.1)
-
-
-def test_agreement_never_passes_on_missing_data():
-    runs = replication("cifar10")
-    found = agreement(runs[runs.condition != "hard"], "cifar10", chance=0.1)
-    assert (found.verdict, found.largest_z) == ("missing", None) and "no run of hard" in found.note
-    assert agreement(runs[runs.replicate == 0], "cifar10", chance=0.1).verdict == "missing"
-    assert agreement(runs.assign(dataset="digits"), "digits", chance=0.1).verdict == "no published curves"
-
-
-def test_level_description_by_hand():
-    runs = replication("cinic10", seed=3)
-    found = {k.level: k for k in agreement(runs, "cinic10", chance=0.1).levels}[8]
-    table, errors = published.curves("cinic10"), []
-    for condition, group in runs[runs.level == 8].groupby("condition"):
-        paper = row(table, condition, group["size"].iloc[0], 8)
-        errors.append(100 * (group["acc"].mean() - paper["mean"]))
-    assert (found.points, found.bias) == (6, pytest.approx(np.mean(errors)))
-    assert found.rms == pytest.approx(np.sqrt(np.mean(np.square(errors)))) and 0 <= found.share_within <= 1

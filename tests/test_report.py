@@ -163,7 +163,7 @@ def test_a_shuffled_mask_is_worse(mean, verdict):
 def test_a_shuffled_mask_is_compared_where_both_have_levels():
     runs = simulate({"shuffled": 80.0}, levels=15)
     found = control(runs[(runs.condition != "shuffled") | runs.level.isin((12, 14))], "shuffle-mask")
-    assert found.verdict == "passed" and "at levels 12 to 14" in found.note
+    assert found.verdict == "passed" and found.note == "shuffled - all@t* at levels 12, 14"
 
 
 @pytest.mark.parametrize(
@@ -178,6 +178,8 @@ def test_controls_never_pass_on_missing_data(name, condition):
     runs = simulate({"shuffled": 80.0})
     found = control(runs[runs.condition != condition], name)
     assert (found.verdict, found.effect) == ("missing", None)
+    if name == "shuffle-mask":
+        assert found.note == "no level that two replicates have of both shuffled and all@t*"
     assert control(runs[runs.replicate == 0], name).verdict == "missing"
     assert exit_status(list(judge(runs).values()), "demo", [found]) == 3
 

@@ -214,3 +214,9 @@ def test_retained_fraction_covers_less_than_it_says(n, least, most):
     x = draw(rng, CIFAR10, n, correlation=0.5, trials=800) + np.array([[0.75], [0.95], [0.0]])
     intervals = np.array([stats.retained_fraction(*trial, resamples=1000)[1:] for trial in x])
     assert least < np.mean((intervals[:, 0] <= 0.75 / 0.95) & (0.75 / 0.95 <= intervals[:, 1])) < most
+
+
+def test_a_claim_of_several_parts_has_the_word_of_its_worst_part():
+    order = ["contradicted", "inconclusive", "reproduced"]
+    for words in itertools.product(order, repeat=3):
+        assert stats.joint(words) == min(words, key=order.index)

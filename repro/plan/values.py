@@ -33,7 +33,7 @@ _SIZE, _STEP, _FEW = whole(1), whole(0), whole(1, MOST)
 _TESTS = {
     Protocol: {
         "t_star": _STEP, "subset_size": _SIZE, "sizes": several(_SIZE), "levels": whole(0, MOST), "replicates": _FEW,
-        "more_replicates": maybe(_FEW), "balanced": _FLAG, "sweep_levels": several(whole(0, MOST)),
+        "more_replicates": maybe(_FEW), "second_look": maybe(_FEW), "balanced": _FLAG, "sweep_levels": several(whole(0, MOST)),
         "noise": several(_SHARE), "noise_size": _SIZE, "barrier_level": whole(0, MOST), "barrier_all": several(_STEP),
         "barrier_subsets": several(_STEP), "barrier_sizes": several(_SIZE), "onset_steps": several(_STEP),
         "children": _FEW, "seed": whole(-(2**63), 2**63 - 1), "image_size": _SIZE, "in_chans": _SIZE,
@@ -59,6 +59,9 @@ def require_values(found: Protocol | Scoring | Warmup | Item, path: Path) -> Non
         value = getattr(found, field)
         if not fits(value):
             raise UsageError(f"{path} has {field} (={value!r}): it must be {words}")
+    if isinstance(found, Protocol) and found.second_look is not None and found.second_look <= found.replicates:
+        raise UsageError(f"{path} has second_look (={found.second_look}): it must be above replicates "
+                         f"(={found.replicates}), of the first look")  # fmt: skip
     for field in dataclasses.fields(found):
         part = getattr(found, field.name)
         if isinstance(part, (Cell, Subset, Scoring, Warmup)):

@@ -181,7 +181,7 @@ def _published_sizes(other: Protocol, level: int) -> tuple[tuple[Point, ...], tu
 
 def appendix_sizes(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
     """Every subset size, a pair per kind of subset."""
-    table = appendix.TOPICS["every subset size"][0](evidence, p)["sizes"]
+    table = appendix.TOPICS["sizes"].tables(evidence, p)["sizes"]
     pairs = []
     for kind, word in KINDS.items():
         arms, looks = _by_size(p, sorted(set(table["size"]) - {0}), kind)
@@ -203,7 +203,7 @@ def appendix_scores(evidence: Evidence, p: Protocol, origins: Origins) -> list[P
     topics = {"other scores": ("other scores than EL2N", ("random", "easy", *SCORES)),
               "composition": ("easiness or choice of classes",
                               ("random", "random_like_easy", "easy", *COMPOSITION[:2]))}  # fmt: skip
-    tables = appendix.TOPICS["other scores, composition, spread of scores"][0](evidence, p)
+    tables = appendix.TOPICS["scores"].tables(evidence, p)
     return [
         curve_pair(f"{style.panel_title(p)}: {topic}", tables[name], p,
                    [*curves.all_data(p)[1:], *curves.subsets(p, p.subset_size, conditions)], origins,

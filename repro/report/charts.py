@@ -140,9 +140,16 @@ class Pair:
 
 def same_axis(own: Panel, paper: Panel) -> tuple[Panel, Panel]:
     """Both with one y axis, for panels of the same data set."""
-    ends = [end for p in (*own.everything, *paper.everything) for end in (p.y - (p.std or 0), p.y + (p.std or 0))]
+    ends = [end for p in (*own.everything, *paper.everything) for end in _band(p, own.y)]
     axis = replace(own.y, domain=(min(ends), max(ends)))
     return replace(own, y=axis), replace(paper, y=axis)
+
+
+def _band(point: Point, axis: Axis) -> tuple[float, float]:
+    """The ends of one standard deviation about a point. Of images there are no more than 100 %, and no axis shows
+    more."""
+    low, high = point.y - (point.std or 0), point.y + (point.std or 0)
+    return low, min(high, 100) if axis.unit == "%" else high
 
 
 def value(point: Point, unit: str) -> str:
@@ -225,7 +232,7 @@ def _values(panel: Panel, points: Sequence[Point]) -> list[dict]:
                  "n": "1" if p.n is None else str(p.n), "artifact": p.artifact or panel.whose}  # fmt: skip
         place = {"x": p.x, "y": p.y} | ({"small": True} if p.small else {})
         if p.std and np.isfinite(p.std):
-            place |= {"low": p.y - p.std, "high": p.y + p.std}
+            place |= dict(zip(("low", "high"), _band(p, panel.y)))
         found.append(shown | {name: float(f"{x:.7g}") for name, x in place.items()})
     return found
 

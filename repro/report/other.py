@@ -166,7 +166,7 @@ def half_ensembles(scores: pd.DataFrame, p: Protocol, origins: Origins) -> Pair:
 
 
 def _connectivity(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
-    found = appendix._path(evidence, p)
+    found = appendix.TOPICS["path"].tables(evidence, p)
     table, steps, pairs = found["path"], found["barrier by t"], []
     series = style.series({*table["t"], *steps["t"]}, "viridis")
     for column, (word, axis, scale) in LINE.items():
@@ -195,7 +195,7 @@ def _connectivity(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pai
 
 
 def _gradients(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
-    table, pairs = appendix._gradients(evidence, p)["gradients"], []
+    table, pairs = appendix.TOPICS["gradients"].tables(evidence, p)["gradients"], []
     published = published_points.rebuttal_curves()
     kinds = {"all": ("all data", "all_tstar", "all"), "easy": ("easiest", "easy", "easy_2048")}
     looks = {label: look_of(condition) for label, condition, _ in kinds.values()}

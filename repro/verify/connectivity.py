@@ -30,7 +30,7 @@ from repro.verify.correlation import FEWEST_CONDITIONS, Advantage, advantage, mo
 from repro.verify.evidence import Evidence, same_replicates
 from repro.verify.outcomes import label, levels_in_words
 from repro.verify.published_barriers import from_published
-from repro.verify.stats import Sample, against, contrast, decide, shared
+from repro.verify.stats import Sample, against, contrast, decide, joint, shared
 from repro.verify.verdict import Verdict
 
 __all__ = ["CLAIMS", "from_published", "verdicts"]
@@ -144,10 +144,8 @@ def _more_is_lower(samples: dict[str, Sample], below: Sequence[Sample], protocol
     found = [judged(18, protocol.dataset, e, text, unit, terms=terms)
              for e, (text, unit, terms) in zip(estimates, parts)]  # fmt: skip
     note = "; ".join(f"{v.statistic}: {v.effect:+.2f} [{v.low:+.2f}, {v.high:+.2f}] {v.unit}" for v in found)
-    words = [v.verdict for v in found]
-    word = next((word for word in ("contradicted", "inconclusive") if word in words), "reproduced")
     worst = max(range(len(parts)), key=lambda i: against(estimates[i])[0])  # nats and points cannot be compared
-    return replace(found[worst], verdict=word, note=note)
+    return replace(found[worst], verdict=joint([v.verdict for v in found]), note=note)
 
 
 def _modes(histograms: pd.DataFrame, protocol: Protocol) -> Verdict:

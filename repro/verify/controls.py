@@ -9,7 +9,7 @@ import pandas as pd
 
 from repro.errors import UsageError
 from repro.protocol import JUDGED
-from repro.verify.outcomes import Outcomes, from_runs
+from repro.verify.outcomes import Outcomes, from_runs, label, levels_in_words
 from repro.verify.stats import Estimate, Sample, contrast
 
 CONTROLS = ("permute-scores", "swap-easy-hard", "shuffle-mask")
@@ -49,11 +49,13 @@ def control_verdict(
     found = from_runs(runs, dataset, chance=chance, size=size, levels=levels)
     identity = dict(control=control, dataset=dataset)
     if control == "shuffle-mask":
-        shuffled, imp, levels = _sparsest(found)
-        if len(levels) == 0:
-            return ControlVerdict(**identity, verdict="missing", note="no level of two shuffled and all_tstar runs")
+        shuffled, imp, compared = _sparsest(found)
+        names = [label(c) for c in ("shuffled", "all_tstar")]
+        if not compared:
+            note = f"no level that two replicates have of both {' and '.join(names)}"
+            return ControlVerdict(**identity, verdict="missing", note=note)
         estimate = contrast([(1.0, shuffled), (-1.0, imp)])
-        word, note = _negative(estimate), f"shuffled - all_tstar at levels {levels[0]} to {levels[-1]}"
+        word, note = _negative(estimate), f"{' - '.join(names)} at {levels_in_words(compared)}"
     else:
         permuted = control == "permute-scores"
         reason = found.missing(("easy", "random", "all_tstar", "all_tstar_half") if permuted else ("easy", "hard"))

@@ -56,6 +56,10 @@ class Evidence:
         tables = {f.name: getattr(self, f.name) for f in fields(self)}
         return Evidence(**{name: table[table["dataset"] == dataset] for name, table in tables.items()})
 
+    def without_own_labels(self) -> Evidence:
+        """The same without what was made with a user's labels: no claim is about it."""
+        return Evidence(**{f.name: own_labels(getattr(self, f.name)) for f in fields(self)})
+
 
 def same_replicates(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
     """The rows of the replicates that every arm has, so that all arms of a panel are of the same test folds.

@@ -17,8 +17,8 @@ from repro.verify.subsets import contamination, passes
 from repro.verify.verdict import Verdict
 from repro.verify.verdicts import evaluate, from_published, with_holm
 
-
 _INTERVALS = "intervals of 97.5 % at both"
+_ORDINALS = {2: "second", 3: "third"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def judge(evidence: Evidence, protocols: Sequence[Protocol], *, figures: Sequenc
 
 def verdicts_on(evidence: Evidence, p: Protocol, *, figures: Sequence[str]) -> list[Verdict]:
     """The verdicts of `judge` on one data set: Holm is over the primary hypotheses of all figures together."""
-    own = evidence.of(p.dataset)
+    own = evidence.of(p.dataset).without_own_labels()
     found = evaluate(
         own.runs, figures=figures, dataset=p.dataset, scale=p.scale, chance=1 / p.num_classes, size=p.subset_size,
         noise=p.noise, noise_size=p.noise_size, smallest=min(p.sizes), balanced=p.balanced, replicates=p.replicates,
@@ -88,14 +88,25 @@ def looks(evidence: Evidence, p: Protocol) -> str:
     """What a reader must know of how often verdicts were taken: '' of runs that were judged once, as declared."""
     grown = evidence.of(p.dataset).growth
     if grown.empty:
+        if p.second_look and p.replicates >= p.second_look:
+            return f"one look, at n = {p.replicates}, of two declared: {_INTERVALS}"
         return f"first of two looks, declared: {_INTERVALS}" if p.second_look else ""
-    before, after = (" and ".join(map(str, sorted(set(grown[c])))) for c in ("before", "after"))
-    if set(grown["after"]) == {p.second_look} and not grown["artifact"].duplicated().any():
-        return f"second look at n = {after} after n = {before}, declared: {_INTERVALS}"
+    artifacts = grown.groupby("artifact")  # several items may ask for one, each with its rows
+    taken = 1 + int(artifacts["before"].nunique().max())
+    before, after = (" and ".join(map(str, sorted(set(n)))) for n in (grown["before"], artifacts["after"].max()))
+    look = f"{_ORDINALS.get(taken, f'{taken}th')} look"
+    if p.second_look and taken == 2:
+        as_declared = set(artifacts["after"].max()) == {p.second_look}
+        said = "declared" if as_declared else f"declared at n = {p.second_look} and not at this one"
+        return f"{look} at n = {after} after n = {before}, {said}: {_INTERVALS}"
     return (
-        f"second look, not declared: {grown['artifact'].nunique()} artifacts grew from n = {before} to n = {after}, "
-        "and intervals are narrower than two looks allow"
+        f"{look}, not declared: {_artifacts(len(artifacts))} grew from n = {before} to n = {after}, and intervals are "
+        f"narrower than {taken} looks allow"
     )
+
+
+def _artifacts(count: int) -> str:
+    return f"{count} artifact{'s' if count > 1 else ''}"
 
 
 def reference() -> Judgement:

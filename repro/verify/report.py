@@ -87,7 +87,7 @@ def markdown(
     for dataset in dict.fromkeys(v.dataset for v in verdicts):
         chosen = by_figure([v for v in verdicts if v.dataset == dataset])
         kind = f"The paper's own numbers, {dataset}" if reference else f"Verdicts on {dataset}, {scale} scale"
-        titles = _titles(verdicts)
+        titles = _titles(verdicts, dataset)
         lines += [f"## {kind}", "", *([f"**{looks[dataset].capitalize()}.**", ""] if dataset in looks else [])]
         lines += [_row([titles[c] for c in columns]), _row(["---"] * len(columns))]
         for figure, group in chosen.items():
@@ -125,7 +125,7 @@ def terminal(
     for dataset in dict.fromkeys(v.dataset for v in verdicts):
         chosen = by_figure([v for v in verdicts if v.dataset == dataset])
         rows = {figure: [_narrow(cells(v, scale)) for v in group] for figure, group in chosen.items()}
-        titles = _titles(verdicts)
+        titles = _titles(verdicts, dataset)
         widths = {c: max(len(titles[c]), *(len(row[c]) for group in rows.values() for row in group)) for c in columns}
         lines.append(f"{dataset}, {'the paper' if reference else scale + ' scale'}")
         lines.append(_aligned(titles, widths))
@@ -189,9 +189,9 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _titles(verdicts: Sequence[Verdict]) -> dict[str, str]:
-    """The heads of the columns, with the confidence of the intervals."""
-    percent = 100 * verdicts[0].confidence if verdicts else 95
+def _titles(verdicts: Sequence[Verdict], dataset: str) -> dict[str, str]:
+    """The heads of the columns of a data set's table, with the confidence of its intervals."""
+    percent = 100 * next(v.confidence for v in verdicts if v.dataset == dataset)
     return {column: text.format(percent) for column, text in _TITLES.items()}
 
 

@@ -161,6 +161,11 @@ def decide(estimate: Estimate, margin: float = 0.0) -> str:
     return "contradicted" if estimate.high < margin else "inconclusive"
 
 
+def joint(words: Collection[str]) -> str:
+    """The word of a claim whose parts all have to hold, from the words of `decide` or of an equivalence test."""
+    return next((word for word in ("contradicted", "inconclusive") if word in words), "reproduced")
+
+
 def against(estimate: Estimate, margin: float = 0.0) -> tuple[float, float]:
     """How unfavourable a part of a claim is: its one-sided p of "the effect exceeds the margin", then the effect.
 

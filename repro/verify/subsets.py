@@ -7,9 +7,9 @@ import pandas as pd
 
 from repro.protocol import Protocol, protocol
 from repro.verify.claims import CONTAMINATION, PASSES
-from repro.verify.evidence import Evidence, own_labels, same_replicates
+from repro.verify.evidence import Evidence, same_replicates
 from repro.verify.outcomes import SUBSETS, noise_panel
-from repro.verify.stats import Sample, against, contrast, decide, within_replicates
+from repro.verify.stats import Sample, against, contrast, decide, joint, within_replicates
 from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC, Verdict
 
 
@@ -42,7 +42,7 @@ def contamination(evidence: Evidence, p: Protocol) -> list[Verdict]:
     so their easy and hard subsets: they count as one draw, n is the number of draws, and one draw has no interval.
     Missing without all three kinds.
     """
-    return [_contamination(own_labels(evidence.subsets), p, noise) for noise in p.noise]
+    return [_contamination(evidence.subsets, p, noise) for noise in p.noise]
 
 
 def _contamination(table: pd.DataFrame, p: Protocol, noise: float) -> Verdict:
@@ -76,7 +76,7 @@ def _contamination(table: pd.DataFrame, p: Protocol, noise: float) -> Verdict:
     e, values = estimates[worst], within_replicates(terms[worst])
     return Verdict(
         **identity,
-        verdict=next((word for word in ("contradicted", "inconclusive") if word in words), "reproduced"),
+        verdict=joint(words),
         effect=float(e.effect),
         low=float(e.low),
         high=float(e.high),

@@ -21,6 +21,7 @@ from repro.verify.stats import (
     contrast,
     decide,
     holm,
+    joint,
     lower_bound,
     paired_values,
     retained_fraction,
@@ -199,7 +200,7 @@ def _word(words: Sequence[str], gaps: Sequence[tuple[float, str]]) -> str:
     """A claim's word: all its parts have to hold, and without a gap nothing is decided."""
     if not all(gap > 0 for gap, _ in gaps):
         return "inconclusive"
-    return next((word for word in ("contradicted", "inconclusive") if word in words), "reproduced")
+    return joint(words)
 
 
 def _terms(part: Part, outcomes: Outcomes) -> list[tuple[float, Sample]]:

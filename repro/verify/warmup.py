@@ -18,13 +18,7 @@ from repro.verify.claim import Claim
 from repro.verify.correlation import equivalence, slope_weights
 from repro.verify.evidence import Evidence
 from repro.verify.published_points import PANELS
-from repro.verify.stats import (
-    Estimate,
-    Sample,
-    contrast,
-    decide,
-    within_replicates,
-)
+from repro.verify.stats import Estimate, Sample, contrast, decide, joint, within_replicates
 from repro.verify.verdict import BY_ARITHMETIC, ITSELF, NOT_BY_ARITHMETIC, Verdict
 from repro.verify.warmup_sweep import Sweep, curve_name, own_sweep, published_sweep
 
@@ -226,9 +220,7 @@ def _shortest(sweep: Sweep) -> Verdict:
 def _all_equal(parts: Sequence[tuple]) -> tuple[str, tuple]:
     """The word of "all are equal", and the least favourable part: parts end in their `Equivalence`, the largest p of
     which is also the claim's."""
-    words = [part[-1].verdict for part in parts]
-    word = next((word for word in ("contradicted", "inconclusive") if word in words), "reproduced")
-    return word, max(parts, key=lambda part: part[-1].p)
+    return joint([part[-1].verdict for part in parts]), max(parts, key=lambda part: part[-1].p)
 
 
 def _baseline(own: Sweep, paper: Sweep) -> Verdict:
