@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from repro.errors import UsageError
+from repro.store.files import open_regular
 
 _DTYPES = [kind for kind in vars(np.dtypes).values() if isinstance(kind, type)]
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")  # as NumPy 1 and NumPy 2 name it
@@ -46,7 +47,7 @@ def read(path: str | Path) -> object:
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             start = file.read(64)
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist: check the path") from None

@@ -11,6 +11,7 @@ import numpy as np
 
 from repro.data import text_table
 from repro.errors import UsageError
+from repro.store.files import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ def read_numbers(path: str | Path, name: str, *, size: int, train: np.ndarray | 
     file, key = split_key(path)
     lengths = [size] if train is None else [size, len(train)]
     try:
+        open_regular(file).close()  # the libraries that read it would wait for a pipe
         numbers, index, named = _numbers(file, name, key, lengths)
     except OSError as error:
         reason = error.strerror or error

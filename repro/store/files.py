@@ -51,7 +51,7 @@ def described(start: bytes) -> str:
     return "a file of another program" if "\0" in text else "a text file"
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BinaryIO:
     """Opens a file for reading. Raises UsageError for a device or a pipe, where reading may have no end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
