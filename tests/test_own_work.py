@@ -1,4 +1,4 @@
-"""README, "Own work": its blocks, run in order in an empty folder; and figures of one's own that are refused."""
+"""README, "Own work": its blocks, run in order in an empty folder; figures of one's own, and their labels."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from paper_figures.curves import Arm, panel_of
-from repro.data.files import count_folder
+from repro.data.folders import count_folder
 from repro.data.images import load
 from repro.errors import UsageError
 from repro.plan import Cell, collect
@@ -22,9 +22,9 @@ from repro.protocol import DIGITS
 from repro.store import read
 from repro.verify.outcomes import from_runs
 from tests.command_line import ROOT, complaint, repro
+from tests.test_own_values import PROTOCOL
 
 BLOCK = re.compile(r"<!-- (file|run)(?:: (\S+))? -->\n```\w+\n(.*?)```", re.DOTALL)
-PROTOCOL = 'from repro.protocol import own\nPROTOCOL = own("digits", steps=40, t_star=4, subset_size=64)\n'
 
 
 def blocks() -> list[tuple[str, str, str]]:
@@ -85,65 +85,6 @@ def test_the_story_of_the_readme(tmp_path, monkeypatch):
                     complaint("imp", "results/mine/shapes/pretrain-all-t8.h5", "--out", "new.h5"))  # fmt: skip
     sentence = "mine.py is a figure of your own, and an archive holds the paper's alone"
     assert complaint("archive", "mine.py").startswith(sentence)
-
-
-FAULTS = {
-    "cannot be run (SyntaxError: ": "PROTOCOL = (",
-    "cannot be run (ZeroDivisionError: division by zero, line 2)": "\n1 / 0",
-    "defines no PROTOCOL: write": "x = 1",
-    "own() does not take lerning_rate: give fields": PROTOCOL.replace("steps", "lerning_rate"),
-    "CLAIMS of fig.py has 'figure9': choose among figure1": PROTOCOL + "CLAIMS = ['figure9']",
-    "needed() of fig.py fails (KeyError: 'x', line 4): mend it": PROTOCOL + "def needed(p):\n    return {}['x']",
-    "needed() of fig.py gives 3: it has to give items": PROTOCOL + "def needed(p):\n    return [3]",
-    "needed() of fig.py gives nothing for digits": PROTOCOL + "def needed(p):\n    return []",
-    "asks for momentum 0.5 on digits, which is always 0.9": PROTOCOL.replace("steps", "momentum=0.5, steps"),
-    "nowhere is no image folder": PROTOCOL.replace("digits", "folder:nowhere"),
-    "there is no file net.py for network": PROTOCOL.replace("steps", "network='net.py:Net', steps"),
-}
-
-
-VALUES = ["replicates=-3", "replicates=0", "replicates=True", "replicates=2.0", "replicates=10**9", "levels=-1",
-          "levels='3'", "children=-1", "subset_size=0", "t_star=-2", "seed=1.5", "sizes=(64, -1)", "sizes=64",
-          "noise=(2.0,)", "more_replicates=0", "prune_fraction=1.5", "normalization='mine'", "folds=0"]  # fmt: skip
-
-
-@pytest.mark.parametrize("value", VALUES)
-def test_values_of_an_own_figure(value, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    field = value.partition("=")[0]
-    Path("fig.py").write_text("from dataclasses import replace\nfrom repro.protocol import DIGITS\n"
-                              f"PROTOCOL = replace(DIGITS, {value})\n")  # fmt: skip
-    for command in ("plan", "figure", "status"):
-        assert complaint(command, "fig.py").startswith(f"fig.py has {field} (=")
-
-
-def test_values_within_a_protocol(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for part, field in (("scoring", "networks"), ("warmup", "replicates")):
-        Path("fig.py").write_text("from dataclasses import replace\nfrom repro.protocol import DIGITS as D\n"
-                                  f"PROTOCOL = replace(D, {part}=replace(D.{part}, {field}=-3))\n")  # fmt: skip
-        assert complaint("plan", "fig.py").startswith(f"fig.py has {field} (=-3)")
-
-
-CELLS = {"Cell('all_t', p, -1)": "t (=-1)", "Cell('all_t', p, 1, replicates=-3)": "replicates (=-3)",
-         "Cell('all_t', p, 1, levels=-2)": "levels (=-2)", "Cell('easy', p, 1, Subset('easy', 0))": "size (=0)",
-         "Cell('easy', p, 1, Subset('worst', 9))": "kind (='worst')", "Cell('all_t', p, 1, noise=7.0)": "noise (=7.0)",
-         "Barrier(Cell('all_t', p, 1, replicates=0))": "replicates (=0)"}  # fmt: skip
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_values_of_what_an_own_figure_needs(cell, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    head = "from repro.plan import Barrier, Cell, Subset\n"
-    Path("fig.py").write_text(head + PROTOCOL + f"def needed(p):\n    return [{cell}]\n")
-    assert complaint("plan", "fig.py").startswith(f"fig.py has {CELLS[cell]}: it must be ")
-
-
-@pytest.mark.parametrize("sentence, text", FAULTS.items(), ids=lambda text: text[:30])
-def test_a_faulty_figure_is_explained(sentence, text, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("fig.py").write_text(text)
-    assert sentence in complaint("plan", "fig.py")
 
 
 def test_a_figure_of_ones_own_is_none_of_the_papers(tmp_path, monkeypatch):

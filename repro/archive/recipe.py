@@ -8,10 +8,10 @@ from paper_figures.cells import FIGURES
 from repro.archive.contents import FORMAT, FORMAT_VERSION, RESULTS
 from repro.archive.zipped import RECIPE
 from repro.errors import RunError, UsageError
+from repro.experiment import MOST
 from repro.plan.own import is_own
 from repro.protocol import OWN, SCALES
 
-MOST = 1000  # replicates and levels that the command line takes
 _SEED = 1 << 63
 
 
