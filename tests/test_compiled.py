@@ -21,7 +21,7 @@ print(x.tolist())
 
 def compiling(folder):
     """What a process that compiles a small function says, with its cache in a folder."""
-    (script := folder / "one_step.py").write_text(ONE_STEP)
+    (script := folder / "one_step.py").write_text(ONE_STEP, encoding="utf-8")
     where = {"XDG_CACHE_HOME": str(folder / "cache"), "TMPDIR": str(folder / "tmp")}
     where["PYTHONPATH"] = str(Path(__file__).parents[1])
     done = subprocess.run([sys.executable, str(script)], env=os.environ | where, capture_output=True, text=True)
@@ -42,14 +42,14 @@ def test_a_damaged_cache_is_made_again(tmp_path):
 
 
 def test_a_user_without_a_home_keeps_it_among_temporary_files(tmp_path):
-    (tmp_path / "cache").write_text("a file")
+    (tmp_path / "cache").write_text("a file", encoding="utf-8")
     (tmp_path / "tmp").mkdir()
     assert compiling(tmp_path) and compiling(tmp_path) == ""
     assert list(tmp_path.glob("tmp/*/*/**/*.nbc"))
 
 
 def test_what_others_can_write_is_not_executed(tmp_path):
-    (tmp_path / "tmp").write_text("a file")
+    (tmp_path / "tmp").write_text("a file", encoding="utf-8")
     compiling(tmp_path)
     (kept,) = tmp_path.glob("cache/*/engine-*")
     kept.chmod(0o777)
@@ -58,5 +58,5 @@ def test_what_others_can_write_is_not_executed(tmp_path):
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path):
     for name in ("cache", "tmp"):
-        (tmp_path / name).write_text("a file")
+        (tmp_path / name).write_text("a file", encoding="utf-8")
     assert "once (not kept: " in compiling(tmp_path)

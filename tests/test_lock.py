@@ -186,13 +186,13 @@ def installed_requires(name: str) -> list[str]:
 
 @cache
 def text(name: str) -> str:
-    return (ROOT / name).read_text()
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
 @cache
 def code() -> dict[str, str]:
     files = (path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))
-    return {str(path.relative_to(ROOT)): path.read_text() for path in files}
+    return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}
 
 
 def rival() -> str:

@@ -50,7 +50,7 @@ def test_variables_of_make_are_words(name, odd, tmp_path):
         assert told[:3] == [f"{figure}.png", f"{figure}-verdicts.md", f"{results}/report.html"], done.stderr
         assert told[3].startswith("make figures SCALE=demo" + (f" SEED={odd}" if name == "SEED" else ""))
     assert not list(tmp_path.rglob("PWNED*"))
-    told = [json.loads(line) for line in (tmp_path / "told").read_text().splitlines()]
+    told = [json.loads(line) for line in (tmp_path / "told").read_text(encoding="utf-8").splitlines()]
     given = [word for words in told for word in words]
     wanted = {"DATASETS": odd.split(), "BENCH": odd.split(), "DATA": None, "TENSORBOARD": None, "JOBS": [odd],
               "FIGURE": [odd], "SCALE": [odd]}.get(name, [odd])  # fmt: skip

@@ -39,7 +39,7 @@ def test_values_of_an_own_figure(value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     field = value.partition("=")[0]
     Path("fig.py").write_text("from dataclasses import replace\nfrom repro.protocol import DIGITS\n"
-                              f"PROTOCOL = replace(DIGITS, {value})\n")  # fmt: skip
+                              f"PROTOCOL = replace(DIGITS, {value})\n", encoding="utf-8")  # fmt: skip
     for command in ("plan", "figure", "status"):
         assert complaint(command, "fig.py").startswith(f"fig.py has {field} (=")
 
@@ -66,7 +66,7 @@ CELLS = {"Cell('all_t', p, -1)": "t (=-1)", "Cell('all_t', p, 1, replicates=-3)"
 def test_values_of_what_an_own_figure_needs(cell, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     head = "from repro.plan import Barrier, Cell, Chosen, Gradients, Subset\n"
-    Path("fig.py").write_text(head + PROTOCOL + f"def needed(p):\n    return [{cell}]\n")
+    Path("fig.py").write_text(head + PROTOCOL + f"def needed(p):\n    return [{cell}]\n", encoding="utf-8")
     assert complaint("plan", "fig.py").startswith(f"fig.py has {CELLS[cell]}: it must be ")
 
 
@@ -75,15 +75,15 @@ def test_an_own_figure_is_run_once_for_a_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     needed = "def needed(p):\n    return [Cell('all_t', p, 1, replicates=p.replicates, levels=p.levels)]\n"
     counted = "with open('runs', 'a') as file:\n    print('run', file=file)\n"
-    Path("fig.py").write_text(f"from repro.plan import Cell\n{counted}{PROTOCOL}{needed}")
+    Path("fig.py").write_text(f"from repro.plan import Cell\n{counted}{PROTOCOL}{needed}", encoding="utf-8")
     for k, most in enumerate(("--replicates", "--levels", "--seed"), 1):
         repro("plan", "fig.py", most, 1000, "--speed", 1e9)
-        assert Path("runs").read_text().count("run") == k
+        assert Path("runs").read_text(encoding="utf-8").count("run") == k
 
 
 def test_a_border_that_has_no_effect_is_none_of_the_plan(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("fig.py").write_text(PROTOCOL.replace("steps", "border=2, augment=False, steps"))
+    Path("fig.py").write_text(PROTOCOL.replace("steps", "border=2, augment=False, steps"), encoding="utf-8")
     study = Study("fig.py")
     for step in steps(study.items(), study.results):
         assert "--border" not in step.command and "border" not in step.recipe
@@ -102,5 +102,5 @@ def test_a_file_is_read_once_for_each_of_its_states(tmp_path, monkeypatch):
 @pytest.mark.parametrize("sentence, text", FAULTS.items(), ids=lambda text: text[:30])
 def test_a_faulty_figure_is_explained(sentence, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("fig.py").write_text(text)
+    Path("fig.py").write_text(text, encoding="utf-8")
     assert sentence in complaint("plan", "fig.py")

@@ -28,7 +28,7 @@ BLOCK = re.compile(r"<!-- (file|run)(?:: (\S+))? -->\n```\w+\n(.*?)```", re.DOTA
 
 
 def blocks() -> list[tuple[str, str, str]]:
-    section = (ROOT / "README.md").read_text().partition("\n## Own work\n")[2].partition("\n## ")[0]
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Own work\n")[2].partition("\n## ")[0]
     return BLOCK.findall(section)
 
 
@@ -54,7 +54,7 @@ def test_the_story_of_the_readme(tmp_path, monkeypatch):
     said = {}
     for kind, name, body in found:
         if kind == "file":
-            Path(name).write_text(body)
+            Path(name).write_text(body, encoding="utf-8")
         else:
             said |= {line: run(line) for line in body.splitlines()}
     assert "0 of 15 artifacts are complete" in said["repro plan mine.py --make mine.mk"]
@@ -72,14 +72,14 @@ def test_the_story_of_the_readme(tmp_path, monkeypatch):
         outcome[name.partition("72")[0]] = table[table.level.between(6, 10)].acc.mean()
     assert verdicts[10]["effect"] == pytest.approx(100 * (outcome["easy"] - outcome["random"]), abs=1e-9)
 
-    with open("noise.csv") as file:
+    with open("noise.csv", encoding="utf-8") as file:
         noise = sorted((float(row["score"]), int(row["index"])) for row in csv.DictReader(file))
     chosen = read("results/mine/shapes/subset-easy72-noise.h5")["replicate_0/index"]
     assert chosen.tolist() == [index for _, index in noise[:72]]
     assert "nothing to do" in repro("plan", "mine.py").stdout
 
     # what has changed is another experiment
-    Path("net.py").write_text(Path("net.py").read_text() + "\n# another\n")
+    Path("net.py").write_text(Path("net.py").read_text(encoding="utf-8") + "\n# another\n", encoding="utf-8")
     assert re.search(r"is of another experiment: network\b.* is net\.py:small@", complaint("figure", "mine.py"))
     assert re.search(r"net\.py is not the code of network 'net\.py:small@\w{12}'",
                     complaint("imp", "results/mine/shapes/pretrain-all-t8.h5", "--out", "new.h5"))  # fmt: skip
@@ -89,7 +89,7 @@ def test_the_story_of_the_readme(tmp_path, monkeypatch):
 
 def test_a_figure_of_ones_own_is_none_of_the_papers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("fig.py").write_text("from repro.protocol import DIGITS\nPROTOCOL = DIGITS\n")
+    Path("fig.py").write_text("from repro.protocol import DIGITS\nPROTOCOL = DIGITS\n", encoding="utf-8")
     study = Study("fig.py", levels=7)
     assert [(p.scale, p.levels) for p in study.protocols] == [("own", 7)] and study.results == Path("results/fig")
     assert {item.condition for item in study.items()} == {
@@ -97,7 +97,7 @@ def test_a_figure_of_ones_own_is_none_of_the_papers(tmp_path, monkeypatch):
     }  # fmt: skip
     assert "--scale demo is for the paper's: leave it out" in complaint("plan", "fig.py", "--scale", "demo")
     assert "--control shuffle-mask is for the paper's" in complaint("verify", "fig.py", "--control", "shuffle-mask")
-    Path("figure2.py").write_text(PROTOCOL)
+    Path("figure2.py").write_text(PROTOCOL, encoding="utf-8")
     assert "has the name of a figure or scale of the paper" in complaint("plan", "figure2.py")
     assert "cannot read absent.py" in complaint("plan", "absent.py")
 
@@ -141,7 +141,7 @@ def test_a_figure_whose_cells_name_a_file_of_labels(tmp_path, monkeypatch):
     human = np.where(np.arange(len(clean)) % 5 == 0, (clean + 1) % 10, clean)
     np.savetxt("human.csv", human, fmt="%d")
     np.savetxt("own.csv", np.arange(len(clean)), fmt="%d")
-    Path("fig.py").write_text(HUMAN)
+    Path("fig.py").write_text(HUMAN, encoding="utf-8")
     assert "0 of 22 artifacts" in run("repro plan fig.py --make fig.mk")
     run("make -f fig.mk")
     study = Study("fig.py")
@@ -205,7 +205,7 @@ def test_labels_of_the_training_images_alone(tmp_path, monkeypatch):
         'PROTOCOL = own("folder:few", network="cifar_resnet8_w2", steps=4, batch_size=6, t_star=2, levels=1,\n'
         '               replicates=2)\n'
         'def needed(p):\n    return [Cell("all_tstar", p, 2, labels="human.csv")]\n'
-    )
+    , encoding="utf-8")
     run("repro plan fig.py --make fig.mk")
     run("make -f fig.mk")
     assert read("results/fig/few/pretrain-all-labels-human-t2.h5")["labels"].tolist() == [0, 1] * 6 + [0] * 3 + [1] * 3

@@ -161,7 +161,7 @@ class Tied(nn.Module):
 
 def test_our_own_export_of_tied_weights_and_buffers_is_read_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("net.py").write_text(NETS)
+    Path("net.py").write_text(NETS, encoding="utf-8")
     repro("pretrain", "--dataset", "digits", "--network", "net.py:Tied", "-t", 2, "--steps", 4, "--milestones", "",
           "--batch-size", 64, "--replicates", 2, "--out", "w.h5")
     for r, end in ((0, "pt"), (1, "safetensors")):

@@ -266,7 +266,7 @@ def test_standard_streams_that_are_closed_or_full(redirect, status, said, subset
 
 def test_verdict_files_are_json(study, tmp_path):
     repro("verify", "figure2", "--replicates", 2, "--results", study.results)
-    assert json.loads((study.results / "figure2-verdicts.json").read_text())["verdicts"]
+    assert json.loads((study.results / "figure2-verdicts.json").read_text(encoding="utf-8"))["verdicts"]
 
 
 @pytest.mark.parametrize("words", [

@@ -22,7 +22,7 @@ def read_recipe(path: Path, file: Path, names: list[str]) -> dict:
     program does not write.
     """
     try:
-        recipe = json.loads(file.read_text())
+        recipe = json.loads(file.read_text(encoding="utf-8"))
         known = recipe["format"] == FORMAT and recipe["format_version"] <= FORMAT_VERSION
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is no archive of this program: its {RECIPE} is another program's") from error
