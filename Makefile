@@ -55,9 +55,10 @@ $(VENV)/.extras: $(VENV)/.installed requirements-extras.txt
 	$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements-extras.txt
 	@touch $@
 
-# What `make bench` compares engines with, if it is there. Its own build does not say where pybind11's headers are.
+# What `make bench` compares engines with, if it is there. Its own build does not say where pybind11's headers are;
+# its setuptools is the lock's.
 $(VENV)/.sparseprop: $(VENV)/.installed
-	$(VENV)/bin/python -m pip install --quiet pybind11==3.0.1 'setuptools>=77'
+	$(VENV)/bin/python -m pip install --quiet pybind11==3.0.1
 	CPATH=$$($(VENV)/bin/python -m pybind11 --includes | sed 's/.*-I//') \
 	  $(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation sparseprop==0.1.14
 	@touch $@
@@ -66,8 +67,9 @@ demo: SCALE := demo
 demo: $(VENV)/.installed
 	@+$(MAKE) --no-print-directory figure2 SCALE=demo
 	@$(REPRO) report figure2 $(CHOICE) > /dev/null
-	@printf '\npicture  %s\ntable    %s\nreport   %s\nnext     %s\n' $(DEMO).png $(DEMO)-verdicts.md $(RESULTS)/report.html \
-	  'make figures SCALE=demo$(if $(SEED), SEED=$(SEED)) (all seven; what is made already is taken up)'
+	@printf '\npicture  %s\ntable    %s\nreport   %s\nnext     %s\n' $(call quoted,$(DEMO).png) $(call quoted,$(DEMO)-verdicts.md) \
+	  $(call quoted,$(RESULTS)/report.html) \
+	  $(call quoted,make figures SCALE=demo$(if $(SEED), SEED=$(SEED)) (all seven; what is made already is taken up))
 DEMO = $(RESULTS)/figure2$(if $(CONTROL),-$(CONTROL))
 
 scores: SCALE := scores
@@ -113,7 +115,7 @@ bench: $(VENV)/.installed
 	@$(REPRO) bench $(call option,--device,$(DEVICE)) $(foreach word,$(BENCH),$(call quoted,$(word)))
 
 lock: $(VENV)/.installed
-	$(VENV)/bin/python -m pip install --quiet uv
+	$(VENV)/bin/python -m pip install --quiet uv==0.13.9
 	@for lock in requirements requirements-extras; do $(VENV)/bin/python -m uv pip compile --quiet --universal \
 	  --generate-hashes --python-version 3.11 $$(test $$lock = requirements || echo -c requirements.txt) \
 	  --custom-compile-command 'make lock' --no-emit-index-url --no-emit-find-links $$lock.in -o $$lock.txt || exit; done

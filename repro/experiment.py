@@ -12,6 +12,8 @@ FULL = ("day", "paper")
 """Those with the published training schedule: their verdicts on the paper's data are verdicts on its claims."""
 OWN = "own"
 """The scale of a protocol that is a user's own (`own`): none of `SCALES`, and no verdict is on the paper's claims."""
+MOST = 1000
+"""Replicates, levels or networks: more are a slip of the keyboard."""
 JUDGED = (6, 7, 8, 9, 10)
 """Pruning levels whose mean accuracy is the outcome of a replicate, where a protocol names no others."""
 

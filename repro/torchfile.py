@@ -12,17 +12,16 @@ import numpy as np
 import torch
 
 from repro.errors import UsageError
+from repro.store import kinds
+from repro.store.files import open_regular
 
 _DTYPES = [kind for kind in vars(np.dtypes).values() if isinstance(kind, type)]
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")  # as NumPy 1 and NumPy 2 name it
-_STARTS = {
-    b"version https://git-lfs": "is a Git LFS pointer, not the file itself: fetch that with git lfs pull",
-    b"<!doctype": "is a web page: download the file itself",
-    b"<html": "is a web page: download the file itself",
-    b"\x1f\x8b": "is packed by gzip: unpack it",
-    b"\x89hdf": "is an HDF5 file, not one of torch.save: check the path",
-    b"\x93numpy": "is a NumPy array, not a file of torch.save: check the path",
-    b"lottery-data-diet artifact": "is an artifact, not a file of torch.save: take a network from it by repro export",
+_ADVICE = {
+    kinds.LFS: "fetch the file itself with git lfs pull",
+    kinds.PAGE: "download the file itself",
+    kinds.GZIP: "unpack it",
+    kinds.OURS: "take a network from it by repro export",
 }
 
 
@@ -46,7 +45,7 @@ def read(path: str | Path) -> object:
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             start = file.read(64)
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist: check the path") from None
@@ -54,14 +53,13 @@ def read(path: str | Path) -> object:
         raise UsageError(f"{path} cannot be read ({error.strerror or error}): give a file of torch.save") from None
     if not start:
         raise UsageError(f"{path} is empty (0 bytes): copy or download it again")
-    for beginning, what in _STARTS.items():
-        if start.lower().startswith(beginning):
-            raise UsageError(f"{path} {what}")
-    if start[8:9] == b"{":
+    kind = kinds.described(start)
+    if kind == kinds.SAFETENSORS:
         return _safetensors(path)
-    if not start.startswith((b"PK", b"\x80")):
-        raise UsageError(f"{path} is no file of torch.save: write one with torch.save(model.state_dict(), PATH)")
-    return _pickled(path, zipped=start.startswith(b"PK"))
+    if kind not in (kinds.ZIP, kinds.PICKLE):
+        advice = _ADVICE.get(kind, "write one with torch.save(model.state_dict(), PATH)")
+        raise UsageError(f"{path} is {kind}, not a file of torch.save: {advice}")
+    return _pickled(path, zipped=kind == kinds.ZIP)
 
 
 def _safetensors(path: Path) -> dict[str, torch.Tensor]:

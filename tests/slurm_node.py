@@ -69,7 +69,7 @@ def slurm_node(folder: Path) -> Iterator[dict[str, str]]:
     ports = dict(zip(("controller_port", "node_port"), _free_ports(2), strict=True))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 - 64
     configuration = folder / "slurm.conf"
-    configuration.write_text(CONFIGURATION.format(host=host, folder=folder, memory=memory, **ports))
+    configuration.write_text(CONFIGURATION.format(host=host, folder=folder, memory=memory, **ports), encoding="utf-8")
     (folder / "gres.conf").write_text("".join(f"Name=gpu File=/dev/{name}\n" for name in ("null", "zero")))
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))

@@ -65,7 +65,7 @@ def results(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def archive(results) -> Path:
-    (results / "figure2.csv").write_text("of another day")
+    (results / "figure2.csv").write_text("of another day", encoding="utf-8")
     said = repro("archive", *STUDY, "--results", results).stdout
     assert said.startswith(f"{results / 'figure2.zip'}: ") and (results / "figure2.csv").read_text() == "of another day"
     return results / "figure2.zip"
@@ -129,7 +129,7 @@ def test_it_holds_everything_and_sha256sum_agrees(archive, unpacked, results):
     assert found == ENTRIES | artifacts | {"SHA256SUMS", "results/figure2.pdf"}
     for name in artifacts:
         assert (unpacked / name).read_bytes() == (results.parent / name).read_bytes()
-    lines = [line.split("  ") for line in (unpacked / "SHA256SUMS").read_text().splitlines()]
+    lines = [line.split("  ") for line in (unpacked / "SHA256SUMS").read_text(encoding="utf-8").splitlines()]
     assert {name: digest for digest, name in lines} == {
         name: hashlib.sha256((unpacked / name).read_bytes()).hexdigest() for name in found - {"SHA256SUMS"}
     }
@@ -142,7 +142,7 @@ def test_it_holds_everything_and_sha256sum_agrees(archive, unpacked, results):
 
 
 def test_the_recipe_tells_how_it_was_made(unpacked, results):
-    recipe = json.loads((unpacked / "recipe.json").read_text())
+    recipe = json.loads((unpacked / "recipe.json").read_text(encoding="utf-8"))
     assert recipe["asked"] == {"name": "figure2", "scale": "demo", "datasets": [], "control": None, "seed": None,
                                "replicates": 2, "levels": None}  # fmt: skip
     assert [p["replicates"] for p in recipe["protocols"]] == [2] and recipe["data_sha256"] == {"digits": ["12" * 32]}
@@ -246,7 +246,7 @@ def test_the_crate_says_what_is_what(unpacked, results):
     assert graph[run["instrument"]["@id"]]["@type"] == "SoftwareApplication"
     assert "12" * 32 in graph[run["object"]["@id"]]["description"] and {"@id": "results/figure2.pdf"} in run["result"]
     assert (run["startTime"], run["endTime"]) == ("2026-01-02T03:04:05+00:00", "2026-01-02T04:05:06+00:00")
-    assert "Figure 2 at demo scale" in (unpacked / "ro-crate-preview.html").read_text()
+    assert "Figure 2 at demo scale" in (unpacked / "ro-crate-preview.html").read_text(encoding="utf-8")
 
 
 def test_it_is_verified_where_there_is_nothing_else(archive, results, tmp_path, monkeypatch):
@@ -319,7 +319,7 @@ def test_files_that_are_no_archives(archive, results, tmp_path):
     short = tmp_path / "short.zip"
     short.write_bytes(archive.read_bytes()[:-4000])
     text = tmp_path / "text.zip"
-    text.write_text("no zip")
+    text.write_text("no zip", encoding="utf-8")
     for path in (short, text, results / "digits/imp-all-t0.h5", tmp_path):
         assert complaint("verify", "--archive", path) == (
             f"{path} is no zip file or is truncated: give a file that repro archive wrote"

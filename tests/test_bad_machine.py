@@ -92,14 +92,14 @@ def test_no_permission_to_write(rewind, tmp_path):
 @pytest.mark.parametrize("command", [PRETRAIN, ("select", "--kind", "random", "--dataset", "digits", "--size", 9),
                                      ("imp", "{rewind}", "--levels", 0)], ids=lambda command: command[0])  # fmt: skip
 def test_out_below_a_file(command, rewind, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     words = [str(word).format(rewind=rewind) for word in command]
     said = complaint(*words, "--out", tmp_path / "file" / "x.h5", code=1)
     assert re.match(rf"cannot write {tmp_path}/file/x.h5 \((file exists|not a directory)\): choose another --out", said)
 
 
 def test_places_where_nothing_can_be_written(rewind, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     below = tmp_path / "file" / "x"
     assert f"cannot write {below} (" in complaint("export", rewind, "--out", below, code=1)
     assert f"cannot write {below} (" in complaint("plan", "figure2", "--results", tmp_path, "--make", below, code=1)

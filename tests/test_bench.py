@@ -380,8 +380,8 @@ def test_from_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "_compile", lambda folder: (12.5, None))
     out = tmp_path / "new/rows.json"
     said = repro("bench", "--device", "cpu", "--minutes", 30, "--out", out).stdout
-    assert said == out.with_suffix(".md").read_text()
-    rows = json.loads(out.read_text())
+    assert said == out.with_suffix(".md").read_text(encoding="utf-8")
+    rows = json.loads(out.read_text(encoding="utf-8"))
     assert [(row["engine"], row["density"]) for row in rows] == [
         ("plain", 1.0), ("sparse", 1.0), ("sparse", 0.1), ("serial", 1.0), ("graph", 1.0)]  # fmt: skip
     asked = {"network", "image_size", "density", "engine", "precision", "images_per_cpu_second", "low", "high"}

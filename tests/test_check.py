@@ -224,7 +224,7 @@ POINT = ("pretrain", "--dataset", "digits", "-t", 2, "--steps", 4, "--milestones
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("net.py").write_text(NETS)
+    Path("net.py").write_text(NETS, encoding="utf-8")
 
 
 def test_batch_norm_without_affine_is_trained(here):
@@ -233,7 +233,7 @@ def test_batch_norm_without_affine_is_trained(here):
 
 
 def test_an_initialisation_that_is_overwritten_is_told_once(here):
-    Path("other.py").write_text(NETS)  # what was told of net.py before is not told again
+    Path("other.py").write_text(NETS, encoding="utf-8")  # what was told of net.py before is not told again
     command = (*POINT, "other.py:mlp", "--replicates", 3, "--batch-size", 64, "--out", "w.h5")
     assert "is overwritten" not in repro(*command, "--dry-run").stderr
     assert repro(*command).stderr.count("warning: other.py:mlp") == 1

@@ -74,7 +74,7 @@ def _broken(name, states, path):
     elif name == "nan":
         state["fc.bias"] = torch.full((10,), torch.nan)
     elif name == "nothing":
-        return path.write_text("no checkpoint")
+        return path.write_text("no checkpoint", encoding="utf-8")
     elif name == "object":
         return torch.save({"state_dict": [1, 2]}, path)
     elif name == "code":

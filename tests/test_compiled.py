@@ -63,14 +63,14 @@ def test_a_user_who_is_in_no_list_has_no_home(tmp_path):
 
 
 def test_a_user_without_a_home_keeps_it_among_temporary_files(tmp_path):
-    (tmp_path / "cache").write_text("a file")
+    (tmp_path / "cache").write_text("a file", encoding="utf-8")
     (tmp_path / "tmp").mkdir()
     assert compiling(tmp_path) and compiling(tmp_path) == ""
     assert list(tmp_path.glob("tmp/*/*/**/*.nbc"))
 
 
 def test_what_others_can_write_is_not_executed(tmp_path):
-    (tmp_path / "tmp").write_text("a file")
+    (tmp_path / "tmp").write_text("a file", encoding="utf-8")
     compiling(tmp_path)
     (kept,) = tmp_path.glob("cache/*/engine-*")
     kept.chmod(0o777)
@@ -79,5 +79,10 @@ def test_what_others_can_write_is_not_executed(tmp_path):
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path):
     for name in ("cache", "tmp"):
-        (tmp_path / name).write_text("a file")
+        (tmp_path / name).write_text("a file", encoding="utf-8")
     assert "once (not kept: " in compiling(tmp_path)
+
+
+def test_a_disk_that_is_full_from_then_on_keeps_nothing(tmp_path):
+    full = "from numba.core import caching\ndef full(_): raise OSError(28, 'full')\n"
+    assert "once (not kept: " in compiling(tmp_path, full + "caching._CacheLocator.ensure_cache_path = full\n")

@@ -32,12 +32,12 @@ def build(tmp_path):
         for tool in TOOLS:
             (programs / tool).symlink_to(shutil.which(tool))
         for engine in engines:
-            (programs / engine).write_text(ENGINE)
+            (programs / engine).write_text(ENGINE, encoding="utf-8")
             (programs / engine).chmod(0o755)
         environment |= {"PATH": str(programs), "ASKED": str(tmp_path / "asked")}
         done = subprocess.run([ROOT / "container/build", *arguments], env=environment, capture_output=True, text=True)
         asked = tmp_path / "asked"
-        return done.returncode, done.stderr, asked.read_text() if asked.exists() else ""
+        return done.returncode, done.stderr, asked.read_text(encoding="utf-8") if asked.exists() else ""
 
     return run
 
@@ -71,13 +71,13 @@ def test_without_an_engine_it_says_what_to_install(build):
 
 
 def test_the_base_is_pinned_by_digest():
-    text = (ROOT / "Dockerfile").read_text()
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     assert re.search(r"^ARG BASE_DIGEST=sha256:[0-9a-f]{64}$", text, re.M)
     assert re.search(r"^ARG BASE_IMAGE=nvidia/cuda:[\w.-]+@\$\{BASE_DIGEST\}$", text, re.M)
 
 
 def test_no_data_and_no_results_get_into_the_image():
-    left_out = (ROOT / ".dockerignore").read_text().split()
+    left_out = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
     assert {".git", ".venv", "data", "results"} <= set(left_out)
 
 

@@ -42,7 +42,7 @@ def test_from_images_to_verdicts(some_images, tmp_path):
     planned = repro("plan", *study, "--make", rules).stdout
     assert "figure2: 0 of 16 artifacts are complete" in planned and "images" in planned
     launch = "\t$(LAUNCH) " + shlex.join([sys.executable, "-m", "repro"])
-    lines = rules.read_text().replace("$(if $(LAUNCH),--quiet)", "").splitlines()
+    lines = rules.read_text(encoding="utf-8").replace("$(if $(LAUNCH),--quiet)", "").splitlines()
     for words in (line.removeprefix(launch) for line in lines if line.startswith(launch)):
         repro(*shlex.split(words))
     assert "all 16 artifacts are complete, nothing to do" in repro("plan", *study).stdout
@@ -52,7 +52,7 @@ def test_from_images_to_verdicts(some_images, tmp_path):
     repro("figure", *study)
     shown = repro("verify", *study).stdout
     assert "cifar10@16, cpu scale" in shown
-    for verdict in json.loads((results / "figure2-verdicts.json").read_text())["verdicts"]:
+    for verdict in json.loads((results / "figure2-verdicts.json").read_text(encoding="utf-8"))["verdicts"]:
         assert verdict["paper_claim"] == "not tested (cifar10@16)"
         assert verdict["verdict"] == "by arithmetic" or verdict["judged"] == [1, 2]
         assert verdict["published"] == published_support(verdict["claim"], "cifar10")  # effects of the whole images

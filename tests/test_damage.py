@@ -98,7 +98,7 @@ def test_a_file_that_brings_hdf5_down_is_refused(end, artifact, tmp_path, monkey
     """Simulated by a module that the process of the reader imports first."""
     artifact.write_bytes(artifact.read_bytes() + b"\0")
     body = f"import os\nfrom repro.store import changed\nchanged.CPU_SECONDS = 2\ndef examine(path):\n    {end}\nchanged.examine = examine"
-    (tmp_path / "sitecustomize.py").write_text(body)
+    (tmp_path / "sitecustomize.py").write_text(body, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     with pytest.raises(UsageError, match="x.h5 was altered after it was written"):
         store.read(artifact)
@@ -261,7 +261,7 @@ def test_what_is_no_artifact(tmp_path, monkeypatch):
 
     refuses("none.h5", "none.h5 does not exist: check the path")
     refuses(".", "is not a file")
-    (tmp_path / "text.h5").write_text("acc,level\n" * 100)
+    (tmp_path / "text.h5").write_text("acc,level\n" * 100, encoding="utf-8")
     refuses("text.h5", "text.h5 is a text file: give an artifact that repro made")
     h5py.File(tmp_path / "other.h5", "w").close()
     refuses("other.h5", "other.h5 is an HDF5 file of another program")

@@ -76,7 +76,7 @@ def test_a_folder_becomes_one_table(folder, tmp_path):
     assert read.column("identity").to_pylist() == [identities[0], *2 * identities[1:]]
     (tmp_path / "tables").mkdir()
     assert export(folder, tmp_path / "tables") == tmp_path / "tables" / "all.csv"
-    rows = [line.split(",") for line in (tmp_path / "tables" / "all.csv").read_text().splitlines()]
+    rows = [line.split(",") for line in (tmp_path / "tables" / "all.csv").read_text(encoding="utf-8").splitlines()]
     assert [row[rows[0].index("level")] for row in rows[1:]] == ["8", "", ""]
     assert float(rows[1][rows[0].index("acc")]) == 1 / 3
 
@@ -224,7 +224,7 @@ def test_trained_weights_in_place_of_the_ticket_would_be_noticed(tmp_path, monke
 
 def readme_block(marker: str) -> str:
     """The first indented block after a sentence of the README."""
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.count(marker) == 1, f"README.md needs the sentence {marker!r} once"
     lines = re.search(r"(?:^    .*\n|^\n)+", text[text.index(marker) :], re.MULTILINE)[0]
     return "\n".join(line.removeprefix("    ") for line in lines.strip("\n").splitlines())

@@ -72,7 +72,7 @@ def test_images_with_a_constant_channel_are_trained_on(tmp_path):
 @pytest.mark.parametrize("command", ["pretrain", "score"])
 def test_networks_that_are_not_finite(name, said, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "net.py").write_text(NETS)
+    (tmp_path / "net.py").write_text(NETS, encoding="utf-8")
     own = ("-t", 2) if command == "pretrain" else ("--networks", 1)
     words = (command, "--dataset", "digits", "--network", f"net.py:{name}", *own, *ONE, "--out", "x.h5")
     told = repro(*words, code=1 if name == "InTraining" else 2).stderr.splitlines()[-1]

@@ -58,7 +58,7 @@ def test_a_log_holds_both_streams_of_all_commands(commands, tmp_path):
     before = datetime.now(UTC).replace(microsecond=0)
     said = repro("--log", log, "say", "one two", "then", "say", "three")
     assert (said.stdout, said.stderr) == ("one two\nthree\n", "warning: heard\n" * 2)
-    begin, *lines, end = log.read_text().splitlines()
+    begin, *lines, end = log.read_text(encoding="utf-8").splitlines()
     assert re.fullmatch(rf"# began {MARK}, process \d+ on \S+: repro say 'one two' then say three", begin)
     assert lines == ["one two", "warning: heard", "three", "warning: heard"] and re.fullmatch(
         f"# ended {MARK}: done", end
@@ -67,13 +67,13 @@ def test_a_log_holds_both_streams_of_all_commands(commands, tmp_path):
     assert (found.state, found.sentence, found.progress) == ("done", "", "")
     assert before <= found.began <= found.ended <= datetime.now(UTC)
     repro("--log", log, "say", "again")
-    assert log.read_text().count("# began ") == 2 and log.read_text().startswith(begin)
+    assert log.read_text(encoding="utf-8").count("# began ") == 2 and log.read_text(encoding="utf-8").startswith(begin)
 
 
 def test_quiet_prints_to_the_log_alone(commands, tmp_path):
     said = repro("--log", tmp_path / "x.log", "--quiet", "say", "one")
     assert (said.stdout, said.stderr) == ("", "")
-    assert (tmp_path / "x.log").read_text().splitlines()[1:-1] == ["one", "warning: heard"]
+    assert (tmp_path / "x.log").read_text(encoding="utf-8").splitlines()[1:-1] == ["one", "warning: heard"]
 
 
 @pytest.mark.parametrize("quiet", [(), ("--quiet",)])
@@ -87,7 +87,7 @@ def test_a_failure_is_told_in_the_log_and_to_the_user(commands, tmp_path, failur
     commands.fail, log = failure, tmp_path / "x.log"
     said = repro("--log", log, *quiet, "say", "one", "then", "fail", "then", "say", "two", code=status)
     expected = f"exit status {status}: {sentence}" if sentence else f"exit status {status}"
-    assert re.fullmatch(f"# ended {MARK}: {re.escape(expected)}", log.read_text().splitlines()[-1])
+    assert re.fullmatch(f"# ended {MARK}: {re.escape(expected)}", log.read_text(encoding="utf-8").splitlines()[-1])
     found = joblog.last_attempt(log)
     assert (found.state, found.sentence) == ("failed", sentence) and "two" not in found.progress
     if sentence and quiet:
@@ -95,14 +95,14 @@ def test_a_failure_is_told_in_the_log_and_to_the_user(commands, tmp_path, failur
     elif sentence:
         assert " ".join(said.stderr.split()) == f"warning: heard Error: {sentence}" and said.stdout == "one\n"
     if sentence:
-        assert "Error: " in log.read_text()
+        assert "Error: " in log.read_text(encoding="utf-8")
 
 
 def test_a_defect_leaves_its_traceback(commands, tmp_path):
     commands.fail = ZeroDivisionError("a defect")
     with pytest.raises(ZeroDivisionError):
         repro("--log", tmp_path / "x.log", "--quiet", "fail")
-    text = (tmp_path / "x.log").read_text()
+    text = (tmp_path / "x.log").read_text(encoding="utf-8")
     assert "Traceback" in text and joblog.last_attempt(tmp_path / "x.log").sentence == "ZeroDivisionError: a defect"
 
 
@@ -114,7 +114,7 @@ def test_a_defect_leaves_its_traceback(commands, tmp_path):
 ])  # fmt: skip
 def test_a_log_that_cannot_be(commands, tmp_path, monkeypatch, words, status, sentence):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     said = repro(*words, code=status).stderr.replace("file exists", "not a directory")
     assert one_sentence(said.replace("warning: heard\n", "")) == sentence
 
@@ -149,12 +149,12 @@ def test_a_terminals_progress_is_kept_every_half_minute(monkeypatch, tmp_path):
         print("\r\x1b[K", end="", file=sys.stderr)
         print("warning: hot", file=sys.stderr)
     assert "".join(terminal.shown) == "".join(f"\r\x1b[K{line}" for line in lines) + "\r\x1b[Kwarning: hot\n"
-    assert (tmp_path / "x.log").read_text().splitlines()[1:-1] == [*lines[::60], "warning: hot"]
+    assert (tmp_path / "x.log").read_text(encoding="utf-8").splitlines()[1:-1] == [*lines[::60], "warning: hot"]
     assert joblog.last_attempt(tmp_path / "x.log").progress == lines[180]
 
 
 def test_a_full_disk_ends_the_log_and_not_the_work(capsys, tmp_path):
-    with open("/dev/full", "w", buffering=1) as full:
+    with open("/dev/full", "w", buffering=1, encoding="utf-8") as full:
         record = joblog.Record(tmp_path / "x.log", full, quiet=True)
         record.keep("one\n")
         record.keep("two\n")
@@ -198,7 +198,7 @@ def test_one_at_a_time_and_a_killed_one_is_stopped(tmp_path):
 
 def test_looking_disturbs_nobody(tmp_path):
     log, over = tmp_path / "x.log", threading.Event()
-    log.write_text("# began 2026-11-23T22:00:00+00:00, process 1 on far: repro imp\n")
+    log.write_text("# began 2026-11-23T22:00:00+00:00, process 1 on far: repro imp\n", encoding="utf-8")
 
     def look():
         while not over.is_set():

@@ -36,10 +36,10 @@ def test_what_is_in_use_or_not_ours_stays(tmp_path):
     assert running.stdout.readline() == "ready\n"
     store.WorkFolder(tmp_path / "kept.h5", **CELL).save("level_0", {"a": np.ones(3)})
     for name, text in (("poetry.lock", "[[package]]"), ("empty.lock", ""), ("mine.mk", "all:")):
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="utf-8")
     (tmp_path / "mine.work").mkdir()
     (tmp_path / "yours.work").mkdir()
-    (tmp_path / "yours.work" / "lineage.json").write_text("{}")
+    (tmp_path / "yours.work" / "lineage.json").write_text("{}", encoding="utf-8")
     os.mkfifo(tmp_path / "pipe.lock")
     before = sorted(map(str, tmp_path.rglob("*")))
     leftovers.sweep(tmp_path)

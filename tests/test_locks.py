@@ -40,14 +40,14 @@ def test_a_file_system_without_locks(monkeypatch, tmp_path, number):
 def test_what_this_node_remembers_of_a_removed_lock_is_not_believed(monkeypatch, tmp_path):
     """NFS: the last holder removed the file that we have opened, a third makes a new one, `stat` still knows the old."""
     lock = tmp_path / "x.lock"
-    lock.write_text("")
+    lock.write_text("", encoding="utf-8")
     remembered, flock, calls = os.stat(lock), fcntl.flock, []
-    other = open(lock, "a")  # keeps the removed file's number from being given to the new one
+    other = open(lock, "a", encoding="utf-8")  # keeps the removed file's number from being given to the new one
 
     def taken_meanwhile(file, how):
         if not calls:
             lock.unlink()
-            lock.write_text("")
+            lock.write_text("", encoding="utf-8")
         calls.append(how)
         flock(file, how)
 
@@ -83,7 +83,7 @@ def test_files_whose_numbers_change_cannot_be_locked(monkeypatch, tmp_path):
 
 def test_a_look_at_a_lock_is_no_writer(monkeypatch, tmp_path):
     """Somebody looks whether it is held at the moment that it is taken."""
-    looking = open(tmp_path / "x.h5.lock", "a+")
+    looking = open(tmp_path / "x.h5.lock", "a+", encoding="utf-8")
     fcntl.flock(looking, fcntl.LOCK_SH)
     monkeypatch.setattr(files.time, "sleep", lambda _: looking.close())
     with store.writer_lock(tmp_path / "x.h5"):
@@ -141,7 +141,7 @@ def check(results, made_by_make) -> list[list[tuple[int, int]]]:
     for name in JOBS:
         assert contents(results / "digits" / f"{name}.h5") == contents(made_by_make / "digits" / f"{name}.h5")
         log = results / "digits" / f"{name}.log"
-        told = re.findall(rf"{name}.h5: computed (\d+), reused (\d+)", log.read_text())
+        told = re.findall(rf"{name}.h5: computed (\d+), reused (\d+)", log.read_text(encoding="utf-8"))
         found.append([(int(computed), int(reused)) for computed, reused in told])
         assert joblog.last_attempt(log).state == "done"
     assert not [path.name for path in (results / "digits").iterdir() if path.suffix not in (".h5", ".log")]

@@ -24,6 +24,7 @@ def install(folder: Path) -> None:
     (folder / "venv").mkdir()
     for name in ("requirements.txt", "pyproject.toml", "venv/.installed"):
         (folder / name).touch()
+    (folder / "Makefile").symlink_to(ROOT / "Makefile")  # for a make within make
 
 
 ODD = ["r;touch PWNED", "r`touch PWNED`", "r' ; touch PWNED '", "r && touch PWNED", 'r" ; touch PWNED "', "r|touch PWNED", "a  b"]
@@ -38,12 +39,18 @@ def test_variables_of_make_are_words(name, odd, tmp_path):
     program = tmp_path / "program"
     program.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]), file=open('told', 'a'))\n")
     program.chmod(0o755)
-    goals = {"FIGURE": ["archive", "figure"], "BENCH": ["bench"]}.get(name, ["figure2", "archive"])
-    for goal in goals:
+    goals = {"FIGURE": ["archive", "figure"], "BENCH": ["bench"], "SCALE": ["figure2", "archive"]}
+    for goal in goals.get(name, ["figure2", "archive", "demo"]):
         scale = [] if name == "SCALE" else ["SCALE=demo"]
-        make(goal, "VENV=venv", f"REPRO={program}", f"{name}={odd}", *scale, cwd=tmp_path)
+        done = make(goal, "VENV=venv", f"REPRO={program}", f"{name}={odd}", *scale, cwd=tmp_path)
+    if done.args[3] == "demo":
+        results = odd if name == "RESULTS" else "results/demo" + (f"-seed{odd}" if name == "SEED" else "")
+        figure = f"{results}/figure2" + (f"-{odd}" if name == "CONTROL" else "")
+        told = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines()[-4:]]
+        assert told[:3] == [f"{figure}.png", f"{figure}-verdicts.md", f"{results}/report.html"], done.stderr
+        assert told[3].startswith("make figures SCALE=demo" + (f" SEED={odd}" if name == "SEED" else ""))
     assert not list(tmp_path.rglob("PWNED*"))
-    told = [json.loads(line) for line in (tmp_path / "told").read_text().splitlines()]
+    told = [json.loads(line) for line in (tmp_path / "told").read_text(encoding="utf-8").splitlines()]
     given = [word for words in told for word in words]
     wanted = {"DATASETS": odd.split(), "BENCH": odd.split(), "DATA": None, "TENSORBOARD": None, "JOBS": [odd],
               "FIGURE": [odd], "SCALE": [odd]}.get(name, [odd])  # fmt: skip

@@ -164,7 +164,7 @@ def as_file(path, values):
         with h5py.File(path, "w") as file:
             file["label"] = values
     else:
-        path.write_text("".join(f"{v}\n" for v in values))
+        path.write_text("".join(f"{v}\n" for v in values), encoding="utf-8")
     return path
 
 
@@ -241,7 +241,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_files_that_are_refused(name, tmp_path):
     text, said = BAD[name]
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=said):
         read_numbers(tmp_path / name, "label", size=20, train=TRAIN)
 
@@ -299,7 +299,7 @@ def test_clean_recipes_have_the_identity_they_had(tmp_path):
 
 def test_labels_of_a_part_of_the_training_images_are_refused(tmp_path, digits):
     few = tmp_path / "few.csv"
-    few.write_text("".join(f"{i},0\n" for i in range(20)))
+    few.write_text("".join(f"{i},0\n" for i in range(20)), encoding="utf-8")
     said = complaint("pretrain", "--dataset", "digits", "-t", 1, *TINY, "--labels", few, "--out", tmp_path / "w.h5")
     assert said == f"{few} has no label for 1777 training images, the first of them 20: label them all"
 

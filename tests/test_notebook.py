@@ -104,7 +104,7 @@ def test_bits_of_no_known_number(tmp_path):
 
 
 def test_folders_and_tables(net, tmp_path):
-    (tmp_path / "figure.csv").write_text("condition,acc\nall,0.30000000000000004\n")
+    (tmp_path / "figure.csv").write_text("condition,acc\nall,0.30000000000000004\n", encoding="utf-8")
     pd.testing.assert_frame_equal(repro.load(tmp_path), repro.runs(tmp_path))
     assert repro.load(str(tmp_path / "figure.csv")).acc.tolist() == [0.1 + 0.2]
     from repro.store.export import export

@@ -38,7 +38,7 @@ TINY = ("--steps", 6, "--batch-size", 64, "--milestones", "3", "--replicates", 1
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("net.py").write_text(NET)
+    Path("net.py").write_text(NET, encoding="utf-8")
     return tmp_path
 
 
@@ -63,18 +63,18 @@ def test_the_pin_is_the_sha256_of_the_file(here, monkeypatch):
         create(name, **SHAPE)
     monkeypatch.syspath_prepend(here)
     assert isinstance(create(name, **SHAPE), nn.Module)
-    (here / "net.py").write_text(NET + "#")
+    (here / "net.py").write_text(NET + "#", encoding="utf-8")
     with pytest.raises(UsageError, match=r"net\.py is not the code of network .*: bring that file back"):
         create(name, **SHAPE)
-    (elsewhere / "net.py").write_text(NET)  # the one of the pin, wherever it is found
+    (elsewhere / "net.py").write_text(NET, encoding="utf-8")  # the one of the pin, wherever it is found
     assert isinstance(create(name, **SHAPE), nn.Module)
 
 
 def test_a_module_of_a_package(here, monkeypatch):
     package = here / "bag"
     package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "nets.py").write_text(NET)
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    (package / "nets.py").write_text(NET, encoding="utf-8")
     monkeypatch.syspath_prepend(here)
     assert usercode.pinned("bag.nets:Net") == f"bag.nets:Net@{hashlib.sha256(NET.encode()).hexdigest()[:12]}"
     assert isinstance(create("bag.nets:Net", **SHAPE), nn.Module)
@@ -94,7 +94,7 @@ def test_a_module_of_a_package(here, monkeypatch):
     ],
 )
 def test_what_cannot_be_trained_is_refused(name, message, here):
-    Path("broken.py").write_text("undefined")
+    Path("broken.py").write_text("undefined", encoding="utf-8")
     with pytest.raises(UsageError, match=message):
         create(name, **SHAPE)
 

@@ -1,4 +1,4 @@
-"""README, "Own work": its blocks, run in order in an empty folder; and figures of one's own that are refused."""
+"""README, "Own work": its blocks, run in order in an empty folder; figures of one's own, and their labels."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from paper_figures.curves import Arm, panel_of
-from repro.data.files import count_folder
+from repro.data.folders import count_folder
 from repro.data.images import load
 from repro.errors import UsageError
 from repro.plan import Cell, collect
@@ -22,13 +22,13 @@ from repro.protocol import DIGITS
 from repro.store import read
 from repro.verify.outcomes import from_runs
 from tests.command_line import ROOT, complaint, repro
+from tests.test_own_values import PROTOCOL
 
 BLOCK = re.compile(r"<!-- (file|run)(?:: (\S+))? -->\n```\w+\n(.*?)```", re.DOTALL)
-PROTOCOL = 'from repro.protocol import own\nPROTOCOL = own("digits", steps=40, t_star=4, subset_size=64)\n'
 
 
 def blocks() -> list[tuple[str, str, str]]:
-    section = (ROOT / "README.md").read_text().partition("\n## Own work\n")[2].partition("\n## ")[0]
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Own work\n")[2].partition("\n## ")[0]
     return BLOCK.findall(section)
 
 
@@ -54,7 +54,7 @@ def test_the_story_of_the_readme(tmp_path, monkeypatch):
     said = {}
     for kind, name, body in found:
         if kind == "file":
-            Path(name).write_text(body)
+            Path(name).write_text(body, encoding="utf-8")
         else:
             said |= {line: run(line) for line in body.splitlines()}
     assert "0 of 15 artifacts are complete" in said["repro plan mine.py --make mine.mk"]
@@ -72,14 +72,14 @@ def test_the_story_of_the_readme(tmp_path, monkeypatch):
         outcome[name.partition("72")[0]] = table[table.level.between(6, 10)].acc.mean()
     assert verdicts[10]["effect"] == pytest.approx(100 * (outcome["easy"] - outcome["random"]), abs=1e-9)
 
-    with open("noise.csv") as file:
+    with open("noise.csv", encoding="utf-8") as file:
         noise = sorted((float(row["score"]), int(row["index"])) for row in csv.DictReader(file))
     chosen = read("results/mine/shapes/subset-easy72-noise.h5")["replicate_0/index"]
     assert chosen.tolist() == [index for _, index in noise[:72]]
     assert "nothing to do" in repro("plan", "mine.py").stdout
 
     # what has changed is another experiment
-    Path("net.py").write_text(Path("net.py").read_text() + "\n# another\n")
+    Path("net.py").write_text(Path("net.py").read_text(encoding="utf-8") + "\n# another\n", encoding="utf-8")
     assert re.search(r"is of another experiment: network\b.* is net\.py:small@", complaint("figure", "mine.py"))
     assert re.search(r"net\.py is not the code of network 'net\.py:small@\w{12}'",
                     complaint("imp", "results/mine/shapes/pretrain-all-t8.h5", "--out", "new.h5"))  # fmt: skip
@@ -87,69 +87,9 @@ def test_the_story_of_the_readme(tmp_path, monkeypatch):
     assert complaint("archive", "mine.py").startswith(sentence)
 
 
-FAULTS = {
-    "cannot be run (SyntaxError: ": "PROTOCOL = (",
-    "cannot be run (ZeroDivisionError: division by zero, line 2)": "\n1 / 0",
-    "defines no PROTOCOL: write": "x = 1",
-    "own() does not take lerning_rate: give fields": PROTOCOL.replace("steps", "lerning_rate"),
-    "CLAIMS of fig.py has 'figure9': choose among figure1": PROTOCOL + "CLAIMS = ['figure9']",
-    "needed() of fig.py fails (KeyError: 'x', line 4): mend it": PROTOCOL + "def needed(p):\n    return {}['x']",
-    "needed() of fig.py gives 3: it has to give items": PROTOCOL + "def needed(p):\n    return [3]",
-    "needed() of fig.py gives nothing for digits": PROTOCOL + "def needed(p):\n    return []",
-    "asks for momentum 0.5 on digits, which is always 0.9": PROTOCOL.replace("steps", "momentum=0.5, steps"),
-    "nowhere is no image folder": PROTOCOL.replace("digits", "folder:nowhere"),
-    "there is no file net.py for network": PROTOCOL.replace("steps", "network='net.py:Net', steps"),
-}
-
-
-VALUES = ["replicates=-3", "replicates=0", "replicates=True", "replicates=2.0", "replicates=10**9", "levels=-1",
-          "levels='3'", "children=-1", "subset_size=0", "t_star=-2", "seed=1.5", "sizes=(64, -1)", "sizes=64",
-          "noise=(2.0,)", "more_replicates=0", "prune_fraction=1.5", "normalization='mine'", "folds=0",
-          "second_look='24'", "second_look=0", "second_look=16"]  # fmt: skip
-
-
-@pytest.mark.parametrize("value", VALUES)
-def test_values_of_an_own_figure(value, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    field = value.partition("=")[0]
-    Path("fig.py").write_text("from dataclasses import replace\nfrom repro.protocol import DIGITS\n"
-                              f"PROTOCOL = replace(DIGITS, {value})\n")  # fmt: skip
-    for command in ("plan", "figure", "status"):
-        assert complaint(command, "fig.py").startswith(f"fig.py has {field} (=")
-
-
-def test_values_within_a_protocol(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for part, field in (("scoring", "networks"), ("warmup", "replicates")):
-        Path("fig.py").write_text("from dataclasses import replace\nfrom repro.protocol import DIGITS as D\n"
-                                  f"PROTOCOL = replace(D, {part}=replace(D.{part}, {field}=-3))\n")  # fmt: skip
-        assert complaint("plan", "fig.py").startswith(f"fig.py has {field} (=-3)")
-
-
-CELLS = {"Cell('all_t', p, -1)": "t (=-1)", "Cell('all_t', p, 1, replicates=-3)": "replicates (=-3)",
-         "Cell('all_t', p, 1, levels=-2)": "levels (=-2)", "Cell('easy', p, 1, Subset('easy', 0))": "size (=0)",
-         "Cell('easy', p, 1, Subset('worst', 9))": "kind (='worst')", "Cell('all_t', p, 1, noise=7.0)": "noise (=7.0)",
-         "Barrier(Cell('all_t', p, 1, replicates=0))": "replicates (=0)"}  # fmt: skip
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_values_of_what_an_own_figure_needs(cell, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    head = "from repro.plan import Barrier, Cell, Subset\n"
-    Path("fig.py").write_text(head + PROTOCOL + f"def needed(p):\n    return [{cell}]\n")
-    assert complaint("plan", "fig.py").startswith(f"fig.py has {CELLS[cell]}: it must be ")
-
-
-@pytest.mark.parametrize("sentence, text", FAULTS.items(), ids=lambda text: text[:30])
-def test_a_faulty_figure_is_explained(sentence, text, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("fig.py").write_text(text)
-    assert sentence in complaint("plan", "fig.py")
-
-
 def test_a_figure_of_ones_own_is_none_of_the_papers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("fig.py").write_text("from repro.protocol import DIGITS\nPROTOCOL = DIGITS\n")
+    Path("fig.py").write_text("from repro.protocol import DIGITS\nPROTOCOL = DIGITS\n", encoding="utf-8")
     study = Study("fig.py", levels=7)
     assert [(p.scale, p.levels) for p in study.protocols] == [("own", 7)] and study.results == Path("results/fig")
     assert {item.condition for item in study.items()} == {
@@ -157,7 +97,7 @@ def test_a_figure_of_ones_own_is_none_of_the_papers(tmp_path, monkeypatch):
     }  # fmt: skip
     assert "--scale demo is for the paper's: leave it out" in complaint("plan", "fig.py", "--scale", "demo")
     assert "--control shuffle-mask is for the paper's" in complaint("verify", "fig.py", "--control", "shuffle-mask")
-    Path("figure2.py").write_text(PROTOCOL)
+    Path("figure2.py").write_text(PROTOCOL, encoding="utf-8")
     assert "has the name of a figure or scale of the paper" in complaint("plan", "figure2.py")
     assert "cannot read absent.py" in complaint("plan", "absent.py")
 
@@ -201,7 +141,7 @@ def test_a_figure_whose_cells_name_a_file_of_labels(tmp_path, monkeypatch):
     human = np.where(np.arange(len(clean)) % 5 == 0, (clean + 1) % 10, clean)
     np.savetxt("human.csv", human, fmt="%d")
     np.savetxt("own.csv", np.arange(len(clean)), fmt="%d")
-    Path("fig.py").write_text(HUMAN)
+    Path("fig.py").write_text(HUMAN, encoding="utf-8")
     assert "0 of 22 artifacts" in run("repro plan fig.py --make fig.mk")
     run("make -f fig.mk")
     study = Study("fig.py")
@@ -265,7 +205,7 @@ def test_labels_of_the_training_images_alone(tmp_path, monkeypatch):
         'PROTOCOL = own("folder:few", network="cifar_resnet8_w2", steps=4, batch_size=6, t_star=2, levels=1,\n'
         '               replicates=2)\n'
         'def needed(p):\n    return [Cell("all_tstar", p, 2, labels="human.csv")]\n'
-    )
+    , encoding="utf-8")
     run("repro plan fig.py --make fig.mk")
     run("make -f fig.mk")
     assert read("results/fig/few/pretrain-all-labels-human-t2.h5")["labels"].tolist() == [0, 1] * 6 + [0] * 3 + [1] * 3

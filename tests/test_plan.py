@@ -54,7 +54,7 @@ def nothing_is_measured(monkeypatch):
 @pytest.fixture
 def stub(tmp_path):
     path = tmp_path / "stub"
-    path.write_text(STUB)
+    path.write_text(STUB, encoding="utf-8")
     path.chmod(0o755)
     return path
 
@@ -276,24 +276,24 @@ def test_verify_is_not_complete_while_an_artifact_is_missing(results, monkeypatc
 def test_make_runs_the_rules_in_order_with_a_launcher(stub, results, tmp_path):
     steps = plan.steps(figure2(PROTOCOL, "shuffle-mask"), results)
     rules = tmp_path / "figure2.mk"
-    rules.write_text(plan.rules(steps, program=(str(stub),), options="--device cpu"))
+    rules.write_text(plan.rules(steps, program=(str(stub),), options="--device cpu"), encoding="utf-8")
     dry = make(rules, "-n", "all", LAUNCH="echo")
     processes = sum(str(stub) in line for line in dry.stdout.splitlines())
     assert dry.returncode == 0 and processes < len(steps) and not results.exists()
     log, wrapper = tmp_path / "log", tmp_path / "wrapper"
-    wrapper.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec "$@"\n')
+    wrapper.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec "$@"\n', encoding="utf-8")
     wrapper.chmod(0o755)
     done = make(rules, "-j4", "all", LAUNCH=f"env FOO=1 {wrapper}")
     assert done.returncode == 0, done.stderr
-    assert all(step.target.read_text() == "1\n" for step in steps)
-    ran = log.read_text().splitlines()
+    assert all(step.target.read_text(encoding="utf-8") == "1\n" for step in steps)
+    ran = log.read_text(encoding="utf-8").splitlines()
     assert all(" --quiet " in line for line in ran)
     ran = [unlogged(line) for line in ran]
     commands = [word for line in ran for word in line.removeprefix(f"{stub} ").split(" then ")]
     assert Counter(commands) == Counter(f"{' '.join(step.command)} --device cpu" for step in steps)
     assert len(ran) == processes
     assert make(rules, "all").returncode == 0 and len(log.read_text().splitlines()) == len(ran)  # without LAUNCH
-    assert all(step.target.read_text() == "\n" for step in steps)
+    assert all(step.target.read_text(encoding="utf-8") == "\n" for step in steps)
 
 
 def chains(steps):
@@ -328,15 +328,15 @@ def test_a_process_goes_on_where_nobody_else_waits(results):
 def test_every_rule_of_all_figures_waits_for_what_it_reads(stub, results, tmp_path):
     steps = plan.steps([item for figure in FIGURES for item in needed(figure, DIGITS)], results)
     rules = tmp_path / "all.mk"
-    rules.write_text(plan.rules(steps, program=(str(stub),)))
+    rules.write_text(plan.rules(steps, program=(str(stub),)), encoding="utf-8")
     done = make(rules, "-j8", "all", FOO="x")  # the stub fails where an input is not there yet
     assert done.returncode == 0 and all(step.target.exists() for step in steps), done.stderr
 
 
 def test_make_stops_when_a_command_fails(stub, results, tmp_path):
     rules = tmp_path / "figure2.mk"
-    rules.write_text(plan.rules(plan.steps(figure2(PROTOCOL), results), program=(str(stub),)))
-    stub.write_text(STUB.replace("verb=$word", 'verb=$word; test "$verb" != score || exit 3'))
+    rules.write_text(plan.rules(plan.steps(figure2(PROTOCOL), results), program=(str(stub),)), encoding="utf-8")
+    stub.write_text(STUB.replace("verb=$word", 'verb=$word; test "$verb" != score || exit 3'), encoding="utf-8")
     failed = make(rules, "-j2", "all")
     assert failed.returncode == 2 and "Error 3" in failed.stderr
     assert not (results / "digits" / "subset-easy256.h5").exists()
@@ -349,7 +349,7 @@ def test_odd_names(results, tmp_path):
     rules = tmp_path / "odd.mk"
     rules.write_text(
         plan.rules(plan.steps(figure2(PROTOCOL)[:1], results), program=("/my $HOME/python", "-m", "repro"))
-    )
+    , encoding="utf-8")
     dry = make(rules, "-n", "all").stdout
     assert "'/my $HOME/python' -m repro --log" in dry and "'/my $HOME/python' -m repro pretrain" in unlogged(dry)
 
@@ -358,11 +358,11 @@ def test_the_makefile_plans_makes_verifies_and_draws(tmp_path):
     """The real Makefile with a program that tells what it was asked."""
     told, venv = tmp_path / "told", tmp_path / "venv"
     venv.mkdir()
-    (venv / ".installed").write_text("")
+    (venv / ".installed").write_text("", encoding="utf-8")
     program = tmp_path / "program"
     find = 'while test "$1" != --make; do shift; done'
     write_rules = f"{{ {find}; mkdir -p $(dirname $2); printf 'all:\\n\\t$(LAUNCH) true\\n' > $2; }}"
-    program.write_text(f'#!/bin/sh\necho "$@" >> {told}\ntest $1 != plan || {write_rules}\n')
+    program.write_text(f'#!/bin/sh\necho "$@" >> {told}\ntest $1 != plan || {write_rules}\n', encoding="utf-8")
     program.chmod(0o755)
     common = ("-C", str(ROOT), "figure2", "SCALE=demo", f"VENV={venv}", f"REPRO={program}", f"RESULTS={tmp_path}/r")
     done = make(ROOT / "Makefile", *common, "SEED=7", "CONTROL=swap-easy-hard", "REPLICATES=3", "LEVELS=9", "YES=1",
@@ -370,7 +370,7 @@ def test_the_makefile_plans_makes_verifies_and_draws(tmp_path):
     assert done.returncode == 0 and "launched true" in done.stdout, done.stderr
     choice = (f"figure2 --scale demo --results {tmp_path}/r --dataset digits --seed 7 --control swap-easy-hard "
               "--replicates 3 --levels 9")  # fmt: skip
-    planned, *rest = [re.sub(" +", " ", line).strip() for line in told.read_text().splitlines()]
+    planned, *rest = [re.sub(" +", " ", line).strip() for line in told.read_text(encoding="utf-8").splitlines()]
     rules = re.search(rf" --make ({tmp_path}/r/\.figure2-\S+\.mk)", planned)[1]  # a name of its own: two may run
     assert planned == f"plan {choice} --make {rules} --options --data-dir '/images' --jobs 3 --yes"
     assert rest == [f"--log {tmp_path}/r/figures.log figure {choice} then verify {choice}"]
@@ -389,9 +389,9 @@ def test_the_makefile_plans_makes_verifies_and_draws(tmp_path):
         ["report", f"{tmp_path}/r/report.html"],
     ]  # fmt: skip
     assert last[3].startswith("next     make figures SCALE=demo SEED=7 ")
-    asked = [line.split()[:2] for line in told.read_text().splitlines() if not line.startswith("--log")]
+    asked = [line.split()[:2] for line in told.read_text(encoding="utf-8").splitlines() if not line.startswith("--log")]
     assert asked == [["plan", "figure2"], ["report", "figure2"]]
-    program.write_text("#!/bin/sh\nexit 2\n")
+    program.write_text("#!/bin/sh\nexit 2\n", encoding="utf-8")
     assert make(ROOT / "Makefile", *common).returncode == 2  # a plan that is refused stops everything
 
 

@@ -45,17 +45,17 @@ def test_a_checkout_tells_its_revision_and_whether_it_was_changed(monkeypatch, t
         command = ["git", *who, "-C", str(tmp_path), *words]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    (tmp_path / "requirements.txt").write_text("click==8.5.1\n")
+    (tmp_path / "requirements.txt").write_text("click==8.5.1\n", encoding="utf-8")
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
     record = of()
     assert (record["git_revision"], record["git_dirty"]) == (git("rev-parse", "HEAD"), False)
     assert record["requirements_sha256"] == hashlib.sha256(b"click==8.5.1\n").hexdigest()
-    (tmp_path / "notes.txt").write_text("what no result depends on")
+    (tmp_path / "notes.txt").write_text("what no result depends on", encoding="utf-8")
     module._revision.cache_clear()
     assert of()["git_dirty"] is False
-    (tmp_path / "requirements.txt").write_text("click==8.5.0\n")
+    (tmp_path / "requirements.txt").write_text("click==8.5.0\n", encoding="utf-8")
     module._revision.cache_clear()
     assert of()["git_dirty"] is True
 
@@ -76,7 +76,7 @@ def test_an_image_was_told_its_revision(monkeypatch, tmp_path, told, revision, d
 @pytest.mark.parametrize(("text", "driver"), [(OPEN_MODULE, "580.65.06"), (MODULE, "535.129.03")])
 def test_a_gpu_run_names_the_gpu_and_its_driver(monkeypatch, text, driver):
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"NVIDIA {device}")
-    monkeypatch.setattr(module.Path, "read_text", lambda path: text)
+    monkeypatch.setattr(module.Path, "read_text", lambda path, encoding: text)
     assert module._gpu("cuda:1") == {"gpu": "NVIDIA cuda:1", "driver": driver}
     assert module._gpu("cpu") == {"gpu": None, "driver": None}
 
@@ -87,14 +87,14 @@ def test_without_a_kernel_module_nvidia_smi_is_asked(monkeypatch, tmp_path):
     assert module._driver() is None
     module._driver.cache_clear()
     smi = tmp_path / "nvidia-smi"
-    smi.write_text("#!/bin/sh\necho 570.86.10\necho 570.86.10\n")
+    smi.write_text("#!/bin/sh\necho 570.86.10\necho 570.86.10\n", encoding="utf-8")
     smi.chmod(0o755)
     assert module._driver() == "570.86.10"
 
 
 def test_docker_files_keep_what_the_program_reads_from_them():
     """The names under which the image tells its digest, base and revision are the ones that are read."""
-    text = (ROOT / "Dockerfile").read_text() + (ROOT / "container/build").read_text()
-    source = (ROOT / "repro/store/provenance.py").read_text()
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8") + (ROOT / "container/build").read_text(encoding="utf-8")
+    source = (ROOT / "repro/store/provenance.py").read_text(encoding="utf-8")
     for name in ("REPRO_IMAGE_DIGEST", "REPRO_IMAGE_BASE", "REPRO_REVISION"):
         assert f"{name}=" in text and f'"{name}"' in source

@@ -67,7 +67,7 @@ def test_a_broken_file_is_skipped_and_said(results, capsys):
     (results / "broken.h5").write_bytes((results / "score.h5").read_bytes()[:-3])
     work = store.WorkFolder(results / "easy.h5", kind="imp", recipe={}, inputs={}, defaults={})
     work.save("level_0", {"a": np.ones(2)})
-    (results / ".score.h5.77.tmp").write_text("half")
+    (results / ".score.h5.77.tmp").write_text("half", encoding="utf-8")
     assert set(query.runs(results).name) == {"score", "easy600", "p1", "p2", "easy", "all"}
     warning = capsys.readouterr().err
     assert warning.startswith(f"warning: {results}/broken.h5 is truncated (")
@@ -197,7 +197,7 @@ def test_export_keeps_every_digit(results):
     write(results / "x.h5", "imp", {}, table=table)
     for target, file in [(results / "out.csv", results / "out.csv"), (results / "deep", results / "deep" / "x.csv")]:
         assert export(results / "x.h5", target) == file
-        header, *rows = csv.reader(io.StringIO(file.read_text()))
+        header, *rows = csv.reader(io.StringIO(file.read_text(encoding="utf-8")))
         assert header == list(table)
         assert [(float(acc), name, int(n)) for acc, name, n in rows] == list(zip(*table.values(), strict=True))
     with pytest.raises(UsageError, match="score.h5 has no table to export"):

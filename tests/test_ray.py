@@ -85,7 +85,7 @@ def cluster(tmp_path_factory, tiny_environment):
 
 def drive(cluster, folder: Path, jobs: list, *, gpus: float = 1, retries: int = 0) -> subprocess.Popen:
     """Starts a program that runs stubs: (name, word, seconds, names of the jobs it needs)."""
-    (folder / "stub.py").write_text(STUB)
+    (folder / "stub.py").write_text(STUB, encoding="utf-8")
     words = (cluster.address, folder, gpus, retries, json.dumps(jobs))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen([sys.executable, "-c", DRIVER, *map(str, words)], stdout=subprocess.PIPE, text=True,
@@ -102,7 +102,7 @@ def finished(driver: subprocess.Popen) -> tuple[list[str], list[str]]:
 def attempts(folder: Path, name: str) -> list[int]:
     """Processes that were started for it."""
     path = folder / f"{name}.log.attempts"
-    return [int(line) for line in path.read_text().split()] if path.exists() else []
+    return [int(line) for line in path.read_text(encoding="utf-8").split()] if path.exists() else []
 
 
 def until(true) -> None:
@@ -116,13 +116,13 @@ def parents(pid: int) -> list[int]:
     """The processes that started it: a worker of Ray, and the raylet of the worker's node."""
     above = [pid]
     for _ in range(2):
-        above.append(int(Path(f"/proc/{above[-1]}/stat").read_text().rpartition(")")[2].split()[1]))
+        above.append(int(Path(f"/proc/{above[-1]}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]))
     return above[1:]
 
 
 def exists(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -131,7 +131,7 @@ def test_devices_are_never_shared(cluster, tmp_path):
     failed, lines = finished(drive(cluster, tmp_path, [(f"j{k}", "ok", 0.5, []) for k in range(8)]))
     assert not failed
     assert sum(line.startswith("done") for line in lines) == 8 and lines[-1].endswith("(8 of 8 ended)")
-    spans = [json.loads((tmp_path / f"j{k}.log").read_text()) for k in range(8)]
+    spans = [json.loads((tmp_path / f"j{k}.log").read_text(encoding="utf-8")) for k in range(8)]
     assert {device for _, device, *_ in spans} <= {"0", "1"}  # one each, never none and never two
     assert {threads for _, _, threads, *_ in spans} == {"1"}
     assert len({raylet for raylet, *_ in spans}) == 2  # both nodes were at work
@@ -209,7 +209,7 @@ def test_a_lost_node_loses_nothing(cluster, tiny_environment, made_by_make, tmp_
     stdout, stderr = driver.communicate(timeout=HANG)
     assert driver.returncode == 0 and lost, stderr
     assert "Traceback" not in stderr and "figure2-verdicts.md" in stdout
-    logs = [path.read_text() for path in lost]
+    logs = [path.read_text(encoding="utf-8") for path in lost]
     assert {text.count("# began") for text in logs} == {2}  # cut off, and begun again
     assert {text.count("# ended") for text in logs} == {1}
     assert any("reused" in text for text in logs), logs  # from the level that was kept

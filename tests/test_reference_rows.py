@@ -45,7 +45,7 @@ def rows():
 def curves():
     """{(data set, condition, size, noise): {level: (mean, std, n)}}, percent, as printed in the CSV."""
     found = defaultdict(dict)
-    with open(ROOT / "paper_curves.csv", newline="") as file:
+    with open(ROOT / "paper_curves.csv", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row["figure"] not in ("2/AppE", "4/AppE"):
                 continue

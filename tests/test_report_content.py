@@ -39,7 +39,7 @@ def made(tmp_path_factory):
     shown = repro("report", *given)
     page = folder / "report.html"
     assert shown.stdout == f"{page}: {page.stat().st_size:,} bytes\n"
-    return folder, page.read_text()
+    return folder, page.read_text(encoding="utf-8")
 
 
 def test_every_number_of_the_csv_stands_in_the_page(made):
@@ -80,7 +80,7 @@ def test_verdicts_are_those_of_the_json(made):
     folder, html = made
     page = Tables(html)
     heads, rows = page.tables["Verdicts on digits, demo scale, judged over levels 10 to 14"]
-    found = json.loads((folder / "figure2-verdicts.json").read_text())["verdicts"]
+    found = json.loads((folder / "figure2-verdicts.json").read_text(encoding="utf-8"))["verdicts"]
     assert len(rows) == len(found) > 8 and heads[3:5] == ["effect [95 %]", "n"]
     for row, verdict in zip(rows, found):
         assert row[1][0].startswith(f"{verdict['claim']}. {verdict['title']}")
@@ -127,7 +127,7 @@ def test_nothing_is_fetched(made):
 
 def test_incomplete_and_empty_results_say_so(tmp_path, made):
     nothing = repro("report", "figure2", "--scale", "demo", "--results", tmp_path / "none")
-    text = Tables((tmp_path / "none" / "report.html").read_text())
+    text = Tables((tmp_path / "none" / "report.html").read_text(encoding="utf-8"))
     assert "Nothing is made yet. make figure2 SCALE=demo RESULTS=" in text.text and nothing.exit_code == 0
     assert "Nothing of its 6 artifacts is there yet." in text.text and "No claim can be judged yet." in text.text
     make(Study("figure2", "demo", replicates=2, results=tmp_path))
@@ -135,7 +135,7 @@ def test_incomplete_and_empty_results_say_so(tmp_path, made):
     repro(
         "report", "figure2", "--scale", "demo", "--replicates", 2, "--results", tmp_path, "--out", tmp_path / "a.html"
     )
-    page = Tables((tmp_path / "a.html").read_text())
+    page = Tables((tmp_path / "a.html").read_text(encoding="utf-8"))
     assert "1 of its 6 artifacts are missing" in page.text
     _, rows = page.tables["Missing artifacts"]
     assert [row[0][0] for row in rows] == ["digits/imp-hard256-t10.h5"] and "repro imp " in rows[0][3][0]
@@ -143,14 +143,14 @@ def test_incomplete_and_empty_results_say_so(tmp_path, made):
     repro(
         "report", "figure2", "--scale", "demo", "--replicates", 2, "--results", tmp_path, "--out", tmp_path / "b.html"
     )
-    broken = Tables((tmp_path / "b.html").read_text()).text
+    broken = Tables((tmp_path / "b.html").read_text(encoding="utf-8")).text
     assert "It cannot be drawn" in broken and "imp-easy256-t10.h5" in broken
 
 
 def test_names_of_files_are_escaped(tmp_path):
     folder = tmp_path / "<img src=x onerror=alert(1)>"
     repro("report", "figure6", "--scale", "demo", "--results", folder)
-    html = (folder / "report.html").read_text()
+    html = (folder / "report.html").read_text(encoding="utf-8")
     assert "<img" not in html and "&lt;img src=x" in html
     assert bold("**a** <b> **c**") == "<strong>a</strong> &lt;b&gt; <strong>c</strong>"
 
@@ -162,10 +162,10 @@ def test_bad_output(tmp_path):
 
 
 def test_deviations_are_those_of_the_readme():
-    section = (ROOT / "README.md").read_text().split("## Deviations and unknowns\n")[1].split("\n## ")[0]
+    section = (ROOT / "README.md").read_text("utf-8").split("## Deviations and unknowns\n")[1].split("\n## ")[0]
     lines = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
     told = [[cell.strip().replace("\\*", "*").replace("`", "") for cell in line] for line in lines]
-    with open(ROOT / "paper_figures/reference/deviations.csv", newline="") as file:
+    with open(ROOT / "paper_figures/reference/deviations.csv", newline="", encoding="utf-8") as file:
         assert list(csv.reader(file)) == [told[0], *told[2:]]
     assert [[cell.text for cell in row] for row in deviations().rows] == told[2:]
 
@@ -191,7 +191,7 @@ def test_every_marker_of_the_figures_has_a_path():
 
 
 def test_text_meets_wcag_aa_in_both_modes():
-    css = (ROOT / "repro/report/templates/report.css").read_text()
+    css = (ROOT / "repro/report/templates/report.css").read_text(encoding="utf-8")
     modes = [
         dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", block))
         for block in re.findall(r":root \{(.*?)\}", css, re.S)[:2]
@@ -271,7 +271,7 @@ def test_names_of_own_figures_are_text(stem, tmp_path):
     results = tmp_path / "results"
     make(Study(str(path), results=results))
     repro("report", path, "--results", results)
-    html = (results / "report.html").read_text()
+    html = (results / "report.html").read_text(encoding="utf-8")
     assert html.count("<svg aria-hidden") == 1 and "<img src=x" not in html and '"><b>' not in html
     assert f"{stem}: what the drawing plots" in Tables(html).tables
     repro("figure", path, "--results", results)
@@ -289,12 +289,12 @@ def test_a_figure_of_ones_own(tmp_path):
     path.write_text('from repro.protocol import own\nPROTOCOL = own("digits", replicates=2, levels=1)\n')
     results = tmp_path / "results"
     repro("report", path, "--results", results)
-    assert "Nothing is made yet. repro plan " in Tables((results / "report.html").read_text()).text
+    assert "Nothing is made yet. repro plan " in Tables((results / "report.html").read_text(encoding="utf-8")).text
     make(Study(str(path), results=results))
     repro("report", path, "--results", results)
-    html = (results / "report.html").read_text()
+    html = (results / "report.html").read_text(encoding="utf-8")
     assert "A figure of one's own" in Tables(html).text
     assert html.count("<svg aria-hidden") == 1 and len(Tables(html).tables["mine: what the drawing plots"][1]) == 12
     path.write_text(path.read_text() + "def draw(evidence, protocols):\n    return evidence.nothing\n")
     repro("report", path, "--results", results)
-    assert "It cannot be drawn: draw() of " in Tables((results / "report.html").read_text()).text
+    assert "It cannot be drawn: draw() of " in Tables((results / "report.html").read_text(encoding="utf-8")).text

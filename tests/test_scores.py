@@ -294,14 +294,14 @@ def test_other_scores_of_ones_own_are_another_recipe(tmp_path):
                tmp_path / "e.h5", "--scores")  # fmt: skip
     np.save(tmp_path / "a.npy", np.arange(1797))
     np.save(tmp_path / "b.npy", -np.arange(1797))
-    (tmp_path / "a.csv").write_text("\n".join(map(str, range(1797))))
+    (tmp_path / "a.csv").write_text("\n".join(map(str, range(1797))), encoding="utf-8")
     repro(*command, tmp_path / "a.npy")
     assert "computed 0, reused 1" in repro(*command, tmp_path / "a.csv").stdout
     assert "another recipe: scores_sha256 is" in complaint(*command, tmp_path / "b.npy")
 
 
 def test_a_copied_array_with_gaps_and_scores_that_are_not_there(scored, digits, tmp_path):
-    (tmp_path / "few.csv").write_text("".join(f"{i},0\n" for i in range(100)))
+    (tmp_path / "few.csv").write_text("".join(f"{i},0\n" for i in range(100)), encoding="utf-8")
     own = dict(kind="easy", size=9, dataset="digits", replicates=1)
     with pytest.raises(UsageError, match=r"few.csv has no score for 1697 training images, the first of them 100"):
         select(tmp_path / "e.h5", scores=tmp_path / "few.csv", **own)

@@ -52,20 +52,20 @@ def test_from_images_to_the_verdict(some_images, tmp_path):
     planned = repro("plan", *study, "--make", rules).stdout
     assert "scores: 0 of 8 artifacts are complete" in planned and "in all 4 trainings, 25,600 images" in planned
     launch = "\t$(LAUNCH) " + shlex.join([sys.executable, "-m", "repro"])
-    lines = rules.read_text().replace("$(if $(LAUNCH),--quiet)", "").splitlines()
+    lines = rules.read_text(encoding="utf-8").replace("$(if $(LAUNCH),--quiet)", "").splitlines()
     processes = [line.removeprefix(launch) for line in lines if line.startswith(launch)]
     for words in processes:
         repro(*shlex.split(words))
     assert "all 8 artifacts are complete, nothing to do" in repro("plan", *study).stdout
     shown = repro("verify", *study).stdout
     assert "31. Easy subsets hold fewer wrong labels, 50 %" in shown
-    [verdict] = json.loads((results / "scores-verdicts.json").read_text())["verdicts"]
+    [verdict] = json.loads((results / "scores-verdicts.json").read_text(encoding="utf-8"))["verdicts"]
     assert (verdict["claim"], verdict["panel"]) == (31, "50 % noise")
     assert verdict["verdict"] == "inconclusive" and verdict["n"] == 1  # one ensemble ranks the images once
 
     drawn = repro("figure", *study).stdout.split()
     assert drawn == [str(results / f"scores.{kind}") for kind in ("pdf", "png", "csv")]
-    with open(results / "scores.csv") as file:
+    with open(results / "scores.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     told = {row["condition"]: row for row in rows if row["panel"] == "wrong labels"}
     truth, wrong = some_images.labels.numpy(), {}

@@ -41,7 +41,7 @@ def stop_in_the_middle(slurm, results) -> None:
     log, pieces = results / "digits" / f"{LATE}.log", results / "digits" / f"{LATE}.h5.work"
     deadline = time.monotonic() + HANG
     while not list(pieces.glob("pieces-*.h5")):
-        assert time.monotonic() < deadline, log.read_text() if log.exists() else "never began"
+        assert time.monotonic() < deadline, log.read_text(encoding="utf-8") if log.exists() else "never began"
         time.sleep(0.002)
     process = int(joblog.last_attempt(log).owner.split()[1])
     os.kill(process, signal.SIGSTOP)
@@ -53,7 +53,7 @@ def stop_in_the_middle(slurm, results) -> None:
 def first(slurm, results):
     """(exit status, stdout, stderr) of a make with a foreign file at one target and a job killed by its time limit."""
     (results / "digits").mkdir()
-    (results / "digits" / f"{FAULTY}.h5").write_text("somebody's thesis")
+    (results / "digits" / f"{FAULTY}.h5").write_text("somebody's thesis", encoding="utf-8")
     making = make(slurm, results)
     try:
         stop_in_the_middle(slurm, results)
@@ -91,7 +91,7 @@ def test_make_again_takes_up_what_was_killed_and_makes_the_same_figure(first, sl
     stdout, stderr = making.communicate(timeout=HANG)
     assert making.returncode == 0, stderr
     assert sorted(re.findall(r"^making (.*?):", stdout, re.M)) == [LATE, FAULTY]
-    text = logs(results)[LATE].read_text()
+    text = logs(results)[LATE].read_text(encoding="utf-8")
     computed, reused = map(int, re.findall(rf"{LATE}.h5: computed (\d+), reused (\d+)", text)[-1])
     assert computed + reused == 2 * (tiny_demo.LEVELS + 1) and reused == 2 * kept > 0
     assert contents(results / "digits" / f"{LATE}.h5") == contents(made_by_make / "digits" / f"{LATE}.h5")
@@ -103,7 +103,7 @@ def test_every_job_has_one_log_that_begins_and_ends(first, results, made_by_make
     """After both makes: two attempts at the two, one at each of the others, on a device each."""
     assert logs(results).keys() == logs(made_by_make).keys()
     for name, path in logs(results).items():
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         began, ended = (len(re.findall(rf"^# {word} ", text, re.M)) for word in ("began", "ended"))
         assert (began, ended) == {FAULTY: (2, 2), LATE: (2, 1)}.get(name, (1, 1)), text
         assert joblog.last_attempt(path).state == "done"

@@ -102,7 +102,7 @@ def test_ls_inspect_and_export_agree_with_the_file(chain, folder):
     listed = repro("ls", query, "--results", folder, "--columns", ",".join(columns), "--csv").stdout
     rows = list(csv.DictReader(listed.splitlines()))
     repro("export", chain["imp"], "--out", folder / "imp.csv")
-    with open(folder / "imp.csv") as file:
+    with open(folder / "imp.csv", encoding="utf-8") as file:
         exported = list(csv.DictReader(file))
     with h5py.File(chain["imp"]) as file:
         table = {name: column[:].tolist() for name, column in file["table"].items()}
@@ -142,12 +142,12 @@ def test_from_the_plan_to_the_verdicts(tiny_demo, tmp_path):
     planned = repro("plan", "all", "--results", results, "--make", rules).stdout
     complete = re.search(r"all: 0 of (\d+) artifacts are complete", planned)
     launch = "\t$(LAUNCH) " + shlex.join([sys.executable, "-m", "repro"])
-    lines = rules.read_text().replace("$(if $(LAUNCH),--quiet)", "").splitlines()
+    lines = rules.read_text(encoding="utf-8").replace("$(if $(LAUNCH),--quiet)", "").splitlines()
     processes = [line.removeprefix(launch) for line in lines if line.startswith(launch)]
     made = sum(repro(*shlex.split(words)).stdout.count(": computed ") for words in processes)
     assert made == int(complete[1]) > 2 * len(processes)
     again = repro("plan", "all", "--results", results, "--make", rules).stdout
-    assert f"all {made} artifacts are complete" in again and "$(LAUNCH)" not in rules.read_text()
+    assert f"all {made} artifacts are complete" in again and "$(LAUNCH)" not in rules.read_text(encoding="utf-8")
     assert "all 16 artifacts are complete" in repro("plan", "figure2", "--results", results).stdout  # shared
 
     drawn = repro("figure", "all", "--results", results).stdout.split()
@@ -155,7 +155,7 @@ def test_from_the_plan_to_the_verdicts(tiny_demo, tmp_path):
         assert [str(results / f"{name}.{kind}") in drawn for kind in ("pdf", "png", "csv")] == [True] * 3
         assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     table = repro("verify", "--results", results).stdout
-    report = json.loads((results / "paper-verdicts.json").read_text())
+    report = json.loads((results / "paper-verdicts.json").read_text(encoding="utf-8"))
     judged = {v["claim"]: v for v in report["verdicts"]}
     assert list(judged) == sorted(judged) == list(range(1, 33)) and report["exit_status"] == 0
     assert all(
@@ -171,7 +171,7 @@ def check_figure_2(results):
     repro("figure", "figure2", "--results", results)
     assert (results / "figure2.png").read_bytes().startswith(b"\x89PNG")
     assert (results / "figure2.pdf").read_bytes().startswith(b"%PDF")
-    with open(results / "figure2.csv") as file:
+    with open(results / "figure2.csv", encoding="utf-8") as file:
         plotted = list(csv.DictReader(file))
     cells = {"all_t0": "all-t0", "all_tstar_half": "all-t2", "all_tstar": "all-t4", "random": "random80-t2",
              "easy": "easy80-t2", "hard": "hard80-t2"}  # fmt: skip
@@ -190,7 +190,7 @@ def check_figure_2(results):
         assert (row["dataset"], row["n"], row["t"]) == ("digits", "2", cells[row["condition"]].rpartition("-t")[2])
 
     shown = repro("verify", "figure2", "--results", results).stdout
-    report = json.loads((results / "figure2-verdicts.json").read_text())
+    report = json.loads((results / "figure2-verdicts.json").read_text(encoding="utf-8"))
     assert (report["scale"], report["exit_status"]) == ("demo", 0)
     judged = {v["claim"]: v for v in report["verdicts"]}
     for claim, verdict in judged.items():
@@ -198,17 +198,17 @@ def check_figure_2(results):
         assert not ours or verdict["verdict"] in ("reproduced", "contradicted", "inconclusive")
         assert verdict["promised"] == (ours or claim == 6) and (not ours or verdict["n"] == 2)
         assert not ours or (verdict["title"] in shown and verdict["paper_claim"] == "not tested (digits)")
-    written = (results / "figure2-verdicts.md").read_text().replace("\\*", "*")
+    written = (results / "figure2-verdicts.md").read_text(encoding="utf-8").replace("\\*", "*")
     assert all(v["title"] in written for v in report["verdicts"])
 
     for kind in ("figure", "verify"):  # exchanged easy and hard share all runs
         repro(kind, "figure2", "--results", results, "--control", "swap-easy-hard")
-    control = json.loads((results / "figure2-swap-easy-hard-verdicts.json").read_text())["controls"]
+    control = json.loads((results / "figure2-swap-easy-hard-verdicts.json").read_text(encoding="utf-8"))["controls"]
     assert [c["control"] for c in control] == ["swap-easy-hard"] and (results / "figure2-swap-easy-hard.png").exists()
 
     (results / "digits" / "imp-hard80-t2.h5").unlink()
     assert "missing" in repro("verify", "figure2", "--results", results, code=3).stdout
-    assert json.loads((results / "figure2-verdicts.json").read_text())["exit_status"] == 3
+    assert json.loads((results / "figure2-verdicts.json").read_text(encoding="utf-8"))["exit_status"] == 3
     assert "imp-hard80-t2.h5 is missing" in repro("figure", "figure2", "--results", results, code=2).stderr
 
 

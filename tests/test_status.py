@@ -110,7 +110,7 @@ def test_a_running_job_tells_its_own_progress(results):
     )
     first = "pretrain-all-t1"
     assert states(results)[first].word == "failed"  # nobody holds the log: killed
-    with open(log) as file:
+    with open(log, encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         found = told.status(steps_of(results))
     [state] = [state for state in found.states if state.word == "running"]
@@ -123,7 +123,7 @@ def test_without_anything_finished_speed_is_that_of_who_is_running(tiny, tmp_pat
     results = tmp_path / "results"
     (results / "digits").mkdir(parents=True)
     log = log_of(results, "pretrain-all-t1", "pretrain all-t1: step 3 of 6, 1,000 images/s")
-    with open(log) as file:
+    with open(log, encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         found = states(results)
     step = found["imp-all-t1"].step
@@ -141,7 +141,7 @@ def test_what_failed_says_why_and_where(results):
     log.write_text(log.read_text() + "# began 2026-11-23T23:00:00+00:00, process 2 on elsewhere: repro x\n")
     assert states(results)["pretrain-all-t1"].note.startswith("stopped, takes up from 0 of 2: ")  # no end: killed
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    log.write_text(log.read_text() + f"# ended {now}: done\n")
+    log.write_text(log.read_text(encoding="utf-8") + f"# ended {now}: done\n", encoding="utf-8")
     assert states(results)["pretrain-all-t1"].word == "waiting"  # it asks for more than that attempt made
 
 
@@ -151,11 +151,11 @@ def test_files_that_vanish_or_are_damaged(results, monkeypatch):
     work = results / "digits" / "imp-all-t2.h5.work"
     work.mkdir()
     (work / "pieces-00000.h5").write_bytes(b"")
-    (work / "lineage.json").write_text("{")
+    (work / "lineage.json").write_text("{", encoding="utf-8")
     (results / "digits" / "imp-all-t2.log").write_bytes(b"\xff\x00")
     assert states(results)["imp-all-t2"].word == "waiting"
     known = steps_of(results)
-    (work / "lineage.json").write_text('{"recipe": {}}')
+    (work / "lineage.json").write_text('{"recipe": {}}', encoding="utf-8")
     monkeypatch.setattr(plan.Step, "differing", lambda step, recipe: shutil.rmtree(work, ignore_errors=True) or [])
     assert len(told.status(known).states) == len(known)
 

@@ -127,10 +127,10 @@ while done < 25:
         time.sleep(0.001)
 """
     path = tmp_path / "counter"
-    path.write_text("0")
+    path.write_text("0", encoding="utf-8")
     for process in [start(script, path) for _ in range(3)]:
         finish(process)
-    assert path.read_text() == "75"
+    assert path.read_text(encoding="utf-8") == "75"
 
 
 WRITE_TOO_MUCH = """
@@ -196,7 +196,7 @@ for step in (lambda: write(path, 10), lock, lambda: store.WorkFolder(path, **CEL
 
 
 def test_path_below_a_file(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     for step in (write, lambda path: store.writer_lock(path).__enter__(), lambda path: store.WorkFolder(path, **CELL)):
         with pytest.raises(RunError, match=r"cannot write .*file/x.* \((file exists|not a directory)\): choose"):
             step(tmp_path / "file" / "x.h5")

@@ -167,7 +167,7 @@ def test_steps_that_come_again_count_once():
 
 
 def test_a_folder_that_cannot_be_written_to_costs_the_curves_alone(tmp_path, capsys):
-    (tmp_path / "log").write_text("a file")
+    (tmp_path / "log").write_text("a file", encoding="utf-8")
     pretrained(tmp_path / "w.h5", tensorboard=tmp_path / "log")
     assert len(store.table(tmp_path / "w.h5")) == 2
     said = capsys.readouterr()

@@ -28,6 +28,8 @@ TOLD = {
     "select --kind random --dataset digits --size 9 --scale demo": set(),
     "select --kind random --like {easy} --size 80 --replicates 2 --unbalanced": {"--unbalanced"},
     "PRETRAIN -t 2 --data-dir .": {"--data-dir"},
+    "PRETRAIN -t 2 --no-augment --border 2": {"--border"},
+    "PRETRAIN -t 2 --augment --border 2": set(),
     "PRETRAIN -t 2 --label-noise 0.1 --seed 7 --scale demo --checkpoint-seconds 9": set(),
     "PRETRAIN -t 0 --label-noise 0.1 --checkpoint-seconds 9 --seed 7": {"--label-noise", "--checkpoint-seconds"},
     "pretrain --dataset folder:pets NET -t 1 --batch-size 2 --data-dir . --download": {"--download"},
@@ -73,6 +75,12 @@ def test_options_without_effect_are_told(command, given, tmp_path, monkeypatch):
     if "folder:pets" in words and "--batch-size" not in words:
         words += ["--batch-size", "2"]
     assert told(repro(*words, "--out", tmp_path / "out.h5", DRY).stderr) == TOLD[command]
+
+
+def test_a_border_without_a_crop_is_no_other_run(given, tmp_path):
+    common = (*SHORT["PRETRAIN"].replace("NET", NET).split(), "-t", 2, *CPU, "--out", tmp_path / "p.h5", "--no-augment")
+    repro(*common)
+    assert "computed 0, reused 1" in repro(*common, "--border", 2).stdout
 
 
 def test_an_easy_subset_is_the_same_with_any_seed(given, tmp_path):

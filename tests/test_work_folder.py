@@ -58,11 +58,11 @@ def test_damaged_work_is_done_again(tmp_path, capsys, damage):
 
 def test_work_without_a_known_recipe_is_done_again(tmp_path, capsys):
     store.WorkFolder(tmp_path / "x.h5", **CELL).save("level_0", {"a": np.arange(3)})
-    (tmp_path / "x.h5.work" / "lineage.json").write_text('{"kind": "im')
+    (tmp_path / "x.h5.work" / "lineage.json").write_text('{"kind": "im', encoding="utf-8")
     assert store.WorkFolder(tmp_path / "x.h5", **CELL).names() == []
     assert "x.h5.work does not say which recipe it belongs to: its work is done again" in capsys.readouterr().err
     (tmp_path / "y.h5.work").mkdir()
-    (tmp_path / "y.h5.work" / "thesis.tex").write_text("")
+    (tmp_path / "y.h5.work" / "thesis.tex").write_text("", encoding="utf-8")
     with pytest.raises(UsageError, match="y.h5.work holds other files: move them away, or pass --force"):
         store.WorkFolder(tmp_path / "y.h5", **CELL)
     store.WorkFolder(tmp_path / "y.h5", **CELL, force=True).save("level_0", {})
@@ -89,7 +89,7 @@ def test_names_that_differ_share_nothing(tmp_path, one, other):
     first.save("checkpoint", {"a": np.arange(3)})
     second.save("checkpoint", {"a": np.arange(5)})
     leftover = tmp_path / f".{other}.node-1.77.tmp"
-    leftover.write_text("being written")
+    leftover.write_text("being written", encoding="utf-8")
     with store.writer_lock(tmp_path / one):
         assert len(store.WorkFolder(tmp_path / one, **CELL).load("checkpoint")[0]["a"]) == 3
     assert leftover.exists() and len(second.load("checkpoint")[0]["a"]) == 5
@@ -108,9 +108,9 @@ def earlier(path: Path, monkeypatch, kind=CELL) -> Path:
         patch.setattr(hdf5, "pack", lambda arrays, attributes, **options: pack(
             arrays, {key: value for key, value in attributes.items() if key != "identity"}, **options))  # fmt: skip
         work.save("level_0", {"a": np.arange(3)}, {"acc": 0.5})
-    told = json.loads((work.folder / "lineage.json").read_text())
+    told = json.loads((work.folder / "lineage.json").read_text(encoding="utf-8"))
     del told["of"]
-    (work.folder / "lineage.json").write_text(json.dumps(told))
+    (work.folder / "lineage.json").write_text(json.dumps(told), encoding="utf-8")
     return work.folder.rename(path.with_name(f"{path.stem}.work"))
 
 
@@ -144,8 +144,8 @@ def test_stray_files_in_a_work_folder(tmp_path, capsys):
     work.save("pieces-00009", {"a": np.arange(3)})
     work.save("pieces-00010", {"a": np.arange(3)})
     work.save("pieces-old", {"a": np.arange(3)})
-    (work.folder / "pieces-mine.h5").write_text("mine")
-    (work.folder / "notes.txt").write_text("mine")
+    (work.folder / "pieces-mine.h5").write_text("mine", encoding="utf-8")
+    (work.folder / "notes.txt").write_text("mine", encoding="utf-8")
     assert work.numbered("pieces-") == ["pieces-00009", "pieces-00010"] and work.next_name("pieces-") == "pieces-00011"
     work.discard()
     assert sorted(path.name for path in work.folder.iterdir()) == ["notes.txt", "pieces-mine.h5"]

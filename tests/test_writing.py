@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -265,4 +266,29 @@ def test_standard_streams_that_are_closed_or_full(redirect, status, said, subset
 
 def test_verdict_files_are_json(study, tmp_path):
     repro("verify", "figure2", "--replicates", 2, "--results", study.results)
-    assert json.loads((study.results / "figure2-verdicts.json").read_text())["verdicts"]
+    assert json.loads((study.results / "figure2-verdicts.json").read_text(encoding="utf-8"))["verdicts"]
+
+
+@pytest.mark.parametrize("words", [
+    ("select", "--kind", "easy", "--size", 9, "--dataset", "digits", "--scores", "{}.csv", "--out", "x.h5"),
+    ("select", "--kind", "easy", "--size", 9, "--dataset", "digits", "--scores", "{}.npy", "--out", "x.h5"),
+    ("select", "--kind", "easy", "--size", 9, "--scores", "{}.h5", "--out", "x.h5"),
+    ("pretrain", "--dataset", "digits", "-t", 2, *TINY, "--labels", "{}.csv", "--out", "x.h5"),
+    ("pretrain", "--dataset", "digits", "-t", 2, *TINY[2:], "--network", "{}.py:Net", "--out", "x.h5"),
+    ("barrier", "{}.pt", "{}.pt", "--network", "cifar_resnet8_w4", "--dataset", "digits"),
+    ("imp", "{}.h5", "--levels", 1, "--out", "x.h5"), ("inspect", "{}.h5"), ("export", "{}.h5", "--out", "x.csv"),
+    ("plan", "{}.py"), ("reseal", "{}.h5"), ("verify", "--archive", "{}.zip"), ("--log", "{}.log", "ls"),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("device", ["zero", "pipe"])
+def test_nothing_waits_for_a_device_or_a_pipe(words, device, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for ending in ("csv", "npy", "h5", "py", "pt", "zip", "log"):
+        if device == "pipe":
+            os.mkfifo(f"x{ending}.{ending}")
+        else:
+            Path(f"x{ending}.{ending}").symlink_to("/dev/zero")
+    words = [re.sub(r"\{\}\.(\w+)", r"x\1.\1", str(word)) for word in words]
+    before = sorted(os.listdir())
+    said = repro(*words, code=None)
+    assert said.exit_code in (1, 2) and said.stderr.splitlines()[-1].startswith("Error: ")
+    assert sorted(os.listdir()) == before

@@ -33,7 +33,7 @@ def environment(folder: Path) -> dict[str, str]:
     (folder / "sitecustomize.py").write_text(
         "from tests import tiny_demo\n"
         "tiny_demo.protocol._PROTOCOLS['digits', 'demo'] = tiny_demo.tiny()\n"
-    )  # fmt: skip
+    , encoding="utf-8")  # fmt: skip
     own = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS", "SLURM"))}
     return {**own, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}:{ROOT}"}
 

@@ -8,10 +8,10 @@ from paper_figures.cells import FIGURES
 from repro.archive.contents import FORMAT, FORMAT_VERSION, RESULTS
 from repro.archive.zipped import RECIPE
 from repro.errors import RunError, UsageError
+from repro.experiment import MOST
 from repro.plan.own import is_own
 from repro.protocol import OWN, SCALES
 
-MOST = 1000  # replicates and levels that the command line takes
 _SEED = 1 << 63
 
 
@@ -22,7 +22,7 @@ def read_recipe(path: Path, file: Path, names: list[str]) -> dict:
     program does not write.
     """
     try:
-        recipe = json.loads(file.read_text())
+        recipe = json.loads(file.read_text(encoding="utf-8"))
         known = recipe["format"] == FORMAT and recipe["format_version"] <= FORMAT_VERSION
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is no archive of this program: its {RECIPE} is another program's") from error

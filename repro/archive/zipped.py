@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from repro.errors import RunError, UsageError
+from repro.store.files import open_regular
 
 BLOCK = 1 << 20
 SUMS, RECIPE = "SHA256SUMS", "recipe.json"
@@ -88,7 +89,7 @@ def unpack(path: Path, folder: Path) -> list[str]:
     that nobody vouches for, and when the disk has no room for it.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             _require_ours(path, [entry.filename for entry in entries])
             _require_room(path, entries, folder)

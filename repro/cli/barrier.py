@@ -3,8 +3,9 @@
 import click
 
 from repro.cli.group import main
-from repro.cli.options import MACHINE, MOST, PATH, machine, options, say_unused_data_options, without_effect
+from repro.cli.options import MACHINE, PATH, machine, options, say_unused_data_options, without_effect
 from repro.errors import UsageError
+from repro.experiment import MOST
 
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".th", ".tar", ".bin", ".safetensors")

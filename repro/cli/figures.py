@@ -9,7 +9,6 @@ from repro.cli.group import Failure, main
 from repro.cli.options import (
     CONTROL,
     DEVICE,
-    MOST,
     PANELS,
     PATH,
     REPLICATES,
@@ -19,6 +18,7 @@ from repro.cli.options import (
     without_effect,
 )
 from repro.errors import UsageError
+from repro.experiment import MOST
 from repro.protocol import SCALES
 
 FIGURE_OPTIONS = (
@@ -38,7 +38,7 @@ def study_of(name: str, given: dict):
     study = Study(name, **given)
     for option in ("seed", "replicates", "levels"):
         if given[option] is not None:
-            other = Study(name, **{**given, option: given[option] + 1})
+            other = study.changed(**{option: given[option] + (1 if given[option] < MOST else -1)})
             commands = [{s.command for s in plan.steps(each.items(), each.results)} for each in (study, other)]
             if commands[0] == commands[1]:
                 without_effect(f"no run of {name} depends on it", option)

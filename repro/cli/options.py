@@ -9,11 +9,11 @@ from click.core import ParameterSource
 
 from repro.data.shrink import sized, split_size
 from repro.errors import UsageError
+from repro.experiment import MOST
 from repro.protocol import SCALES
 
 ENGINES = ("auto", "graph", "sparse", "serial")
 PRECISIONS = ("fp32", "bf16")
-MOST = 1000  # replicates, networks or levels: beyond, it is a slip of the keyboard
 
 
 def options(*decorators):
@@ -141,4 +141,8 @@ def training(base, given: dict):
                 raise ValueError
         except ValueError:
             raise UsageError(f"milestones (={milestones!r}) must be steps with commas, like 31200,46800") from None
-    return dataclasses.replace(base, **{name: value for name, value in fields.items() if value is not None})
+    found = dataclasses.replace(base, **{name: value for name, value in fields.items() if value is not None})
+    if found.augment:
+        return found
+    without_effect("images are cropped by the augmentation alone", "border")
+    return dataclasses.replace(found, border=base.border)  # else the same run would have two identities

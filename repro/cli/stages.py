@@ -6,7 +6,6 @@ from repro.cli.group import main
 from repro.cli.options import (
     DATASET,
     MACHINE,
-    MOST,
     OUT,
     PATH,
     REPLICATES,
@@ -21,6 +20,7 @@ from repro.cli.options import (
     without_effect,
 )  # fmt: skip
 from repro.errors import UsageError
+from repro.experiment import MOST
 from repro.protocol import Scoring, protocol
 
 LABELS = options(

@@ -13,7 +13,7 @@ class Steady:
     """A text stream that keeps its first error instead of raising it. None is a stream that the shell closed."""
 
     def __init__(self, stream: TextIO | None):
-        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+        self._stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
         self._closed, self.error = stream is None, None
 
     def write(self, text: str) -> int:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from repro.data.folders import Arrays, count_folder, read_images  # noqa: F401  (count_folder: as before)
-from repro.data.user_numbers import read_numbers  # noqa: F401  (likewise)
+from repro.data.folders import Arrays, read_images
 from repro.errors import RunError, UsageError
 
 log = logging.getLogger(__name__)

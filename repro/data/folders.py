@@ -172,10 +172,12 @@ def _listed(folder: Path, told: _Told) -> list[os.DirEntry]:
             listed = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise RunError(f"cannot read {folder}: {error.strerror}") from None
-    shown = [entry for entry in listed if not (entry.name.startswith(".") or entry.name.lower() in _CLUTTER)]
+    shown = []
     for entry in listed:
-        if entry not in shown:
+        if entry.name.startswith(".") or entry.name.lower() in _CLUTTER:
             told.add("hidden, left out", Path(entry.path))
+        else:
+            shown.append(entry)
     return shown
 
 

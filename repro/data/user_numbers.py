@@ -4,13 +4,18 @@ What can be understood in two ways is refused: a wrong column gives wrong subset
 """
 
 import logging
-from collections.abc import Callable, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from repro.data import text_table
+from repro.data.text_table import Unusable
 from repro.errors import UsageError
+from repro.store.files import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +61,13 @@ def read_numbers(path: str | Path, name: str, *, size: int, train: np.ndarray | 
     file, key = split_key(path)
     lengths = [size] if train is None else [size, len(train)]
     try:
+        open_regular(file).close()  # the libraries that read it would wait for a pipe
         numbers, index, named = _numbers(file, name, key, lengths)
     except OSError as error:
         reason = error.strerror or error
         raise UsageError(f"cannot read {file} ({reason}): give a file with a {name} per image") from None
-    except UsageError:
-        raise
-    except (EOFError, ValueError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UsageError(f"{file} cannot be read as one {name} per image ({reason}): mend the file") from None
+    except Unusable as error:
+        raise UsageError(f"{file} cannot be read as one {name} per image ({error}): mend the file") from None
     numbers, placed = _checked(numbers, name, path), np.full(size, np.nan)
     if index is None:
         index = {size: np.arange(size)}.get(len(numbers), train)
@@ -82,23 +85,23 @@ def read_numbers(path: str | Path, name: str, *, size: int, train: np.ndarray | 
 
 
 def _numbers(file: Path, name: str, key: str | None, lengths: Sequence[int]) -> Found:
-    """Numbers and index as they stand in the file. Raises OSError and ValueError."""
+    """Numbers and index as they stand in the file. Raises OSError, Unusable and UsageError."""
     suffix = file.suffix.lower()
     if suffix in TEXT:
         return _of_text(file, name, key, lengths)
     if suffix == ".npy":
         with open(file, "rb") as stream:  # not np.load, which takes archives as well
-            try:
+            with _library():
                 array = np.lib.format.read_array(stream, allow_pickle=False)
-            except ValueError as error:
-                raise ValueError("it holds Python objects, not numbers" if "Object" in str(error) else error) from None
         if array.dtype.names is None:
             return _only(array, key), None, False
         return _of_named(list(array.dtype.names), array.__getitem__, file, name, key)
     if suffix == ".npz":
-        with np.load(file, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it is no archive of NumPy")
+        with _library():
+            archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise Unusable("it is no archive of NumPy")
+        with archive:
             return _of_named(archive.files, archive.__getitem__, file, name, key)
     if suffix in HDF5:
         import h5py
@@ -115,23 +118,34 @@ def _numbers(file: Path, name: str, key: str | None, lengths: Sequence[int]) -> 
             return _only(_array(content), key), None, False
         arrays = {str(place): _array(value) for place, value in content.items() if np.ndim(value)}
         return _of_named(list(arrays), arrays.__getitem__, file, name, key)
-    raise ValueError(f"its name must end in one of {' '.join(SUFFIXES)}, not in {suffix or 'nothing'}")
+    raise Unusable(f"its name must end in one of {' '.join(SUFFIXES)}, not in {suffix or 'nothing'}")
+
+
+@contextmanager
+def _library() -> Iterator[None]:
+    """Turns what a library says of a file's content into `Unusable`; an error of this program stays what it is."""
+    try:
+        yield
+    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        reason = "it holds Python objects, not numbers" if "Object" in str(error) else " ".join(str(error).split())
+        raise Unusable(reason.rstrip(".")) from None
 
 
 def _array(value: object) -> np.ndarray:
-    """A tensor, an array or a list as an array. Raises ValueError for anything else."""
+    """A tensor, an array or a list as an array. Raises Unusable for anything else."""
     if hasattr(value, "detach"):
         value = value.detach().to_dense() if value.layout is not value.new_empty(0).layout else value.detach()
         value = value.double() if value.is_floating_point() else value  # NumPy has no bfloat16
         return value.numpy()
     if not isinstance(value, (np.ndarray, list, tuple)):
-        raise ValueError(f"it holds a {type(value).__name__}")
-    return np.asarray(value)
+        raise Unusable(f"it holds a {type(value).__name__}")
+    with _library():
+        return np.asarray(value)
 
 
 def _only(array: np.ndarray, key: str | None) -> np.ndarray:
     if key is not None:
-        raise ValueError(f"it is one array, in which nothing is called {key}")
+        raise Unusable(f"it is one array, in which nothing is called {key}")
     return array
 
 
@@ -139,9 +153,10 @@ def _of_named(
     names: list[str], get: Callable[[str], np.ndarray], file: Path, name: str, key: str | None
 ) -> Found:
     chosen, index = _choice(names, file, name, key)
-    numbers, index = get(chosen), None if index is None else get(index)
+    with _library():
+        numbers, index = get(chosen), None if index is None else get(index)
     if index is not None and np.size(index) != np.size(numbers):
-        raise ValueError(f"it has {np.size(index)} indices and {np.size(numbers)} of {chosen}")
+        raise Unusable(f"it has {np.size(index)} indices and {np.size(numbers)} of {chosen}")
     return numbers, None if index is None else np.ravel(index), index is not None
 
 
@@ -159,7 +174,7 @@ def _choice(names: list[str], file: Path, name: str, key: str | None) -> tuple[s
         found = [each for each in others if short[each] in (name, f"{name}s")] or others
     told = ", ".join(each.strip() or "(no name)" for each in names[:12]) + (", …" if len(names) > 12 else "")
     if not names or not others:
-        raise ValueError(f"it has no {name}s" + (f", only {told}" if names else ""))
+        raise Unusable(f"it has no {name}s" + (f", only {told}" if names else ""))
     likely = next((each for each in others if short[each] not in OTHER_NAMES), others[0])
     meant = f"say which is meant, like {file}:{likely.strip()}"
     if key is not None and len(found) != 1:
@@ -179,9 +194,9 @@ def _of_text(file: Path, name: str, key: str | None, lengths: Sequence[int]) -> 
     table = text_table.read(file, lengths, known=INDEX_NAMES | {name, f"{name}s"})
     if table.names is None:
         if key is not None:
-            raise ValueError(f"it has no headings, {key} neither")
+            raise Unusable(f"it has no headings, {key} neither")
         if table.width > 2:
-            raise ValueError(f"it has {table.width} columns, not one, or index and {name}")
+            raise Unusable(f"it has {table.width} columns, not one, or index and {name}")
         index = table.numbers(0, "index") if table.width == 2 else None
         return table.numbers(table.width - 1, name), index, False
     chosen, index = _choice(table.names, file, name, key)

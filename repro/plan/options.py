@@ -2,11 +2,12 @@
 
 import hashlib
 from dataclasses import asdict, fields
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from repro.data.user_numbers import read_numbers
+from repro.data.user_numbers import read_numbers, split_key
 from repro.errors import UsageError
 from repro.plan.declare import Cell
 from repro.protocol import OWN, Protocol, Scoring, protocol
@@ -38,8 +39,11 @@ def label_fields(cell: Cell) -> dict:
 
 def recipe_of(p: Protocol, training: Training) -> dict:
     """What recipes say of the protocol and of a training."""
-    return {"dataset": p.dataset, "network": p.network, "normalization": p.normalization, "seed": p.seed,
+    said = {"dataset": p.dataset, "network": p.network, "normalization": p.normalization, "seed": p.seed,
             **asdict(training), "milestones": list(training.milestones)}  # fmt: skip
+    if not training.augment:  # nothing is cropped
+        del said["border"]
+    return said
 
 
 def own_options(p: Protocol, training: Training, scoring: Scoring | None) -> tuple[str, ...]:
@@ -60,6 +64,8 @@ def own_options(p: Protocol, training: Training, scoring: Scoring | None) -> tup
     if training.milestones != plain.milestones:
         words += ["--milestones", ",".join(map(str, training.milestones))]
     for name in _VALUES:
+        if name == "border" and not training.augment:
+            continue
         if (value := getattr(training, name)) != getattr(plain, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
     for name, (on, off) in _FLAGS.items():
@@ -94,5 +100,17 @@ def given_labels(path: str, p: Protocol) -> np.ndarray:
 
 
 def _per_image(path: str, name: str, p: Protocol) -> np.ndarray:
-    train = np.arange(p.train_images) if p.folds == 1 else None
-    return read_numbers(Path(path), name, size=p.all_images, train=train)
+    try:
+        found = split_key(path)[0].stat()
+        state = found.st_ino, found.st_size, found.st_mtime_ns
+    except OSError:
+        state = None  # `read_numbers` says what is wrong
+    return _read_once(path, name, p.all_images, p.train_images if p.folds == 1 else None, state)
+
+
+@lru_cache(maxsize=16)
+def _read_once(path: str, name: str, size: int, train: int | None, state: tuple | None) -> np.ndarray:
+    """`read_numbers`, once for each state of the file: every step of a figure asks for it."""
+    found = read_numbers(Path(path), name, size=size, train=None if train is None else np.arange(train))
+    found.flags.writeable = False
+    return found

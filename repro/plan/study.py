@@ -24,15 +24,17 @@ class Study:
         datasets: only these; none is all of the scale, or of the file.
         seed, replicates, levels: None is the protocol's.
         results: folder of artifacts; None is ``results/<scale>``, of a user's figure ``results/<stem of the file>``.
+        read: what the user's file defines, where it was run before; None runs it.
 
     ``own`` is the user's figure, or None; ``claims``: the figures whose claims are judged.
     Raises UsageError for a figure, control or data set that there is not.
     """
 
     def __init__(
-        self, name, scale=None, datasets=(), control=None, seed=None, replicates=None, levels=None, results=None
+        self, name, scale=None, datasets=(), control=None, seed=None, replicates=None, levels=None, results=None, *,
+        read=None,
     ):
-        self.own = own.read(name) if own.is_own(name) else None
+        self.own = (read or own.read(name)) if own.is_own(name) else None
         if self.own and (control or scale not in (None, OWN)):
             option = f"--control {control}" if control else f"--scale {scale}"
             raise UsageError(f"{name} is a figure of your own, and {option} is for the paper's: leave it out")
@@ -65,6 +67,10 @@ class Study:
         self.results = results or Path("results") / (self.own.name if self.own else scale)
         if self.results.exists() and not self.results.is_dir():
             raise UsageError(f"--results {self.results} is a file: give a folder")
+
+    def changed(self, **asked) -> "Study":
+        """The same with other arguments. A user's file is not run again."""
+        return Study(**{**self.asked, **asked}, results=self.results, read=self.own)
 
     def items(self, *figures: str) -> list:
         """What these figures (default: all of the study) need, on all data sets, each item once."""
@@ -117,7 +123,7 @@ class Study:
         """The same without the control, where it is judged beside that and all its artifacts are there."""
         if self.control not in UNSPOILED:
             return None
-        plain = Study(**{**self.asked, "control": None}, results=self.results)
+        plain = self.changed(control=None)
         return plain if len(plain.finished()) == len(plain.items()) else None
 
     def judge(self):

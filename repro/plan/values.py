@@ -5,10 +5,9 @@ import math
 from pathlib import Path
 
 from repro.errors import UsageError
-from repro.plan.declare import Cell, Gradients, Item, Subset
-from repro.protocol import Protocol, Scoring, Warmup
-
-MOST = 1000  # replicates, levels and networks, as on the command line
+from repro.experiment import MOST, Protocol, Scoring, Warmup
+from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Item, Subset, WarmupSweep
+from repro.train.schedule import Training
 
 
 def whole(low: int, high: float = math.inf):
@@ -19,7 +18,7 @@ def whole(low: int, high: float = math.inf):
 
 def several(test):
     fits, words = test
-    return lambda value: isinstance(value, (tuple, list)) and all(map(fits, value)), f"a tuple, each {words}"
+    return lambda value: isinstance(value, tuple) and all(map(fits, value)), f"a tuple, each {words}"
 
 
 def maybe(test):
@@ -27,13 +26,24 @@ def maybe(test):
     return lambda value: value is None or fits(value), f"None, or {words}"
 
 
+def a(kind: type):
+    return lambda value: isinstance(value, kind), {str: "text"}.get(kind, f"a {kind.__name__}")
+
+
+def ascending(test):
+    fits, words = test
+    return lambda value: fits(value) and bool(value) and list(value) == sorted(set(value)), f"{words}, ascending"
+
+
 _SHARE = (lambda value: type(value) in (int, float) and 0 <= value <= 1, "a share from 0 to 1")
 _FLAG = (lambda value: isinstance(value, bool), "True or False")
 _SIZE, _STEP, _FEW = whole(1), whole(0), whole(1, MOST)
 _TESTS = {
     Protocol: {
+        "network": a(str), "training": a(Training), "scoring": a(Scoring), "warmup": maybe(a(Warmup)),
+        "second_look": maybe(_FEW), "judging_levels": ascending(several(whole(0, MOST))),
         "t_star": _STEP, "subset_size": _SIZE, "sizes": several(_SIZE), "levels": whole(0, MOST), "replicates": _FEW,
-        "more_replicates": maybe(_FEW), "second_look": maybe(_FEW), "balanced": _FLAG, "sweep_levels": several(whole(0, MOST)),
+        "more_replicates": maybe(_FEW), "balanced": _FLAG, "sweep_levels": several(whole(0, MOST)),
         "noise": several(_SHARE), "noise_size": _SIZE, "barrier_level": whole(0, MOST), "barrier_all": several(_STEP),
         "barrier_subsets": several(_STEP), "barrier_sizes": several(_SIZE), "onset_steps": several(_STEP),
         "children": _FEW, "seed": whole(-(2**63), 2**63 - 1), "image_size": _SIZE, "in_chans": _SIZE,
@@ -41,18 +51,34 @@ _TESTS = {
         "prune_fraction": (lambda value: type(value) is float and 0 < value < 1, "a share between 0 and 1"),
         "normalization": (lambda value: value in ("dataset", "imagenet"), "'dataset' or 'imagenet'"),
     },
-    Cell: {"t": _STEP, "noise": _SHARE, "replicates": maybe(_FEW), "levels": maybe(whole(0, MOST))},
+    Cell: {
+        "protocol": a(Protocol), "t": _STEP, "subset": maybe(a(Subset)), "noise": _SHARE, "replicates": maybe(_FEW),
+        "levels": maybe(whole(0, MOST)),
+    },
+    Chosen: {"protocol": a(Protocol), "subset": a(Subset), "noise": _SHARE, "replicates": maybe(_FEW)},
+    Barrier: {"cell": a(Cell)},
+    Branch: {"cell": a(Cell)},
+    WarmupSweep: {"protocol": a(Protocol)},
+    Gradients: {"protocol": a(Protocol), "subset": maybe(a(Subset)), "replicates": maybe(_FEW)},
     Subset: {
         "kind": (lambda value: value in ("easy", "hard", "random"), "'easy', 'hard' or 'random'"), "size": _SIZE,
-        "balanced": maybe(_FLAG), "permuted": _FLAG,
+        "like": maybe(a(Subset)), "balanced": maybe(_FLAG), "permuted": _FLAG,
     },
-    Warmup: {"steps": several(_STEP), "sizes": several(_SIZE), "replicates": _FEW},
-    Scoring: {"networks": _FEW, "batch_norm": (lambda value: value in ("batch", "running"), "'batch' or 'running'")},
-    Gradients: {"steps": _STEP, "every": _SIZE},
+    Warmup: {
+        "training": a(Training), "steps": several(_STEP), "sizes": several(_SIZE), "replicates": _FEW,
+        "balanced_easy": _FLAG, "balanced_hard": _FLAG,
+    },
+    Training: {
+        "steps": _SIZE, "batch_size": _SIZE, "milestones": several(_SIZE), "border": _STEP, "augment": _FLAG,
+        "drop_last": _FLAG, "nesterov": _FLAG,
+    },
+    Scoring: {
+        "network": a(str), "training": a(Training), "networks": _FEW, "batch_norm": (lambda value: value in ("batch", "running"), "'batch' or 'running'"),
+    },
 }  # fmt: skip
 
 
-def require_values(found: Protocol | Scoring | Warmup | Item, path: Path) -> None:
+def require_values(found: Protocol | Scoring | Training | Warmup | Item, path: Path) -> None:
     """Raises UsageError that names the first field of a protocol or an item, or of what is in it, with a value that
     nothing can be made of."""
     for field, (fits, words) in _TESTS.get(type(found), {}).items():
@@ -64,5 +90,5 @@ def require_values(found: Protocol | Scoring | Warmup | Item, path: Path) -> Non
                          f"(={found.replicates}), of the first look")  # fmt: skip
     for field in dataclasses.fields(found):
         part = getattr(found, field.name)
-        if isinstance(part, (Cell, Subset, Scoring, Warmup)):
+        if type(part) in _TESTS:
             require_values(part, path)

@@ -112,7 +112,7 @@ def _controls(study: Study) -> list[Study]:
     """The controls of the study's Figure 2 whose artifacts are all there."""
     found = []
     for control in CONTROLS if "figure2" in study.figures else ():
-        spoiled = Study(**{**study.asked, "name": "figure2", "control": control}, results=study.results)
+        spoiled = study.changed(name="figure2", control=control)
         if len(spoiled.finished()) == len(spoiled.items()):
             found.append(spoiled)
     return found

@@ -15,6 +15,8 @@ from repro.protocol import protocol
 from repro.stages.common import Machine, Result, data_of, open_data, require_replicates
 from repro.stages.growing import Growing
 from repro.stages.labels import labels_in_use, only_train_index
+from repro.store.files import open_regular
+from repro.store.superblock import SIGNATURE
 from repro.train.streams import stream
 
 KINDS = ("easy", "hard", "random")
@@ -169,8 +171,8 @@ def ranking_artifact(path: str | Path) -> store.Artifact | None:
 def _is_plain_hdf5(path: Path) -> bool:
     """Whether it is HDF5 of another program: an artifact begins with its seal."""
     try:
-        with open(path, "rb") as file:
-            return file.read(8) == b"\x89HDF\r\n\x1a\n"
+        with open_regular(path) as file:
+            return file.read(len(SIGNATURE)) == SIGNATURE
     except OSError:
         return False  # `store.read` says what is wrong
 

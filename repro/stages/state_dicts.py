@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from repro import torchfile
 from repro.errors import UsageError
 from repro.nets import Layout
+from repro.store.files import open_regular
 
 PREFERRED = ("state_dict", "model", "model_state_dict", "net", "network")  # before an average or a copy beside it
 DEPTH = 2  # dicts within the file's dict
@@ -78,7 +79,10 @@ def read_mask(path: str | Path, layout: Layout) -> Tensor:
     """
     if Path(path).suffix == ".npy":
         try:
-            given = torch.from_numpy(np.load(path, allow_pickle=False))
+            with open_regular(path) as file:
+                given = torch.from_numpy(np.load(file, allow_pickle=False))
+        except UsageError:
+            raise
         except Exception as error:  # what NumPy and torch raise
             raise UsageError(f"{path} cannot be read as a mask ({type(error).__name__}): give a .npy array or a .pt or "
                              ".safetensors dict of tensors") from error

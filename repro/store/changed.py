@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 
 from repro.errors import UsageError, say_once
-from repro.store import files, hdf5, superblock
+from repro.store import files, hdf5, kinds, superblock
 
 CPU_SECONDS = 20  # and one for each 10 MB: a damaged file can send HDF5 round in a circle
 _HOLDS = "it holds"
@@ -74,11 +74,11 @@ def reseal(path: Path) -> bool:
 
     with hdf5.reading(path), files.open_regular(path) as file:
         content = file.read()
-    offset = 0 if content.startswith(hdf5.SIGNATURE) else hdf5.SEAL_BYTES  # h5repack leaves the seal out
+    offset = 0 if content.startswith(superblock.SIGNATURE) else hdf5.SEAL_BYTES  # h5repack leaves the seal out
     image = content[offset:]
-    if not image.startswith(hdf5.SIGNATURE):
+    if not image.startswith(superblock.SIGNATURE):
         read(path)  # says what it is instead
-        raise UsageError(f"{path} is {files.described(content)}: give an artifact that repro made")
+        raise UsageError(f"{path} is {kinds.described(content)}: give an artifact that repro made")
     start = image[: superblock.BYTES]
     image = (superblock.as_packed(start, len(image), offset) or start) + image[superblock.BYTES :]
     whole = b"".join(hdf5.sealed(image))

@@ -21,35 +21,7 @@ _PATIENCE = 0.5  # seconds: whoever looks whether a lock is held takes it for a 
 _PAUSE = 0.02
 
 
-_KINDS = (
-    (b"PK\x03\x04", "a zip file, as torch.save writes"),
-    (b"\x93NUMPY", "a NumPy array"),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file of another program"),
-    (b"\x80", "a pickle"),
-    (b"\x89PNG", "a picture"),
-    (b"%PDF", "a PDF"),
-    (b"PAR1", "a Parquet file"),
-    (b"\x1f\x8b", "a gzip file"),
-)
-
-
-def described(start: bytes) -> str:
-    """What a file with these first bytes is, for a sentence: 'a text file'."""
-    if not start:
-        return "an empty file"
-    for signature, kind in _KINDS:
-        if start.startswith(signature):
-            return kind
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 27:
-        return "a safetensors file"
-    try:
-        text = start[:-4].decode() or start.decode()  # the last character may be cut
-    except UnicodeDecodeError:
-        text = "\0"
-    return "a file of another program" if "\0" in text else "a text file"
-
-
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BinaryIO:
     """Opens a file for reading. Raises UsageError for a device or a pipe, where reading may have no end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode

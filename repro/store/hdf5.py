@@ -21,16 +21,15 @@ import h5py
 import numpy as np
 
 from repro.errors import RunError, UsageError, say_once
-from repro.store import files, superblock
+from repro.store import files, kinds, superblock
 
-FORMAT, FORMAT_VERSION = "lottery-data-diet artifact", 1
+FORMAT, FORMAT_VERSION = kinds.ARTIFACT, 1
 SEAL_BYTES = 512  # the smallest user block that HDF5 knows
 CHUNK_BYTES = 8 << 20  # arrays are read whole: one chunk each, up to this size
 AGAIN = "delete it and run its command again"  # only said of a file that has our seal
 ATTRIBUTES = ("format", "format_version", "kind", "name", "identity", "recipe", "defaults", "inputs", "provenance",
               "content_sha256")  # fmt: skip
 ATTRIBUTES_SHA256 = "attributes_sha256"
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SEAL = re.compile(rb"%b, format (\d+); bytes (\d+); sha256 ([0-9a-f]{64})\n" % FORMAT.encode())
 
 
@@ -169,7 +168,7 @@ def open_image(path: Path) -> h5py.File:
 def _in_memory(path: Path) -> h5py.File:
     with files.open_regular(path) as file:
         image = file.read()
-    offset = SEAL_BYTES if image[SEAL_BYTES:].startswith(SIGNATURE) else 0
+    offset = SEAL_BYTES if image[SEAL_BYTES:].startswith(superblock.SIGNATURE) else 0
     image = image[offset:]
     packed = superblock.as_packed(image[: superblock.BYTES], len(image), offset)
     try:
@@ -198,7 +197,7 @@ def _check_seal(path: Path, seal: bytes, start: bytes, size: int, digest: str | 
     if not found:
         ours = FORMAT.encode()
         if not (seal.startswith(ours) or (len(seal) >= 8 and ours.startswith(seal))):
-            raise UsageError(f"{path} is {files.described(seal + start)}: give an artifact that repro made")
+            raise UsageError(f"{path} is {kinds.described(seal + start)}: give an artifact that repro made")
         raise UsageError(f"{path} is truncated or damaged in its first line: {AGAIN}")
     version, length, recorded = int(found[1]), int(found[2]), found[3].decode()
     if version > FORMAT_VERSION:

@@ -54,7 +54,7 @@ def provenance(*, device: str, threads: int, seed: int, started: float, wall_sec
 def cpu_model() -> str:
     """The processor's name, as good as the system tells it."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:
@@ -86,7 +86,7 @@ def _gpu(device: str) -> dict:
 def _driver() -> str | None:
     """Version of NVIDIA's driver, as the kernel module tells it, else nvidia-smi (WSL has no such module)."""
     try:
-        found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", Path("/proc/driver/nvidia/version").read_text())
+        found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", Path("/proc/driver/nvidia/version").read_text(encoding="utf-8"))
         if found:
             return found[0]
     except OSError:

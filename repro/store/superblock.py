@@ -7,7 +7,7 @@ import struct
 
 BYTES = 48
 _LAYOUT = struct.Struct("<8s4BQQQQI")  # signature; version, sizes of offsets and lengths, flags; addresses; checksum
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _LAWFUL_FLAGS = (0, 1, 5)  # closed, open for writing, open for writing beside readers
 
 
@@ -22,7 +22,7 @@ def as_packed(block: bytes, size: int, offset: int) -> bytes | None:
     if len(block) < BYTES:
         return None
     signature, version, *sizes, flags, base, extension, end, root, checksum = _LAYOUT.unpack(block)
-    if (signature, version, sizes) != (_SIGNATURE, 3, [8, 8]) or checksum != lookup3(block[:-4]):
+    if (signature, version, sizes) != (SIGNATURE, 3, [8, 8]) or checksum != lookup3(block[:-4]):
         return None
     if flags not in _LAWFUL_FLAGS or (base, end) not in ((0, size), (offset, offset + size)):
         return None
@@ -32,7 +32,7 @@ def as_packed(block: bytes, size: int, offset: int) -> bytes | None:
 
 def open_for_writing(block: bytes) -> bool:
     """Whether a program has the file open for writing, or had when it ended."""
-    return block.startswith(_SIGNATURE + b"\x03") and len(block) == BYTES and block[11] != 0
+    return block.startswith(SIGNATURE + b"\x03") and len(block) == BYTES and block[11] != 0
 
 
 def lookup3(data: bytes) -> int:

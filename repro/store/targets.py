@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from repro.errors import UsageError
-from repro.store import files, hdf5
+from repro.store import files, hdf5, kinds
 
 LONGEST = 255 - len(f"..{os.uname().nodename}.4194304.tmp")  # bytes of a name, with those of a temporary file
 
@@ -40,11 +40,7 @@ def require_replaceable(path: Path, kind: str, contents: bytes = b"", option: st
         start = file.read(1 << 16)
         if _OURS[kind](path, start, contents):
             return
-    raise UsageError(f"{option} {path} is there and is {_described(start)}, not {_NAMES[kind]}: choose another {option}")
-
-
-def _described(start: bytes) -> str:
-    return "an artifact" if start.startswith(hdf5.FORMAT.encode()) else files.described(start)
+    raise UsageError(f"{option} {path} is there and is {kinds.described(start)}, not {_NAMES[kind]}: choose another {option}")
 
 
 def _is_archive(path: Path, start: bytes, contents: bytes) -> bool:

@@ -59,7 +59,7 @@ class WorkFolder:
     def _take_over(self, older: Path) -> None:
         """Renames a folder of an earlier version, which did not say whose it was, if it is of the same identity."""
         try:
-            record = json.loads((older / "lineage.json").read_text())
+            record = json.loads((older / "lineage.json").read_text(encoding="utf-8"))
             if "of" not in record and Lineage.from_json(record).identity == self.identity and not self.folder.exists():
                 older.rename(self.folder)
         except (OSError, KeyError, TypeError, ValueError):  # there is none, or it belongs to somebody else

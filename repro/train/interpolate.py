@@ -19,7 +19,7 @@ from repro.train import evaluate
 AVERAGED, RECALIBRATED = "averaged", "recalibrated"
 MODES = (AVERAGED, RECALIBRATED)
 """Batch-norm statistics on the line: interpolated like the weights (published), or taken anew at each alpha."""
-MOST = 1000  # more points on a line are a slip of the keyboard
+MOST_ALPHAS = 1000  # more points on a line are a slip of the keyboard
 
 
 def grid(alphas: int | str | Sequence[float]) -> tuple[float, ...]:
@@ -35,7 +35,7 @@ def grid(alphas: int | str | Sequence[float]) -> tuple[float, ...]:
             words = [word for word in alphas.split(",") if word.strip()]
             alphas = int(words[0]) if len(words) == 1 and words[0].strip().isdigit() else [float(w) for w in words]
         if isinstance(alphas, int):
-            if not 2 <= alphas <= MOST:
+            if not 2 <= alphas <= MOST_ALPHAS:
                 raise ValueError
             alphas = [k / (alphas - 1) for k in range(alphas)]
         values = {float(alpha) for alpha in alphas}
@@ -43,7 +43,7 @@ def grid(alphas: int | str | Sequence[float]) -> tuple[float, ...]:
             raise ValueError
     except ValueError:
         raise UsageError(
-            f"alphas (={alphas!r}) must be a number of equally spaced values from 2 to {MOST}, like 11, or values from "
+            f"alphas (={alphas!r}) must be a number of equally spaced values from 2 to {MOST_ALPHAS}, like 11, or values from "
             "0 to 1 with commas, like 0.25,0.5"
         ) from None
     return tuple(sorted(values | {0.0, 0.5, 1.0}))

@@ -73,11 +73,15 @@ FOLDER = _folder()
 
 def entry(function):
     """A function that is called from Python."""
+    global FOLDER
     if FOLDER is None:
         return njit(**OPTIONS)(function)
     before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(FOLDER)
     try:
         return njit(cache=True, **OPTIONS)(function)
+    except RuntimeError:  # numba cannot write there any more: the disk is full
+        FOLDER = None
+        return njit(**OPTIONS)(function)
     finally:
         numba.config.CACHE_DIR = before
 
