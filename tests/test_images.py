@@ -17,7 +17,7 @@ import torchvision
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from repro.data import load
+from repro.data import cifar, load
 from repro.data.images import IMAGENET
 from repro.errors import RunError, UsageError
 
@@ -73,6 +73,16 @@ def test_folds_rotate_by_replicate_and_never_change(digits):
     for replicate in range(12):
         assert digits.split(replicate) is digits.splits[replicate % 5]
     assert digits.splits[0][1][:6].tolist() == [3, 7, 9, 11, 12, 13]  # other folds would make other results
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_files_and_checksums_are_torchvisions(name):
+    ours, theirs = cifar.PUBLISHED[name], getattr(torchvision.datasets, name.upper())
+    assert (ours.url, ours.archive_md5, ours.folder) == (theirs.url, theirs.tgz_md5, theirs.base_folder)
+    assert ours.archive == theirs.filename
+    assert [list(each) for each in ours.train.items()] == theirs.train_list
+    assert [list(each) for each in ours.test.items()] == theirs.test_list
+    assert dict(filename=ours.meta[0], key=ours.key.decode(), md5=ours.meta[1]) == theirs.meta
 
 
 def test_cifar10_is_what_torchvision_reads(cifar10, data_root):
@@ -148,16 +158,16 @@ def small_cifar100(tmp_path, monkeypatch):
     archive = published / "cifar-100-python.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(folder, arcname=folder.name)
-    source = torchvision.datasets.CIFAR100
+    source = cifar.PUBLISHED["cifar100"]
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=published))
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *args: None)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(source, "url", f"http://127.0.0.1:{server.server_port}/{archive.name}")
-    monkeypatch.setattr(source, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
-    monkeypatch.setattr(source, "train_list", [["train", md5["train"]]])
-    monkeypatch.setattr(source, "test_list", [["test", md5["test"]]])
-    monkeypatch.setattr(source, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5["meta"]})
+    monkeypatch.setattr(source, "archive_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    for part in ("train", "test"):
+        monkeypatch.setattr(source, part, {part: md5[part]})
+    monkeypatch.setattr(source, "meta", ("meta", md5["meta"]))
     yield published, parts
     server.shutdown()
     server.server_close()
@@ -237,7 +247,7 @@ def test_cinic10_merges_train_and_valid(data_root, caplog, tmp_path):
 def test_a_cinic10_of_official_size_is_not_warned_about(tmp_path, monkeypatch, caplog):
     for part, count in (("train", 2), ("valid", 1), ("test", 2)):
         write_images(tmp_path / part, {"cat": count, "dog": count})
-    monkeypatch.setattr("repro.data.files.CINIC10_SIZES", (6, 4))
+    monkeypatch.setattr("repro.data.cinic10.SIZES", (6, 4))
     load("cinic10", data_dir=tmp_path)
     assert caplog.text == ""
 

@@ -1,7 +1,7 @@
 """The image sets of the experiments, whole and in memory: `load` returns one `ImageSet`.
 
 Images stay uint8 and channels last from the file to the batch; `repro.data.augment` crops, flips and normalises them.
-How each set lies on disk is the matter of `repro.data.files` and `repro.data.folders`.
+How each set lies on disk is the matter of `cifar`, `cinic10` and `folders` beside it.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from repro.data import files, folders
+from repro.data import cifar, cinic10, folders
 from repro.data.shrink import NAMES, shrink, sized, split_size
 from repro.errors import UsageError
 
@@ -99,9 +99,9 @@ def load(
     root = DATA_DIR if data_dir is None else Path(data_dir).expanduser()
     name, size = split_size(name)
     if name in ("cifar10", "cifar100"):
-        images, labels, classes, train_size = files.read_cifar(name, root, download=download)
+        images, labels, classes, train_size = cifar.read_cifar(name, root, download=download)
     elif name == "cinic10":
-        images, labels, classes, train_size = files.read_cinic10(root)
+        images, labels, classes, train_size = cinic10.read_cinic10(root)
     elif name == "digits":
         images, labels, classes = _digits()
         train_size = len(images)
