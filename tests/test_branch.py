@@ -253,7 +253,7 @@ RUN --mask {empty}
 RUN --mask {objects}
     objects.npy cannot be read as a mask \(ValueError\): give a .npy array or a .pt or .safetensors dict
 RUN --mask {damaged}
-    damaged.pt is no file of torch.save: write one with
+    damaged.pt is a text file, not a file of torch.save: write one with
 RUN --mask {list}
     list.pt holds a list: give a dict from names to mask tensors
 RUN --mask {missing}

@@ -87,7 +87,7 @@ def _broken(name, states, path):
     ("extra", r"X.pt has a tensor stranger that cifar_resnet8_w4 has not"),
     ("shape", r"X.pt has fc.weight of shape \(7, 16\), cifar_resnet8_w4 on this data set of shape \(10, 16\)"),
     ("nan", r"X.pt holds NaN or infinity in fc.bias"),
-    ("nothing", r"X.pt is no file of torch.save: write one with"),
+    ("nothing", r"X.pt is a text file, not a file of torch.save: write one with"),
     ("object", r"X.pt holds no state dict \(a dict of tensors\), but a dict of state_dict"),
     ("code", r"X.pt holds no state dict \(a dict of tensors\), but a whole SimpleNamespace"),
 ])  # fmt: skip
