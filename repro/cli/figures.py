@@ -1,4 +1,4 @@
-"""plan, figure, verify, archive."""
+"""plan, figure, verify, archive, tables."""
 
 import sys
 
@@ -151,14 +151,33 @@ def archive_command(name, out, **given):
     click.echo(f"{path}: {count} files, {path.stat().st_size:,} bytes")
 
 
+@main.command("tables")
+@FIGURE
+@click.option("--out", type=PATH, required=True, help="Folder to write to.")
+def tables_command(name, out, **given):
+    """Write the tables that figures and verdicts are made from, as CSV files, with the recipe.
+
+    They are small enough for a repository: `repro verify --tables` judges again from them alone. What is finished so
+    far is written.
+
+    \b
+    Example:
+      repro tables all --scale cpu --out results/cpu-cifar10
+    """
+    from repro.archive import tables
+
+    click.echo("\n".join(map(str, tables.write(study_of(name, given), out))))
+
+
 @main.command("verify")
 @click.argument("name", metavar="[FIGURE]", default="all")
 @options(*FIGURE_OPTIONS)
 @click.option("--reference", is_flag=True, help="Judge the paper's own published numbers instead of runs.")
 @click.option("--archive", type=PATH, help="Check a zip that repro archive wrote; needs no data and no GPU.")
+@click.option("--tables", type=PATH, multiple=True, help="Judge what repro tables wrote (repeatable: several goes).")
 @click.option("--trust", is_flag=True, help="Of an archive: run the Python file of a figure of somebody's own in it.")
 @click.pass_context
-def verify_command(context, name, reference, archive, trust, **given):
+def verify_command(context, name, reference, archive, tables, trust, **given):
     """Judge the paper's claims on finished runs: a table on stdout, Markdown and JSON beside the figures.
 
     With --archive the runs are those of an archive: checksums are compared, and what its figures plot and its verdicts
@@ -173,6 +192,7 @@ def verify_command(context, name, reference, archive, trust, **given):
       repro verify figure2 --scale demo
       repro verify --reference
       repro verify --archive figure2.zip
+      repro verify --tables results/cpu-cifar10
     """
     from repro.store.files import write_text
     from repro.verify import judge as judging
@@ -186,6 +206,15 @@ def verify_command(context, name, reference, archive, trust, **given):
         sys.exit(report.exit_status)
     if trust:
         raise UsageError("--trust is for an --archive: leave it out")
+    if tables:
+        _alone(context, "tables", "says itself which figure, scale and runs the folder is of")
+        from repro.archive.tables import judged
+
+        judgement, lacking = judged(tables)
+        if lacking:
+            click.echo(f"{len(lacking)} artifacts are missing or incomplete, the first {lacking[0]}\n")
+        click.echo(judgement.terminal)
+        sys.exit(judgement.exit_status)
     if reference:
         _alone(context, "reference", "judges the paper's own numbers, of all figures")
         click.echo(judging.reference().terminal)

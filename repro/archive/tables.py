@@ -1,0 +1,123 @@
+"""The tables that figures and verdicts are made from, as CSV files with their recipe: small enough for a repository."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from repro import plan, store
+from repro.archive.contents import recipe_of, record_of
+from repro.archive.recipe import read_recipe
+from repro.archive.zipped import RECIPE
+from repro.errors import UsageError
+from repro.plan.collect import collect
+from repro.plan.study import Study
+from repro.store.files import write_text
+from repro.verify.evidence import COLUMNS, Evidence
+from repro.verify.judge import Judgement, judge
+
+_CELL = ("dataset", "condition", "size", "t", "noise", "replicate", "labels")
+KEYS = {
+    "runs": (*_CELL, "level"),
+    "barriers": (*_CELL, "level", "a", "b", "batch_norm"),
+    "histograms": (*_CELL, "batch_norm", "bin_lo"),
+    "paths": (*_CELL, "batch_norm", "alpha"),
+    "warmup": ("dataset", "kind", "size", "w", "replicate"),
+    "subsets": (*_CELL, "kind"),
+    "scores": ("dataset", "noise", "fold", "labels"),
+    "gradients": ("dataset", "trained_on", "replicate", "step"),
+    "growth": COLUMNS["growth"],
+}
+"""Columns that tell the rows of a table apart, as far as it has them."""
+
+
+def write(study: Study, folder: Path) -> list[Path]:
+    """Write the tables of what the study has so far, and what it asked for: the files written.
+
+    Raises UsageError where nothing is finished, of an own figure, and as `collect` does.
+    """
+    if study.own:
+        raise UsageError(f"{study.name} is a figure of your own, and tables are of the paper's: keep {study.results}")
+    if not study.finished():
+        raise UsageError(f"{study.results} has no run of {study.name}: make them with {study.how}")
+    steps = [step for step in plan.steps(study.items(), study.results) if not step.lacks()]
+    records = {step.target.relative_to(study.results).as_posix(): record_of(store.read(step.target)) for step in steps}
+    evidence = collect(study.finished(), study.results)
+    found = {name: getattr(evidence, name) for name in COLUMNS}
+    if len(found["runs"]):
+        found["runs"] = _with_rewind_points(found["runs"], {step.target for step in steps})
+    texts = {f"{name}.csv": _text(table) for name, table in found.items() if len(table)}
+    texts[RECIPE] = json.dumps(recipe_of(study, records), indent=1) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def _with_rewind_points(runs: pd.DataFrame, there: set[Path]) -> pd.DataFrame:
+    """With the test accuracy of the network that each run was rewound to, ``pretrain_acc``, where that is known."""
+    parts = []
+    for name, rows in runs.groupby("artifact", sort=False):
+        (source,) = store.read(name).inputs.values()
+        path = Path(name).with_name(f"{source.name}.h5")
+        if path in there and "acc" in (table := store.read(path).table()):
+            rows = rows.assign(pretrain_acc=rows["replicate"].map(table.set_index("replicate")["acc"]))
+        parts.append(rows)
+    return pd.concat(parts)
+
+
+def _text(table: pd.DataFrame) -> str:
+    """A CSV that gives the same floats back. Where an artifact lay on the machine that made it is nobody's business."""
+    if "artifact" in table:
+        table = table.assign(artifact=[Path(each).stem for each in table["artifact"]])
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def read(folders: Sequence[Path]) -> tuple[Study, Evidence, list[str]]:
+    """(what was asked, the tables of all folders, the artifacts that the study still lacks).
+
+    Several folders are several goes at one study: what stands in two of them has to be the same.
+    Raises UsageError for a folder that `write` did not make, other questions, and numbers that contradict each other;
+    RunError for a recipe with values that this program does not write.
+    """
+    recipes = [_recipe(folder) for folder in folders]
+    asked, there = recipes[0]["asked"], set().union(*(recipe["artifacts"] for recipe in recipes))
+    for folder, recipe in zip(folders, recipes):
+        if recipe["asked"] != asked:
+            field = next(name for name in asked if recipe["asked"][name] != asked[name])
+            other, first = recipe["asked"][field], asked[field]
+            raise UsageError(f"{folder} is of {field} {other} and {folders[0]} of {first}: give tables of one study")
+    study = Study(**asked, results=folders[0])
+    tables = {}
+    for name in COLUMNS:
+        paths = [folder / f"{name}.csv" for folder in folders]
+        parts = [pd.read_csv(path, dtype={"labels": str}).fillna({"labels": ""}) for path in paths if path.is_file()]
+        if parts:
+            tables[name] = _merged(name, parts, folders)
+    wanted = [step.target.relative_to(study.results).as_posix() for step in plan.steps(study.items(), study.results)]
+    return study, Evidence(**tables), [name for name in wanted if name not in there]
+
+
+def _recipe(folder: Path) -> dict:
+    if not (folder / RECIPE).is_file():
+        raise UsageError(f"{folder} holds no tables of this program (no {RECIPE}): give a folder of repro tables")
+    return read_recipe(folder, folder / RECIPE, [])
+
+
+def _merged(name: str, parts: list[pd.DataFrame], folders: Sequence[Path]) -> pd.DataFrame:
+    whole = pd.concat(parts, ignore_index=True).drop_duplicates(ignore_index=True)
+    keys = [key for key in KEYS[name] if key in whole]
+    twice = whole[whole.duplicated(keys)]
+    if len(twice):
+        row = ", ".join(f"{key} {value}" for key, value in twice.iloc[0][keys].items())
+        raise UsageError(
+            f"{name}.csv has two different rows for {row} in {' and '.join(map(str, folders))}: leave one folder out"
+        )
+    return whole
+
+
+def judged(folders: Sequence[Path]) -> tuple[Judgement, list[str]]:
+    """(verdicts from tables alone, the artifacts that the study lacks). Raises as `read`."""
+    study, evidence, lacking = read(folders)
+    return judge(evidence, study.protocols, figures=study.claims, control=study.control, complete=not lacking), lacking
