@@ -228,7 +228,7 @@ BAD = {
     "wide.csv": ("1,2,3\n", "it has 3 columns, not one, or index and label"),
     "twice.csv": ("1,2\n1,3\n", "must name each image once, by an index from 0 to 19"),
     "beyond.csv": ("20,1\n", "must name each image once, by an index from 0 to 19"),
-    "labels.pt": ("1\n", "labels.pt is no file of torch.save"),
+    "labels.pt": ("1\n", "labels.pt is a text file, not a file of torch.save"),
     "labels.json": ("[1]", "its name must end in one of .csv .tsv .txt .npy .npz .pt .pth .h5 .hdf5, not in .json"),
     "empty.csv": ("", r"empty.csv cannot be read as one label per image \(it is empty\)"),
     "header.csv": ("label\n", r"\(it is empty\)"),
