@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: one torch thread, no denormals, and the real data where it is at hand."""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from tests import tiny_demo
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # which stages follow, here and in processes of their own
 torch.set_num_threads(1)
 torch.set_flush_denormal(True)
+# A shell's background jobs ignore Ctrl-C, and what they start does, too: the tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
