@@ -242,7 +242,8 @@ class SparseCohort(Cohort):
 
     def _plan(self, batch: int, *, training: bool) -> Plan:
         if (batch, training) not in self._plans:
-            self._plans[batch, training] = make_plan(self.layers, self.layout, batch, training=training)
+            itemsize = np.dtype(self.kind).itemsize
+            self._plans[batch, training] = make_plan(self.layers, self.layout, batch, itemsize, training=training)
         return self._plans[batch, training]
 
     def _taps(self, plan: Plan) -> list[Lists]:

@@ -22,7 +22,7 @@ def convolve(c, a, step, number, blocks, ragged, tables, lists, room):
     """X of a whole batch, and its sums; the rows of the activation are made on the way if nobody made them."""
     arena, together = room.arena, lists.four[number]
     taps = (lists.first, lists.offset[lists.entries[number] :], room.w[lists.slots[number] :])
-    extra, sums = (room.stats[number, MEAN],), (room.s1, room.s2)
+    extra, sums = (room.stats[number, MEAN], c.streamed), (room.s1, room.s2)
     clear(room.s1, c.channels * L)
     clear(room.s2, c.channels * L)
     for block in range(blocks):

@@ -10,7 +10,7 @@ own (`repro.engines.sparse.plan`). What comes before and after the sum differs.
 """
 
 from repro.engines.sparse.compiled import compiled, inline
-from repro.engines.sparse.lanes import L, add, fill, fma, load, number, store, where_above
+from repro.engines.sparse.lanes import L, add, fill, fma, load, number, store, stream, where_above
 
 TILE = 8  # columns done for all channels before the next ones: what they read stays in the first-level cache
 BAND = 2  # rows done for all channels before the next ones
@@ -103,8 +103,11 @@ def begin_forward(arena, extra, o, at):
 
 @inline
 def end_forward(arena, extra, into, at, value, p, q):
-    """Keep X; add to the sums of X and of its square. extra: what X is less [channels]."""
-    store(arena, into + at, value)
+    """Keep X; add to the sums of X and of its square. extra: what X is less [channels], whether it is streamed."""
+    if extra[1]:
+        stream(arena, into + at, value)
+    else:
+        store(arena, into + at, value)
     return add(p, value), fma(value, value, q)
 
 

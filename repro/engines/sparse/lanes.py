@@ -118,6 +118,20 @@ def store(typingctx, array, at, value):
     return types.none(array, at, value), code
 
 
+@intrinsic(prefer_literal=True)
+def stream(typingctx, array, at, value):
+    """Write past the caches. The address has to be a multiple of 64 bytes."""
+
+    def code(context, builder, signature, arguments):
+        pointer = _pointer(context, builder, signature, arguments, value.lanes)
+        target = builder.bitcast(pointer, context.get_value_type(value).as_pointer())
+        instruction = builder.store(arguments[2], target, align=64)
+        instruction.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
+        return context.get_dummy_value()
+
+    return types.none(array, at, value), code
+
+
 # --- arithmetic ---------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,8 @@ from repro.engines.sparse.layers import Convolution, Layers, Pool
 from repro.engines.sparse.order import Order, plane, settle
 from repro.nets import Layout
 
+STREAM_ABOVE = 24 * 2**20  # bytes of an arena: then X does not stay in a third-level cache, and is written past it
+
 
 def _table(names: str) -> np.dtype:
     return np.dtype([(name, np.int64) for name in names.split()])
@@ -23,7 +25,7 @@ PASS = _table("channels plane start rows columns down step height width sy sx py
 """A sum over taps (`repro.engines.sparse.gather`). Of the target: channels, distance of planes, start, rows, columns
 and their distances. Of the source: height and width. Stride, padding, kernel; place in the list of runs."""
 CONVOLUTION = _table(
-    "x x_block source rows columns plane channels sy py ky back classes gamma beta bias mean var activation"
+    "x x_block source rows columns plane channels sy py ky streamed back classes gamma beta bias mean var activation"
 )
 """Its X; the activation that it reads; its backward passes; offsets of its numbers in a network's vector, -1 for none;
 the activation that X is a term of. Its forward pass has its own number."""
@@ -61,9 +63,9 @@ class Plan:
     runs: int
 
 
-def make_plan(layers: Layers, layout: Layout, batch: int, *, training: bool) -> Plan:
+def make_plan(layers: Layers, layout: Layout, batch: int, itemsize: int, *, training: bool) -> Plan:
     """The plan for batches of ``batch`` images; without ``training``, of the forward pass alone."""
-    return _Tables(Order(layers, batch, training=training), layout).plan()
+    return _Tables(Order(layers, batch, training=training), layout).plan(itemsize)
 
 
 class _Tables:
@@ -71,7 +73,7 @@ class _Tables:
         self.order, self.layers = order, order.layers
         self.offset = {entry.name: entry.offset for entry in layout.entries} | {"": -1}
 
-    def plan(self) -> Plan:
+    def plan(self, itemsize: int) -> Plan:
         """Everything in its place."""
         shapes = [layer.shape for layer in self.layers.all]
         spare = max(
@@ -84,7 +86,7 @@ class _Tables:
         passes, backs, runs = self._passes()
         convolutions = np.zeros(len(self.order.convolutions), CONVOLUTION)
         for place, n in self.order.convolutions.items():
-            self._fill(convolutions[n], self._convolution(place, backs[n]))
+            self._fill(convolutions[n], self._convolution(place, backs[n], streamed=total * itemsize > STREAM_ABOVE))
         activations = np.zeros(len(self.order.activations), ACTIVATION)
         for place, n in self.order.activations.items():
             self._fill(activations[n], self._activation(place, size))
@@ -117,7 +119,7 @@ class _Tables:
             self._fill(row, step)
         return rows
 
-    def _convolution(self, place: int, backs: tuple[int, int]) -> dict:
+    def _convolution(self, place: int, backs: tuple[int, int], *, streamed: bool) -> dict:
         layer = self.layers.all[place]
         join = self.order.join_of(place)
         return {
@@ -131,6 +133,7 @@ class _Tables:
             "sy": layer.stride[0],
             "py": layer.padding[0],
             "ky": layer.kernel[0],
+            "streamed": streamed,
             "back": backs[0],
             "classes": backs[1],
             "gamma": self.offset[layer.gamma],
