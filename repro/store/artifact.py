@@ -79,7 +79,10 @@ class Artifact:
         import pandas as pd  # here, because most commands start without it
 
         columns = hdf5.names(self._file, "table")
-        return pd.DataFrame({column: hdf5.load(self._file, f"table/{column}") for column in columns})
+        found = {column: hdf5.load(self._file, f"table/{column}") for column in columns}
+        if len({column.shape for column in found.values()}) > 1 or any(column.ndim != 1 for column in found.values()):
+            raise UsageError(f"{self.path} has a table whose columns differ in length: {hdf5.AGAIN}")
+        return pd.DataFrame(found)
 
 
 def write(
