@@ -117,10 +117,8 @@ VALUES = {
     **{f"plan {option}": ("plan", *FIGURE, "--results", "results", option) for option in (
         "--seed", "--replicates", "--levels", "--jobs", "--speed", "--dataset", "--control")},
     "plan --options": ("plan", *FIGURE, "--results", "results", "--make", "out.mk", "--options"),
-    "run --options": ("run", *FIGURE, "--results", "results", "--ray", "local", "--options"),
     "figure": ("figure",),
     "status --levels": ("status", *FIGURE, "--results", "results", "--levels"),
-    "bench --minutes": ("bench", "--out", "out.json", "--minutes"),
 }  # fmt: skip
 """An option -> the words of a command that end with it."""
 
@@ -229,3 +227,13 @@ def edited(path: Path, edit) -> bytes:
         edit(file)
         file.attrs[hdf5.ATTRIBUTES_SHA256] = hdf5.attributes_sha256(file.attrs)
     return b"".join(hdf5.sealed(image.getvalue()))
+
+
+def bare(path: Path) -> bytes:
+    """An artifact whose recipe says nothing."""
+
+    def edit(file: h5py.File) -> None:
+        old = store.read(path)
+        file.attrs.update({"identity": store.Lineage(old.kind, {}, old.inputs).identity, "recipe": "{}"})
+
+    return edited(path, edit)

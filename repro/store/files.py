@@ -91,7 +91,7 @@ def write_whole(path: Path, blocks: Iterable[bytes]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """`write_whole` of text, as UTF-8 whatever the locale."""
-    write_whole(path, [text.encode()])
+    write_whole(path, [text.encode(errors="surrogateescape")])  # names that are not UTF-8 keep their bytes
 
 
 def _node() -> str:
