@@ -166,11 +166,15 @@ def read(path: str | Path, kind: str | None = None, verify: bool = True) -> Arti
         if not verify:
             hdf5.open_sealed(path, verify=True).close()  # says that it is damaged, if it is
         raise UsageError(f"{path} is a file of this program, but no artifact: give an artifact") from error
-    if recorded != lineage.identity:
-        raise UsageError(f"{path} has another identity than its recipe and inputs: delete it and run its command again")
-    require_types(path, lineage)
-    if kind not in (None, lineage.kind):
-        raise UsageError(f"{path} is {_an(lineage.kind)} where {_an(kind)} is needed: give the path of one")
+    try:
+        if recorded != lineage.identity:
+            raise UsageError(f"{path} has another identity than its recipe and inputs: delete it and run its command again")
+        require_types(path, lineage)
+        if kind not in (None, lineage.kind):
+            raise UsageError(f"{path} is {_an(lineage.kind)} where {_an(kind)} is needed: give the path of one")
+    except UsageError:
+        file.close()  # HDF5 would answer for another file at this path with what it has open
+        raise
     return Artifact(path, lineage, provenance, content, file)
 
 
