@@ -1,6 +1,7 @@
 """`load`: what is stored, for a notebook: tables as pandas, arrays as NumPy, networks and masks by name."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -27,7 +28,7 @@ def load(path: str | Path) -> "Run | pd.DataFrame":
 
     Raises UsageError for anything else. (`repro.data.load` reads image sets.)
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if path.is_dir():
         return runs(path)
     suffix = path.suffix.lower()

@@ -4,6 +4,7 @@ Each quirk of the published code is a named field whose default made the publish
 unknowns", says where nothing is known. Sections refer to the extracted facts of the published runs.
 """
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,8 +174,9 @@ def _counted(folder: Path) -> tuple[str, dict[str, int]]:
     """Name as a data set, and sizes, of a folder of images that later commands find by its name."""
     from repro.data.folders import count_folder
 
-    counted = count_folder(folder.expanduser())
-    here = Path(folder.expanduser().resolve().name)
-    if not (here.is_dir() and here.samefile(folder.expanduser())):
+    there = Path(os.path.expanduser(folder))
+    counted = count_folder(there)
+    here = Path(there.resolve().name)
+    if not (here.is_dir() and here.samefile(there)):
         raise UsageError(f"folder:{folder} is not in the working directory: work in the folder that holds {here}")
     return f"folder:{here}", counted

@@ -6,6 +6,7 @@ A network of one's own is named ``net.py:NAME`` or ``package.module:NAME``. What
 
 import hashlib
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -48,7 +49,7 @@ def find(network: str) -> Path:
     """
     code, name, pin = _parsed(network)
     if _is_file(code):
-        named = Path(code).expanduser()
+        named = Path(os.path.expanduser(code))
         places = [named, *(Path(folder) / named.name for folder in ("", *sys.path))]
     else:
         places = [_origin(code, network)]

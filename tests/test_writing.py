@@ -216,7 +216,7 @@ LONG = "x" * 243
 
 
 @pytest.mark.parametrize("out, said", [
-    ("folder", "is a folder: give the name of a file in it"), ("", "is a folder"), (LONG, "has a name of 243 bytes"),
+    ("folder", "is a folder: give the name of a file in it"), ("", "is empty"), (LONG, "has a name of 243 bytes"),
     (b"caf\xe9.h5", "is not UTF-8: choose another name"), ("/dev/null", "/dev/null is no ordinary file"),
     ("pipe", "is no ordinary file"), ("folder/..", "is a folder"),
 ])  # fmt: skip

@@ -11,6 +11,7 @@ from repro.errors import UsageError
 from repro.store.files import write_failure, write_whole
 
 MINUTES = {"cpu": 7.5, "cuda": 3.5}  # what is begun by then is ended: at most half a minute more
+LONGEST = 1440
 
 
 def bench(out: Path = Path("results/bench.json"), *, device: str = "auto", minutes: float | None = None) -> str:
@@ -35,8 +36,8 @@ def bench(out: Path = Path("results/bench.json"), *, device: str = "auto", minut
         raise UsageError(f"--out {out}: give a file name that ends in .json, such as results/bench.json")
     where = Machine(device=device).torch_device.type
     minutes = MINUTES[where] if minutes is None else minutes
-    if not minutes > 0:
-        raise UsageError(f"--minutes (={minutes:g}) must be above 0: try {MINUTES[where]:g}")
+    if not 0 < minutes <= LONGEST:
+        raise UsageError(f"--minutes (={minutes:g}) must be above 0, and {LONGEST} at most: try {MINUTES[where]:g}")
     _require_writable(out.parent)
     left, end, rows = variants.groups(where), began + 60 * minutes, []
     with TemporaryDirectory() as folder:

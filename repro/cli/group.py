@@ -1,5 +1,6 @@
 """The group of commands, and how its failures end: one sentence and an exit status, no traceback."""
 
+import os
 import re
 import sys
 from contextlib import ExitStack
@@ -7,9 +8,16 @@ from pathlib import Path
 
 import click
 
-from repro.cli.printable import plain, prepare_streams
+from repro.cli.printable import prepare_streams, sentence
 from repro.cli.streams import steady
 from repro.errors import RunError, UsageError
+
+
+MAY_BE_EMPTY = ("milestones", "extra")  # no milestones; make's options, where there are none
+LESS = {
+    "--replicates": "fewer --replicates at a time", "--batch-size": "a smaller --batch-size",
+    "--network": "another --network",
+}  # fmt: skip
 
 
 class Interrupted(click.ClickException):
@@ -52,6 +60,7 @@ class Commands(click.Group):
         try:
             return self._invoke(ctx)
         except click.ClickException as failure:
+            failure.message = sentence(failure.message)
             if ctx.obj.record:
                 ctx.obj.record.failed(failure.format_message())
             raise
@@ -66,17 +75,43 @@ class Commands(click.Group):
         except (MemoryError, RuntimeError) as error:  # what torch cannot allocate is a RuntimeError
             if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
                 raise
-            advice = "ask for fewer --replicates at a time, a smaller --batch-size or another --network"
-            raise Failure(f"out of memory: {advice}", 1) from error
+            raise Failure(f"out of memory{self._advice(ctx, error)}", 1) from error
         except OSError as error:  # whatever no stage has put into words
             raise Failure(_told(error), 1) from error
         except KeyboardInterrupt as error:
             raise Interrupted from error
 
+    def _advice(self, ctx: click.Context, error: Exception) -> str:
+        """What of a command's options takes less memory; of PyTorch's memory alone: others hold no networks."""
+        known = {option for parameter in self.commands[ctx.invoked_subcommand].params for option in parameter.opts}
+        said = [text for option, text in LESS.items() if option in known and "--engine" in known]
+        if isinstance(error, RuntimeError) and said:
+            return f": ask for {' or '.join(filter(None, [', '.join(said[:-1]), said[-1]]))}"
+        wanted = f" ({str(error).rstrip('.').lower()})" if isinstance(error, MemoryError) and str(error) else ""
+        return f"{wanted}: end other programs, or use a machine with more memory"
+
+
+class Command(click.Command):
+    """A command that takes no empty text for a value, where it would be taken for the default or for this folder."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter in order:
+            values = given.get(parameter.name)
+            if parameter.name not in MAY_BE_EMPTY and (values == "" or isinstance(values, (list, tuple)) and "" in values):
+                raise click.UsageError(f"{parameter.get_error_hint(ctx)} is empty: give a value, or leave it out", ctx)
+        return super().parse_args(ctx, args)
+
+
+Commands.command_class = Command
+
 
 def _told(error: OSError) -> str:
     """A failure of the system in one sentence."""
     from repro.store.files import FULL
+
+    if "temporary directory" in str(error):  # Python's own words, after it tried some
+        return "no temporary file can be written: set TMPDIR to a folder that can be written and has room"
 
     if error.errno in FULL:
         return (f"no space left on device{f' for {error.filename}' if error.filename else ''}: free some space and run the "
@@ -87,7 +122,7 @@ def _told(error: OSError) -> str:
 
 class Failure(click.ClickException):
     def __init__(self, message: str, exit_code: int):
-        super().__init__(plain(message))
+        super().__init__(sentence(message))
         self.exit_code = exit_code
 
 
@@ -112,6 +147,8 @@ def main(context, log, quiet):
     Commands with "then" between them share one process: repro pretrain … then imp … then barrier …
     """
     attempt = context.obj
+    if os.environ.get("TERM") == "dumb" or os.environ.get("NO_COLOR"):
+        context.color = False
     if (log or quiet) and attempt.begun:
         raise UsageError("--log and --quiet are for all commands: put them before the first, not after a then")
     attempt.begun = True

@@ -6,12 +6,19 @@ import sys
 import unicodedata
 
 _PLAIN = {"–": "-", "—": "-", "−": "-", "→": "->", "×": "x", "±": "+/-", "α": "alpha", "ρ": "rho", "µ": "u", "½": "1/2"}
+SHOWN = 100  # characters at either end of a long word
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def plain(text: str) -> str:
     """The text without terminal escapes and control characters, which libraries' and files' words may hold."""
     return _CONTROL.sub("", text)
+
+
+def sentence(text: str) -> str:
+    """An error as one line: names may hold line ends, and what is echoed may be thousands of characters long."""
+    line = " ".join(plain(text).split())
+    return re.sub(rf"\S{{{2 * SHOWN + 1},}}", lambda word: f"{word[0][:SHOWN]}…{word[0][-SHOWN:]}", line)
 
 
 def _nearest(error: UnicodeEncodeError) -> tuple[str, int]:

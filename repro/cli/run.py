@@ -1,7 +1,5 @@
 """run."""
 
-import shlex
-
 import click
 
 from repro.cli.figures import FIGURE, figure_command, study_of, verify_command
@@ -49,7 +47,7 @@ def run_command(context, name, address, extra, gpus, cpus, retries, yes, **given
     """  # fmt: skip
     from repro import cost, on_ray, plan
 
-    study = study_of(name, given)
+    study, options = study_of(name, given), plan.words_of(extra)
     if address != "local":
         without_effect("how long it takes is predicted for --ray local alone", "yes")
     steps = plan.steps(study.items(), study.results)
@@ -68,7 +66,6 @@ def run_command(context, name, address, extra, gpus, cpus, retries, yes, **given
             click.echo(cost.report(name, steps, todo, prediction) if prediction else cost.report(name, steps, todo))
             cost.require_sensible(prediction, yes=yes)
             _say(f"{len(jobs)} jobs with {share} each, {places} at once")
-            options = tuple(shlex.split(extra))
             failed = on_ray.run(jobs, study.results, options=options, share=share, retries=retries, say=_say)
         for each in failed:
             _say(each)

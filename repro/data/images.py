@@ -6,6 +6,7 @@ How each set lies on disk is the matter of `cifar`, `cinic10` and `folders` besi
 
 import hashlib
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def load(
     """
     if normalization not in ("dataset", "imagenet"):
         raise UsageError(f"unknown normalization {normalization!r}: choose dataset or imagenet")
-    root = DATA_DIR if data_dir is None else Path(data_dir).expanduser()
+    root = DATA_DIR if data_dir is None else Path(os.path.expanduser(data_dir))
     name, size = split_size(name)
     if name in ("cifar10", "cifar100"):
         images, labels, classes, train_size = cifar.read_cifar(name, root, download=download)
@@ -106,7 +107,7 @@ def load(
         images, labels, classes = _digits()
         train_size = len(images)
     elif name.startswith("folder:") or Path(name).is_dir():
-        folder = Path(name.removeprefix("folder:")).expanduser()
+        folder = Path(os.path.expanduser(name.removeprefix("folder:")))
         images, labels, classes, train_size = folders.read_folder(folder)
         name = f"folder:{folder.resolve().name}"
     else:

@@ -1,7 +1,7 @@
 """Smaller images: a data set whose images are shrunk by a whole factor is another data set, ``cifar10@16``."""
 
+import os
 import re
-from pathlib import Path
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def sized(name: str, size: int | None) -> str:
 def split_size(name: str) -> tuple[str, int | None]:
     """('cifar10', 16) of 'cifar10@16'; (name, None) of a name without a size, and of a folder that is named so."""
     found = re.fullmatch(r"(.+)@(\d+)", name)
-    if not found or (found[1] not in NAMES and Path(name.removeprefix("folder:")).expanduser().is_dir()):
+    if not found or (found[1] not in NAMES and os.path.isdir(os.path.expanduser(name.removeprefix("folder:")))):
         return name, None
     return found[1], int(found[2])
 

@@ -7,7 +7,7 @@ import logging
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -106,9 +106,11 @@ def _numbers(file: Path, name: str, key: str | None, lengths: Sequence[int]) -> 
     if suffix in HDF5:
         import h5py
 
-        with h5py.File(file, locking=False) as stored:
+        with ExitStack() as opened:
             found: dict = {}
-            stored.visititems(lambda place, item: found.update({place: item} if hasattr(item, "dtype") else {}))
+            with _library():
+                stored = opened.enter_context(h5py.File(file, locking=False))
+                stored.visititems(lambda place, item: found.update({place: item} if hasattr(item, "dtype") else {}))
             return _of_named(list(found), lambda place: np.asarray(found[place][()]), file, name, key)
     if suffix in TORCH:
         from repro import torchfile  # which needs torch
@@ -126,7 +128,7 @@ def _library() -> Iterator[None]:
     """Turns what a library says of a file's content into `Unusable`; an error of this program stays what it is."""
     try:
         yield
-    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         reason = "it holds Python objects, not numbers" if "Object" in str(error) else " ".join(str(error).split())
         raise Unusable(reason.rstrip(".")) from None
 

@@ -7,7 +7,7 @@ A figure declares what it needs (`paper_figures.cells`) in the terms of `declare
 from repro.plan.collect import collect, finished
 from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Subset, WarmupSweep, resize
 from repro.plan.jobs import Job, as_jobs
-from repro.plan.make import rules
+from repro.plan.make import rules, words_of
 from repro.plan.steps import Step, last, steps, unfinished
 
 __all__ = [
@@ -28,4 +28,5 @@ __all__ = [
     "rules",
     "steps",
     "unfinished",
+    "words_of",
 ]

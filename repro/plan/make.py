@@ -20,7 +20,7 @@ def rules(todo: list[Step], *, program: tuple[str, ...], options: str = "") -> s
     for step in todo:
         if odd := re.search(r"[^\w./+,@-]", str(step.target)):
             raise UsageError(f"make cannot have {odd[0]!r} in the path {step.target}: choose another --results folder")
-    found, extra = as_jobs(todo), tuple(shlex.split(options))
+    found, extra = as_jobs(todo), words_of(options)
     targets = " ".join(str(job.target) for job in found)
     lines = [".SILENT:", f".PHONY: all {targets}", f"all: {targets}", "\t@:"]
     for job in found:
@@ -30,6 +30,15 @@ def rules(todo: list[Step], *, program: tuple[str, ...], options: str = "") -> s
             f"\t$(LAUNCH) {_quoted(program)} --log {job.log} $(if $(LAUNCH),--quiet) {_quoted(job.words(extra))}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def words_of(options: str) -> tuple[str, ...]:
+    """What a shell makes of a text of options. Raises UsageError for a quote that is not closed."""
+    try:
+        return tuple(shlex.split(options))
+    except ValueError as error:
+        reason = str(error).lower()
+        raise UsageError(f"--options {options!r} are not words for a shell ({reason}): quote them in pairs") from None
 
 
 def _quoted(words: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """What a figure command is about: protocols, a results folder, and what each of its figures needs, shows and claims."""
 
+import os
 from pathlib import Path
 
 from paper_figures.cells import FIGURES, figures_at, needed
@@ -65,6 +66,10 @@ class Study:
         self.asked |= {"replicates": replicates, "levels": levels}
         """The arguments less the folder, in JSON types: ``Study(**asked, results=…)`` asks the same again."""
         self.results = results or Path("results") / (self.own.name if self.own else scale)
+        try:
+            str(self.results).encode()
+        except UnicodeEncodeError:  # tables hold paths
+            raise UsageError(f"--results {os.fsencode(self.results)!r} is not UTF-8: choose another folder") from None
         if self.results.exists() and not self.results.is_dir():
             raise UsageError(f"--results {self.results} is a file: give a folder")
 

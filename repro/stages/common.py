@@ -21,6 +21,9 @@ DEFAULTS = {
 }  # fmt: skip
 
 
+MOST_THREADS = 1024
+
+
 @dataclass(frozen=True)
 class Machine:
     """Where and how a stage runs; nothing here is part of an identity.
@@ -36,7 +39,7 @@ class Machine:
         dry_run: compute and write nothing, only say what would be done.
         tensorboard: folder for curves (`repro.stages.curves`), which needs an extra; None draws none.
 
-    Raises UsageError for a device that is not there, less than one thread, and an extra that is not installed.
+    Raises UsageError for a device that is not there, a number of threads that no machine has, and an extra that is not installed.
     """
 
     device: str = "auto"
@@ -52,8 +55,8 @@ class Machine:
     def __post_init__(self):
         if not self.checkpoint_seconds > 0:
             raise UsageError(f"checkpoint seconds (={self.checkpoint_seconds}) must be above 0: try 60")
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"number of threads (={self.threads}) must be at least 1")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise UsageError(f"number of threads (={self.threads}) must be from 1 to {MOST_THREADS}")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UsageError("--device cuda, but PyTorch sees no CUDA device here: use --device cpu or auto")
         if self.device not in ("auto", "cpu", "cuda"):
@@ -72,7 +75,7 @@ class Machine:
         if self.threads is not None:
             return self.threads
         given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list is for nested regions
-        return int(given) if given.isdigit() and int(given) else _usable_cpus()
+        return min(int(given), MOST_THREADS) if given.isdigit() and int(given) else _usable_cpus()
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def open_data(dataset: str, normalization: str, machine: Machine) -> ImageSet:
     """The image set of a recipe; a folder of images is looked for by its name in ``machine.data_dir``."""
     if dataset.startswith("folder:"):
         base, size = split_size(dataset)
-        name = Path(base.removeprefix("folder:")).expanduser()
+        name = Path(os.path.expanduser(base.removeprefix("folder:")))
         places = [folder for folder in (Path(machine.data_dir or ".") / name, name) if folder.is_dir()]
         if not places:
             raise UsageError(f"no folder {name} of images: point --data-dir at the folder that holds {name.name}")

@@ -44,7 +44,7 @@ class Growing:
         self.rows: dict[str, dict] = {}
         self.reused: list[str] = []
         self.computed: list[str] = []
-        self.began = time.time()
+        self.began, self.clock = time.time(), time.monotonic()  # a clock may be set back
         self.work: store.WorkFolder | None = None
         self.ticker = Ticker(f"{kind} {self.path.stem}")
         self.curves: Curves | None = None
@@ -216,7 +216,7 @@ class Growing:
             engines = {*provenance["engine"].split("/"), *(row.get("engine", "") for row in new)}  # some were taken up
             provenance["engine"] = "/".join(sorted(engines - {""}))
             run = store.provenance(
-                started=self.began, wall_seconds=time.time() - self.began, threads=torch.get_num_threads(),
+                started=self.began, wall_seconds=time.monotonic() - self.clock, threads=torch.get_num_threads(),
                 vectors=vectors(), **provenance
             )
             made = table.replicate.nunique() if "replicate" in table else 0

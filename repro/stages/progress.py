@@ -72,7 +72,8 @@ class Ticker:
     """
 
     def __init__(self, title: str):
-        self.title, self.terminal = title, sys.stderr.isatty()
+        self.title = title
+        self.terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self.pending: dict[str, float] = {}
         self.done = 0.0  # work on pending pieces that is behind the cohort in hand
         self.where = ""

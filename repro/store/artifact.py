@@ -12,12 +12,19 @@ import numpy as np
 
 from repro.errors import UsageError
 from repro.store import changed, files, hdf5
+from repro.store.fields import Recipe, require_types
 from repro.store.lineage import Lineage, plain, require_same
+
+
+class NoArray(UsageError, KeyError):
+    """An array that is not there; in a command, because somebody took it away."""
+
+    __str__ = Exception.__str__  # KeyError shows a repr
 
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """An artifact opened for reading. Arrays are read when asked for: ``artifact["replicate_0/level_3/mask"]``.
+    """An artifact opened for reading. Its recipe raises UsageError for a field that is not there. Arrays are read when asked for: ``artifact["replicate_0/level_3/mask"]``.
 
     The file stays open, so that what is read belongs together even if the path is written anew meanwhile.
     """
@@ -42,7 +49,7 @@ class Artifact:
 
     @property
     def recipe(self) -> dict:
-        return self.lineage.recipe
+        return Recipe(self.lineage.recipe, self.path)
 
     @property
     def inputs(self) -> dict[str, Lineage]:
@@ -61,9 +68,9 @@ class Artifact:
         return key in self._keys
 
     def __getitem__(self, key: str) -> np.ndarray:
-        """Raises KeyError when there is no such array, UsageError when it is damaged."""
+        """Raises NoArray (a KeyError) when there is no such array, UsageError when it is damaged."""
         if key not in self:
-            raise KeyError(f"{self.path} has no array {key}")
+            raise NoArray(f"{self.path} has no array {key}: give an artifact that is as repro wrote it")
         return hdf5.load(self._file, key)
 
     def dataset(self, key: str) -> h5py.Dataset:
@@ -79,7 +86,10 @@ class Artifact:
         import pandas as pd  # here, because most commands start without it
 
         columns = hdf5.names(self._file, "table")
-        return pd.DataFrame({column: hdf5.load(self._file, f"table/{column}") for column in columns})
+        found = {column: hdf5.load(self._file, f"table/{column}") for column in columns}
+        if len({column.shape for column in found.values()}) > 1 or any(column.ndim != 1 for column in found.values()):
+            raise UsageError(f"{self.path} has a table whose columns differ in length: {hdf5.AGAIN}")
+        return pd.DataFrame(found)
 
 
 def write(
@@ -156,10 +166,15 @@ def read(path: str | Path, kind: str | None = None, verify: bool = True) -> Arti
         if not verify:
             hdf5.open_sealed(path, verify=True).close()  # says that it is damaged, if it is
         raise UsageError(f"{path} is a file of this program, but no artifact: give an artifact") from error
-    if recorded != lineage.identity:
-        raise UsageError(f"{path} has another identity than its recipe and inputs: delete it and run its command again")
-    if kind not in (None, lineage.kind):
-        raise UsageError(f"{path} is {_an(lineage.kind)} where {_an(kind)} is needed: give the path of one")
+    try:
+        if recorded != lineage.identity:
+            raise UsageError(f"{path} has another identity than its recipe and inputs: delete it and run its command again")
+        require_types(path, lineage)
+        if kind not in (None, lineage.kind):
+            raise UsageError(f"{path} is {_an(lineage.kind)} where {_an(kind)} is needed: give the path of one")
+    except UsageError:
+        file.close()  # HDF5 would answer for another file at this path with what it has open
+        raise
     return Artifact(path, lineage, provenance, content, file)
 
 

@@ -17,6 +17,7 @@ from repro.errors import RunError, UsageError
 FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+SIGNED = r"(process \d+ on .+)?"  # what a lock of this program holds; nothing before it is signed
 _PATIENCE = 0.5  # seconds: whoever looks whether a lock is held takes it for a moment; its holder soon says who it is
 _PAUSE = 0.02
 
@@ -31,6 +32,15 @@ def open_regular(path: str | Path) -> BinaryIO:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise UsageError(f"{path} is a device or a pipe: give an ordinary file")
+
+
+def in_circle(path: Path) -> bool:
+    """Whether a path is a link that comes back to itself, at which no file can ever stand."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def write_failure(path: Path, error: OSError) -> RunError:
@@ -53,6 +63,8 @@ def write_whole(path: Path, blocks: Iterable[bytes]) -> None:
     link, in the folder of the file that it leads to. Raises RunError, after the temporary file is removed, when the disk
     is full, permission is missing or anything else is refused.
     """
+    if in_circle(path):
+        raise write_failure(path, OSError(errno.ELOOP, os.strerror(errno.ELOOP)))
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
     temporary = path.with_name(f".{path.name}.{_node()}.{os.getpid()}.tmp")  # two nodes may have equal ids
     if path.exists() and not path.is_file():
@@ -79,7 +91,7 @@ def write_whole(path: Path, blocks: Iterable[bytes]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """`write_whole` of text, as UTF-8 whatever the locale."""
-    write_whole(path, [text.encode()])
+    write_whole(path, [text.encode(errors="surrogateescape")])  # names that are not UTF-8 keep their bytes
 
 
 def _node() -> str:
@@ -101,12 +113,14 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 def writer_lock(path: str | Path) -> Iterator[None]:
     """Holds the right to write ``path``; the kernel gives it back when the process ends, even by kill -9.
 
-    Raises RunError when another process holds it, when nothing can be written there, or when nothing can be locked.
+    Raises RunError when another process holds it, when nothing can be written there, or when nothing can be locked;
+    UsageError where another program's file, or a link, has the lock's name.
     """
     path = Path(path)
     lock = path.with_name(f"{path.name}.lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
+        require_lock(lock)
         file = acquire(lock)
         if file is None:
             raise RunError(f"{path} is being written by {_owner(lock)}: wait for it or choose another --out")
@@ -123,6 +137,19 @@ def writer_lock(path: str | Path) -> Iterator[None]:
         with suppress(OSError):  # before the lock is given back: `acquire` notices a file that is no longer there
             lock.unlink(missing_ok=True)
         file.close()
+
+
+def require_lock(lock: Path) -> None:
+    """Raises UsageError where something else than a lock of this program has a lock's name: it would be overwritten."""
+    try:
+        with suppress(FileNotFoundError):
+            if not lock.is_symlink():
+                with open_regular(lock) as file:
+                    if re.fullmatch(SIGNED, file.read(1000).decode(errors="replace")):
+                        return
+            raise UsageError(f"{lock} is no lock of this program: move it away, or choose another --out")
+    except IsADirectoryError:
+        raise UsageError(f"{lock} is a folder where a lock has to stand: move it away, or choose another --out") from None
 
 
 def acquire(lock: Path) -> TextIO | None:

@@ -220,6 +220,8 @@ def damage_told(file: h5py.File) -> Iterator[None]:
     """Turns what h5py raises for a damaged file (that was opened without comparing every byte) into UsageError."""
     try:
         yield
+    except UsageError:
+        raise
     except (KeyError, OSError, RuntimeError, ValueError) as error:
         raise UsageError(f"{file.filename} is damaged: {AGAIN}") from error
 
@@ -227,14 +229,22 @@ def damage_told(file: h5py.File) -> Iterator[None]:
 def load(file: h5py.File, key: str) -> np.ndarray:
     """One array that is known to be there. Raises UsageError when its checksum or its place in the file is damaged."""
     with damage_told(file):
-        array = file[key][()]
+        stored = file[key]
+        if stored.external or stored.is_virtual:
+            raise UsageError(f"{file.filename} has {key} in another file, where its checksum does not reach: {AGAIN}")
+        array = stored[()]
     return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else np.asarray(array)
 
 
 def names(file: h5py.File, group: str) -> list[str]:
-    """What is directly in a group, in the order it was written; nothing if there is no such group."""
+    """What is directly in a group, in the order it was written; nothing if there is no such group. Raises UsageError for
+    a link, which could lead into another file."""
     with damage_told(file):
-        return list(file[group]) if group in file else []
+        found = list(file[group]) if group in file else []
+        for place in (group, *(f"{group}/{name}" for name in found)):
+            if found and not isinstance(file.get(place, getlink=True), h5py.HardLink):
+                raise UsageError(f"{file.filename} has a link to another place at {place}, as no artifact has: {AGAIN}")
+    return found
 
 
 def dataset_paths(file: h5py.File) -> list[str]:

@@ -38,6 +38,8 @@ def sweep_rules(folder: Path) -> None:
 
 def _free(lock: Path) -> bool:
     """Removes a lock of ours that nobody holds; whether it is gone."""
+    if lock.is_symlink():
+        return False
     with files.open_regular(lock) as file:
         text = file.read(1000).decode(errors="replace")
         if not (_SIGNED.fullmatch(text) or (not text and lock.name.endswith((".h5.lock", ".zip.lock")))):
@@ -56,7 +58,7 @@ def _drop(work: Path) -> None:
         return
     artifact = work.with_name(work.name.removesuffix(".work"))
     lock = artifact.with_name(f"{artifact.name}.lock")
-    if folder_of(artifact) != work or (lock.exists() and not _free(lock)):
+    if folder_of(artifact) != work or (os.path.lexists(lock) and not _free(lock)):
         return
     if (file := files.acquire(lock)) is not None:
         try:

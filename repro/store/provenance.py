@@ -102,7 +102,7 @@ def _driver() -> str | None:
 def _revision() -> dict:
     """Revision of the code and whether it was changed since: of the checkout, or as the image was told when built."""
     try:
-        git = ("git", "-C", str(ROOT))
+        git = ("git", "--no-optional-locks", "-C", str(ROOT))  # somebody may be at work in it
         if Path(_ask(*git, "rev-parse", "--show-toplevel")).resolve() == ROOT:  # else: inside somebody else's checkout
             changed = _ask(*git, "status", "--porcelain", "--", "repro", "paper_figures", "requirements.txt")
             return {"git_revision": _ask(*git, "rev-parse", "HEAD"), "git_dirty": bool(changed)}

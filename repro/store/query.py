@@ -1,6 +1,7 @@
 """Looking at artifacts: all tables of a folder as one, one artifact as text."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -57,8 +58,13 @@ def runs_and_sources(results_dir: str | Path) -> tuple[pd.DataFrame, list[dict]]
 def source_of(artifact: Artifact) -> dict:
     """Where rows come from, in JSON types: path, checksum of the contents, and the lineage (identity, recipe …)."""
     return {
-        "path": str(artifact.path), "content_sha256": artifact.content_sha256, **artifact.lineage.to_json()
+        "path": _text(artifact.path), "content_sha256": artifact.content_sha256, **artifact.lineage.to_json()
     }  # fmt: skip
+
+
+def _text(path: Path) -> str:
+    """A path as pandas and Parquet can hold it: what is not UTF-8 is replaced."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def _never_differ(column: pd.Series, plain: pd.Series) -> bool:
@@ -69,7 +75,7 @@ def _never_differ(column: pd.Series, plain: pd.Series) -> bool:
 def _rows(artifact: Artifact) -> tuple[pd.DataFrame, dict[str, str]]:
     """The artifact's rows, and {prefixed column: the nearer column of the plain name}."""
     table = artifact.table().rename(columns={name: f"table_{name}" for name in HEAD})  # a warm-up has kinds of subsets
-    head = dict(zip(HEAD, (str(artifact.path), artifact.kind, artifact.name, artifact.identity), strict=True))
+    head = dict(zip(HEAD, (_text(artifact.path), artifact.kind, artifact.name, artifact.identity), strict=True))
     names = {*HEAD, *table.columns}
     fields, nearer = {}, {}
     for roles, option, value in _fields(artifact.lineage, ("recipe",), set()):

@@ -22,6 +22,8 @@ def require_target(path: Path, option: str = "--out") -> None:
         raise UsageError(f"{option} {os.fsencode(path)!r} is not UTF-8: choose another name") from None
     if len(name) > LONGEST:
         raise UsageError(f"{option} has a name of {len(name)} bytes, {path.name[:20]}…: choose one of at most {LONGEST}")
+    if files.in_circle(path):
+        raise UsageError(f"{option} {path} is a link that leads back to itself: remove it, or choose another {option}")
     if os.path.exists(path) and not path.is_file():
         raise UsageError(f"{option} {path} is no ordinary file: choose another {option}")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from repro.errors import UsageError
 
 PRECISIONS = ("fp32", "bf16", "fp64")
+LARGEST = 3.4e38  # that single precision holds
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,15 @@ class Training:
                 raise UsageError(f"{name} (={getattr(self, name)}) must be at least 1")
         if self.border < 0:
             raise UsageError(f"border (={self.border}) must be 0 or a number of pixels: try 4, as published")
-        if not 0 < self.lr < float("inf"):
-            raise UsageError(f"lr (={self.lr}) must be a positive finite number")
+        if not 0 < self.lr <= LARGEST:
+            raise UsageError(f"lr (={self.lr}) must be a positive finite number of single precision: try 0.1")
         if not 0 <= self.momentum < 1:
             raise UsageError(f"momentum (={self.momentum}) must be at least 0 and below 1")
         if list(self.milestones) != sorted(self.milestones) or min(self.milestones, default=1) < 1:
             raise UsageError(f"milestones (={self.milestones}) must be steps from 1 on, and ascend")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise UsageError(f"weight decay (={self.weight_decay}) must be 0 or a positive finite number")
+        if not 0 <= self.weight_decay <= LARGEST:
+            raise UsageError(f"weight decay (={self.weight_decay}) must be 0 or a positive finite number of single "
+                             "precision: try 1e-4")  # fmt: skip
         if self.precision not in PRECISIONS:
             raise UsageError(f"unknown precision {self.precision!r}: choose {', '.join(PRECISIONS)}")
 

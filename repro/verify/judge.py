@@ -85,7 +85,9 @@ def verdicts_on(evidence: Evidence, p: Protocol, *, figures: Sequence[str]) -> l
 
 
 def looks(evidence: Evidence, p: Protocol) -> str:
-    """What a reader must know of how often verdicts were taken: '' of runs that were judged once, as declared."""
+    """What a reader must know of the number of replicates and of looks: '' of runs that were judged once, as declared."""
+    if p.replicates < 2:
+        return "one replicate gives no interval: claims on accuracies need 2 or more (--replicates, make's REPLICATES=)"
     grown = evidence.of(p.dataset).growth
     if grown.empty:
         if p.second_look and p.replicates >= p.second_look:
