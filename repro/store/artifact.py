@@ -78,8 +78,11 @@ class Artifact:
         """The table as a pandas.DataFrame, in the column order it was written in; empty when there is none."""
         import pandas as pd  # here, because most commands start without it
 
-        columns = hdf5.names(self._file, "table")
-        return pd.DataFrame({column: hdf5.load(self._file, f"table/{column}") for column in columns})
+        return pd.DataFrame(self.columns())
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The table's columns, in the order they were written in."""
+        return {column: hdf5.load(self._file, f"table/{column}") for column in hdf5.names(self._file, "table")}
 
 
 def write(

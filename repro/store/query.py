@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,9 +11,10 @@ import pandas as pd
 from repro.errors import UsageError
 from repro.store.artifact import Artifact, read
 from repro.store.expression import TooMuch, harmless
+from repro.store.glance import COLUMNS, Glance, in_table
+from repro.store.index import Index
 from repro.store.lineage import Lineage
 
-HEAD = ["path", "kind", "name", "identity"]
 MISSABLE = {"i": "Int64", "u": "UInt64", "b": "boolean"}  # numpy dtype kind -> pandas dtype that can be missing
 
 
@@ -25,33 +26,76 @@ def runs(results_dir: str | Path) -> pd.DataFrame:
     farther one is there too, prefixed by the role in which its artifact was read (``pretrain_lr``; ``recipe_`` for
     the artifact's own recipe). None counts as missing; integers stay integers beside missing values.
 
-    Files that cannot be read are skipped, with a warning on stderr. Raises UsageError when there is no such folder or
-    no artifact in it.
+    Every byte of a file is compared with its seal; what the table says may come from the index beside its folder. Files
+    that cannot be read are skipped, with a warning on stderr. Raises UsageError when there is no such folder or no
+    artifact in it.
     """
-    return runs_and_sources(results_dir)[0]
+    with Index(verify=True) as look:
+        return joined(_read(Path(results_dir), look))
 
 
 def runs_and_sources(results_dir: str | Path) -> tuple[pd.DataFrame, list[dict]]:
     """`runs`, and `source_of` each artifact that is in it."""
-    folder = Path(results_dir)
+    found = _read(Path(results_dir), lambda path: (Glance.of(artifact := read(path)), source_of(artifact)))
+    return joined([(path, glance) for path, (glance, _) in found]), [source for _, (_, source) in found]
+
+
+def _read(folder: Path, look: Callable) -> list[tuple[Path, object]]:
+    """(path, what ``look`` gives of it) for each artifact below a folder, in the order of their paths."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder: give the one that holds the artifacts")
-    frames, sources = [], []
+    found = []
     for path in sorted(folder.rglob("*.h5")):
         if any(part.endswith(".work") for part in path.relative_to(folder).parts):
             continue
         try:
-            artifact = read(path)  # every byte compared: a gigabyte in memory takes less than a second
-            frames.append(_rows(artifact))
-            sources.append(source_of(artifact))
+            found.append((path, look(path)))
         except UsageError as error:
             print(f"warning: {error}; skipped", file=sys.stderr)
-    if not frames:
+    if not found:
         raise UsageError(f"{folder} holds no artifacts: give the folder that holds them")
-    frame = pd.concat([each for each, _ in frames], ignore_index=True)
-    nearer = {column: plain for _, taken in frames for column, plain in taken.items()}
+    return found
+
+
+def joined(found: Sequence[tuple[Path, Glance]]) -> pd.DataFrame:
+    """The frame of `runs`: a column at a time, because a frame for each artifact takes ten times as long."""
+    parts: dict[str, dict[str, tuple[list, list]]] = {}  # column -> dtype -> (rows, values)
+    nearer: dict[str, str] = {}
+    row = 0
+    for path, glance in found:
+        columns, (fields, plain) = glance.table, glance.fields
+        nearer |= plain
+        rows = range(row, row + max(1, len(next(iter(columns.values()), ("", []))[1])))
+        row = rows.stop
+        known = zip(COLUMNS, (str(path), glance.kind, glance.name, glance.identity))
+        for name, value in known:
+            _add(parts, name, "str", rows, [value] * len(rows))
+        for name, (dtype, values) in columns.items():
+            _add(parts, in_table(name), MISSABLE.get(dtype[1], dtype if dtype[1] == "f" else "str"), rows, values)
+        for name, value in fields.items():
+            _add(parts, name, _dtype(value), rows, [value] * len(rows))
+    frame = pd.DataFrame({name: _column(of_dtype, row) for name, of_dtype in parts.items()})
     same = [column for column, plain in nearer.items() if _never_differ(frame[column], frame[plain])]
-    return frame.drop(columns=same), sources
+    return frame.drop(columns=same)
+
+
+def _add(parts: dict, name: str, dtype: str, rows: range, values: list) -> None:
+    places, known = parts.setdefault(name, {}).setdefault(dtype, ([], []))
+    places += rows[: len(values)]  # a table may have columns and no row
+    known += values
+
+
+def _dtype(value) -> str:
+    """The pandas dtype of one value of a recipe."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "Int64" if -(2**63) <= value < 2**63 else "UInt64" if 0 <= value < 2**64 else "object"
+    return {bool: "boolean", float: "float64"}.get(type(value), "str")
+
+
+def _column(of_dtype: dict[str, tuple[list, list]], count: int) -> pd.Series:
+    """Values of some rows, by dtype, as one column; pandas chooses the dtype that holds all, and fills in what is missing."""
+    parts = [pd.Series(values, index=rows, dtype=dtype) for dtype, (rows, values) in of_dtype.items()]
+    return (pd.concat(parts) if len(parts) > 1 else parts[0]).reindex(range(count))
 
 
 def source_of(artifact: Artifact) -> dict:
@@ -64,41 +108,6 @@ def source_of(artifact: Artifact) -> dict:
 def _never_differ(column: pd.Series, plain: pd.Series) -> bool:
     present = column.notna()
     return column[present].astype(object).equals(plain[present].astype(object))
-
-
-def _rows(artifact: Artifact) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The artifact's rows, and {prefixed column: the nearer column of the plain name}."""
-    table = artifact.table().rename(columns={name: f"table_{name}" for name in HEAD})  # a warm-up has kinds of subsets
-    head = dict(zip(HEAD, (str(artifact.path), artifact.kind, artifact.name, artifact.identity), strict=True))
-    names = {*HEAD, *table.columns}
-    fields, nearer = {}, {}
-    for roles, option, value in _fields(artifact.lineage, ("recipe",), set()):
-        # first the plain name, then the nearest role, then all roles on the way
-        candidates = (option, f"{roles[-1]}_{option}", "_".join([*roles, option]))
-        column = next((name for name in candidates if name not in names), None)
-        if column is not None and value is not None:
-            names.add(column)
-            fields[column] = json.dumps(value) if isinstance(value, (list, dict)) else value
-            if column != option:
-                nearer[column] = option
-    rows = range(max(1, len(table)))
-    frame = pd.concat([pd.DataFrame(head, rows), table, pd.DataFrame(fields, rows)], axis=1)
-    missable = {name: MISSABLE[dtype.kind] for name, dtype in frame.dtypes.items() if dtype.kind in MISSABLE}
-    return frame.astype(missable), nearer
-
-
-def _fields(lineage: Lineage, roles: tuple[str, ...], seen: set[str]) -> Iterator[tuple[tuple[str, ...], str, object]]:
-    """(roles on the way, option, value), nearest recipe first; an artifact that is read twice counts once."""
-    level = [(roles, lineage)]
-    while level:
-        for way, source in level:
-            yield from ((way, option, value) for option, value in source.recipe.items())
-        level = [
-            ((*way[way[0] == "recipe" :], role), parent)
-            for way, source in level
-            for role, parent in source.inputs.items()
-            if parent.identity not in seen and not seen.add(parent.identity)
-        ]
 
 
 def select(frame: pd.DataFrame, expression: str | None = None, columns: Sequence[str] | None = None) -> pd.DataFrame:
