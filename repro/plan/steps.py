@@ -82,8 +82,9 @@ def steps(items: Iterable[Item], results: Path) -> list[Step]:
     Where two items want different numbers of replicates or levels of one artifact, the larger is made.
     """
     found: dict[Path, Step] = {}
-    for item in sorted(items, key=_length, reverse=True):  # the longest chains first
-        for step in chain(item, results):
+    chains = [(0 if isinstance(item, WarmupSweep) else len(made), made) for item in items for made in [chain(item, results)]]
+    for _, made in sorted(chains, key=lambda each: each[0], reverse=True):  # the longest chains first
+        for step in made:
             known = found.get(step.target)
             if known is None or known.wanted < step.wanted:
                 found[step.target] = step
@@ -97,10 +98,6 @@ def steps(items: Iterable[Item], results: Path) -> list[Step]:
 def last(items: Iterable[Item], results: Path) -> list[Step]:
     """The step that makes each item's own artifact."""
     return [chain(item, results)[-1] for item in items]
-
-
-def _length(item: Item) -> int:
-    return 0 if isinstance(item, WarmupSweep) else len(chain(item, Path()))
 
 
 def unfinished(todo: list[Step], look: Look | None = None) -> list[Step]:
