@@ -24,7 +24,7 @@ FIGURE = '''"""Everything that easy subsets of many sizes need: {count} artifact
 from repro.plan import Cell, Subset
 from repro.protocol import own
 
-PROTOCOL = own("digits", replicates=2, levels=4, t_star=10, subset_size=100, sizes=(), sweep_levels=(4,),
+PROTOCOL = own("digits", replicates=2, levels=4, t_star=10, subset_size=100, sizes=(100,), sweep_levels=(4,),
                judging_levels=(3, 4), barrier_level=4)
 
 
