@@ -48,7 +48,7 @@ def pictures(folder: Path, count: int = 60_000) -> None:
     """Writes an image folder of ten classes, five sixths of it to train on."""
     rng = np.random.default_rng(0)
     for n in range(count):
-        home = folder / ("train" if n % 6 else "test") / f"class{n % 10}"
+        home = folder / ("train" if n // 10 % 6 else "test") / f"class{n % 10}"
         home.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(home / f"{n:05d}.png", compress_level=1)
 
