@@ -320,4 +320,4 @@ def test_moments_take_little_memory_beside_the_images():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 30e6
-    np.testing.assert_allclose([mean, std], expected, rtol=1e-12)
+    np.testing.assert_allclose([mean, std], expected, rtol=1e-10)  # of the sums in float64
