@@ -3,7 +3,7 @@
 `repro.store.query` (which loads pandas) lists, describes and exports them.
 """
 
-from repro.store.artifact import Artifact, check_same, identity_at, read, read_header, table, write
+from repro.store.artifact import Artifact, check_same, read, read_header, table, write
 from repro.store.files import writer_lock
 from repro.store.glance import Glance, glance
 from repro.store.index import Index
@@ -21,7 +21,6 @@ __all__ = [
     "differences",
     "glance",
     "identity",
-    "identity_at",
     "provenance",
     "read",
     "read_header",

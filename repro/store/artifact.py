@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import h5py
@@ -173,17 +173,6 @@ def _an(kind: str) -> str:
 def read_header(path: str | Path, kind: str | None = None) -> Artifact:
     """`read` without comparing the data with its checksum: milliseconds, whatever the size."""
     return read(path, kind, verify=False)
-
-
-def identity_at(path: Path) -> str:
-    """The identity of the artifact at a path, read once for as long as the file is the same."""
-    found = os.stat(path)
-    return _identity_of(path, found.st_ino, found.st_mtime_ns, found.st_size)
-
-
-@cache
-def _identity_of(path: Path, *file) -> str:
-    return read_header(path).identity
 
 
 def table(path: str | Path):
