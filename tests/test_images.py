@@ -6,6 +6,7 @@ import pickle
 import re
 import tarfile
 import threading
+import tracemalloc
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +18,7 @@ import torchvision
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from repro.data import cifar, load
+from repro.data import cifar, images, load
 from repro.data.images import IMAGENET
 from repro.errors import RunError, UsageError
 
@@ -308,3 +309,15 @@ def test_unknown_names_are_echoed():
         load("digits", normalization="batch")
     with pytest.raises(UsageError, match="imagenet is for 3 channels, digits has 1"):
         load("digits", normalization="imagenet")
+
+
+def test_moments_take_little_memory_beside_the_images():
+    """Of 4,000 images, whose values as int64 would take 98 MB, and their squares as much."""
+    pixels = np.random.default_rng(0).integers(0, 256, (4000, 32, 32, 3), dtype=np.uint8)
+    expected = (pixels / 255).mean((0, 1, 2)), (pixels / 255).std((0, 1, 2))
+    tracemalloc.start()
+    mean, std = images._moments(pixels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6
+    np.testing.assert_allclose([mean, std], expected, rtol=1e-10)  # of the sums in float64

@@ -17,7 +17,7 @@ def status_command(name, failed, **given):
     """Say what of a figure (or of all) is done, running, waiting or failed, and how long the rest will take.
 
     A line per artifact: how far it is, the time left at the speed of those that are finished, and who is at work on
-    it, what it waits for, or why it failed and where its log is. Nothing is changed.
+    it, what it waits for, or why it failed and where its log is. No artifact is changed.
 
     \b
     Example:

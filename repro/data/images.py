@@ -30,6 +30,9 @@ PUBLISHED = {
 }
 """Mean and standard deviation that lth_diet normalises each set with (protocol section 6)."""
 
+CHUNK_VALUES = 1 << 20
+"""Pixel values that are summed at once, in 16 MB."""
+
 DIGITS_FOLDS = 5
 DIGITS_SEED = 20220601
 """Seed of the permutation that deals the digits out to their folds: fixed, so that every study has the same folds."""
@@ -158,8 +161,9 @@ def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """
     total = np.zeros(images.shape[3], dtype=np.int64)
     squares = np.zeros_like(total)
-    for start in range(0, len(images), 10_000):  # a chunk at a time: the int64 copy is eight times the images
-        values = images[start : start + 10_000].astype(np.int64)
+    several = max(1, CHUNK_VALUES // max(1, images[:1].size))
+    for start in range(0, len(images), several):  # a chunk at a time: the int64 copy is eight times the images
+        values = images[start : start + several].astype(np.int64)
         total += values.sum(axis=(0, 1, 2))
         squares += np.square(values).sum(axis=(0, 1, 2))
     count = images.size // images.shape[3]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 from repro import store
 from repro.errors import UsageError
 from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Item, WarmupSweep
-from repro.plan.steps import Step, chain
+from repro.plan.steps import Look, Step, chain
 from repro.verify.evidence import COLUMNS, Evidence
 
 BINS = np.arange(-5, 10.5, 0.5)
@@ -22,25 +23,40 @@ def finished(items: Iterable[Item], results: Path) -> list[Item]:
     return [item for item in items if item.path(results).exists()]
 
 
-def collect(items: Iterable[Item], results: Path) -> Evidence:
+def collect(items: Iterable[Item], results: Path, known: dict | None = None) -> Evidence:
     """The tables of the items' artifacts: only what the protocol asks for, an artifact may hold more.
+
+    Arguments:
+        known: tables that an earlier call read; those of this one are added. For who collects several times at once.
 
     Raises UsageError naming the first artifact that is missing or of another recipe.
     """
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in COLUMNS}
     seen: set[tuple] = set()
-    for item in dict.fromkeys(items):
-        for name, table in _TABLES[type(item)](item, results):
-            parts[name].append(table)
-        parts["growth"] += filter(len, [_growth(item, results)])
-        for name, key, table in _beside(item, results):
-            if (name, key) not in seen:
-                seen.add((name, key))
-                parts[name].append(table())
+    known = {} if known is None else known
+    with store.Index() as look:
+        for item in dict.fromkeys(items):
+            if item not in known:
+                known[item] = _Read(item, chain(item, results), look)
+            for name, table in known[item].tables:
+                parts[name].append(table)
+            for name, key, table in known[item].beside:
+                if (name, key) not in seen:
+                    seen.add((name, key))
+                    parts[name].append(table())
     return Evidence(**{name: pd.concat(found, ignore_index=True) for name, found in parts.items() if found})
 
 
-def _open(steps: list[Step]) -> store.Artifact:
+class _Read:
+    """What is read for an item. tables: (name, table); beside: (name, key, function that gives the table), because items
+    share subsets and scores."""
+
+    def __init__(self, item: Item, steps: list[Step], look: Look):
+        self.tables = [*_TABLES[type(item)](item, steps, look), *_growth(item, steps, look)]
+        self.beside = [(name, key, cache(table)) for name, key, table in _beside(item, steps, look)]
+
+
+def _open(steps: list[Step], look: Look) -> store.Artifact:
     """The artifact of the last step. Raises UsageError if it, or what it was made from, is of another experiment."""
     path, known = steps[-1].target, {step.target: step for step in steps}
     if not path.exists():
@@ -49,17 +65,17 @@ def _open(steps: list[Step]) -> store.Artifact:
         raise UsageError(f"{wrong.target} was made with other labels than those of {wrong.labels}: put back the file "
                          "that it was made with, or choose another --results folder")  # fmt: skip
     artifact = store.read(path)
-    _require_as_planned(path, artifact.lineage, path, known)
+    _require_as_planned(path, artifact.lineage, path, known, look)
     return artifact
 
 
-def _require_as_planned(path: Path, made: store.Lineage, target: Path, known: dict[Path, Step]) -> None:
+def _require_as_planned(path: Path, made: store.Lineage, target: Path, known: dict[Path, Step], look: Look) -> None:
     """Raises UsageError unless ``made``, of the lineage of the artifact at ``path``, is what the plan has at ``target``,
     of the inputs that the plan has, which are those that are there."""
     if made.name != target.stem:
         raise UsageError(f"{path} is not in its place: {made.name} is where {target.stem} is needed; rename it back, or "
                          "run make with another --results folder")  # fmt: skip
-    if target != path and target.exists() and (there := store.identity_at(target)) != made.identity:
+    if target != path and target.exists() and (there := look(target).identity) != made.identity:
         raise UsageError(f"{path} was made from another {target.stem} (identity {made.identity[:12]}…) than stands at "
                          f"{target} ({there[:12]}…): bring that one back, or run make with another --results folder")  # fmt: skip
     if target not in known:  # whoever asks for one artifact alone
@@ -73,11 +89,11 @@ def _require_as_planned(path: Path, made: store.Lineage, target: Path, known: di
         raise UsageError(f"{path} is of another experiment: {made.name} was made from {', '.join(sources) or 'nothing'} and "
                          f"not from {', '.join(needs) or 'nothing'}; choose another --results folder")  # fmt: skip
     for name, need in needs.items():
-        _require_as_planned(path, sources[name], need, known)
+        _require_as_planned(path, sources[name], need, known, look)
 
 
-def _wanted(steps: list[Step]) -> pd.DataFrame:
-    table = _open(steps).table()
+def _wanted(steps: list[Step], look: Look) -> pd.DataFrame:
+    table = _open(steps, look).table()
     return table[table.piece.isin(steps[-1].wanted)]
 
 
@@ -86,30 +102,28 @@ def _labels(cell: Cell, condition: str | None = None) -> dict:
                 noise=cell.noise, promised=cell.promised, labels=cell.labels)  # fmt: skip
 
 
-def _growth(item: Item, results: Path) -> pd.DataFrame:
+def _growth(item: Item, steps: list[Step], look: Look):
     """A row for each smaller number of replicates with which the item's artifact was complete before, and could be
     judged: two and more."""
-    step = chain(item, results)[-1]
+    step = steps[-1]
     after = len({int(n) for piece in step.wanted for n in re.findall(r"replicate_(\d+)", piece)})
-    runs = store.read_header(step.target).provenance.get("runs", [])
+    runs = look(step.target).provenance.get("runs", [])
     before = sorted({n for run in runs[:-1] if 2 <= (n := run.get("replicates", 0)) < after})
     rows = [(item.protocol.dataset, step.target.stem, n, after) for n in before]
-    return pd.DataFrame(rows, columns=list(COLUMNS["growth"]))
+    if rows:
+        yield "growth", pd.DataFrame(rows, columns=list(COLUMNS["growth"]))
 
 
-def _of_cell(cell: Cell, results: Path):
-    steps = chain(cell, results)
-    yield "runs", _wanted(steps).assign(**_labels(cell), artifact=str(steps[-1].target))
+def _of_cell(cell: Cell, steps: list[Step], look: Look):
+    yield "runs", _wanted(steps, look).assign(**_labels(cell), artifact=str(steps[-1].target))
 
 
-def _of_branch(branch: Branch, results: Path):
-    steps = chain(branch, results)
-    yield "runs", _wanted(steps).assign(**_labels(branch.cell, branch.condition), artifact=str(steps[-1].target))
+def _of_branch(branch: Branch, steps: list[Step], look: Look):
+    yield "runs", _wanted(steps, look).assign(**_labels(branch.cell, branch.condition), artifact=str(steps[-1].target))
 
 
-def _of_barrier(barrier: Barrier, results: Path):
-    steps = chain(barrier, results)
-    artifact, labels = _open(steps), _labels(barrier.cell)
+def _of_barrier(barrier: Barrier, steps: list[Step], look: Look):
+    artifact, labels = _open(steps, look), _labels(barrier.cell)
     table = artifact.table()
     table = table[table.piece.isin(steps[-1].wanted)]
     yield "barriers", table.drop(columns="t", errors="ignore").assign(**labels)
@@ -134,17 +148,17 @@ def _unpacked(packed: np.ndarray, count: int) -> np.ndarray:
     return np.unpackbits(packed, axis=1, count=count)
 
 
-def _of_warmup(sweep: WarmupSweep, results: Path):
-    yield "warmup", _wanted(chain(sweep, results)).assign(dataset=sweep.protocol.dataset)
+def _of_warmup(sweep: WarmupSweep, steps: list[Step], look: Look):
+    yield "warmup", _wanted(steps, look).assign(dataset=sweep.protocol.dataset)
 
 
-def _of_gradients(item: Gradients, results: Path):
-    table = _wanted(chain(item, results))
+def _of_gradients(item: Gradients, steps: list[Step], look: Look):
+    table = _wanted(steps, look)
     trained_on = item.subset.kind if item.subset else "all"
     yield "gradients", table.assign(dataset=item.protocol.dataset, trained_on=trained_on)
 
 
-def _of_chosen(item: Chosen, results: Path):
+def _of_chosen(item: Chosen, steps: list[Step], look: Look):
     yield from ()  # what is told of any subset is told of this one
 
 
@@ -152,25 +166,25 @@ _TABLES = {Cell: _of_cell, Chosen: _of_chosen, Branch: _of_branch, Barrier: _of_
            Gradients: _of_gradients}  # fmt: skip
 
 
-def _beside(item: Item, results: Path):
+def _beside(item: Item, steps: list[Step], look: Look):
     """Tables of the subset and the scores that a cell is made from: (table, key, function that reads it)."""
     cell = item.cell if isinstance(item, Chosen) else item
     if not isinstance(cell, Cell) or cell.subset is None:
         return
-    for step in chain(item, results):
+    for step in steps:
         if step.command[0] == "score":
-            yield "scores", step.target, lambda step=step: _reliability(cell, step)
-        elif step.target == cell.path(results, "subset"):
+            yield "scores", step.target, lambda step=step: _reliability(cell, step, look)
+        elif step.target.name == cell.path(Path(), "subset").name:
             about = dict(_labels(cell), kind=cell.subset.kind)
             yield (
                 "subsets",
                 (step.target, cell.condition),
-                lambda step=step, about=about: _wanted([step]).assign(**about),
+                lambda step=step, about=about: _wanted([step], look).assign(**about),
             )
 
 
-def _reliability(cell: Cell, step: Step) -> pd.DataFrame:
-    artifact = _open([step])
+def _reliability(cell: Cell, step: Step, look: Look) -> pd.DataFrame:
+    artifact = _open([step], look)
     folds = sorted({int(piece.split("/")[0].removeprefix("fold_")) for piece in step.wanted})
     rows = [(f, float(artifact[key])) for f in folds if (key := f"fold_{f}/half_correlation") in artifact]
     table = pd.DataFrame(rows, columns=["fold", "half_correlation"])

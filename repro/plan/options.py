@@ -39,6 +39,11 @@ def label_fields(cell: Cell) -> dict:
 
 def recipe_of(p: Protocol, training: Training) -> dict:
     """What recipes say of the protocol and of a training."""
+    return dict(_recipe(p, training))
+
+
+@lru_cache(maxsize=64)  # thousands of steps are of a few protocols
+def _recipe(p: Protocol, training: Training) -> dict:
     said = {"dataset": p.dataset, "network": p.network, "normalization": p.normalization, "seed": p.seed,
             **asdict(training), "milestones": list(training.milestones)}  # fmt: skip
     if not training.augment:  # nothing is cropped

@@ -13,7 +13,7 @@ from pathlib import Path
 from repro import joblog, store
 from repro.errors import UsageError
 from repro.plan.jobs import Job, as_jobs
-from repro.plan.steps import Step, unfinished
+from repro.plan.steps import Look, Step, unfinished
 from repro.store import hdf5
 from repro.store.work import folder_of, older_folder_of
 
@@ -90,11 +90,16 @@ def spoken(seconds: float) -> str:
 
 def status(steps: list[Step]) -> Status:
     """How far the steps of a plan are."""
-    todo = unfinished(steps)
+    with store.Index() as look:
+        return _status(steps, look)
+
+
+def _status(steps: list[Step], look: Look) -> Status:
+    todo = unfinished(steps, look)
     jobs = as_jobs(todo)
     states = {}
     for job in jobs:
-        states |= _of_job(job)
+        states |= _of_job(job, look)
     for target, state in states.items():
         if state.word == "waiting":
             waits = next((path for path in state.step.needs if path in states), None)
@@ -102,7 +107,7 @@ def status(steps: list[Step]) -> Status:
             states[target] = replace(
                 state, note=f"{note}, which failed" if waits and states[waits].word == "failed" else note
             )
-    speed = _Speed([step for step in steps if step.target not in states], list(states.values()))
+    speed = _Speed([step for step in steps if step.target not in states], list(states.values()), look)
     for target, state in states.items():
         states[target] = replace(state, seconds=speed.left(state))
     running = [job for job in jobs if any(states[step.target].word == "running" for step in job.steps)]
@@ -115,14 +120,14 @@ def status(steps: list[Step]) -> Status:
     )
 
 
-def _of_job(job: Job) -> dict[Path, State]:
+def _of_job(job: Job, look: Look) -> dict[Path, State]:
     """The states of a job's steps. The attempt that its log tells of is at, or ended at, the first unfinished one."""
     attempt, found = joblog.last_attempt(job.log), {}
     owners = {step.target: _owner(step.target) for step in job.steps}
     held = [step for step in job.steps if owners[step.target]]
     first = held[0] if held else job.steps[0]
     for step in job.steps:
-        kept = step.wanted - step.missing()
+        kept = step.wanted - step.missing(look)
         there = kept | _working(step)
         made, word, note = _made(step, there), "waiting", ""
         if owners[step.target] or (step is first and attempt and attempt.state == "running"):
@@ -184,7 +189,7 @@ class _Speed:
     several networks.
     """
 
-    def __init__(self, done: list[Step], states: list[State]):
+    def __init__(self, done: list[Step], states: list[State], look: Look):
         todo = [state.step for state in states]
         networks = {(step.network, step.protocol.dataset) for step in [*done, *todo] if step.images}
         self.unit = _flops if len(networks) > 1 else lambda step: 1
@@ -192,7 +197,7 @@ class _Speed:
         measured: dict[str, list[tuple[str, float, float]]] = {}
         if any(step.images for step in todo):  # else there is nothing to know
             for step in done:
-                if step.images and (run := _measured(step)):
+                if step.images and (run := _measured(step, look)):
                     measured.setdefault(step.command[0], []).append((run[0], run[1] * self._work(step), run[2]))
         recent = {verb: sorted(runs)[-RECENT:] for verb, runs in measured.items()}
         for verb, runs in recent.items():
@@ -222,18 +227,18 @@ def _flops(step: Step) -> float:
     return flops_per_image(step.network, step.protocol)
 
 
-def _measured(step: Step) -> tuple[str, float, float] | None:
+def _measured(step: Step, look: Look) -> tuple[str, float, float] | None:
     """(when it ended, pieces made as a share of those wanted, seconds) of the runs of a finished artifact.
 
     A run that took up where another had stopped counts the other's pieces but not its seconds: there the seconds of
     training, which are kept with each piece, are more.
     """
     try:
-        header = store.read_header(step.target)
-        runs, table = header.provenance["runs"], header.table()
+        found = look(step.target)
+        runs, table = found.provenance["runs"], found.table
         seconds = sum(float(run["wall_seconds"]) for run in runs)
         if "seconds" in table:
-            seconds = max(seconds, float(table["seconds"].sum()))
+            seconds = max(seconds, float(sum(table["seconds"][1])))
         share = sum(int(run["pieces"]) for run in runs) / len(step.wanted)
         return (runs[-1]["finished"], share, seconds) if seconds > 0 else None
     except (OSError, KeyError, IndexError, TypeError, ValueError, UsageError):

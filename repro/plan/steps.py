@@ -1,6 +1,6 @@
 """Declared items -> steps: one command, the artifact it makes, what it reads, and what it costs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Item, W
 from repro.plan.options import given_labels, label_fields, label_options, options_of, recipe_of, sha256_of_scores
 from repro.protocol import Protocol
 
+Look = Callable[[Path], store.Glance]
 UNSAID = {"score": "el2n", "label_noise": 0.0, "labels_sha256": "", "border": 4}  # what a recipe may leave out
 
 
@@ -56,24 +57,23 @@ class Step:
         known = ~np.isnan(given)
         return "labels" not in artifact or not np.array_equal(artifact["labels"][known], given[known])
 
-    def lacks(self) -> frozenset[str]:
+    def lacks(self, look: Look = store.glance) -> frozenset[str]:
         """Pieces the artifact does not have, whatever it was made from; all of them when it is not there."""
         try:
-            return self.wanted - set(store.read_header(self.target).table().piece)
+            return self.wanted - look(self.target).pieces
         except UsageError:
             return self.wanted
 
-    def missing(self) -> frozenset[str]:
+    def missing(self, look: Look = store.glance) -> frozenset[str]:
         """Pieces not yet in the artifact; all of them when the artifact has another recipe or other inputs."""
         try:
-            header = store.read_header(self.target)
-            inputs = {store.read_header(path).identity for path in self.needs}
+            found = look(self.target)
+            inputs = {look(path).identity for path in self.needs}
         except UsageError:  # absent or broken: the command will say
             return self.wanted
-        given = {source.identity for source in header.inputs.values()}
-        if self.differing(header.recipe) or given != inputs or self.mislabelled():
+        if self.differing(found.recipe) or set(found.inputs) != inputs or self.mislabelled():
             return self.wanted
-        return self.wanted - set(header.table().piece)
+        return self.wanted - found.pieces
 
 
 def steps(items: Iterable[Item], results: Path) -> list[Step]:
@@ -82,8 +82,9 @@ def steps(items: Iterable[Item], results: Path) -> list[Step]:
     Where two items want different numbers of replicates or levels of one artifact, the larger is made.
     """
     found: dict[Path, Step] = {}
-    for item in sorted(items, key=_length, reverse=True):  # the longest chains first
-        for step in chain(item, results):
+    chains = [(0 if isinstance(item, WarmupSweep) else len(made), made) for item in items for made in [chain(item, results)]]
+    for _, made in sorted(chains, key=lambda each: each[0], reverse=True):  # the longest chains first
+        for step in made:
             known = found.get(step.target)
             if known is None or known.wanted < step.wanted:
                 found[step.target] = step
@@ -99,15 +100,15 @@ def last(items: Iterable[Item], results: Path) -> list[Step]:
     return [chain(item, results)[-1] for item in items]
 
 
-def _length(item: Item) -> int:
-    return 0 if isinstance(item, WarmupSweep) else len(chain(item, Path()))
-
-
-def unfinished(todo: list[Step]) -> list[Step]:
-    """The steps with something missing, their cost reduced to the share that is."""
+def unfinished(todo: list[Step], look: Look | None = None) -> list[Step]:
+    """The steps with something missing, their cost reduced to the share that is. By the indexes of their folders, or as
+    ``look`` has it."""
+    if look is None:
+        with store.Index() as look:
+            return unfinished(todo, look)
     found = []
     for step in todo:
-        if missing := step.missing():
+        if missing := step.missing(look):
             share = len(missing) / len(step.wanted)
             cost = {name: round(getattr(step, name) * share) for name in ("networks", "images", "evaluated")}
             found.append(replace(step, **cost, density=_density(missing, step.protocol)))

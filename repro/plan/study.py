@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from paper_figures.cells import FIGURES, figures_at, needed
+from repro import store
 from repro.errors import UsageError
 from repro.plan import own
 from repro.plan.collect import collect, finished
@@ -122,7 +123,8 @@ class Study:
 
     def lacking(self) -> list[Path]:
         """The items' own artifacts that are missing or incomplete."""
-        return [step.target for step in last(self.items(), self.results) if step.lacks()]
+        with store.Index() as look:
+            return [step.target for step in last(self.items(), self.results) if step.lacks(look)]
 
     def unspoiled(self) -> "Study | None":
         """The same without the control, where it is judged beside that and all its artifacts are there."""

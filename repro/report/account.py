@@ -20,7 +20,7 @@ class Made:
     """One artifact of the plan that is there. share: of what the plan wants in it; wall, cpu: seconds."""
 
     step: Step
-    artifact: store.Artifact
+    artifact: store.Glance
     share: float
 
     @property
@@ -44,16 +44,17 @@ class Made:
 def made(study: Study) -> tuple[list[Made], list[str]]:
     """The artifacts of the plan that can be read, and a sentence on each that cannot."""
     found, broken = [], []
-    for step in plan.steps(study.items(), study.results):
-        if not step.target.exists():
-            continue
-        try:
-            artifact = store.read_header(step.target)
-            pieces = step.wanted & set(artifact.table().piece)
-        except UsageError as error:
-            broken.append(str(error))
-            continue
-        found.append(Made(step, artifact, len(pieces) / max(1, len(step.wanted))))
+    with store.Index() as look:
+        for step in plan.steps(study.items(), study.results):
+            if not step.target.exists():
+                continue
+            try:
+                artifact = look(step.target)
+            except UsageError as error:
+                broken.append(str(error))
+                continue
+            pieces = step.wanted & artifact.pieces
+            found.append(Made(step, artifact, len(pieces) / max(1, len(step.wanted))))
     return found, broken
 
 

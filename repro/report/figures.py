@@ -35,8 +35,8 @@ class Section:
     problem: str = ""
 
 
-def section(study: Study, name: str) -> Section:
-    """A figure of everything made so far."""
+def section(study: Study, name: str, known: dict) -> Section:
+    """A figure of everything made so far. known: of `collect`."""
     items = study.items(name)
     there = finished(items, study.results)
     about = dict(name=name, items=len(items), lacking=len(items) - len(there))
@@ -44,7 +44,7 @@ def section(study: Study, name: str) -> Section:
         about["title"] = name if study.own else paper_figures.figure(name).TITLE
         if not there:
             return Section(**about, problem=f"Nothing of its {len(items)} artifacts is there yet.")
-        evidence, origins = collect(there, study.results), Origins(items, study.results)
+        evidence, origins = collect(there, study.results, known), Origins(items, study.results)
         pairs = charts(name, evidence, study.protocols_of(name), study.control, origins)
         if pairs is not None and name != "figure1":
             return Section(**about, pairs=pairs)

@@ -48,10 +48,11 @@ def write(study: Study, out: Path | None = None) -> Path:
 def build(study: Study, *, when: datetime) -> str:
     """The page as HTML text, from the artifacts that are there."""
     there, broken = account.made(study)
-    sections = [figures.section(study, name) for name in study.drawn]
+    known: dict = {}  # tables that figures and verdicts share
+    sections = [figures.section(study, name, known) for name in study.drawn]
     problem, judged = "", verdicts.Section()
     try:
-        judged = verdicts.section(study)
+        judged = verdicts.section(study, known)
     except UsageError as error:  # the same that keeps a figure from being drawn
         problem = f"Nothing can be judged: {error}."
     return render(

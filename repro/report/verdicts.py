@@ -37,12 +37,12 @@ class Section:
     controls: Table | None = None
 
 
-def section(study: Study) -> Section:
-    """Verdicts on what is there. With a control the runs are spoiled on purpose, and the control alone is judged."""
+def section(study: Study, known: dict) -> Section:
+    """Verdicts on what is there (known: of `collect`). With a control the runs are spoiled on purpose, and the control alone is judged."""
     finished = study.finished()
     if study.control or not finished:
         return Section(controls=controls([study] if study.control and finished else []))
-    evidence = collect(finished, study.results)
+    evidence = collect(finished, study.results, known)
     scale = study.protocols[0].scale
     found = [v for p in study.protocols for v in verdicts_on(evidence, p, figures=study.claims)]
     agreements = [

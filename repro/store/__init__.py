@@ -3,20 +3,24 @@
 `repro.store.query` (which loads pandas) lists, describes and exports them.
 """
 
-from repro.store.artifact import Artifact, check_same, identity_at, read, read_header, table, write
+from repro.store.artifact import Artifact, check_same, read, read_header, table, write
 from repro.store.files import writer_lock
+from repro.store.glance import Glance, glance
+from repro.store.index import Index
 from repro.store.lineage import Lineage, differences, identity
 from repro.store.provenance import provenance
 from repro.store.work import WorkFolder
 
 __all__ = [
     "Artifact",
+    "Glance",
+    "Index",
     "Lineage",
     "WorkFolder",
     "check_same",
     "differences",
+    "glance",
     "identity",
-    "identity_at",
     "provenance",
     "read",
     "read_header",

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import h5py
@@ -85,11 +85,14 @@ class Artifact:
         """The table as a pandas.DataFrame, in the column order it was written in; empty when there is none."""
         import pandas as pd  # here, because most commands start without it
 
-        columns = hdf5.names(self._file, "table")
-        found = {column: hdf5.load(self._file, f"table/{column}") for column in columns}
+        return pd.DataFrame(self.columns())
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The table's columns, in the order they were written in. Raises UsageError where they differ in length."""
+        found = {column: hdf5.load(self._file, f"table/{column}") for column in hdf5.names(self._file, "table")}
         if len({column.shape for column in found.values()}) > 1 or any(column.ndim != 1 for column in found.values()):
             raise UsageError(f"{self.path} has a table whose columns differ in length: {hdf5.AGAIN}")
-        return pd.DataFrame(found)
+        return found
 
 
 def write(
@@ -185,17 +188,6 @@ def _an(kind: str) -> str:
 def read_header(path: str | Path, kind: str | None = None) -> Artifact:
     """`read` without comparing the data with its checksum: milliseconds, whatever the size."""
     return read(path, kind, verify=False)
-
-
-def identity_at(path: Path) -> str:
-    """The identity of the artifact at a path, read once for as long as the file is the same."""
-    found = os.stat(path)
-    return _identity_of(path, found.st_ino, found.st_mtime_ns, found.st_size)
-
-
-@cache
-def _identity_of(path: Path, *file) -> str:
-    return read_header(path).identity
 
 
 def table(path: str | Path):

@@ -12,9 +12,11 @@ that follow and their sha256, so that damage is found before HDF5 reads the file
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -129,18 +131,28 @@ class Changed(UsageError):
     """A file with this program's seal whose bytes are others than when it was sealed."""
 
 
-def open_sealed(path: Path, *, verify: bool) -> h5py.File:
-    """Opens a file that `pack` made, for reading.
+@dataclass(frozen=True)
+class Checked:
+    """A file whose seal was compared. found: its stat; head: the seal and the superblock, as they are; digest: sha256 of
+    what follows the seal, None where it was not read; handled: whether another HDF5 program changed the superblock."""
 
-    Another HDF5 program that opened it for writing, or has it open, changes the superblock alone: that is said once.
+    found: os.stat_result
+    head: bytes
+    digest: str | None
+    handled: bool
+
+
+def check(path: Path, *, verify: bool) -> Checked:
+    """Compares a file that `pack` made with its seal, without HDF5.
 
     Arguments:
         verify: compare every byte with the seal; otherwise its length alone.
 
-    Raises UsageError when there is no such file, or it is truncated, of another program or a newer format; `Changed`,
-    before HDF5 has read any of it, when it was altered.
+    Raises UsageError when there is no such file, or it is truncated, of another program or a newer format; `Changed`
+    when it was altered.
     """
     with reading(path), files.open_regular(path) as file:
+        found = os.fstat(file.fileno())
         seal, start = file.read(SEAL_BYTES), file.read(superblock.BYTES)
         size = file.seek(0, 2) - SEAL_BYTES
         packed = superblock.as_packed(start, size, SEAL_BYTES)
@@ -150,9 +162,18 @@ def open_sealed(path: Path, *, verify: bool) -> h5py.File:
         if verify or handled:
             digest = hashlib.file_digest(file, lambda: hashlib.sha256(packed or start)).hexdigest()
         _check_seal(path, seal, start, size, digest)
-    if handled:
+    return Checked(found, seal + start, digest, handled)
+
+
+def open_sealed(path: Path, *, verify: bool) -> h5py.File:
+    """Opens a file that `pack` made, for reading, after a `check`, and raises what that does.
+
+    Another HDF5 program that opened it for writing, or has it open, changes the superblock alone: that is said once.
+    """
+    checked = check(path, verify=verify)
+    if checked.handled:
         say_once(f"note: another HDF5 program had {path} open for writing, and all that it holds is as it was: "
-                       f"`repro reseal {path}` ends this note", digest)  # fmt: skip
+                       f"`repro reseal {path}` ends this note", checked.digest)  # fmt: skip
     return open_image(path)
 
 

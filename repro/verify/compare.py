@@ -12,7 +12,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats as distributions
+import scipy  # its parts load when they are first used: `repro status` starts without them
 
 from repro.protocol import JUDGED
 from repro.verify import published
@@ -145,7 +145,7 @@ def _level(level: int, own: Outcomes, paper: Outcomes) -> LevelAgreement:
     pairs = [(a, b) for a, b in pairs if a is not None and b is not None and a.n >= 2]
     pool = [x for pair in pairs for x in pair]
     s = pooled_std([x.std for x in pool], [x.n for x in pool])
-    t = distributions.t.ppf(0.975, sum(x.n - 1 for x in pool))
+    t = scipy.stats.t.ppf(0.975, sum(x.n - 1 for x in pool))
     error = np.array([a.mean - b.mean for a, b in pairs])
     within = abs(error) <= t * s * np.sqrt([1 / a.n + 1 / b.n for a, b in pairs])
     return LevelAgreement(

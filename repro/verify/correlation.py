@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts load when they are first used: `repro status` starts without them
 
 from repro.verify.stats import RESAMPLES, Estimate
 
@@ -103,7 +103,7 @@ def equivalence(estimate: Estimate, margin: float) -> Equivalence:
         return Equivalence("inconclusive", -np.inf, np.inf, 1.0)
     low, high = inner_interval(estimate)
     nearest = margin - abs(estimate.effect)
-    p = float(stats.t.sf(nearest / estimate.se, estimate.df))
+    p = float(scipy.stats.t.sf(nearest / estimate.se, estimate.df))
     if -margin < low and high < margin:
         return Equivalence("reproduced", low, high, p)
     outside = estimate.low > margin or estimate.high < -margin
@@ -114,7 +114,7 @@ def inner_interval(estimate: Estimate) -> tuple[float, float]:
     """The interval that decides two one-sided tests, 90 % beside a 95 % one; infinite without spread."""
     if not np.isfinite(estimate.high):
         return -np.inf, np.inf
-    half = stats.t.ppf(estimate.confidence, estimate.df) * estimate.se
+    half = scipy.stats.t.ppf(estimate.confidence, estimate.df) * estimate.se
     return float(estimate.effect - half), float(estimate.effect + half)
 
 
@@ -150,8 +150,8 @@ def mode_shift(
 
 def regression(x: np.ndarray, y: np.ndarray) -> Estimate:
     """Least-squares slope of y on x, shape (n,) each, n >= 3, with its 95 % interval and the p of "no slope"."""
-    fit, df = stats.linregress(x, y), len(x) - 2
-    half = stats.t.ppf(0.975, df) * fit.stderr
+    fit, df = scipy.stats.linregress(x, y), len(x) - 2
+    half = scipy.stats.t.ppf(0.975, df) * fit.stderr
     return Estimate(fit.slope, fit.stderr, df, fit.slope - half, fit.slope + half, fit.pvalue, len(x), "least squares")
 
 

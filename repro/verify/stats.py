@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts load when they are first used: `repro status` starts without them
 
 RESAMPLES = 10_000
 _NO_SPREAD = 1e-9  # pp; one image in 90,000 is 1e-3 pp, so anything smaller is rounding
@@ -109,8 +109,8 @@ def welch(terms: Sequence[tuple], *, margin: float = 0.0, confidence: float = 0.
 def _student(effect, se, df, n, method, margin, confidence) -> Estimate:
     flat = np.asarray(se) <= _NO_SPREAD
     t = np.where(flat, 0.0, (effect - margin) / np.where(flat, 1.0, se))
-    half = np.where(flat, np.inf, stats.t.ppf((1 + confidence) / 2, df) * se)
-    return Estimate(effect, se, df, effect - half, effect + half, 2 * stats.t.sf(abs(t), df), n, method, confidence)
+    half = np.where(flat, np.inf, scipy.stats.t.ppf((1 + confidence) / 2, df) * se)
+    return Estimate(effect, se, df, effect - half, effect + half, 2 * scipy.stats.t.sf(abs(t), df), n, method, confidence)
 
 
 def contrast(terms: Sequence[tuple[float, Sample]], *, margin: float = 0.0, confidence: float = 0.95) -> Estimate:
@@ -151,7 +151,7 @@ def lower_bound(estimate: Estimate) -> float:
     """One-sided lower bound of an effect at the estimate's confidence, as the assay check uses it; -inf without
     spread."""
     flat = np.asarray(estimate.se) <= _NO_SPREAD
-    return np.where(flat, -np.inf, estimate.effect - stats.t.ppf(estimate.confidence, estimate.df) * estimate.se)[()]
+    return np.where(flat, -np.inf, estimate.effect - scipy.stats.t.ppf(estimate.confidence, estimate.df) * estimate.se)[()]
 
 
 def decide(estimate: Estimate, margin: float = 0.0) -> str:
@@ -214,7 +214,7 @@ def largest_z(conditions: int, passing: float = 0.95) -> float:
     Sidak: conditions taken as independent and s as known. The reference all@t* they share makes it pass a little more
     often, the estimated s a little less, pairing of the own conditions more (97 to 98 %).
     """
-    return float(stats.norm.ppf((1 + passing ** (1 / conditions)) / 2))
+    return float(scipy.stats.norm.ppf((1 + passing ** (1 / conditions)) / 2))
 
 
 def agreement_z(d_own, d_published, s, n_own: float, n_published: float):
