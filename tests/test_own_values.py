@@ -9,6 +9,8 @@ from repro.data.user_numbers import read_numbers
 from repro.plan import options, steps
 from repro.plan.study import Study
 from repro.protocol import DIGITS
+from repro.verify.evidence import Evidence
+from repro.verify.judge import judge
 from tests.command_line import complaint, repro
 
 PROTOCOL = 'from repro.protocol import own\nPROTOCOL = own("digits", steps=40, t_star=4, subset_size=64)\n'
@@ -104,3 +106,11 @@ def test_a_faulty_figure_is_explained(sentence, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("fig.py").write_text(text, encoding="utf-8")
     assert sentence in complaint("plan", "fig.py")
+
+
+def test_a_figure_without_a_sweep_of_sizes_is_judged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "from dataclasses import replace\nfrom repro.protocol import DIGITS\nPROTOCOL = replace(DIGITS, sizes=())\n"
+    Path("fig.py").write_text(text, encoding="utf-8")
+    study = Study("fig.py", results=tmp_path / "results")
+    assert "Very small subsets degrade" in judge(Evidence(), study.protocols, figures=("figure3",)).markdown

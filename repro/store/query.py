@@ -1,6 +1,5 @@
 """Looking at artifacts: all tables of a folder as one, one artifact as text."""
 
-import json
 import os
 import re
 import sys

@@ -71,7 +71,8 @@ def verdicts_on(evidence: Evidence, p: Protocol, *, figures: Sequence[str]) -> l
     own = evidence.of(p.dataset).without_own_labels()
     found = evaluate(
         own.runs, figures=figures, dataset=p.dataset, scale=p.scale, chance=1 / p.num_classes, size=p.subset_size,
-        noise=p.noise, noise_size=p.noise_size, smallest=min(p.sizes), balanced=p.balanced, replicates=p.replicates,
+        noise=p.noise, noise_size=p.noise_size, smallest=min(p.sizes, default=p.subset_size), balanced=p.balanced,
+        replicates=p.replicates,
         confidence=p.confidence, levels=p.judging_levels,
     )  # fmt: skip
     for others in ([passes(p)], contamination(own, p), connectivity.verdicts(own, p), warmup.verdicts(own, p)):
