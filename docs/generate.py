@@ -14,7 +14,7 @@ from repro.cli import main
 from repro.verify.claim import PAPER_DATASETS, Claim
 from repro.verify.claims import CLAIMS
 from repro.verify.published import NOISE_SIZE, SIZES
-from repro.verify.verdict import Verdict
+from repro.verify.verdict import ITSELF, Verdict
 from repro.verify.verdicts import from_published
 from repro.verify.wording import NO_NUMBERS, by_size, effect, support, survives_holm
 
@@ -54,7 +54,8 @@ def commands() -> str:
     lines += ["## Options that several commands share", ""]
     lines += table(("option", "", "commands"), ((*cells(r), ", ".join(names)) for r, names in shared.items()))
     for name, command in sorted(main.commands.items()):
-        lines += [f"## {name}", "", *described(command), "```sh", command.get_usage(context(command, name))[7:], "```", ""]
+        usage = command.get_usage(context(command, name)).removeprefix("Usage: ")
+        lines += [f"## {name}", "", *described(command), "```sh", usage, "```", ""]
         own = [record for record in takes[name] if record not in shared]
         lines += table(("option", ""), map(cells, own)) if own else []
         common = [f"`{record[0].split()[0].rstrip(',')}`" for record in takes[name] if record in shared]
@@ -134,11 +135,12 @@ def one_claim(claim: Claim, panels: dict[str, dict[str, Verdict]]) -> list[str]:
         for dataset, verdict in verdicts.items()
         if verdict.verdict != "missing"
     ]
-    header = ("the paper's own numbers", *(["panel"] if any(panels) else []), "subset", "effect [95 %]", "n", "word", "")
+    panel = ("panel",) if any(panels) else ()
+    header = ("the paper's own numbers", *panel, "subset", "effect [95 %]", "n", "word", "")
     return lines + (table(*without_empty(header, rows)) if rows else [])
 
 
-def without_empty(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def without_empty(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> tuple:
     """A table less the columns in which no row says anything."""
     kept = [i for i in range(len(header)) if any(cells[i] for cells in rows)]
     return tuple(header[i] for i in kept), [tuple(cells[i] for i in kept) for cells in rows]
@@ -149,14 +151,15 @@ def facts(claim: Claim, panels: dict[str, dict[str, Verdict]]):
     if claim.primary:
         yield "primary", f"yes{f', at {claim.primary_panel}' if claim.primary_panel else ''}"
     for part in claim.parts:
-        yield (f"tested{f', {part.panel}' if part.panel else ''}", text(f"{part.text} > {part.margin:+g} pp".replace("+0", "0", 1)))
+        yield f"tested{f', {part.panel}' if part.panel else ''}", text(f"{part.text} > {part.margin:g} pp")
     for part in claim.described:
         yield f"shown, not tested{f', {part.panel}' if part.panel else ''}", text(part.text)
     if not claim.parts:
         told = {v.statistic: v for verdicts in panels.values() for v in verdicts.values() if v.statistic}
         for statistic, v in told.items():
             margin = f", margin {v.margin:g} {v.unit}" if v.margin else ""
-            yield "tested", text(f"{statistic}{margin}")
+            if statistic != ITSELF:
+                yield "tested, of the paper's numbers", text(f"{statistic}{margin}")
     yield "compared with", SOURCES[claim.source]
     if claim.caveat:
         yield "caveat", text(claim.caveat)
@@ -167,7 +170,8 @@ def numbers(claim: Claim, dataset: str, v: Verdict) -> tuple[str, ...]:
     size = f"{NOISE_SIZE if noisy else SIZES[dataset]:,}" if v.sizes else ""
     unit = "" if v.unit == "pp" else f" {v.unit}"
     said = word(claim, dataset, v)
-    return size, f"{effect(v)}{unit}", str(v.n or ""), said, by_size(v) if v.sizes else ""
+    found = "" if v.statistic == ITSELF else f"{effect(v)}{unit}"
+    return size, found, str(v.n or ""), said, by_size(v) if v.sizes else ""
 
 
 PAGES = {"commands.md": commands, "claims.md": claims}

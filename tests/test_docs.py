@@ -1,4 +1,4 @@
-"""README and pages: links lead somewhere, command lines are ones that the program takes, generated parts are up to date."""
+"""README and pages: links lead somewhere, the program takes the command lines, generated parts are up to date."""
 
 import re
 import runpy
