@@ -117,7 +117,7 @@ bench: $(VENV)/.installed
 
 # What docs/commands.md and docs/claims.md hold below their mark.
 docs: $(VENV)/.installed
-	$(VENV)/bin/python docs/generate.py
+	$(VENV)/bin/python -m docs.generate
 
 lock: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install --quiet uv==0.13.9
