@@ -1,4 +1,4 @@
-# The artifact in a pinned CUDA image. `make image` builds it and writes its digest into it; README, "In a container".
+# The artifact in a pinned CUDA image. `make image` builds it and writes its digest into it; docs/container.md.
 # PyTorch's wheels bring CUDA's libraries, so a base image is enough; CUDA 13 needs driver 580 or newer.
 ARG BASE_DIGEST=sha256:7c7413a56200486f71f181cad9310f6fd31b6bb21816ade15fc9c1e1e927a5c1
 ARG BASE_IMAGE=nvidia/cuda:13.0.3-base-ubuntu24.04@${BASE_DIGEST}

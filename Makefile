@@ -27,7 +27,7 @@ AT_ONCE = $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),$(if $(filter demo s
 RULES = $(RESULTS)/.$(notdir $(NAME))-$(MAKE_ID).mk
 MAKE_ID := $(shell echo "$$(uname -n)-$$PPID")
 
-.PHONY: help demo figures figure $(FIGURES) verify report archive test test-slow smoke bench lock image image-check clean
+.PHONY: help demo figures figure $(FIGURES) verify report archive test test-slow smoke bench docs lock image image-check clean
 help:
 	@echo 'make demo      Figure 2 on real 8x8 digits with verdicts and a report: no GPU, no download (5 minutes on 2 cores)'
 	@echo 'make figures SCALE=demo   all seven figures on digits (12 minutes on 2 cores)'
@@ -41,6 +41,7 @@ help:
 	@echo 'make archive   everything of all figures, or of FIGURE=figure2, in one zip to publish; SCALE= and the rest as above'
 	@echo 'make -j64 -k figure2 LAUNCH="srun --gpus=1 -c4 -t 4:00:00"   the same on a Slurm cluster'
 	@echo 'make image     the CUDA image, by docker, podman or buildah; make image-check builds one on a fresh Debian and tries it'
+	@echo 'make docs      write the generated parts of docs/commands.md and docs/claims.md anew'
 	@echo 'make lock      resolve requirements.in into requirements.txt'
 
 $(VENV)/.installed: requirements.txt pyproject.toml
@@ -73,7 +74,7 @@ demo: $(VENV)/.installed
 DEMO = $(RESULTS)/figure2$(if $(CONTROL),-$(CONTROL))
 
 scores: SCALE := scores
-# One of your own, FIGURE=mine.py: README, "Own work".
+# One of your own, FIGURE=mine.py: docs/own-work.md.
 figure: SCALE := own
 figure: RESULTS = results/$(basename $(notdir $(FIGURE)))
 figures figure $(FIGURES): NAME = $(if $(filter figures,$@),all,$(if $(filter figure,$@),$(or $(FIGURE),$(error give the file: FIGURE=mine.py)),$@))
@@ -113,6 +114,10 @@ smoke: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	@$(REPRO) bench $(call option,--device,$(DEVICE)) $(foreach word,$(BENCH),$(call quoted,$(word)))
+
+# What docs/commands.md and docs/claims.md hold below their mark.
+docs: $(VENV)/.installed
+	$(VENV)/bin/python -m docs.generate
 
 lock: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install --quiet uv==0.13.9

@@ -1,7 +1,7 @@
 """What an experiment is: the fields of a protocol, of its scoring networks and of its warm-up study.
 
-Each quirk of the published code is a named field whose default made the published figure. Sections refer to the
-extracted facts of the published runs. The experiments themselves are in `repro.protocol`.
+Each quirk of the published code is a named field whose default made the published figure. Sections are
+those of docs/protocol.md, the facts of the published runs. The experiments themselves are in `repro.protocol`.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """What the paper fixed, as frozen dataclasses: one protocol per data set and scale.
 
-Each quirk of the published code is a named field whose default made the published figure; README, "Deviations and
-unknowns", says where nothing is known. Sections refer to the extracted facts of the published runs.
+Each quirk of the published code is a named field whose default made the published figure. Sections are those of
+docs/protocol.md, the facts of the published runs; docs/deviations.md says where nothing is known.
 """
 
 import os
@@ -83,7 +83,7 @@ CPU = Protocol(
     warmup=Warmup(replace(_CPU, steps=490, milestones=(245, 368), batch_size=1024, lr=3.2), (12, 48, 192), (3200,)),
     seed=1, image_size=16,
 )  # fmt: skip
-# Real images of scikit-learn. README, "The demo", lists the configurations tried before this one was frozen.
+# Real images of scikit-learn. docs/deviations.md lists the configurations tried before this one was frozen.
 DIGITS = Protocol(
     dataset="digits", scale="demo", network="cifar_resnet14_w4", training=_DIGITS,
     scoring=Scoring("cifar_resnet14_w4", replace(_DIGITS, steps=88, lr=0.1, milestones=()), 40, batch_norm="running"),

@@ -222,12 +222,11 @@ def test_trained_weights_in_place_of_the_ticket_would_be_noticed(tmp_path, monke
         check_ticket(tmp_path / "ticket.pt", source, groups)
 
 
-def readme_block(marker: str) -> str:
-    """The first indented block after a sentence of the README."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert text.count(marker) == 1, f"README.md needs the sentence {marker!r} once"
-    lines = re.search(r"(?:^    .*\n|^\n)+", text[text.index(marker) :], re.MULTILINE)[0]
-    return "\n".join(line.removeprefix("    ") for line in lines.strip("\n").splitlines())
+def page_block(marker: str) -> str:
+    """The first block of Python after a sentence of docs/python-and-exports.md."""
+    text = (ROOT / "docs/python-and-exports.md").read_text(encoding="utf-8")
+    assert text.count(marker) == 1, f"docs/python-and-exports.md needs the sentence {marker!r} once"
+    return text[text.index(marker) :].partition("```python\n")[2].partition("\n```")[0]
 
 
 def without_repro(lines: str, folder) -> str:
@@ -238,9 +237,9 @@ def without_repro(lines: str, folder) -> str:
     return done.stdout
 
 
-def test_the_example_of_the_readme_needs_no_repro(tmp_path):
+def test_the_example_of_the_page_needs_no_repro(tmp_path):
     """Its very lines, on a ticket of the very network."""
-    example = readme_block("A ticket in a program that does not know this one")
+    example = page_block("A ticket in a program that does not know this one")
     name, classes, channels = re.search(r'create_model\("(\w+)", num_classes=(\d+), in_chans=(\d+)\)', example).groups()
     net = timm.create_model(name, num_classes=int(classes), in_chans=int(channels))
     groups = write_network(tmp_path / "imp.h5", name, int(classes), int(channels), network=net)

@@ -1,4 +1,4 @@
-"""README, "Own work": its blocks, run in order in an empty folder; figures of one's own, and their labels."""
+"""docs/own-work.md: its blocks, run in order in an empty folder; figures of one's own, and their labels."""
 
 import csv
 import json
@@ -28,12 +28,11 @@ BLOCK = re.compile(r"<!-- (file|run)(?:: (\S+))? -->\n```\w+\n(.*?)```", re.DOTA
 
 
 def blocks() -> list[tuple[str, str, str]]:
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Own work\n")[2].partition("\n## ")[0]
-    return BLOCK.findall(section)
+    return BLOCK.findall((ROOT / "docs/own-work.md").read_text(encoding="utf-8"))
 
 
 def run(line: str) -> str:
-    """A line of the README; make says what it would run, which then is run in this process: starting one takes
+    """A line of the page; make says what it would run, which then is run in this process: starting one takes
     seconds."""
     program, *words = shlex.split(line)
     if program == "repro":
@@ -47,7 +46,7 @@ def run(line: str) -> str:
     )
 
 
-def test_the_story_of_the_readme(tmp_path, monkeypatch):
+def test_the_story_of_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = blocks()
     assert [name for kind, name, _ in found if kind == "file"] == ["draw.py", "net.py", "mine.py"]

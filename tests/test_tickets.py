@@ -13,7 +13,7 @@ from repro.store import read
 from repro.train.schedule import Training
 from tests import plain_imp
 from tests.command_line import ROOT
-from tests.test_export import readme_block, without_repro
+from tests.test_export import page_block, without_repro
 
 # float64, so that plain PyTorch and the cohort agree to rounding and every image is classified alike
 RECIPE = Training(steps=66, batch_size=64, lr=0.5, milestones=(44,), augment=False, precision="fp64")
@@ -108,10 +108,10 @@ def test_what_data_would_say_about_the_network_is_found_in_the_file(stored, digi
 
 
 def test_the_file_of_a_network_stands_alone(stored, tmp_path):
-    """README: repro/nets/resnet.py is all that a ticket of a CIFAR ResNet needs. Nothing of repro can be imported."""
+    """repro/nets/resnet.py is all that a ticket of a CIFAR ResNet needs. Nothing of repro can be imported."""
     shutil.copy(ROOT / "repro" / "nets" / "resnet.py", tmp_path)
     tickets.export(stored, tmp_path / "ticket.pt", replicate=0, level=LEVELS, part="ticket")
-    lines = readme_block("A CIFAR ResNet is as plain").replace("CifarResNet(14", "CifarResNet(8")
+    lines = page_block("A CIFAR ResNet is as plain").replace("CifarResNet(14", "CifarResNet(8")
     printed = without_repro(
         lines + "\nprint(int((net.fc.weight == 0).sum()), net.eval()(torch.ones(2, 1, 8, 8)).shape)", tmp_path
     )

@@ -23,7 +23,7 @@ def numbers_of(network: str, protocol: Protocol) -> tuple[int, int]:
 def stored_bytes(step: Step) -> int:
     """Bytes of the arrays of a complete artifact before compression: tables and HDF5's own structures are not in it.
 
-    Folds are taken to be of equal size. README, "Artifacts", says what is kept.
+    Folds are taken to be of equal size. docs/artifact-format.md says what is kept.
     """
     p, pieces, verb = step.protocol, step.wanted, step.command[0]
     prunable, numbers = numbers_of(step.network, p)

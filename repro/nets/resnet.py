@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 try:
     from repro.errors import UsageError
-except ImportError:  # this file alone, copied into another program, loads an exported ticket (README)
+except ImportError:  # this file alone, copied into another program, loads an exported ticket
     UsageError = ValueError
 
 
