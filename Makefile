@@ -29,8 +29,8 @@ MAKE_ID := $(shell echo "$$(uname -n)-$$PPID")
 
 .PHONY: help demo figures figure $(FIGURES) verify report archive test test-slow smoke bench docs lock image image-check clean
 help:
-	@echo 'make demo      Figure 2 on real 8x8 digits with verdicts and a report: no GPU, no download (5 minutes on 2 cores)'
-	@echo 'make figures SCALE=demo   all seven figures on digits (12 minutes on 2 cores)'
+	@echo 'make demo      Figure 2 on real 8x8 digits with verdicts and a report: no GPU, no download (4 minutes on 2 cores)'
+	@echo 'make figures SCALE=demo   all seven figures on digits (22 minutes on 2 busy cores)'
 	@echo 'make test      all tests but the slow ones; make test-slow: those'
 	@echo 'make smoke     every command chained on tiny subsets'
 	@echo 'make figure2   Figure 2 as published (SCALE=paper), or SCALE=day, cpu, small, demo; so figure1 to figure6, appendix'
