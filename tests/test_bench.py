@@ -410,7 +410,7 @@ def test_the_last_variants_are_left_out_when_time_is_short(monkeypatch):
 
 
 def test_refusals(tmp_path):
-    assert "--minutes (=-1) must be above 0: try 7.5" in complaint("bench", "--device", "cpu", "--minutes", -1)
+    assert "--minutes (=-1) must be above 0, and 1440 at most: try 7.5" in complaint("bench", "--device", "cpu", "--minutes", -1)
     assert f"--out {tmp_path}: give a file name that ends in .json" in complaint("bench", "--out", tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot write .*file.*choose another --out"):

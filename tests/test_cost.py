@@ -87,7 +87,7 @@ def test_density_is_the_mean_over_the_levels_that_are_trained(monkeypatch):
     shuffled = step_of(plan.Branch("shuffled", ALL))
     assert shuffled.density == pytest.approx(kept * (1 - kept**14) / (14 * (1 - kept)))
     deepest = {piece for piece in imp.wanted if piece.endswith(("/level_13", "/level_14"))}
-    monkeypatch.setattr(plan.Step, "missing", lambda step: frozenset(deepest))
+    monkeypatch.setattr(plan.Step, "missing", lambda step, look: frozenset(deepest))
     [rest] = plan.unfinished([imp])
     assert rest.density == pytest.approx((kept**13 + kept**14) / 2)
     assert (rest.networks, rest.images, rest.evaluated) == (32, imp.images * 2 // 15, imp.evaluated * 2 // 15)

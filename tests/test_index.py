@@ -133,7 +133,7 @@ def test_a_folder_of_few_has_no_index(tmp_path):
 def test_columns_are_those_of_a_frame_for_each_artifact(folder):
     """Compared with pandas.concat of frames, one an artifact; a recipe's value may be of another type in each."""
     for k, value in enumerate([1, 2**63, 0.5, True, "text", [1, 2], -1, None]):
-        write(folder / f"b{k}.h5", odd=value, size=value if k == 4 else 7, level=k)
+        write(folder / f"b{k}.h5", odd=value, other=value if k == 4 else 7, level=k)
     store.write(folder / "c.h5", kind="score", recipe={"level": 3, "acc": "none", "kind": "el2n"}, inputs={}, arrays={},
                 table={"name": ["x"], "flag": [True], "level": np.uint8([4])}, provenance={}, defaults={})  # fmt: skip
     frames, whole = [], {"i": "Int64", "u": "UInt64", "b": "boolean"}

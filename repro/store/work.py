@@ -135,7 +135,8 @@ class WorkFolder:
                 shutil.rmtree(self.folder)
             elif self.folder.exists():
                 files.remove_leftovers(self.folder)
-                for path in (self.folder / "lineage.json", *map(self._path, self.names())):
+                # the lineage last: after a kill, what is left must still be known to be this program's
+                for path in (*map(self._path, self.names()), self.folder / "lineage.json"):
                     path.unlink(missing_ok=True)
                 if left := os.listdir(self.folder):
                     _warn(f"{self.folder} holds {min(left)}, which is none of this program's files: it stays")
