@@ -169,4 +169,6 @@ def test_one_replicate_is_said_to_be_too_few():
 
 def test_the_page_counts_what_is_tried():
     page = (ROOT / "docs" / "robustness.md").read_text(encoding="utf-8")
-    assert [f"{len(each):,}" for each in odd_inputs.cases().values()] == re.findall(r"\| ([\d,]+) \|", page)
+    rows = [line for line in page.splitlines() if "test_three_hundred.py" in line or line.endswith("| the same |")]
+    found = re.findall(r"\| ([\d,]+) \|", "\n".join(rows))
+    assert found[:3] == [f"{len(each):,}" for each in odd_inputs.cases().values()]
