@@ -254,7 +254,7 @@ def test_own_and_published_share_an_axis_on_the_same_data_only(measured):
 
 def test_a_figure_without_charts_is_shown_as_it_is_drawn(made, monkeypatch):
     monkeypatch.setattr(figures, "_CHARTS", {})
-    section = figures.section(Study("figure2", "demo", replicates=3, results=made[0]), "figure2")
+    section = figures.section(Study("figure2", "demo", replicates=3, results=made[0]), "figure2", {})
     assert section.pairs == [] and section.picture.startswith("<svg") and "test accuracy (%)" in section.picture
     plotted = pd.read_csv(made[0] / "figure2.csv")
     assert section.numbers.columns == tuple(plotted.columns) and len(section.numbers.rows) == len(plotted)
