@@ -17,6 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from repro.errors import UsageError
+from repro.nets.layout import freeze, layout_of
+from repro.nets.resnet import CifarResNet
 
 Make = Callable[[], nn.Module]
 _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
@@ -32,9 +34,6 @@ def require_trainable(make: Make, name: str, image_shape: tuple[int, int, int], 
 
     Raises UsageError, in one sentence, for a network that cannot be trained, or not with the same result again.
     """
-    from repro.nets.build import freeze, layout_of  # which imports this module
-    from repro.nets.resnet import CifarResNet
-
     with undisturbed():
         network = make()
         if type(network) is CifarResNet and all(p.requires_grad for p in network.parameters()):

@@ -8,6 +8,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from repro import usercode
 from repro.errors import UsageError
 from repro.nets.check import require_parameters
+from repro.nets.layout import layout_of
 
 
 def create(network: str, *, num_classes: int, in_chans: int) -> nn.Module:
@@ -37,8 +38,6 @@ def create(network: str, *, num_classes: int, in_chans: int) -> nn.Module:
 
 
 def _require_weights(module: nn.Module, name: str, path: Path) -> None:
-    from repro.nets.build import layout_of  # which imports this module
-
     require_parameters(module, f"{name} of {path}")
     try:
         count = layout_of(module).num_prunable
