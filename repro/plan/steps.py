@@ -89,9 +89,7 @@ def steps(items: Iterable[Item], results: Path) -> list[Step]:
             if known is None or known.wanted < step.wanted:
                 found[step.target] = step
             else:
-                assert step.wanted <= known.wanted, (
-                    f"{step.target}: one item wants more replicates, another more levels"
-                )
+                assert step.wanted <= known.wanted, f"{step.target}: one item has more replicates, another more levels"
     return sorted(found.values(), key=lambda step: step.command[0] != "score")
 
 
