@@ -109,5 +109,5 @@ def test_threads_are_used_and_on_record(tmp_path):
     one, two = (store.read(tmp_path / f"{name}.h5") for name in ("one", "two"))
     assert one.identity == two.identity
     assert "0 is not in the range x>=1" in complaint(*command, "--threads", 0, "--out", tmp_path / "x.h5")
-    with pytest.raises(UsageError, match="number of threads .=0. must be at least 1"):
+    with pytest.raises(UsageError, match="number of threads .=0. must be from 1 to 1024"):
         Machine(device="cpu", threads=0)
