@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from repro.cost import speed
 from tests import tiny_demo
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # which stages follow, here and in processes of their own
@@ -15,6 +16,12 @@ torch.set_num_threads(1)
 torch.set_flush_denormal(True)
 # A shell's background jobs ignore Ctrl-C, and what they start does, too: the tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def short_predictions(monkeypatch):
+    """A plan's prediction of its time may be as poor as it likes: the measurement for a good one takes 20 s."""
+    monkeypatch.setattr(speed, "CALIBRATION", 1.0)
 
 
 @pytest.fixture(scope="session")

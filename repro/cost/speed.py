@@ -61,8 +61,11 @@ def total_flops(todo: list[Step]) -> int:
     return sum(step.images * flops_per_image(step.network, step.protocol) for step in todo)
 
 
-def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: float = CALIBRATION) -> Speed:
-    """Measured here and now, in one process, on noise, with the engine and the cohort that the steps would have."""
+def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: float | None = None) -> Speed:
+    """Measured here and now, in one process, on noise, with the engine and the cohort that the steps would have.
+
+    seconds: to take, about; None is `CALIBRATION`.
+    """
     import numpy as np
     import torch
 
@@ -73,7 +76,7 @@ def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: f
     from repro.train.evaluate import predict
     from repro.train.job import Job
 
-    ends = time.monotonic() + seconds
+    ends = time.monotonic() + (CALIBRATION if seconds is None else seconds)
     start = _start_up()
     size, count = protocol.image_size, IMAGES
     noise = torch.Generator().manual_seed(0)
