@@ -102,3 +102,17 @@ def test_a_run_has_the_accuracy_of_its_rewind_point(tmp_path):
     acc = store.read(target).table().set_index("replicate")["acc"]
     assert found == [acc[0], acc[1], acc[0]] and len(set(found)) == 2
     assert "pretrain_acc" not in tables._with_rewind_points(runs, set())
+
+
+def test_a_control_is_judged_beside_the_figure_without_it(tmp_path):
+    """Which shows no effect here, so that there is nothing that a control could destroy."""
+    results = tmp_path / "results"
+    plain, spoiled = (Study("figure2", "demo", replicates=3, control=c, results=results) for c in (None, "permute-scores"))
+    make(plain)
+    make(spoiled)
+    said = spoiled.judge().json
+    tables.write(spoiled, tmp_path / "tables")
+    assert tables.judged([tmp_path / "tables"])[0].json == said
+    shutil.rmtree(tmp_path / "tables" / tables.PLAIN)
+    assert "no effect that a control could destroy" in said
+    assert "no effect that a control could destroy" not in tables.judged([tmp_path / "tables"])[0].json

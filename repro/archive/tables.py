@@ -30,6 +30,8 @@ KEYS = {
     "growth": COLUMNS["growth"],
 }
 """Columns that tell the rows of a table apart, as far as it has them."""
+PLAIN = "without-control"
+"""Folder beside a control's tables: those of the same figure without it, which say whether there was any effect."""
 
 
 def write(study: Study, folder: Path) -> list[Path]:
@@ -52,7 +54,8 @@ def write(study: Study, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_text(folder / name, text)
-    return [folder / name for name in texts]
+    plain = study.unspoiled()
+    return [folder / name for name in texts] + (write(plain, folder / PLAIN) if plain else [])
 
 
 def _with_rewind_points(runs: pd.DataFrame, there: set[Path]) -> pd.DataFrame:
@@ -120,4 +123,7 @@ def _merged(name: str, parts: list[pd.DataFrame], folders: Sequence[Path]) -> pd
 def judged(folders: Sequence[Path]) -> tuple[Judgement, list[str]]:
     """(verdicts from tables alone, the artifacts that the study lacks). Raises as `read`."""
     study, evidence, lacking = read(folders)
-    return judge(evidence, study.protocols, figures=study.claims, control=study.control, complete=not lacking), lacking
+    plain = [folder / PLAIN for folder in folders if (folder / PLAIN).is_dir()]
+    unspoiled = read(plain)[1] if plain else None
+    about = dict(figures=study.claims, control=study.control, unspoiled=unspoiled, complete=not lacking)
+    return judge(evidence, study.protocols, **about), lacking

@@ -82,8 +82,9 @@ def steps(items: Iterable[Item], results: Path) -> list[Step]:
     Where two items want different numbers of replicates or levels of one artifact, the larger is made.
     """
     found: dict[Path, Step] = {}
-    chains = [(0 if isinstance(item, WarmupSweep) else len(made), made) for item in items for made in [chain(item, results)]]
-    for _, made in sorted(chains, key=lambda each: each[0], reverse=True):  # the longest chains first
+    chains = [(item, chain(item, results)) for item in items]
+    chains.sort(key=lambda each: 0 if isinstance(each[0], WarmupSweep) else len(each[1]), reverse=True)  # longest first
+    for _, made in chains:
         for step in made:
             known = found.get(step.target)
             if known is None or known.wanted < step.wanted:

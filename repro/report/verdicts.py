@@ -38,7 +38,10 @@ class Section:
 
 
 def section(study: Study, known: dict) -> Section:
-    """Verdicts on what is there (known: of `collect`). With a control the runs are spoiled on purpose, and the control alone is judged."""
+    """Verdicts on what is there. With a control the runs are spoiled on purpose, and the control alone is judged.
+
+    known: of `collect`.
+    """
     finished = study.finished()
     if study.control or not finished:
         return Section(controls=controls([study] if study.control and finished else []))

@@ -39,7 +39,8 @@ class Machine:
         dry_run: compute and write nothing, only say what would be done.
         tensorboard: folder for curves (`repro.stages.curves`), which needs an extra; None draws none.
 
-    Raises UsageError for a device that is not there, a number of threads that no machine has, and an extra that is not installed.
+    Raises UsageError for a device that is not there, a number of threads that no machine has, and an extra that is not
+    installed.
     """
 
     device: str = "auto"

@@ -90,6 +90,7 @@ def pretrain(
         ]
         if len(diverged):
             bad = ", ".join(map(str, diverged))
-            lines.append(f"warning: replicates {bad} diverged (loss not finite): {advice(min(table.diverged_at[diverged.index]), 0, training.lr)}")
+            hint = advice(min(table.diverged_at[diverged.index]), 0, training.lr)
+            lines.append(f"warning: replicates {bad} diverged (loss not finite): {hint}")
         return cell.finish(order=["replicate"], extra=start.labels.arrays(int(cell.table().replicate.max()) + 1), lines=tuple(lines),
                            **trainer.provenance, seed=start.seed)  # fmt: skip

@@ -193,7 +193,8 @@ class Trainer:
     def chunks(self, rows: Iterable, key: Callable = lambda row: 0) -> list[list]:
         """Rows in cohorts of at most `most`, of nearly equal size; rows of another ``key`` (`cohort_key`) apart.
 
-        Without its first cohort, the rest is split as before: a resumed command has the same cohorts.
+        Without its first cohort, the rest is split as before: a command that is taken up with as many threads has the
+        same cohorts.
         """
         groups: dict = {}
         for row in rows:

@@ -24,9 +24,9 @@ class NoArray(UsageError, KeyError):
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """An artifact opened for reading. Its recipe raises UsageError for a field that is not there. Arrays are read when asked for: ``artifact["replicate_0/level_3/mask"]``.
+    """An artifact opened for reading. Arrays are read when asked for: ``artifact["replicate_0/level_3/mask"]``.
 
-    The file stays open, so that what is read belongs together even if the path is written anew meanwhile.
+    Its recipe raises UsageError for a field that is not there. The file stays open, so that what is read belongs together even if the path is written anew meanwhile.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class Artifact:
     def identity(self) -> str:
         return self.lineage.identity
 
-    @property
+    @cached_property
     def recipe(self) -> dict:
         return Recipe(self.lineage.recipe, self.path)
 

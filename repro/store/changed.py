@@ -23,7 +23,7 @@ def open_changed(path: Path, refusal: UsageError) -> h5py.File:
     if not holds(path):
         raise refusal
     say_once(f"note: {path} was changed by another program after it was written; its arrays and its recipe are "
-                   f"as they were: `repro reseal {path}` ends this note", path.stat().st_mtime_ns)  # fmt: skip
+             f"as they were: `repro reseal {path}` ends this note", path.stat().st_mtime_ns)  # fmt: skip
     return hdf5.open_image(path)
 
 

@@ -17,7 +17,7 @@ from repro.errors import RunError, UsageError
 FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-SIGNED = r"(process \d+ on .+)?"  # what a lock of this program holds; nothing before it is signed
+SIGNED = re.compile(r"process \d+ on .+")  # what a lock of this program holds, or nothing before it is signed
 _PATIENCE = 0.5  # seconds: whoever looks whether a lock is held takes it for a moment; its holder soon says who it is
 _PAUSE = 0.02
 
@@ -145,8 +145,9 @@ def require_lock(lock: Path) -> None:
         with suppress(FileNotFoundError):
             if not lock.is_symlink():
                 with open_regular(lock) as file:
-                    if re.fullmatch(SIGNED, file.read(1000).decode(errors="replace")):
-                        return
+                    text = file.read(1000).decode(errors="replace")
+                if not text or SIGNED.fullmatch(text):
+                    return
             raise UsageError(f"{lock} is no lock of this program: move it away, or choose another --out")
     except IsADirectoryError:
         raise UsageError(f"{lock} is a folder where a lock has to stand: move it away, or choose another --out") from None

@@ -173,7 +173,7 @@ def open_sealed(path: Path, *, verify: bool) -> h5py.File:
     checked = check(path, verify=verify)
     if checked.handled:
         say_once(f"note: another HDF5 program had {path} open for writing, and all that it holds is as it was: "
-                       f"`repro reseal {path}` ends this note", checked.digest)  # fmt: skip
+                 f"`repro reseal {path}` ends this note", checked.digest)  # fmt: skip
     return open_image(path)
 
 

@@ -81,12 +81,14 @@ class _Folder:
         state = checked.found.st_size, checked.found.st_mtime_ns, hashlib.sha256(checked.head).hexdigest()
         if (known := self.lines.get(path.name)) and known[:3] == state and known[3] >= verify and not checked.handled:
             return known[4]
-        said = Glance.of(read(path, verify=verify))
+        said = Glance.of(read(path, verify=False))
         with suppress(OSError):
-            if _same(os.stat(path), checked.found) and not checked.handled:  # not replaced in between
-                self.lines[path.name] = (*state, verify, said)
-                self.new += 1
-        return said
+            if _same(os.stat(path), checked.found):  # what was read is what was compared
+                if not checked.handled:
+                    self.lines[path.name] = (*state, verify, said)
+                    self.new += 1
+                return said
+        return Glance.of(read(path, verify=verify))
 
     def keep(self) -> None:
         """Writes the index if enough is new. What else stands in its place is left alone."""

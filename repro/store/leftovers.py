@@ -10,7 +10,6 @@ from pathlib import Path
 from repro.store import files
 from repro.store.work import folder_of
 
-_SIGNED = re.compile(r"process \d+ on .+")
 _RULES = re.compile(r"\..+-(?P<node>.+)-(?P<process>\d+)\.mk")  # as the Makefile names them
 
 
@@ -42,7 +41,7 @@ def _free(lock: Path) -> bool:
         return False
     with files.open_regular(lock) as file:
         text = file.read(1000).decode(errors="replace")
-        if not (_SIGNED.fullmatch(text) or (not text and lock.name.endswith((".h5.lock", ".zip.lock")))):
+        if not (files.SIGNED.fullmatch(text) or (not text and lock.name.endswith((".h5.lock", ".zip.lock")))):
             return False
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where it is held
         if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):

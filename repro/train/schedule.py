@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from repro.errors import UsageError
 
 PRECISIONS = ("fp32", "bf16", "fp64")
-LARGEST = 3.4e38  # that single precision holds
+LARGEST = (2 - 2**-23) * 2.0**127  # that single precision holds
 
 
 @dataclass(frozen=True)

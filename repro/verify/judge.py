@@ -72,8 +72,7 @@ def verdicts_on(evidence: Evidence, p: Protocol, *, figures: Sequence[str]) -> l
     found = evaluate(
         own.runs, figures=figures, dataset=p.dataset, scale=p.scale, chance=1 / p.num_classes, size=p.subset_size,
         noise=p.noise, noise_size=p.noise_size, smallest=min(p.sizes, default=p.subset_size), balanced=p.balanced,
-        replicates=p.replicates,
-        confidence=p.confidence, levels=p.judging_levels,
+        replicates=p.replicates, confidence=p.confidence, levels=p.judging_levels,
     )  # fmt: skip
     for others in ([passes(p)], contamination(own, p), connectivity.verdicts(own, p), warmup.verdicts(own, p)):
         found += [replace(v, promised=v.promised and CLAIMS[v.claim].figure in figures) for v in others]
