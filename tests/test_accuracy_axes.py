@@ -12,7 +12,7 @@ from repro.protocol import datasets_at
 from repro.report import charts
 from repro.report import figures as report_figures
 from repro.report.origins import Origins
-from tests.test_figures import simulate
+from tests.simulated_evidence import simulate
 
 COLUMNS = {"runs": ["acc"], "warmup": ["acc"], "gradients": ["acc"], "barriers": ["pretrain_acc"]}
 

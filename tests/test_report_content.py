@@ -22,7 +22,7 @@ from repro.verify.evidence import Evidence
 from tests.command_line import complaint, repro
 from tests.html_tables import Tables
 from tests.simulated_artifacts import make
-from tests.test_figures import simulate
+from tests.simulated_evidence import simulate
 
 ROOT = Path(__file__).parents[1]
 
