@@ -77,7 +77,7 @@ _CPU = Training(steps=3900, milestones=(1950, 2925), batch_size=128, lr=0.3, wei
 CPU = Protocol(
     dataset="cifar10@16", scale="cpu", network="cifar_resnet14_w8", training=_CPU,
     scoring=Scoring("cifar_resnet14_w8", replace(_CPU, steps=1950, milestones=(1300,))), t_star=200, subset_size=3200,
-    sizes=(640, 1280, 3200), levels=12, replicates=8, more_replicates=4, second_look=16, balanced=True,
+    sizes=(640, 1280, 3200), levels=12, replicates=8, second_look=16, balanced=True,
     judging_levels=(6, 7, 8, 9, 10), sweep_levels=(6, 8, 10), noise=(0.1, 0.5), noise_size=3200, barrier_level=8,
     barrier_all=(50, 100, 200), barrier_subsets=(100,), barrier_sizes=(640, 1280, 3200), onset_steps=(400, 800, 1600),
     warmup=Warmup(replace(_CPU, steps=490, milestones=(245, 368), batch_size=1024, lr=3.2), (12, 48, 192), (3200,)),

@@ -100,13 +100,13 @@ def test_scores_alone(tmp_path):
 
 
 def test_figures_of_the_cpu_scale():
-    """Figure 2: six arms of eight; Figure 5: 14 initialisations, with the parents that Figure 2 has anyway."""
+    """Figure 2: six arms of eight; Figure 5: 14 initialisations, eight parents each."""
     arms = needed("figure2", CPU)
     assert [cell.condition for cell in arms] == ["all_t0", "all_tstar_half", "all_tstar", "random", "easy", "hard"]
     assert all(cell.promised == 8 and cell.depth == 12 for cell in arms)
     assert all(cell.subset.is_balanced(CPU) and cell.size == 3200 and cell.t == 100 for cell in arms[3:])
     parents = [item.cell for item in needed("figure5", CPU) if isinstance(item, plan.Barrier)]
-    assert len(parents) == 14 and {cell.promised for cell in parents} == {4, 8}
+    assert len(parents) == 14 and {cell.promised for cell in parents} == {8}
     assert all(cell.promised == 8 for cell in parents if cell in arms)
     assert set(CPU.judging_levels) <= set(range(CPU.levels + 1)) and CPU.barrier_level in CPU.judging_levels
     assert figures_at("cpu") == tuple(name for name in FIGURES if name != "scores")
