@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -16,6 +17,26 @@ ROOT = Path(__file__).parents[1]
 TINY = ("--network", "cifar_resnet8_w4", "--steps", 12, "--batch-size", 64, "--milestones", "6", "--replicates", 2)
 HANG = 900  # seconds after which what should have ended is taken to hang: no test says how long anything takes
 CPU = ("--device", "cpu")  # for what is compared bit for bit
+
+
+class Hang(BaseException):
+    """What should have ended did not."""
+
+
+@contextmanager
+def no_hang(seconds: int = HANG):
+    """Raises Hang in this process after so many seconds."""
+
+    def ended(*_):
+        raise Hang
+
+    before = signal.signal(signal.SIGALRM, ended)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def repro(*words, code: int | None = 0) -> Result:

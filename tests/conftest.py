@@ -21,6 +21,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(autouse=True)
 def short_predictions(monkeypatch):
     """A plan's prediction of its time may be as poor as it likes: the measurement for a good one takes 20 s."""
+    assert speed.CALIBRATION == 20.0
     monkeypatch.setattr(speed, "CALIBRATION", 1.0)
 
 

@@ -232,3 +232,9 @@ def hooked(num_classes, in_chans):
     network = vgg(num_classes, in_chans)
     network[0].register_forward_hook(lambda module, inputs, output: 2 * output)
     return network
+
+
+def maximum(num_classes, in_chans):
+    """Two convolutions of one pixel, and maxima of what they give. For 4 x 4 images."""
+    layers = nn.Conv2d(in_chans, 2, 1, bias=False), nn.Conv2d(2, 1, 1, bias=False), nn.MaxPool2d(2), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(4, num_classes))

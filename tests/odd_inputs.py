@@ -229,11 +229,3 @@ def edited(path: Path, edit) -> bytes:
     return b"".join(hdf5.sealed(image.getvalue()))
 
 
-def bare(path: Path) -> bytes:
-    """An artifact whose recipe says nothing."""
-
-    def edit(file: h5py.File) -> None:
-        old = store.read(path)
-        file.attrs.update({"identity": store.Lineage(old.kind, {}, old.inputs).identity, "recipe": "{}"})
-
-    return edited(path, edit)

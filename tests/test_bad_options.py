@@ -121,7 +121,7 @@ ls --results {imp}
 ls --results {tmp}
     holds no artifacts: give the folder that holds them
 ls --results {folder} level=8
-    the query 'level=8' has no answer .invalid syntax, equality is ==.: the columns are
+    the query 'level=8' has no answer \(invalid syntax, equality is ==\): the columns are .*density
 ls --results {folder} lvl==8
     the query 'lvl==8' has no answer .*'lvl' is not defined.*: the columns are
 ls --results {folder} @x

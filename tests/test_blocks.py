@@ -7,7 +7,15 @@ import torch
 from repro.engines import Block, Sgd
 from repro.nets import create, layout_of
 from tests.test_engine import (  # noqa: F401  (images and labels are fixtures)
-    CLASSES, ENGINES, NETWORK, N, batcher_of, cohort_of, images, initial, labels,
+    CLASSES,
+    ENGINES,
+    NETWORK,
+    N,
+    batcher_of,
+    cohort_of,
+    images,
+    initial,
+    labels,
 )  # fmt: skip
 
 # ruff: noqa: F811

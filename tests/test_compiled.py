@@ -20,6 +20,9 @@ print(x.tolist())
 """
 
 
+TOLD = "compiling engine sparse for this CPU"
+
+
 def compiling(folder, before="", checkout=Path(__file__).parents[1]):
     """What a process that compiles a small function says, with its cache in a folder; ``before`` is run first."""
     (script := folder / "one_step.py").write_text(before + ONE_STEP)
@@ -46,26 +49,26 @@ def test_a_second_checkout_has_a_cache_of_its_own(tmp_path):
     """Numba keeps code by the place of its file, and each is told that it compiles."""
     for name in ("one", "two"):
         shutil.copytree(Path(__file__).parents[1] / "repro", tmp_path / name / "repro")
-        assert compiling(tmp_path, checkout=tmp_path / name)
+        assert TOLD in compiling(tmp_path, checkout=tmp_path / name)
     assert len(list(tmp_path.glob("cache/*/engine-*"))) == 2
 
 
 def test_files_that_cannot_be_locked_are_compiled_all_the_same(tmp_path):
     refused = "import fcntl\ndef flock(*_): raise OSError(95, 'no locks')\nfcntl.flock = flock\n"
-    assert compiling(tmp_path, refused) and compiling(tmp_path, refused) == ""
+    assert TOLD in compiling(tmp_path, refused) and compiling(tmp_path, refused) == ""
 
 
 def test_a_user_who_is_in_no_list_has_no_home(tmp_path):
     """As in a container that runs as any number: then among temporary files."""
     (tmp_path / "tmp").mkdir()
     unknown = "import os, pwd\ndel os.environ['XDG_CACHE_HOME'], os.environ['HOME']\npwd.getpwuid = {}.__getitem__\n"
-    assert compiling(tmp_path, unknown) and list(tmp_path.glob("tmp/*/*/**/*.nbc"))
+    assert TOLD in compiling(tmp_path, unknown) and list(tmp_path.glob("tmp/*/*/**/*.nbc"))
 
 
 def test_a_user_without_a_home_keeps_it_among_temporary_files(tmp_path):
     (tmp_path / "cache").write_text("a file", encoding="utf-8")
     (tmp_path / "tmp").mkdir()
-    assert compiling(tmp_path) and compiling(tmp_path) == ""
+    assert TOLD in compiling(tmp_path) and compiling(tmp_path) == ""
     assert list(tmp_path.glob("tmp/*/*/**/*.nbc"))
 
 

@@ -228,7 +228,7 @@ def test_a_day_and_an_hour():
 
 
 def test_a_plan_that_fills_the_disk_or_the_memory_is_refused_beforehand(tmp_path, monkeypatch):
-    """Of 16 artifacts, the largest twice for each process at once; by the formula that test_size holds to the bytes."""
+    """Of 16 artifacts, the largest twice for each process at once; by the formula that is held to the bytes above."""
     steps = plan.steps(figure2(DIGITS), RESULTS)
     sizes = sorted(cost.stored_bytes(step) for step in steps)
     monkeypatch.setattr(room, "_available", lambda: 2 * room.PROCESS)

@@ -52,7 +52,9 @@ def test_from_images_to_verdicts(some_images, tmp_path):
     repro("figure", *study)
     shown = repro("verify", *study).stdout
     assert "cifar10@16, cpu scale" in shown
-    for verdict in json.loads((results / "figure2-verdicts.json").read_text(encoding="utf-8"))["verdicts"]:
+    verdicts = json.loads((results / "figure2-verdicts.json").read_text(encoding="utf-8"))["verdicts"]
+    assert [verdict["claim"] for verdict in verdicts] == [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
+    for verdict in verdicts:
         assert verdict["paper_claim"] == "not tested (cifar10@16)"
         assert verdict["verdict"] == "by arithmetic" or verdict["judged"] == [1, 2]
         assert verdict["published"] == published_support(verdict["claim"], "cifar10")  # effects of the whole images

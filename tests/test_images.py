@@ -316,8 +316,10 @@ def test_moments_take_little_memory_beside_the_images():
     pixels = np.random.default_rng(0).integers(0, 256, (4000, 32, 32, 3), dtype=np.uint8)
     expected = (pixels / 255).mean((0, 1, 2)), (pixels / 255).std((0, 1, 2))
     tracemalloc.start()
-    mean, std = images._moments(pixels)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    try:
+        mean, std = images._moments(pixels)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     assert peak < 30e6
     np.testing.assert_allclose([mean, std], expected, rtol=1e-10)  # of the sums in float64

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from repro.cli import main
-from tests.command_line import CPU, TINY, chain_of_artifacts, contents, repro
+from tests.command_line import CPU, TINY, chain_of_artifacts, contents, no_hang, repro
 
 pytestmark = pytest.mark.slow
 CALLS = ("replace", "rename", "fsync", "unlink", "rmdir", "ftruncate")
@@ -93,9 +93,15 @@ def run(words: list[str], k: int = 0, number: int = 0, way: str = "at_calls") ->
         finally:
             os._exit(status)
     os.close(sender)
-    with open(receiver) as told:
-        count = int(told.read() or 0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), count
+    try:
+        with no_hang(), open(receiver) as told:
+            count = int(told.read() or 0)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        status = os.waitpid(pid, 0)[1]
+    return os.waitstatus_to_exitcode(status), count
 
 
 def holds(words: list[str], out: Path, wanted: dict) -> None:
@@ -123,7 +129,11 @@ def test_signalled_at_random_moments(command, made, undisturbed, tmp_path):
     status, count = run(words, way="at_functions")
     assert status == 0
     out.unlink()
+    statuses = []
     for n, k in enumerate(np.random.default_rng(0).integers(1, count, EACH)):
         number = SIGNALS[n % len(SIGNALS)]
-        assert run(words, int(k), number, "at_functions")[0] in (-number, 128 + number, 0, 1)
+        statuses.append(run(words, int(k), number, "at_functions")[0])
+        ends = (-number,) if number == signal.SIGKILL else (-number, 128 + number, 0, 1)  # too late, or while it ended
+        assert statuses[-1] in ends
         holds(words, out, undisturbed[command])
+    assert sum(status != 0 for status in statuses) > EACH // 2

@@ -43,7 +43,7 @@ def test_variables_of_make_are_words(name, odd, tmp_path):
     for goal in goals.get(name, ["figure2", "archive", "demo"]):
         scale = [] if name == "SCALE" else ["SCALE=demo"]
         done = make(goal, "VENV=venv", f"REPRO={program}", f"{name}={odd}", *scale, cwd=tmp_path)
-    if done.args[3] == "demo":
+    if goal == "demo":
         results = odd if name == "RESULTS" else "results/demo" + (f"-seed{odd}" if name == "SEED" else "")
         figure = f"{results}/figure2" + (f"-{odd}" if name == "CONTROL" else "")
         told = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines()[-4:]]

@@ -1,7 +1,6 @@
 """Mistakes of all kinds, one small test for each: a sentence, and nothing of the user's changed. `test_three_hundred` tries
 many more, in minutes."""
 
-import errno
 import os
 import re
 import tempfile
@@ -14,6 +13,7 @@ import pytest
 from repro import store
 from repro.cli import group, status
 from repro.data import images
+from repro.errors import RunError
 from repro.plan import words_of
 from repro.stages import growing
 from repro.store import files, leftovers
@@ -67,10 +67,13 @@ def test_damaged_hdf5_of_the_user(tmp_path):
         file.create_dataset("group/score", data=np.arange(1797.0), chunks=(100,), compression="gzip")
     whole = (tmp_path / "s.hdf5").write_bytes((tmp_path / "s.h5").read_bytes()) and (tmp_path / "s.hdf5").read_bytes()
     words = ("select", "--kind", "easy", "--dataset", "digits", "--size", 9, "--replicates", 1, "--scores", tmp_path / "s.hdf5")
+    codes = []
     for start in range(100, len(whole), 400):
         (tmp_path / "s.hdf5").write_bytes(whole[:start] + bytes(300) + whole[start + 300 :])
         result = repro(*words, "--dry-run", "--out", tmp_path / "x.h5", code=None)  # no traceback
         assert result.exit_code in (0, 2)
+        codes.append(result.exit_code)
+    assert codes.count(2) >= len(codes) // 2
 
 
 def test_links_out_of_an_artifact(made, tmp_path):
@@ -106,7 +109,7 @@ def test_links_in_a_circle(tmp_path):
     (tmp_path / "x.h5").symlink_to("y.h5")
     (tmp_path / "y.h5").symlink_to("x.h5")
     assert "is a link that leads back to itself" in complaint(*SELECT, "--out", tmp_path / "x.h5")
-    with pytest.raises(Exception, match="too many levels of symbolic links"):
+    with pytest.raises(RunError, match="(?i)too many levels of symbolic links"):
         files.write_whole(tmp_path / "x.h5", [b"x"])
     assert (tmp_path / "x.h5").is_symlink() and (tmp_path / "y.h5").is_symlink()
 
@@ -119,25 +122,23 @@ def test_a_clock_that_is_set_back(tmp_path, monkeypatch):
 
 
 def test_no_temporary_folder(monkeypatch, tmp_path):
-    def none():
-        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
-
-    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", list)  # none that Python could write to
     with pytest.raises(OSError) as failure:
         tempfile.TemporaryDirectory()
     assert group._told(failure.value).startswith("no temporary file can be written: set TMPDIR")
 
 
-def test_shortage_of_memory_advises_what_helps(monkeypatch, made):
+def test_shortage_of_memory_advises_what_helps(monkeypatch, made, tmp_path):
     def short(*_, **__):
         raise MemoryError("Unable to allocate 5.00 GiB for an array")
 
     monkeypatch.setattr(images, "_digits", short)
-    told = complaint(*PRETRAIN, "--out", "x.h5", code=1)
+    told = complaint(*PRETRAIN, "--out", tmp_path / "x.h5", code=1)
     assert told == "out of memory (unable to allocate 5.00 gib for an array): end other programs, or use a machine with more memory"
     monkeypatch.undo()
     monkeypatch.setattr("repro.store.query.describe", short)
-    assert "replicates" not in complaint("inspect", made["easy"], code=1)
+    assert complaint("inspect", made["easy"], code=1) == told
 
 
 def test_git_is_not_locked(monkeypatch):

@@ -87,7 +87,9 @@ def test_a_border_that_has_no_effect_is_none_of_the_plan(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("fig.py").write_text(PROTOCOL.replace("steps", "border=2, augment=False, steps"), encoding="utf-8")
     study = Study("fig.py")
-    for step in steps(study.items(), study.results):
+    found = steps(study.items(), study.results)
+    assert found
+    for step in found:
         assert "--border" not in step.command and "border" not in step.recipe
 
 

@@ -212,6 +212,8 @@ def test_a_lost_node_loses_nothing(cluster, tiny_environment, made_by_make, tmp_
     logs = [path.read_text(encoding="utf-8") for path in lost]
     assert {text.count("# began") for text in logs} == {2}  # cut off, and begun again
     assert {text.count("# ended") for text in logs} == {1}
+    others = [path.read_text(encoding="utf-8") for path in there.keys() - lost.keys()]
+    assert {(text.count("# began"), text.count("# ended")) for text in others} <= {(1, 1), (2, 1), (2, 2)}
     assert any("reused" in text for text in logs), logs  # from the level that was kept
     assert (tmp_path / "figure2.csv").read_bytes() == (made_by_make / "figure2.csv").read_bytes()
     names = {path.relative_to(made_by_make) for path in made_by_make.glob("*/*.h5")}

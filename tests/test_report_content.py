@@ -103,7 +103,7 @@ def test_cost_and_provenance_are_the_artifacts_own(made):
     assert row["artifacts"][0] == str(len(artifacts)) == "16"
     assert float(row["wall, h"][1]) == pytest.approx(0.01 * len(artifacts))
     assert float(row["CPU, h"][1]) == pytest.approx(0.02 * len(artifacts))  # two threads each
-    # 5 folds at most, 3 replicates: 10 networks each; pre-training of 5 cells (t = 0 trains none); 6 cells of 11 levels
+    # 5 folds at most, 3 replicates: 40 networks each; pre-training of 5 cells (t = 0 trains none); 6 cells of 15 levels
     assert float(row["trainings"][1]) == 3 * 40 + 5 * 3 + 6 * 3 * 15  # scoring networks of three folds, pre-training, levels
     heads, rows = tables["Artifacts: what each is, its checksums, and what made it last"]
     import h5py

@@ -214,7 +214,7 @@ def test_a_diverging_replicate_counts_as_chance_and_harms_nobody(short, engine, 
     repro("imp", short, *command, "--out", tmp_path / "good.h5")
     out = tmp_path / "bad.h5"
     said = repro("imp", broken(short, tmp_path / "broken.h5", [1]), *command, "--out", out).stdout
-    assert "warning: replicates [1] diverged and count as chance: that was before any update, so the learning rate (=1.0) is" in said
+    assert "warning: replicates [1] diverged and count as chance: that was before any update, so the learning rate (=1.0) is not why: look at the weights it starts from" in said
     table = store.table(out)
     assert table.diverged.tolist() == [False] * 3 + [True] * 3 and table.acc[3:].tolist() == [0.1] * 3
     assert contents(out, "replicate_0/level") == contents(tmp_path / "good.h5", "replicate_0/level")
@@ -225,7 +225,8 @@ def test_when_all_diverge_the_command_fails_and_keeps_what_it_has(short, resumed
     out = tmp_path / "imp.h5"
     command = ("imp", broken(short, tmp_path / "broken.h5", range(3)), "--levels", 1, *CPU, "--out", out)
     said = complaint(*command, code=1)
-    assert said.startswith("all replicates of imp diverged (loss not finite from step 5): that was before any ")
+    assert said.startswith("all replicates of imp diverged (loss not finite from step 5): that was before any update, ")
+    assert "look at the weights it starts from, and at what its forward gives" in said
     assert complaint(*command, code=1) == said and resumed == [None]  # the second time nothing is trained
     assert not out.exists() and (tmp_path / "imp.h5.work").is_dir()
 

@@ -11,8 +11,8 @@ from repro.data import Batcher, load
 from repro.nets import create, initialise, layout_of
 from repro.protocol import Scoring
 from repro.stages import Machine, imp, pretrain, score, select
-from repro.stages.trainer import Trainer
 from repro.stages.score import half_ensemble_correlation
+from repro.stages.trainer import Trainer
 from repro.store import read
 from repro.train.schedule import Training
 from repro.train.streams import torch_stream

@@ -1,7 +1,6 @@
 """Everything in `tests.odd_inputs`: one sentence or what was asked for, no hang, and no file of the user changed."""
 
 import os
-import signal
 import stat
 import tempfile
 from contextlib import contextmanager
@@ -12,29 +11,11 @@ from click.testing import CliRunner
 
 from repro.cli import main
 from tests import odd_inputs
-from tests.command_line import chain_of_artifacts
+from tests.command_line import chain_of_artifacts, no_hang
 
 HANG = 120  # seconds
 CASES = {f"{group}: {name}": words for group, each in odd_inputs.cases().items() for name, words in each.items()}
 NOBODY = 65534
-
-
-class Hang(BaseException):
-    pass
-
-
-@contextmanager
-def no_hang():
-    def ended(*_):
-        raise Hang
-
-    before = signal.signal(signal.SIGALRM, ended)
-    signal.alarm(HANG)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager
@@ -98,7 +79,7 @@ def furnished(tmp_path_factory):
 def test_odd_input(name, furnished, monkeypatch):
     folder, before = furnished
     monkeypatch.chdir(folder)
-    with no_hang():
+    with no_hang(HANG):
         if "closed" in name:
             with anybody():
                 said = CliRunner().invoke(main, CASES[name])
@@ -115,4 +96,5 @@ def test_odd_input(name, furnished, monkeypatch):
     changed = {path for path in before if after.get(path) != before[path]}
     replaced = {word for word in CASES[name] if "--force" in CASES[name] or word == "empty.log"}  # a log may be empty
     assert not changed or (said.exit_code == 0 and len(changed) == 1 and changed <= replaced)
+    assert "out.was-run" not in after  # code of a file that was given
     assert said.exit_code == 0 or after.keys() == before.keys()
