@@ -227,5 +227,3 @@ def edited(path: Path, edit) -> bytes:
         edit(file)
         file.attrs[hdf5.ATTRIBUTES_SHA256] = hdf5.attributes_sha256(file.attrs)
     return b"".join(hdf5.sealed(image.getvalue()))
-
-

@@ -15,6 +15,7 @@ from repro.verify.evidence import Evidence
 from repro.verify.judge import looks
 from tests.command_line import complaint, repro
 
+pytestmark = pytest.mark.usefixtures("nothing_is_measured")
 PROTOCOL = dataclasses.replace(DIGITS, replicates=2, levels=3, t_star=20, subset_size=256, seed=1, prune_fraction=0.1)
 KINDS = {"select": "subset"}
 
@@ -22,12 +23,6 @@ KINDS = {"select": "subset"}
 @pytest.fixture
 def results(tmp_path):
     return tmp_path / "results"
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_measured(monkeypatch):
-    """A prediction takes 20 s of measurements; tests/test_cost.py has the arithmetic."""
-    monkeypatch.setattr(cost, "calibrate", lambda *_: cost.Speed(400.0, 400.0, 1200.0, 5.0, "CPU"))
 
 
 def pretend(step: plan.Step, *, less: int = 0, **recipe) -> None:

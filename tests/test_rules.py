@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from paper_figures.cells import FIGURES, figure2, needed
-from repro import cost, plan
+from repro import plan
 from repro.errors import UsageError
 from repro.protocol import DIGITS
 from tests.command_line import ROOT, complaint, repro
 
+pytestmark = pytest.mark.usefixtures("nothing_is_measured")
 PROTOCOL = dataclasses.replace(DIGITS, replicates=2, levels=3, t_star=20, subset_size=256, seed=1, prune_fraction=0.1)
-
 
 # Stands for the program: makes the files named by --out from those it is given, one command after the other.
 STUB = """#!/bin/sh
@@ -39,12 +39,6 @@ done
 @pytest.fixture
 def results(tmp_path):
     return tmp_path / "results"
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_measured(monkeypatch):
-    """A prediction takes 20 s of measurements; tests/test_cost.py has the arithmetic."""
-    monkeypatch.setattr(cost, "calibrate", lambda *_: cost.Speed(400.0, 400.0, 1200.0, 5.0, "CPU"))
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ class NoArray(UsageError, KeyError):
 class Artifact:
     """An artifact opened for reading. Arrays are read when asked for: ``artifact["replicate_0/level_3/mask"]``.
 
-    Its recipe raises UsageError for a field that is not there. The file stays open, so that what is read belongs together even if the path is written anew meanwhile.
+    Its recipe raises UsageError for a field that is not there. The file stays open, so that what is read belongs
+    together even if the path is written anew meanwhile.
     """
 
     path: Path
