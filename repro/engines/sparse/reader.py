@@ -55,7 +55,8 @@ class _Reader:
             return
         if node.op == "call_module":
             module = self.modules[node.target]
-            phrase = f"a {type(module).__name__} ({node.target!r})"
+            name = type(module).__name__
+            phrase = f"{'an' if name[0] in 'AEIOU' else 'a'} {name} ({node.target!r})"
             if not node.users:  # it may change something in place
                 raise Unsupported(f"{phrase}, whose result nobody reads")
             if module._forward_hooks or module._forward_pre_hooks:
