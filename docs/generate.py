@@ -97,9 +97,14 @@ def claims() -> str:
         for verdict in from_published(dataset):
             found[verdict.claim, verdict.panel][dataset] = verdict
     lines = ["## All of them", ""]
-    lines += table(("", "claim", "figure", *DATASETS.values()),
-                   (summary(CLAIMS[n], panel, verdicts) for (n, panel), verdicts in sorted(found.items())
-                    if panel in CLAIMS[n].panels))  # fmt: skip
+    lines += table(
+        ("", "claim", "figure", *DATASETS.values()),
+        (
+            summary(CLAIMS[n], panel, verdicts)
+            for (n, panel), verdicts in sorted(found.items())
+            if panel in CLAIMS[n].panels
+        ),
+    )
     for number, claim in CLAIMS.items():
         lines += one_claim(claim, {panel: found[number, panel] for panel in claim.panels})
     return "\n".join(lines).rstrip() + "\n"

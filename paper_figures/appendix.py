@@ -77,8 +77,15 @@ def _paint_sizes(row: SubFigure, tables: Tables, protocol: Protocol) -> None:
     looks = series(table.loc[table["size"] > 0, "size"], "magma")
     for panel, (kind, word) in zip(row.subplots(1, 3), KINDS.items()):
         arms = {subsets(protocol, size, [kind])[0]: look for size, look in looks.items()}
-        curve_panel(panel, table, protocol, [*all_data(protocol), *arms], title=f"{word} examples", colors=arms,
-                    published_range=Y_RANGES.get(protocol.dataset))  # fmt: skip
+        curve_panel(
+            panel,
+            table,
+            protocol,
+            [*all_data(protocol), *arms],
+            title=f"{word} examples",
+            colors=arms,
+            published_range=Y_RANGES.get(protocol.dataset),
+        )
 
 
 def _scores(evidence: Evidence, protocol: Protocol) -> Tables:
@@ -95,11 +102,25 @@ def _paint_scores(row: SubFigure, tables: Tables, protocol: Protocol) -> None:
     half, top = all_data(protocol)[1:]
     y_range = Y_RANGES.get(protocol.dataset)
     arms = [half, top, *subsets(protocol, size, ("random", "easy", *SCORES))]
-    curve_panel(panels[0], tables["other scores"], protocol, arms, title="other scores than EL2N", columns=2,
-                published_range=y_range)  # fmt: skip
+    curve_panel(
+        panels[0],
+        tables["other scores"],
+        protocol,
+        arms,
+        title="other scores than EL2N",
+        columns=2,
+        published_range=y_range,
+    )
     arms = [half, top, *subsets(protocol, size, ("random", "random_like_easy", "easy", *COMPOSITION[:2]))]
-    curve_panel(panels[1], tables["composition"], protocol, arms, title="easiness or choice of classes", columns=2,
-                published_range=y_range)  # fmt: skip
+    curve_panel(
+        panels[1],
+        tables["composition"],
+        protocol,
+        arms,
+        title="easiness or choice of classes",
+        columns=2,
+        published_range=y_range,
+    )
     half_ensembles(panels[2], tables["half-ensemble correlation"])
 
 
@@ -111,8 +132,15 @@ def half_ensembles(panel: Axes, scores: pd.DataFrame) -> None:
     shares = sorted(set(scores["noise"]))
     for i, noise in enumerate(shares):
         values = np.sort(scores.loc[scores["noise"] == noise, "half_correlation"].to_numpy(float))
-        panel.plot(i + np.linspace(-0.12, 0.12, len(values)) * (len(values) > 1), values, "o", color="#0173b2", ms=6,
-                   mec="white", label="a fold" if i == 0 else None)  # fmt: skip
+        panel.plot(
+            i + np.linspace(-0.12, 0.12, len(values)) * (len(values) > 1),
+            values,
+            "o",
+            color="#0173b2",
+            ms=6,
+            mec="white",
+            label="a fold" if i == 0 else None,
+        )
         panel.plot((i - 0.2, i + 0.2), [values.mean()] * 2, color="black", lw=1.2, label="mean" if i == 0 else None)
     panel.axhline(RELIABLE, color="#7f7f7f", ls="-.", lw=1, label=f"{RELIABLE}: below, scores are unreliable")
     panel.set_xticks(range(len(shares)), [f"{100 * s:.3g} %" for s in shares])

@@ -85,9 +85,15 @@ def appendix(p: Protocol) -> list[Item]:
     scores = [_ranked_by(p, score, p.subset_size) for score in ("lmc", "forgetting")]
     noisy = [Chosen(p, Subset("hard", p.noise_size), noise, few) for noise in p.noise]
     return [
-        *figure3(p), *scores, *noisy, *composition, *onset, *(Barrier(cell) for cell in (*dense, *onset)),
-        Gradients(p, replicates=few), Gradients(p, easy, replicates=few),
-    ]  # fmt: skip
+        *figure3(p),
+        *scores,
+        *noisy,
+        *composition,
+        *onset,
+        *(Barrier(cell) for cell in (*dense, *onset)),
+        Gradients(p, replicates=few),
+        Gradients(p, easy, replicates=few),
+    ]
 
 
 def scores(p: Protocol) -> list[Item]:
@@ -97,9 +103,15 @@ def scores(p: Protocol) -> list[Item]:
 
 
 FIGURES: dict[str, Callable[[Protocol], list[Item]]] = {
-    "figure1": figure1, "figure2": figure2, "figure3": figure3, "figure4": figure4, "figure5": figure5,
-    "figure6": figure6, "appendix": appendix, "scores": scores,
-}  # fmt: skip
+    "figure1": figure1,
+    "figure2": figure2,
+    "figure3": figure3,
+    "figure4": figure4,
+    "figure5": figure5,
+    "figure6": figure6,
+    "appendix": appendix,
+    "scores": scores,
+}
 _AT = {"day": ("figure1", "figure2", "figure4", "figure5", "figure6"), "scores": ("scores",)}
 
 

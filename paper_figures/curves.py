@@ -61,10 +61,12 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     if runs.empty:
         return pd.DataFrame(columns=[*KEYS, "weights_left_pct", "mean_acc", "std_acc", "n", "diverged"])
     found = runs.groupby(_keys(runs), sort=False).agg(
-        weights_left_pct=("density", lambda d: 100 * d.astype(float).mean()), mean_acc=("acc", "mean"),
-        std_acc=("acc", lambda a: a.std(ddof=0)), n=("acc", "count"),
+        weights_left_pct=("density", lambda d: 100 * d.astype(float).mean()),
+        mean_acc=("acc", "mean"),
+        std_acc=("acc", lambda a: a.std(ddof=0)),
+        n=("acc", "count"),
         diverged=("diverged", lambda d: int(d.astype(bool).sum())),
-    )  # fmt: skip
+    )
     return found.reset_index()
 
 
@@ -155,8 +157,18 @@ def lost(table: pd.DataFrame) -> str:
 def legend_below(panel: Axes, title: str, columns: int) -> None:
     """A legend that cannot lie on data: beneath the panel."""
     below = offset_copy(panel.transAxes, panel.get_figure(root=True), y=-36, units="points")  # ticks and axis label
-    panel.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=columns,
-                 title=title, title_fontsize=7, frameon=False, columnspacing=1.2, handlelength=2.6)  # fmt: skip
+    panel.legend(
+        fontsize=7,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        bbox_transform=below,
+        ncols=columns,
+        title=title,
+        title_fontsize=7,
+        frameon=False,
+        columnspacing=1.2,
+        handlelength=2.6,
+    )
 
 
 def _axes(panel: Axes, own: pd.DataFrame, shown: pd.DataFrame) -> None:

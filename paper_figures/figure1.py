@@ -88,8 +88,16 @@ def _path(paths: pd.DataFrame, arm: Arm) -> pd.DataFrame:
 def _line(panel: Axes, arm: Arm, alpha: np.ndarray, y: np.ndarray, unit: str, beside: float) -> None:
     look = LOOKS[arm.condition]
     middle, ends = float(np.interp(0.5, alpha, y)), (y[0] + y[-1]) / 2
-    panel.plot(alpha, y, look.line, color=look.color, marker=look.marker, ms=4, lw=1.4,
-               label=f"{arm.label}: barrier {middle - ends:.2g} {'nats' if unit == 'nats' else 'pp'}")  # fmt: skip
+    panel.plot(
+        alpha,
+        y,
+        look.line,
+        color=look.color,
+        marker=look.marker,
+        ms=4,
+        lw=1.4,
+        label=f"{arm.label}: barrier {middle - ends:.2g} {'nats' if unit == 'nats' else 'pp'}",
+    )
     panel.plot((0, 1), y[[0, -1]], ":", color=look.color, lw=0.9, label="_ends")
     arrow = {"arrowstyle": "<->", "color": look.color, "lw": 1.2, "shrinkA": 0, "shrinkB": 0}
     panel.annotate("", (0.5 + beside, middle), (0.5 + beside, ends), arrowprops=arrow)
@@ -118,8 +126,17 @@ def _phases(panel: Axes, table: pd.DataFrame, protocol: Protocol) -> pd.DataFram
         "3  Sparse training": f"w with the mask, {steps:,} − t steps\ntest accuracy, {left:.3g} % of the weights:",
     }
     for i, (title, text) in enumerate(phases.items()):
-        panel.add_patch(FancyBboxPatch((i + 0.03, 0.03), 0.86, 0.94, boxstyle="round,pad=0,rounding_size=0.04",
-                                       mutation_aspect=1 / 3, fc="#f7f7f5", ec="#bbbbbb"))  # fmt: skip
+        panel.add_patch(
+            FancyBboxPatch(
+                (i + 0.03, 0.03),
+                0.86,
+                0.94,
+                boxstyle="round,pad=0,rounding_size=0.04",
+                mutation_aspect=1 / 3,
+                fc="#f7f7f5",
+                ec="#bbbbbb",
+            )
+        )
         panel.text(i + 0.46, 0.91, title, ha="center", va="center", fontsize=12, weight="bold", color=INK)
         panel.text(i + 0.46, 0.5, text, ha="center", va="top", fontsize=9, color=INK, linespacing=1.35)
     _results(panel, quoted, p, level)
@@ -128,11 +145,21 @@ def _phases(panel: Axes, table: pd.DataFrame, protocol: Protocol) -> pd.DataFram
         _network(panel, 1.1 + 0.26 * i, 0.2, kept)
     _network(panel, 2.20, 0.52, 0.15)
     for i, word in enumerate(("w", "mask")):
-        panel.add_patch(FancyArrowPatch((i + 0.9, 0.73), (i + 1.02, 0.73), arrowstyle="-|>", mutation_scale=14,
-                                        color=INK))  # fmt: skip
+        panel.add_patch(
+            FancyArrowPatch((i + 0.9, 0.73), (i + 1.02, 0.73), arrowstyle="-|>", mutation_scale=14, color=INK)
+        )
         panel.text(i + 0.96, 0.76, word, ha="center", va="bottom", fontsize=9, style="italic", color=INK)
-    panel.add_patch(FancyArrowPatch((1.76, 0.61), (1.16, 0.61), connectionstyle="arc3,rad=-0.12", arrowstyle="-|>",
-                                    mutation_scale=12, color=INK, lw=1))  # fmt: skip
+    panel.add_patch(
+        FancyArrowPatch(
+            (1.76, 0.61),
+            (1.16, 0.61),
+            connectionstyle="arc3,rad=-0.12",
+            arrowstyle="-|>",
+            mutation_scale=12,
+            color=INK,
+            lw=1,
+        )
+    )
     return quoted
 
 

@@ -27,6 +27,12 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
     for panel, protocol in zip(panels, protocols):
         chosen = arms(protocol, control)
         shown.append(panel_of(evidence.runs, protocol, chosen))
-        curve_panel(panel, shown[-1], protocol, chosen, title=panel_title(protocol),
-                    published_range=Y_RANGES.get(protocol.dataset))  # fmt: skip
+        curve_panel(
+            panel,
+            shown[-1],
+            protocol,
+            chosen,
+            title=panel_title(protocol),
+            published_range=Y_RANGES.get(protocol.dataset),
+        )
     return figure, pd.concat(shown, ignore_index=True)

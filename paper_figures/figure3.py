@@ -43,8 +43,14 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
         swept, levels, dense = _rows(table, protocol)
         panels = row.subplots(1, len(protocol.sweep_levels), sharey=protocol.scale != "paper", squeeze=False)[0]
         for panel, level in zip(panels, protocol.sweep_levels):
-            _panel(panel, swept[swept["level"] == level], levels[levels["level"] == level], protocol, level,
-                   baseline(table, protocol))  # fmt: skip
+            _panel(
+                panel,
+                swept[swept["level"] == level],
+                levels[levels["level"] == level],
+                protocol,
+                level,
+                baseline(table, protocol),
+            )
         for panel in panels:
             accuracy_axis(panel)
         panels[0].set_ylabel("test accuracy (%)")
@@ -52,8 +58,16 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
             lines = dict(zip(*panels[0].get_legend_handles_labels()[::-1]))
             half, n = protocol.t_star // 2, pd.concat([swept, levels])
             bars = "means" if protocol.scale == "paper" else f"error bars: {STD}"
-            row.legend(lines.values(), lines, loc="outside lower center", ncols=8, fontsize=7, title_fontsize=7,
-                       frameon=False, title=f"subsets at t = {half} (t*/2); {bars}, {counts(n['n'])}{lost(n)}")  # fmt: skip
+            row.legend(
+                lines.values(),
+                lines,
+                loc="outside lower center",
+                ncols=8,
+                fontsize=7,
+                title_fontsize=7,
+                frameon=False,
+                title=f"subsets at t = {half} (t*/2); {bars}, {counts(n['n'])}{lost(n)}",
+            )
         for name, rows in zip(parts, (swept, levels, dense)):
             parts[name].append(rows)
     return figure, tidy({name: pd.concat(rows) for name, rows in parts.items()})

@@ -20,7 +20,7 @@ from paper_figures.style import (
     rows_of,
     tidy,
     y_range,
-)  # fmt: skip
+)
 from repro.protocol import Protocol
 from repro.verify import published_points
 from repro.verify.correlation import spearman
@@ -30,16 +30,26 @@ from repro.verify.stats import RESAMPLES
 TITLE = "Figure 5"
 HIST_RANGE = (0, 100 * 600_000 / 1_080_000)  # percent of the examples: 0 to 600,000 of 1.08 million, as published
 Y_RANGES = {"cinic10": (85.0, 86.4)}  # percent, of the scatter plots, as published
-KINDS = {"all": "#0173b2", "random": "#029e73", "easy": "#d55e00", "hard": "#cc78bc", "lmc": "#56b4e9",
-         "forgetting": "#ca9161"}  # fmt: skip
+KINDS = {
+    "all": "#0173b2",
+    "random": "#029e73",
+    "easy": "#d55e00",
+    "hard": "#cc78bc",
+    "lmc": "#56b4e9",
+    "forgetting": "#ca9161",
+}
 X = {"pretrain_acc": "accuracy of the rewind point (%)", "barrier": "mean train loss barrier (nats)"}
 
 
 def initialisations(protocol: Protocol) -> list[Arm]:
     """The four whose per-example barriers are shown."""
     half, size = protocol.t_star // 2, protocol.subset_size
-    return [Arm("all_tstar_half", 0, half), Arm("all_tstar", 0, protocol.t_star), Arm("random", size, half),
-            Arm("easy", size, half)]  # fmt: skip
+    return [
+        Arm("all_tstar_half", 0, half),
+        Arm("all_tstar", 0, protocol.t_star),
+        Arm("random", size, half),
+        Arm("easy", size, half),
+    ]
 
 
 def parents(evidence: Evidence, protocol: Protocol) -> pd.DataFrame:
@@ -57,9 +67,11 @@ def parents(evidence: Evidence, protocol: Protocol) -> pd.DataFrame:
     runs = runs[
         (runs["dataset"] == protocol.dataset) & (runs["level"] == protocol.barrier_level) & (runs["noise"] == 0)
     ]
-    means = barriers[chosen].groupby(keys, sort=False).agg(
-        barrier=("train_ce", "mean"), pretrain_acc=("pretrain_acc", "mean"), n_pairs=("train_ce", "count")
-    )  # fmt: skip
+    means = (
+        barriers[chosen]
+        .groupby(keys, sort=False)
+        .agg(barrier=("train_ce", "mean"), pretrain_acc=("pretrain_acc", "mean"), n_pairs=("train_ce", "count"))
+    )
     found = means.reset_index().merge(runs[[*keys, "acc"]].rename(columns={"acc": "final_acc"}), on=keys)
     found = same_replicates(found, keys[:-1]).reset_index(drop=True)
     kinds = found["condition"].astype(str).str.replace(r"^all_.*", "all", regex=True)
@@ -71,17 +83,24 @@ def parents(evidence: Evidence, protocol: Protocol) -> pd.DataFrame:
 def by_condition(points: pd.DataFrame) -> pd.DataFrame:
     """Means over the parents of each condition; n: how many."""
     keys = ["dataset", "kind", "condition", "size", "t"]
-    return points.groupby(keys, sort=False).agg(
-        barrier=("barrier", "mean"), pretrain_acc=("pretrain_acc", "mean"), final_acc=("final_acc", "mean"),
-        n=("replicate", "count"),
-    ).reset_index()  # fmt: skip
+    return (
+        points.groupby(keys, sort=False)
+        .agg(
+            barrier=("barrier", "mean"),
+            pretrain_acc=("pretrain_acc", "mean"),
+            final_acc=("final_acc", "mean"),
+            n=("replicate", "count"),
+        )
+        .reset_index()
+    )
 
 
 def histograms(evidence: Evidence, protocol: Protocol) -> dict[Arm, pd.DataFrame]:
     """Of each of `initialisations`: shares (%) of per-example barriers in bins of 0.5, their mean, and the number of
     parents, of those that all four have."""
-    bins, pairs = (own_labels(table[table["dataset"] == protocol.dataset]) for table in
-                   (evidence.histograms, evidence.barriers))  # fmt: skip
+    bins, pairs = (
+        own_labels(table[table["dataset"] == protocol.dataset]) for table in (evidence.histograms, evidence.barriers)
+    )
     pairs = pairs[(pairs["level"] == 0) & (~pairs["diverged"].astype(bool))]
     bins, pairs = (table[table["batch_norm"] == "averaged"] for table in (bins, pairs))
     keys, chosen = ["condition", "size", "t"], initialisations(protocol)
@@ -136,8 +155,15 @@ def _histograms(figure, evidence: Evidence, protocol: Protocol) -> list[pd.DataF
         panel.bar(table["bin_lo"], table["share_pct"], width=0.5, align="edge", color=look.color, alpha=0.75, lw=0)
         mean, n = table["mean"].iloc[0], int(table["n"].iloc[0])
         panel.axvline(mean, color="black", lw=1, ls="--")
-        panel.text(0.97, 0.93, f"mean {mean:.2f} nats\nn = {n} parents", transform=panel.transAxes, ha="right",
-                   va="top", fontsize=8)  # fmt: skip
+        panel.text(
+            0.97,
+            0.93,
+            f"mean {mean:.2f} nats\nn = {n} parents",
+            transform=panel.transAxes,
+            ha="right",
+            va="top",
+            fontsize=8,
+        )
         _published_histogram(panel, protocol, arm)
         panel.grid(alpha=0.25, lw=0.5)
     figure.supxlabel("per-example barrier of the train loss (nats)", fontsize=9)
@@ -168,11 +194,20 @@ def _scatter(panel: Axes, points: pd.DataFrame, conditions: pd.DataFrame, protoc
         _published_scatter(panel, protocol, x)
     markers = steps(points)
     for (kind, t), rows in points.groupby(["kind", "t"]):
-        panel.scatter(scale * rows[x], 100 * rows["final_acc"], s=12, marker=markers[t], color=KINDS[kind], alpha=0.3,
-                      lw=0)  # fmt: skip
+        panel.scatter(
+            scale * rows[x], 100 * rows["final_acc"], s=12, marker=markers[t], color=KINDS[kind], alpha=0.3, lw=0
+        )
     for (kind, t), rows in conditions.groupby(["kind", "t"]):
-        panel.scatter(scale * rows[x], 100 * rows["final_acc"], s=48, marker=markers[t], color=KINDS[kind],
-                      edgecolors="white", lw=0.8, zorder=3)  # fmt: skip
+        panel.scatter(
+            scale * rows[x],
+            100 * rows["final_acc"],
+            s=48,
+            marker=markers[t],
+            color=KINDS[kind],
+            edgecolors="white",
+            lw=0.8,
+            zorder=3,
+        )
     rho, low, high = rank_correlation(conditions[x].to_numpy(float), conditions["final_acc"].to_numpy(float))
     interval = f"Spearman ρ = {rho:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
     panel.set_title(f"{interval}\nover {len(conditions)} conditions", fontsize=8)
@@ -213,11 +248,23 @@ def _legend(figure: SubFigure, points: pd.DataFrame, protocol: Protocol) -> None
     if points.empty:
         return
     known = dict.fromkeys(points["kind"])
-    handles = [Patch(color=color, label="all data" if kind == "all" else LOOKS[kind].label.split(" {")[0])
-               for kind, color in KINDS.items() if kind in known]  # fmt: skip
-    handles += [Line2D([], [], color="#555555", lw=0, marker=marker, label=f"t = {t:,}")
-                for t, marker in steps(points).items()]  # fmt: skip
+    handles = [
+        Patch(color=color, label="all data" if kind == "all" else LOOKS[kind].label.split(" {")[0])
+        for kind, color in KINDS.items()
+        if kind in known
+    ]
+    handles += [
+        Line2D([], [], color="#555555", lw=0, marker=marker, label=f"t = {t:,}") for t, marker in steps(points).items()
+    ]
     hollow = "; hollow: as published (each a parent)" if protocol.full and protocol.dataset in Y_RANGES else ""
     n = counts(by_condition(points)["n"])
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.2, fontsize=7, title_fontsize=7, frameon=False,
-                  title=f"large: mean over parents ({n}), light: each parent{hollow}")  # fmt: skip
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        columnspacing=1.2,
+        fontsize=7,
+        title_fontsize=7,
+        frameon=False,
+        title=f"large: mean over parents ({n}), light: each parent{hollow}",
+    )

@@ -57,8 +57,16 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
             handles |= dict(zip(*panel.get_legend_handles_labels()[::-1]))
         if handles:
             title = f"examples in the warm-up; {STD} over the runs that did not diverge, {counts(own['n'])}"
-            row.legend(handles.values(), handles, loc="outside lower center", ncols=7, fontsize=7, title_fontsize=7,
-                       frameon=False, title=title)  # fmt: skip
+            row.legend(
+                handles.values(),
+                handles,
+                loc="outside lower center",
+                ncols=7,
+                fontsize=7,
+                title_fontsize=7,
+                frameon=False,
+                title=title,
+            )
     return figure, table[table["dataset"].isin([p.dataset for p in protocols])]
 
 
@@ -100,11 +108,25 @@ def _diverged(panel: Axes, table: pd.DataFrame, looks: dict) -> None:
     room = 0.05 * (1 + gone["size"].nunique())
     panel.set_ylim(low - room / (1 - room) * (high - low), high)
     for i, (size, rows) in enumerate(gone.groupby("size")):
-        panel.plot(rows["w"], [0.05 * i + 0.03] * len(rows), "x", color=looks[size][0], ms=5, mew=1.4,
-                   transform=panel.get_xaxis_transform(), label="_diverged")  # fmt: skip
+        panel.plot(
+            rows["w"],
+            [0.05 * i + 0.03] * len(rows),
+            "x",
+            color=looks[size][0],
+            ms=5,
+            mew=1.4,
+            transform=panel.get_xaxis_transform(),
+            label="_diverged",
+        )
     count, total = int(gone["diverged"].sum()), int((table["n"] + table["diverged"]).sum())
-    panel.text(0.01, 0.05 * gone["size"].nunique() + 0.01, f"× {count} of {total} runs diverged (left out)",
-               transform=panel.transAxes, fontsize=7, va="bottom")  # fmt: skip
+    panel.text(
+        0.01,
+        0.05 * gone["size"].nunique() + 0.01,
+        f"× {count} of {total} runs diverged (left out)",
+        transform=panel.transAxes,
+        fontsize=7,
+        va="bottom",
+    )
 
 
 def _published(panel: Axes, protocol: Protocol, kind: str, looks: dict) -> None:

@@ -29,8 +29,9 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
     for row, protocol in zip(rows_of(figure, protocols), protocols):
         own, recipe = evidence.of(protocol.dataset), protocol.scoring
         data_set = PANEL_TITLES.get(protocol.dataset, protocol.dataset).partition(" +")[0]
-        row.suptitle(f"{data_set}, EL2N of {recipe.networks} × {recipe.network}, {recipe.training.steps:,} steps",
-                     fontsize=10)  # fmt: skip
+        row.suptitle(
+            f"{data_set}, EL2N of {recipe.networks} × {recipe.network}, {recipe.training.steps:,} steps", fontsize=10
+        )
         left, right = row.subplots(1, 2, width_ratios=(1.5, 1))
         shares = wrong_labels(own.subsets, protocol)
         _shares(left, shares, protocol)
@@ -52,13 +53,19 @@ def wrong_labels(subsets: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
     draws = [draw_of(row.condition, int(row.replicate), protocol) for row in rows.itertuples()]
     rows = rows.assign(draw=draws).drop_duplicates(["condition", "noise", "draw"])
     found = [
-        {"dataset": protocol.dataset, "noise": noise, "condition": kind, "size": protocol.noise_size,
-         "mean_wrong_pct": 100 * part["wrong_labels"].astype(float).mean(),
-         "std_wrong_pct": 100 * part["wrong_labels"].astype(float).std(ddof=0), "n": len(part)}
+        {
+            "dataset": protocol.dataset,
+            "noise": noise,
+            "condition": kind,
+            "size": protocol.noise_size,
+            "mean_wrong_pct": 100 * part["wrong_labels"].astype(float).mean(),
+            "std_wrong_pct": 100 * part["wrong_labels"].astype(float).std(ddof=0),
+            "n": len(part),
+        }
         for noise in sorted(set(rows["noise"]))
         for kind in KINDS
         if len(part := rows[(rows["noise"] == noise) & (rows["condition"] == kind)])
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(found)
 
 
@@ -70,8 +77,15 @@ def _shares(panel: Axes, table: pd.DataFrame, protocol: Protocol) -> None:
     for i, (kind, word) in enumerate(KINDS.items()):
         rows = table[table["condition"] == kind]
         x = [noises.index(noise) + (i - 1) * width for noise in rows["noise"]]
-        bars = panel.bar(x, rows["mean_wrong_pct"], width, yerr=rows["std_wrong_pct"], color=LOOKS[kind].color,
-                         label=word, error_kw={"lw": 1})  # fmt: skip
+        bars = panel.bar(
+            x,
+            rows["mean_wrong_pct"],
+            width,
+            yerr=rows["std_wrong_pct"],
+            color=LOOKS[kind].color,
+            label=word,
+            error_kw={"lw": 1},
+        )
         panel.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
     panel.set_xticks(range(len(noises)), [f"{100 * noise:.3g} %" for noise in noises])
     panel.set(xlabel="labels randomised", ylabel="wrong labels (%)", ylim=(0, 1.12 * table["mean_wrong_pct"].max()))

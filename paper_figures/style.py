@@ -48,9 +48,12 @@ MARKERS = "osD^vPX<>*"
 """Of a series of sizes or steps, beside the colour."""
 
 PANEL_TITLES = {
-    "cifar10": "CIFAR-10 + ResNet-20", "cifar100": "CIFAR-100 + ResNet-32", "cinic10": "CINIC-10 + ResNet-56",
-    "digits": "digits (8×8) + ResNet-14 of width 4", "cifar10@16": "CIFAR-10 (16×16) + ResNet-14 of width 8",
-}  # fmt: skip
+    "cifar10": "CIFAR-10 + ResNet-20",
+    "cifar100": "CIFAR-100 + ResNet-32",
+    "cinic10": "CINIC-10 + ResNet-56",
+    "digits": "digits (8×8) + ResNet-14 of width 4",
+    "cifar10@16": "CIFAR-10 (16×16) + ResNet-14 of width 8",
+}
 STD = "mean ± 1 std (ddof 0)"
 
 
@@ -94,8 +97,13 @@ def log2_axis(panel: Axes, values: Iterable[int], label: str, fontsize: float = 
     panel.xaxis.set_minor_locator(NullLocator())
     # close neighbours (2048 and 3200) and many values need slanted labels
     turned = len(values) > 5
-    panel.set_xticklabels([f"{v:,}" for v in values], fontsize=fontsize, rotation=40 if turned else 0,
-                          ha="right" if turned else "center", rotation_mode="anchor")  # fmt: skip
+    panel.set_xticklabels(
+        [f"{v:,}" for v in values],
+        fontsize=fontsize,
+        rotation=40 if turned else 0,
+        ha="right" if turned else "center",
+        rotation_mode="anchor",
+    )
     panel.set_xlabel(label)
 
 
@@ -146,7 +154,11 @@ def save(figure: Figure, table: pd.DataFrame, stem: Path) -> list[Path]:
     # without dates in the files, the same runs give the same bytes
     figure.savefig(pdf, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
     figure.savefig(png, format="png", bbox_inches="tight", dpi=200, metadata={"Software": None})
-    contents = {"pdf": pdf.getvalue(), "png": png.getvalue(), "csv": table.to_csv(index=False, float_format="%.6g").encode()}
+    contents = {
+        "pdf": pdf.getvalue(),
+        "png": png.getvalue(),
+        "csv": table.to_csv(index=False, float_format="%.6g").encode(),
+    }
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in contents]
     for path, content in zip(paths, contents.values(), strict=True):
         write_whole(path, [content])

@@ -11,13 +11,24 @@ load("imp.h5").table            # pandas; see repro.notebook
 from importlib import import_module
 
 _HOME = {
-    "score": "repro.stages", "select": "repro.stages", "pretrain": "repro.stages", "imp": "repro.stages",
+    "score": "repro.stages",
+    "select": "repro.stages",
+    "pretrain": "repro.stages",
+    "imp": "repro.stages",
     "warmup": "repro.stages",
-    "barrier": "repro.stages", "branch": "repro.stages", "gradients": "repro.stages",
-    "Machine": "repro.stages", "load": "repro.notebook", "Training": "repro.train.schedule",
-    "Scoring": "repro.protocol", "read": "repro.store", "runs": "repro.store.query", "create": "repro.nets",
-    "UsageError": "repro.errors", "RunError": "repro.errors",
-}  # fmt: skip
+    "barrier": "repro.stages",
+    "branch": "repro.stages",
+    "gradients": "repro.stages",
+    "Machine": "repro.stages",
+    "load": "repro.notebook",
+    "Training": "repro.train.schedule",
+    "Scoring": "repro.protocol",
+    "read": "repro.store",
+    "runs": "repro.store.query",
+    "create": "repro.nets",
+    "UsageError": "repro.errors",
+    "RunError": "repro.errors",
+}
 
 __all__ = sorted(_HOME)
 

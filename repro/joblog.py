@@ -81,8 +81,7 @@ def _parse(text: str) -> Attempt | None:
     progress = next((line for line in reversed(said) if _PROGRESS.match(line)), "")
     end = next((match for line in reversed(said) if (match := _ENDED.fullmatch(line)) and _time(match[1])), None)
     state = "running" if end is None else "done" if end[2] else "failed"
-    return Attempt(state, begin[2], begin[3], (end and end[3]) or "", progress, _time(begin[1]),
-                   end and _time(end[1]))  # fmt: skip
+    return Attempt(state, begin[2], begin[3], (end and end[3]) or "", progress, _time(begin[1]), end and _time(end[1]))
 
 
 def _time(text: str) -> datetime | None:

@@ -33,13 +33,16 @@ def load(path: str | Path) -> "Run | pd.DataFrame":
         return runs(path)
     suffix = path.suffix.lower()
     if not path.is_file():
-        raise UsageError(f"{path} does not exist: give an artifact, a folder of them, or a .csv or .parquet file "
-                         "(image sets: repro.data.load)")  # fmt: skip
+        raise UsageError(
+            f"{path} does not exist: give an artifact, a folder of them, or a .csv or .parquet file "
+            "(image sets: repro.data.load)"
+        )
     if suffix in (".csv", ".parquet"):
         return _table(path, suffix)
     if suffix != ".h5" and not _sealed(path):
-        raise UsageError(f"{path} is none of what repro.load reads: give an artifact, a folder of them, or a .csv or "
-                         ".parquet file")  # fmt: skip
+        raise UsageError(
+            f"{path} is none of what repro.load reads: give an artifact, a folder of them, or a .csv or .parquet file"
+        )
     return Run(read(path))
 
 
@@ -102,8 +105,10 @@ class Arrays(Mapping):
             if _replicate(name) == _replicate(piece) and not diverged and acc > 0:
                 packed = self._artifact[f"{name}/test_correct"]
                 return round(int(np.unpackbits(packed).sum()) / acc)
-        raise UsageError(f"how many test images the bits of {piece} are of cannot be told, since no network of its "
-                         "replicate is right on any: read them with h5py")  # fmt: skip
+        raise UsageError(
+            f"how many test images the bits of {piece} are of cannot be told, since no network of its "
+            "replicate is right on any: read them with h5py"
+        )
 
 
 def _replicate(piece: str) -> str:

@@ -76,12 +76,16 @@ def connected(address: str) -> Iterator[None]:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **here)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         if address == "auto" and "Could not find any" in str(error):
-            raise UsageError("--ray auto found no Ray cluster on this machine: start one with `ray start --head`, "
-                             "or give --ray local or HOST:PORT") from error  # fmt: skip
+            raise UsageError(
+                "--ray auto found no Ray cluster on this machine: start one with `ray start --head`, "
+                "or give --ray local or HOST:PORT"
+            ) from error
         reason = str(error).strip().splitlines()[0].rstrip(".:")
-        raise UsageError(f"--ray {address} cannot be used ({reason}): use the cluster's version of Ray and Python, set "
-                         "RAY_AUTH_MODE=token if it wants a token, and run this on one of its nodes or give "
-                         "ray://HOST:10001") from error  # fmt: skip
+        raise UsageError(
+            f"--ray {address} cannot be used ({reason}): use the cluster's version of Ray and Python, set "
+            "RAY_AUTH_MODE=token if it wants a token, and run this on one of its nodes or give "
+            "ray://HOST:10001"
+        ) from error
     try:
         yield
     finally:
@@ -101,8 +105,10 @@ def _require_answer(address: str) -> None:
         try:
             grpc.channel_ready_future(channel).result(timeout=ANSWER)
         except grpc.FutureTimeoutError:
-            raise UsageError(f"--ray {address} does not answer as a Ray cluster: check that it runs and that its port "
-                             "can be reached from here, or give --ray local") from None  # fmt: skip
+            raise UsageError(
+                f"--ray {address} does not answer as a Ray cluster: check that it runs and that its port "
+                "can be reached from here, or give --ray local"
+            ) from None
 
 
 def share(gpus: float | None, cpus: int) -> Share:
@@ -125,8 +131,16 @@ def require_place(share: Share, places: int) -> None:
         raise UsageError(f"this machine does not have {share} for a job: give fewer --cpus, or --gpus 0")
 
 
-def run(jobs: list[Job], folder: Path, *, options: tuple[str, ...] = (), share: Share, retries: int = 3,
-        say: Callable[[str], None], program: tuple[str, ...] = PROGRAM) -> list[Failed]:  # fmt: skip
+def run(
+    jobs: list[Job],
+    folder: Path,
+    *,
+    options: tuple[str, ...] = (),
+    share: Share,
+    retries: int = 3,
+    say: Callable[[str], None],
+    program: tuple[str, ...] = PROGRAM,
+) -> list[Failed]:
     """Runs the jobs (each after those it needs) on the connected cluster and returns those that failed or had to wait.
 
     Arguments:
@@ -144,8 +158,12 @@ def run(jobs: list[Job], folder: Path, *, options: tuple[str, ...] = (), share: 
     except OSError as error:
         raise RunError(f"cannot make {folder} ({error.strerror.lower()}): give another --results folder") from error
     task = ray.remote(_task())
-    settings = {"num_gpus": share.gpus, "num_cpus": share.cpus, "max_retries": retries,
-                "retry_exceptions": [subprocess.CalledProcessError]}  # fmt: skip
+    settings = {
+        "num_gpus": share.gpus,
+        "num_cpus": share.cpus,
+        "max_retries": retries,
+        "retry_exceptions": [subprocess.CalledProcessError],
+    }
     refs: dict[Path, object] = {}
     for job in jobs:
         command = [*program, "--log", str(job.log), "--quiet", *job.words(options)]
@@ -186,8 +204,16 @@ def _task() -> Callable:
 
         environment = {**os.environ, "OMP_NUM_THREADS": threads}
         nothing, errors = subprocess.DEVNULL, tempfile.TemporaryFile()
-        process = subprocess.Popen(command, cwd=here, env=environment, stdin=nothing, stdout=nothing, stderr=errors,
-                                   start_new_session=True, preexec_fn=bound)  # fmt: skip
+        process = subprocess.Popen(
+            command,
+            cwd=here,
+            env=environment,
+            stdin=nothing,
+            stdout=nothing,
+            stderr=errors,
+            start_new_session=True,
+            preexec_fn=bound,
+        )
         try:
             status = process.wait(timeout=10**9)  # a timeout makes it a loop, which a cancelled task can leave
         except BaseException:

@@ -57,12 +57,16 @@ def find(network: str) -> Path:
         places.insert(0, _given[network])
     there = [path for path in places if path.is_file()]
     if not there:
-        raise UsageError(f"there is no file {code} for network {network!r}: give its path, or work in its folder "
-                         "(or name that in PYTHONPATH)")  # fmt: skip
+        raise UsageError(
+            f"there is no file {code} for network {network!r}: give its path, or work in its folder "
+            "(or name that in PYTHONPATH)"
+        )
     matching = [path for path in there if pin in (None, digest(path))]
     if not matching:
-        raise UsageError(f"{there[0]} is not the code of network {network!r} (its sha256 begins with "
-                         f"{digest(there[0])}): bring that file back, or train anew with another --out")  # fmt: skip
+        raise UsageError(
+            f"{there[0]} is not the code of network {network!r} (its sha256 begins with "
+            f"{digest(there[0])}): bring that file back, or train anew with another --out"
+        )
     return matching[0]
 
 
@@ -129,8 +133,10 @@ def _origin(module: str, network: str) -> Path:
     try:
         spec = importlib.util.find_spec(module)
     except Exception as error:  # a parent package is imported, and may fail in any way
-        raise UsageError(f"cannot import {module} of network {network!r} ({reason(error, Path())}): install it, or give "
-                         "a file, FILE.py:NAME") from error  # fmt: skip
+        raise UsageError(
+            f"cannot import {module} of network {network!r} ({reason(error, Path())}): install it, or give "
+            "a file, FILE.py:NAME"
+        ) from error
     if spec is None or not (spec.origin or "").endswith(".py"):
         raise UsageError(f"there is no module {module} for network {network!r}: install it, or give FILE.py:NAME")
     return Path(spec.origin)

@@ -66,8 +66,9 @@ def start(*words, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
     """Starts a command in a process of its own."""
     command = [*launcher, sys.executable, "-m", "repro", *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            preexec_fn=_hear_ctrl_c)  # fmt: skip
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_ctrl_c
+    )
 
 
 def _hear_ctrl_c() -> None:

@@ -31,16 +31,38 @@ FIGURE = ("figure2", "--replicates", "2")
 # --- files ------------------------------------------------------------------------------------------------------------
 
 FILES = {
-    "missing": "missing.{}", "folder": "folder.{}", "empty": "empty.{}", "truncated artifact": "truncated.{}",
-    "altered artifact": "altered.{}", "artifact of another kind": "whole.{}", "text": "text.{}", "noise": "noise.{}",
-    "web page": "page.{}", "zip": "zip.{}", "pickle that runs code": "pickle.{}", "HDF5 of another program": "other.{}",
-    "damaged HDF5": "damaged.{}", "odd recipe": "odd.{}", "link into another file": "external.{}",
-    "endless device": "zero.{}", "empty device": "null.{}", "pipe": "pipe.{}", "socket": "socket.{}",
-    "link to itself": "loop.{}", "links in a ring": "ring.{}", "link to nowhere": "nowhere.{}",
-    "name that is not UTF-8": "caf\udce9.{}", "name of two lines": "two\nlines.{}", "long name": LONG + ".{}",
-    "long path": "x/" * 2500 + "x.{}", "home of nobody": "~nosuchuser/x.{}", "below a file": "text.{0}/x.{0}",
-    "no name": "", "closed file": "closed.{}", "in a closed folder": "closed/x.{}",
-}  # fmt: skip
+    "missing": "missing.{}",
+    "folder": "folder.{}",
+    "empty": "empty.{}",
+    "truncated artifact": "truncated.{}",
+    "altered artifact": "altered.{}",
+    "artifact of another kind": "whole.{}",
+    "text": "text.{}",
+    "noise": "noise.{}",
+    "web page": "page.{}",
+    "zip": "zip.{}",
+    "pickle that runs code": "pickle.{}",
+    "HDF5 of another program": "other.{}",
+    "damaged HDF5": "damaged.{}",
+    "odd recipe": "odd.{}",
+    "link into another file": "external.{}",
+    "endless device": "zero.{}",
+    "empty device": "null.{}",
+    "pipe": "pipe.{}",
+    "socket": "socket.{}",
+    "link to itself": "loop.{}",
+    "links in a ring": "ring.{}",
+    "link to nowhere": "nowhere.{}",
+    "name that is not UTF-8": "caf\udce9.{}",
+    "name of two lines": "two\nlines.{}",
+    "long name": LONG + ".{}",
+    "long path": "x/" * 2500 + "x.{}",
+    "home of nobody": "~nosuchuser/x.{}",
+    "below a file": "text.{0}/x.{0}",
+    "no name": "",
+    "closed file": "closed.{}",
+    "in a closed folder": "closed/x.{}",
+}
 """What is wrong -> its path, whose ending a command chooses."""
 
 READS = {
@@ -75,9 +97,11 @@ READS = {
     "verify --archive": ("verify", "--archive", "{zip}"),
     "plan": ("plan", "{py}"),
     "ls --results": ("ls", "--results", "{h5}"),
-    **{f"{command} --results": (command, *FIGURE, "--results", "{h5}")
-       for command in ("plan", "status", "figure", "verify", "report", "archive")},
-}  # fmt: skip
+    **{
+        f"{command} --results": (command, *FIGURE, "--results", "{h5}")
+        for command in ("plan", "status", "figure", "verify", "report", "archive")
+    },
+}
 """Where a command reads a file -> its words."""
 
 WRITES = {
@@ -89,17 +113,51 @@ WRITES = {
     "plan --make": ("plan", *FIGURE, "--results", "results", "--make", "{h5}"),
     "report": ("report", *FIGURE, "--results", "results", "--out", "{h5}"),
     "--log": ("--log", "{log}", "inspect", "easy.h5"),
-}  # fmt: skip
+}
 """Where a command writes a file -> its words."""
 
 # --- values -----------------------------------------------------------------------------------------------------------
 
-NUMBERS = ("nan", "inf", "-inf", "-1", "0", "1e39", "1e400", "9" * 40, "", " ", "it's", "caf\udce9", "0x10", "1" + "0" * 5000)
+NUMBERS = (
+    "nan",
+    "inf",
+    "-inf",
+    "-1",
+    "0",
+    "1e39",
+    "1e400",
+    "9" * 40,
+    "",
+    " ",
+    "it's",
+    "caf\udce9",
+    "0x10",
+    "1" + "0" * 5000,
+)
 IMP = ("imp", "rewind.h5", "--levels", "0")
 VALUES = {
-    **{f"pretrain {option}": (*PRETRAIN, option) for option in (
-        "--steps", "--batch-size", "--lr", "--weight-decay", "--milestones", "--border", "--label-noise", "-t", "--seed",
-        "--replicates", "--image-size", "--threads", "--checkpoint-seconds", "--network", "--dataset", "--labels", "--scale")},
+    **{
+        f"pretrain {option}": (*PRETRAIN, option)
+        for option in (
+            "--steps",
+            "--batch-size",
+            "--lr",
+            "--weight-decay",
+            "--milestones",
+            "--border",
+            "--label-noise",
+            "-t",
+            "--seed",
+            "--replicates",
+            "--image-size",
+            "--threads",
+            "--checkpoint-seconds",
+            "--network",
+            "--dataset",
+            "--labels",
+            "--scale",
+        )
+    },
     **{f"select {option}": (*CHOOSE, option) for option in ("--size", "--seed", "--score", "--scores", "--like")},
     "score --networks": (*SCORE, "--networks"),
     "imp --levels": ("imp", "rewind.h5", "--levels"),
@@ -114,12 +172,14 @@ VALUES = {
     "ls": ("ls", "--results", "artifacts"),
     "ls --columns": ("ls", "--results", "artifacts", "--columns"),
     "export --level": ("export", "imp.h5", "--part", "ticket", "--replicate", "0", "--out", "out.pt", "--level"),
-    **{f"plan {option}": ("plan", *FIGURE, "--results", "results", option) for option in (
-        "--seed", "--replicates", "--levels", "--jobs", "--speed", "--dataset", "--control")},
+    **{
+        f"plan {option}": ("plan", *FIGURE, "--results", "results", option)
+        for option in ("--seed", "--replicates", "--levels", "--jobs", "--speed", "--dataset", "--control")
+    },
     "plan --options": ("plan", *FIGURE, "--results", "results", "--make", "out.mk", "--options"),
     "figure": ("figure",),
     "status --levels": ("status", *FIGURE, "--results", "results", "--levels"),
-}  # fmt: skip
+}
 """An option -> the words of a command that end with it."""
 
 OUT = {"score", "select", "pretrain", "imp", "branch", "barrier", "warmup", "gradients"}
@@ -136,13 +196,20 @@ def _filled(words: tuple[str, ...], path: str) -> tuple[str, ...]:
 def cases() -> dict[str, dict[str, tuple[str, ...]]]:
     """Group -> name of a case -> its words."""
     return {
-        "files to read": {f"{place}: {kind}": _with_out(_filled(words, path))
-                          for place, words in READS.items() for kind, path in FILES.items()},
-        "places to write": {f"{place}: {kind}": _filled(words, path)
-                            for place, words in WRITES.items() for kind, path in FILES.items()},
-        "values": {f"{place}: {value[:20]!r}": (*_with_out(words), value)
-                   for place, words in VALUES.items() for value in NUMBERS},
-    }  # fmt: skip
+        "files to read": {
+            f"{place}: {kind}": _with_out(_filled(words, path))
+            for place, words in READS.items()
+            for kind, path in FILES.items()
+        },
+        "places to write": {
+            f"{place}: {kind}": _filled(words, path) for place, words in WRITES.items() for kind, path in FILES.items()
+        },
+        "values": {
+            f"{place}: {value[:20]!r}": (*_with_out(words), value)
+            for place, words in VALUES.items()
+            for value in NUMBERS
+        },
+    }
 
 
 # --- the folder they are in -------------------------------------------------------------------------------------------
@@ -159,8 +226,14 @@ def furnish(folder: Path, artifacts: dict[str, Path]) -> None:
         for name, content in _contents(artifacts).items():
             (folder / f"{name}.{ending}").write_bytes(content)
         (folder / f"folder.{ending}").mkdir()
-        for name, target in (("zero", "/dev/zero"), ("null", "/dev/null"), ("loop", f"loop.{ending}"),
-                             ("ring", f"ring2.{ending}"), ("ring2", f"ring.{ending}"), ("nowhere", "no/where")):  # fmt: skip
+        for name, target in (
+            ("zero", "/dev/zero"),
+            ("null", "/dev/null"),
+            ("loop", f"loop.{ending}"),
+            ("ring", f"ring2.{ending}"),
+            ("ring2", f"ring.{ending}"),
+            ("nowhere", "no/where"),
+        ):
             (folder / f"{name}.{ending}").symlink_to(target)
         os.mkfifo(folder / f"pipe.{ending}")
         with socket.socket(socket.AF_UNIX) as listening:
@@ -193,14 +266,23 @@ def _contents(artifacts: dict[str, Path]) -> dict[str, bytes]:
     damaged = other.copy()
     damaged[600 : len(other) // 2 : 3] = bytes(len(damaged[600 : len(other) // 2 : 3]))
     return {
-        "empty": b"", "truncated": easy[:-100], "altered": easy[:2000] + bytes(b ^ 1 for b in easy[2000:]),
-        "whole": artifacts["whole"].read_bytes(), "text": "Grüße,\nnone\n".encode() * 9,
-        "noise": np.random.default_rng(0).bytes(3000), "page": b"<!DOCTYPE html><p>404</p>", "zip": packed.getvalue(),
-        "pickle": pickle.dumps(Runs()), "other": bytes(other), "damaged": bytes(damaged),
+        "empty": b"",
+        "truncated": easy[:-100],
+        "altered": easy[:2000] + bytes(b ^ 1 for b in easy[2000:]),
+        "whole": artifacts["whole"].read_bytes(),
+        "text": "Grüße,\nnone\n".encode() * 9,
+        "noise": np.random.default_rng(0).bytes(3000),
+        "page": b"<!DOCTYPE html><p>404</p>",
+        "zip": packed.getvalue(),
+        "pickle": pickle.dumps(Runs()),
+        "other": bytes(other),
+        "damaged": bytes(damaged),
         "odd": resealed(artifacts["easy"], **dict.fromkeys(store.read(artifacts["easy"]).recipe)),
-        "external": linked(artifacts["easy"], "other.h5"), "caf\udce9": b"x", "two\nlines": b"x",
+        "external": linked(artifacts["easy"], "other.h5"),
+        "caf\udce9": b"x",
+        "two\nlines": b"x",
         "closed": easy,
-    }  # fmt: skip
+    }
 
 
 def resealed(path: Path, **recipe) -> bytes:

@@ -22,8 +22,16 @@ def make(study: Study) -> None:
         table = {"piece": np.array(pieces), **_columns(command, step, pieces, rng)}
         run = store.provenance(device="cpu", threads=2, seed=1, started=0.0, wall_seconds=36.0, engine="sparse")
         arrays = {"labels": given_labels(step.labels, step.protocol)} if step.labels else {}
-        store.write(step.target, kind=KINDS.get(command, command), recipe=step.recipe | {"data_sha256": "ab" * 32},
-                    inputs=inputs, arrays=arrays, table=table, provenance={"runs": [run]}, defaults={})  # fmt: skip
+        store.write(
+            step.target,
+            kind=KINDS.get(command, command),
+            recipe=step.recipe | {"data_sha256": "ab" * 32},
+            inputs=inputs,
+            arrays=arrays,
+            table=table,
+            provenance={"runs": [run]},
+            defaults={},
+        )
 
 
 def _columns(command: str, step, pieces: list[str], rng) -> dict:
@@ -42,8 +50,14 @@ def _columns(command: str, step, pieces: list[str], rng) -> dict:
         acc = np.array([CENTRES[k] for k in kind]) + 0.002 * rng.normal(size=len(parts))
         steps = np.array([int(each.removeprefix("w")) for each in w])
         replicates = np.array([int(each.removeprefix("replicate_")) for each in replicate])
-        return {"kind": np.array(kind), "size": np.array(size), "w": steps, "acc": acc.round(6),
-                "replicate": replicates, "diverged": acc < 0}  # fmt: skip
+        return {
+            "kind": np.array(kind),
+            "size": np.array(size),
+            "w": steps,
+            "acc": acc.round(6),
+            "replicate": replicates,
+            "diverged": acc < 0,
+        }
     if command == "select":
         replicate = np.array([int(p[0].split("_")[1]) for p in parts])
         return {"replicate": replicate, "wrong_labels": 0.0 * replicate, "missing_classes": 0 * replicate}

@@ -8,9 +8,21 @@ import pandas as pd
 from repro.verify import published
 from repro.verify.evidence import COLUMNS, Evidence
 
-OFFSETS = {"all_tstar": 0.0, "all_tstar_half": -0.5, "all_t0": -0.9, "random": -0.4, "easy": -0.2, "hard": -1.0,
-           "lmc": -0.3, "forgetting": -0.4, "easy_balanced": -0.2, "easy_unbalanced": -1.1, "random_like_easy": -0.9,
-           "shuffled": -1.5, "all_t": 0.1}  # fmt: skip
+OFFSETS = {
+    "all_tstar": 0.0,
+    "all_tstar_half": -0.5,
+    "all_t0": -0.9,
+    "random": -0.4,
+    "easy": -0.2,
+    "hard": -1.0,
+    "lmc": -0.3,
+    "forgetting": -0.4,
+    "easy_balanced": -0.2,
+    "easy_unbalanced": -1.1,
+    "random_like_easy": -0.9,
+    "shuffled": -1.5,
+    "all_t": 0.1,
+}
 
 
 def arms(p):
@@ -19,8 +31,12 @@ def arms(p):
     yield from (("all_t0", 0, 0, 0.0), ("all_tstar_half", 0, half, 0.0), ("all_tstar", 0, p.t_star, 0.0))
     yield from (("all_t", 0, t, 0.0) for t in {*p.barrier_all, *p.onset_steps} - {half, p.t_star})
     yield from ((kind, size, half, 0.0) for size in sizes for kind in ("random", "easy", "hard"))
-    yield from ((kind, size, t, 0.0) for t in {*p.barrier_subsets} - {half} for size in p.barrier_sizes
-                for kind in ("random", "easy"))  # fmt: skip
+    yield from (
+        (kind, size, t, 0.0)
+        for t in {*p.barrier_subsets} - {half}
+        for size in p.barrier_sizes
+        for kind in ("random", "easy")
+    )
     other = "easy_unbalanced" if p.balanced else "easy_balanced"
     yield from ((c, p.subset_size, half, 0.0) for c in ("lmc", "forgetting", other, "random_like_easy"))
     for noise in p.noise:
@@ -82,9 +98,34 @@ def _barriers(tables, p, condition, size, t, rng):
     for r in range(p.replicates):
         for a, b in ((0, 1), (0, 2), (1, 2)):
             ce, wrong = (max(0.001, m * (1 + 0.1 * rng.normal())) for m in (mean, 0.04 * mean))
-            tables["barriers"].append((p.dataset, condition, size, t, 0.0, r, 0, a, b, a > 0, "averaged", ce, ce, wrong,
-                                       1.2 * wrong, ce, wrong, 1.2 * wrong, 0.5, 0.9, 0.9, 0.4 + 0.2 * rng.random(), 0.5,
-                                       False))  # fmt: skip
+            tables["barriers"].append(
+                (
+                    p.dataset,
+                    condition,
+                    size,
+                    t,
+                    0.0,
+                    r,
+                    0,
+                    a,
+                    b,
+                    a > 0,
+                    "averaged",
+                    ce,
+                    ce,
+                    wrong,
+                    1.2 * wrong,
+                    ce,
+                    wrong,
+                    1.2 * wrong,
+                    0.5,
+                    0.9,
+                    0.9,
+                    0.4 + 0.2 * rng.random(),
+                    0.5,
+                    False,
+                )
+            )
     edges = np.arange(-5, 10.5, 0.5)
     for r in range(p.replicates):
         values = np.clip(mean * rng.gamma(0.6, 1 / 0.6, 3000) - 0.1 * rng.exponential(size=3000), -5, 9.99)
@@ -92,8 +133,9 @@ def _barriers(tables, p, condition, size, t, rng):
             tables["histograms"].append((p.dataset, condition, size, t, "averaged", r, low, count))
         for alpha in alphas:
             loss, error = 0.02 + mean * 4 * alpha * (1 - alpha), 0.005 + 0.04 * mean * 4 * alpha * (1 - alpha)
-            tables["paths"].append((p.dataset, condition, size, t, "averaged", r, alpha, loss, error, 2 * loss,
-                                    2 * error))  # fmt: skip
+            tables["paths"].append(
+                (p.dataset, condition, size, t, "averaged", r, alpha, loss, error, 2 * loss, 2 * error)
+            )
 
 
 def _warmup(tables, p, rng):
@@ -101,8 +143,9 @@ def _warmup(tables, p, rng):
     for w in p.warmup.steps:
         doublings = np.log2(w / p.warmup.steps[0])
         for kind, size in [("all", 0), *((k, s) for k in ("easy", "random", "hard") for s in p.warmup.sizes)]:
-            slope = {"all": 0.08, "easy": -0.25, "random": 0.0, "hard": -0.05}[kind] * (p.warmup.sizes[-1] / max(size, 1)
-                                                                                        if size else 1)  # fmt: skip
+            slope = {"all": 0.08, "easy": -0.25, "random": 0.0, "hard": -0.05}[kind] * (
+                p.warmup.sizes[-1] / max(size, 1) if size else 1
+            )
             for r in range(p.warmup.replicates):
                 lost = bool(w == p.warmup.steps[0] and r < 2 and size in (0, p.warmup.sizes[0]))
                 acc = 0.1 if lost else (top + slope * doublings + 0.15 * rng.normal()) / 100

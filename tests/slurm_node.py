@@ -76,17 +76,37 @@ def slurm_node(folder: Path) -> Iterator[dict[str, str]]:
     key.chmod(0o600)
     environment = {"SLURM_CONF": str(configuration)}
     commands = (
-        ("munged", "--foreground", "--force", "--socket", folder / "munge.socket", "--key-file", key,
-         "--pid-file", folder / "munged.pid", "--log-file", folder / "munged.log", "--seed-file", folder / "munge.seed"),
+        (
+            "munged",
+            "--foreground",
+            "--force",
+            "--socket",
+            folder / "munge.socket",
+            "--key-file",
+            key,
+            "--pid-file",
+            folder / "munged.pid",
+            "--log-file",
+            folder / "munged.log",
+            "--seed-file",
+            folder / "munge.seed",
+        ),
         ("slurmctld", "-D", "-c"),
         ("slurmd", "-D", "-c", "-N", host),
-    )  # fmt: skip
+    )
     daemons = []
     try:
         for name, *arguments in commands:
             with open(folder / f"{name}.out", "wb") as out:
-                daemons.append(subprocess.Popen([_program(name), *arguments], env={**os.environ, **environment},
-                                                stdin=subprocess.DEVNULL, stdout=out, stderr=out))  # fmt: skip
+                daemons.append(
+                    subprocess.Popen(
+                        [_program(name), *arguments],
+                        env={**os.environ, **environment},
+                        stdin=subprocess.DEVNULL,
+                        stdout=out,
+                        stderr=out,
+                    )
+                )
             if name == "munged":
                 _wait(lambda: (folder / "munge.socket").exists(), folder)
         _wait(lambda: _run(environment, "sinfo", "--noheader", "--format=%T") == "idle", folder)

@@ -28,9 +28,18 @@ LINE_END = b"\n"
 METADATA = "ro-crate-metadata.json"
 STUDY = ("figure2", "--replicates", 2)
 PROTOCOL = plan.resize(DIGITS, replicates=2)
-ENTRIES = {"results/digits/imp-all-t0.h5", "results/figure2.csv", "results/figure2.png", "results/figure2-verdicts.md",
-           "results/figure2-verdicts.json", "recipe.json", "ro-crate-metadata.json", "ro-crate-preview.html",
-           "requirements.txt", "LICENSE"}  # fmt: skip
+ENTRIES = {
+    "results/digits/imp-all-t0.h5",
+    "results/figure2.csv",
+    "results/figure2.png",
+    "results/figure2-verdicts.md",
+    "results/figure2-verdicts.json",
+    "recipe.json",
+    "ro-crate-metadata.json",
+    "ro-crate-preview.html",
+    "requirements.txt",
+    "LICENSE",
+}
 
 
 def simulate(step: plan.Step, rng) -> None:
@@ -47,11 +56,26 @@ def simulate(step: plan.Step, rng) -> None:
         table |= {"wrong_labels": np.zeros(len(pieces), int), "missing_classes": np.zeros(len(pieces), int)}
     elif kind == "score":
         table, arrays = {"piece": pieces}, {f"fold_{f}/half_correlation": np.float64(0.8) for f in range(2)}
-    run = {"program": "lottery-data-diet 0.0.9", "git_revision": "ab" * 20, "git_dirty": False, "device": "cpu",
-           "cpu": "abacus", "started": "2026-01-02T03:04:05+00:00", "finished": "2026-01-02T04:05:06+00:00"}  # fmt: skip
+    run = {
+        "program": "lottery-data-diet 0.0.9",
+        "git_revision": "ab" * 20,
+        "git_dirty": False,
+        "device": "cpu",
+        "cpu": "abacus",
+        "started": "2026-01-02T03:04:05+00:00",
+        "finished": "2026-01-02T04:05:06+00:00",
+    }
     inputs = {str(role): store.read(path) for role, path in enumerate(step.needs)}
-    store.write(step.target, kind=kind, recipe={**step.recipe, "data_sha256": "12" * 32}, inputs=inputs, arrays=arrays,
-                table=table, provenance={"runs": [run]}, defaults={})  # fmt: skip
+    store.write(
+        step.target,
+        kind=kind,
+        recipe={**step.recipe, "data_sha256": "12" * 32},
+        inputs=inputs,
+        arrays=arrays,
+        table=table,
+        provenance={"runs": [run]},
+        defaults={},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +167,15 @@ def test_it_holds_everything_and_sha256sum_agrees(archive, unpacked, results):
 
 def test_the_recipe_tells_how_it_was_made(unpacked, results):
     recipe = json.loads((unpacked / "recipe.json").read_text(encoding="utf-8"))
-    assert recipe["asked"] == {"name": "figure2", "scale": "demo", "datasets": [], "control": None, "seed": None,
-                               "replicates": 2, "levels": None}  # fmt: skip
+    assert recipe["asked"] == {
+        "name": "figure2",
+        "scale": "demo",
+        "datasets": [],
+        "control": None,
+        "seed": None,
+        "replicates": 2,
+        "levels": None,
+    }
     assert [p["replicates"] for p in recipe["protocols"]] == [2] and recipe["data_sha256"] == {"digits": ["12" * 32]}
     record = recipe["artifacts"]["results/digits/imp-easy256-t10.h5"]
     artifact = store.read(results / "digits/imp-easy256-t10.h5")
@@ -193,10 +224,16 @@ def problems(monkeypatch, tmp_path):
     def validate(crate: Path, severity: str) -> set[tuple[str, str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result = services.validate(models.ValidationSettings(
-                rocrate_uri=str(crate), profile_identifier="ro-crate-1.3", requirement_severity=severity, offline=True,
-                cache_path=tmp_path / "cache", disable_remote_crate_download=False,
-            ))  # fmt: skip
+            result = services.validate(
+                models.ValidationSettings(
+                    rocrate_uri=str(crate),
+                    profile_identifier="ro-crate-1.3",
+                    requirement_severity=severity,
+                    offline=True,
+                    cache_path=tmp_path / "cache",
+                    disable_remote_crate_download=False,
+                )
+            )
         found = {(issue.severity.name, issue.message) for issue in result.get_issues(models.Severity.OPTIONAL)}
         assert result.passed() == (not found)
         return found
@@ -210,10 +247,13 @@ def test_the_validator_accepts_it(archive, problems):
     assert problems(archive, "RECOMMENDED") == {
         ("RECOMMENDED", "The Root Data Entity SHOULD have a `publisher` property (Organization or Person)"),
         ("RECOMMENDED", "The organization SHOULD have a URL."),
-        ("RECOMMENDED", "An Organization entity SHOULD have a ROR identifier as its @id (e.g., https://ror.org/03f0f6041)"),
+        (
+            "RECOMMENDED",
+            "An Organization entity SHOULD have a ROR identifier as its @id (e.g., https://ror.org/03f0f6041)",
+        ),
         ("RECOMMENDED", "An Organization's contactPoint SHOULD reference a ContactPoint contextual entity"),
         ("RECOMMENDED", "At least one author or publisher Person/Organization SHOULD have a contactPoint property"),
-    }  # fmt: skip
+    }
 
 
 def test_the_validator_rejects_one_without_licence_and_without_a_file(archive, problems, tmp_path):
@@ -238,9 +278,12 @@ def test_the_crate_says_what_is_what(unpacked, results):
     assert root["name"] == "Lottery Tickets on a Data Diet, reproduced: Figure 2 at demo scale, on digits"
     assert graph[root["citation"]["@id"]]["@type"] == "ScholarlyArticle"
     files = {e["@id"] for e in graph.values() if e["@type"] == "File"}
-    assert {part["@id"] for part in root["hasPart"]} == files == {
-        str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()
-    } - {"ro-crate-metadata.json", "ro-crate-preview.html"}  # fmt: skip
+    assert (
+        {part["@id"] for part in root["hasPart"]}
+        == files
+        == {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
+        - {"ro-crate-metadata.json", "ro-crate-preview.html"}
+    )
     for name in files:
         assert graph[name]["contentSize"] == str((unpacked / name).stat().st_size)
     assert graph[run["instrument"]["@id"]]["@type"] == "SoftwareApplication"
@@ -292,7 +335,9 @@ def test_an_altered_byte_of_the_zip_itself_is_found(archive, tmp_path):
 def test_a_list_of_checksums_that_was_altered(archive, tmp_path):
     sums = zipfile.ZipFile(archive).read("SHA256SUMS")
     digit = b"1" if sums[:1] == b"0" else b"0"
-    said = complaint("verify", "--archive", rewritten(archive, tmp_path / "a.zip", {"SHA256SUMS": digit + sums[1:]}), code=1)  # fmt: skip
+    said = complaint(
+        "verify", "--archive", rewritten(archive, tmp_path / "a.zip", {"SHA256SUMS": digit + sums[1:]}), code=1
+    )
     assert f"{sums[66:].partition(LINE_END)[0].decode()} has another sha256" in said
     broken = rewritten(archive, tmp_path / "b.zip", {"SHA256SUMS": b"nothing"})
     assert "SHA256SUMS is no list of checksums" in complaint("verify", "--archive", broken, code=1)
@@ -300,7 +345,9 @@ def test_a_list_of_checksums_that_was_altered(archive, tmp_path):
 
 def test_what_is_missing_or_too_much(archive, tmp_path):
     less = rewritten(archive, tmp_path / "less.zip", {"results/digits/imp-all-t0.h5": None})
-    assert "incomplete: results/digits/imp-all-t0.h5 is in SHA256SUMS and not" in complaint("verify", "--archive", less, code=1)  # fmt: skip
+    assert "incomplete: results/digits/imp-all-t0.h5 is in SHA256SUMS and not" in complaint(
+        "verify", "--archive", less, code=1
+    )
     more = rewritten(archive, tmp_path / "more.zip", None, ("results/extra.txt", b"x"))
     assert "does not vouch for: results/extra.txt" in complaint("verify", "--archive", more, code=1)
     undescribed = forged(archive, tmp_path / "undescribed.zip", METADATA, lambda c: c.replace(b"LICENSE", b"License"))
@@ -380,13 +427,25 @@ def edited_mean(content: bytes) -> bytes:
     [
         ("results/figure2-verdicts.json", edited_verdict, "verdict of figure2-verdicts.json is 'reproduced' there and"),
         ("results/figure2.csv", edited_mean, "[5][7] of figure2.csv is"),
-        ("results/figure2-verdicts.md", lambda c: c.replace(b"inconclusive", b"reproduced", 1), "figure2-verdicts.md is"),
+        (
+            "results/figure2-verdicts.md",
+            lambda c: c.replace(b"inconclusive", b"reproduced", 1),
+            "figure2-verdicts.md is",
+        ),
         ("recipe.json", lambda c: c.replace(b"abab", b"cdcd", 1), "is not the artifact that recipe.json tells of"),
-        ("recipe.json", lambda c: c.replace(b'"lr": 1.0', b'"lr": 0.3', 1), "is of another protocol: digits training lr is 0.3 there"),
-        ("recipe.json", lambda c: c.replace(b'"replicates": 2', b'"replicates": 3', 1), "digits replicates is 2 there and 3 in"),
+        (
+            "recipe.json",
+            lambda c: c.replace(b'"lr": 1.0', b'"lr": 0.3', 1),
+            "is of another protocol: digits training lr is 0.3 there",
+        ),
+        (
+            "recipe.json",
+            lambda c: c.replace(b'"replicates": 2', b'"replicates": 3', 1),
+            "digits replicates is 2 there and 3 in",
+        ),
         ("recipe.json", lambda c: c.replace(b'"datasets"', b'"panels"', 1), "asks what this program"),
     ],
-)  # fmt: skip
+)
 def test_a_forger_who_corrects_the_checksums_is_caught(name, edit, said, archive, tmp_path):
     assert said in complaint("verify", "--archive", forged(archive, tmp_path / "f.zip", name, edit), code=1)
 
@@ -419,8 +478,16 @@ def test_artifacts_of_other_inputs_are_not_archived(results, tmp_path):
     copy = shutil.copytree(results, tmp_path / "results", ignore=shutil.ignore_patterns("*.zip"))
     step = next(s for s in plan.steps(figure2(PROTOCOL), copy) if s.target.stem == "pretrain-all-t0")
     other = step.target.with_suffix(".tmp")
-    store.write(other.with_name("pretrain-all-t0.h5"), kind="pretrain", recipe={**step.recipe, "data_sha256": "34" * 32},
-                inputs={}, arrays={}, table={"piece": sorted(step.wanted)}, provenance={}, defaults={})  # fmt: skip
+    store.write(
+        other.with_name("pretrain-all-t0.h5"),
+        kind="pretrain",
+        recipe={**step.recipe, "data_sha256": "34" * 32},
+        inputs={},
+        arrays={},
+        table={"piece": sorted(step.wanted)},
+        provenance={},
+        defaults={},
+    )
     assert "imp-all-t0.h5: make them" in complaint("archive", *STUDY, "--results", copy, code=3)
 
 

@@ -22,8 +22,10 @@ def test_another_recipe_at_out_is_named_and_kept(given, tmp_path):
     shutil.copy(given["rewind"], out)
     command = ("pretrain", "--subset", given["easy"], "-t", 4, *TINY, "--out", out)
     said = complaint(*command, "--lr", 0.5, "--steps", 13)
-    assert said == (f"{out} was made with another recipe: lr is 1.0 there and 0.5 here, steps is 12 there and 13 here; "
-                    "choose another --out or pass --force to start anew")  # fmt: skip
+    assert said == (
+        f"{out} was made with another recipe: lr is 1.0 there and 0.5 here, steps is 12 there and 13 here; "
+        "choose another --out or pass --force to start anew"
+    )
     size = ("--size", 80, "--replicates", 2)
     repro("select", "--kind", "random", "--dataset", "digits", *size, "--out", tmp_path / "r.h5")
     said = complaint("pretrain", "--subset", tmp_path / "r.h5", "-t", 4, *TINY, "--out", out)
@@ -53,16 +55,27 @@ def rewrite(path, **recipe) -> None:
     """The artifact with other values in its recipe, as if it had been made with them."""
     old = store.read(path)
     arrays = {key: old[key] for key in old.keys()}
-    store.write(path, kind=old.kind, recipe={**old.recipe, **recipe}, inputs=old.inputs, arrays=arrays,
-                table=old.table(), provenance=old.provenance, defaults=old.lineage.defaults)  # fmt: skip
+    store.write(
+        path,
+        kind=old.kind,
+        recipe={**old.recipe, **recipe},
+        inputs=old.inputs,
+        arrays=arrays,
+        table=old.table(),
+        provenance=old.provenance,
+        defaults=old.lineage.defaults,
+    )
 
 
 def test_other_images_are_noticed(given, tmp_path):
     shutil.copy(given["rewind"], tmp_path / "rewind.h5")
     rewrite(tmp_path / "rewind.h5", data_sha256="0123456789abcdef" * 4)
     said = complaint("imp", tmp_path / "rewind.h5", "--levels", 1, "--out", tmp_path / "imp.h5")
-    assert re.fullmatch(r".*rewind.h5 was made from other images of digits \(sha256 0123456789ab…, here \w{12}…\): "
-                        "point --data-dir to the same data", said)  # fmt: skip
+    assert re.fullmatch(
+        r".*rewind.h5 was made from other images of digits \(sha256 0123456789ab…, here \w{12}…\): "
+        "point --data-dir to the same data",
+        said,
+    )
 
 
 DAMAGE = {
@@ -76,7 +89,9 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_artifacts(damage, given, tmp_path):
     spoil, words = DAMAGE[damage]
-    advice = "give an artifact that repro made" if damage in ("empty", "text") else "delete it and run its command again"
+    advice = (
+        "give an artifact that repro made" if damage in ("empty", "text") else "delete it and run its command again"
+    )
     bad = tmp_path / "bad.h5"
     commands = {
         "rewind": [
@@ -129,8 +144,19 @@ def test_a_folder_of_images_that_moved(tmp_path):
 
 
 def test_a_network_that_cannot_take_the_images(tmp_path):
-    said = complaint("pretrain", "--dataset", "digits", "--network", "vit_tiny_patch16_224", "-t", 1, "--replicates", 1,
-                     "--out", tmp_path / "x.h5")  # fmt: skip
+    said = complaint(
+        "pretrain",
+        "--dataset",
+        "digits",
+        "--network",
+        "vit_tiny_patch16_224",
+        "-t",
+        1,
+        "--replicates",
+        1,
+        "--out",
+        tmp_path / "x.h5",
+    )
     assert said.startswith("network 'vit_tiny_patch16_224' cannot take the 8 x 8 images of digits (") and "(8)" in said
 
 

@@ -56,8 +56,11 @@ def test_a_full_disk_keeps_finished_levels(rewind, tmp_path):
     if trial := subprocess.run([*small, *resize], capture_output=True, text=True).stderr:
         pytest.skip(f"no small disk can be mounted and resized here: {trial.strip()}")
     full, left, again = process(FILL_AND_FREE, rewind, disk, copy, before=small)
-    found = re.match(rf"1 Error: no space left on device while writing {disk}/imp.h5.work/pieces-0000(\d).h5: free some "
-                     "space and run the same command again; finished levels are kept", full)  # fmt: skip
+    found = re.match(
+        rf"1 Error: no space left on device while writing {disk}/imp.h5.work/pieces-0000(\d).h5: free some "
+        "space and run the same command again; finished levels are kept",
+        full,
+    )
     levels = int(found[1])
     assert left == f"['imp.h5.work'] {levels}" and 1 <= levels <= 5
     assert again == f"{disk}/imp.h5: computed {14 - 2 * levels}, reused {2 * levels}"
@@ -81,16 +84,25 @@ for words in sys.argv[2:]:
 def test_no_permission_to_write(rewind, tmp_path):
     shutil.copy(rewind, tmp_path / "rewind.h5")
     command = " ".join(map(str, PRETRAIN))
-    said = process(WITHOUT_PERMISSION, tmp_path, f"{command} --out p.h5", "imp rewind.h5 --levels 1 --out i.h5",
-                   "export rewind.h5 --out table.csv", "plan figure2 --results . --make figure2.mk")  # fmt: skip
+    said = process(
+        WITHOUT_PERMISSION,
+        tmp_path,
+        f"{command} --out p.h5",
+        "imp rewind.h5 --levels 1 --out i.h5",
+        "export rewind.h5 --out table.csv",
+        "plan figure2 --results . --make figure2.mk",
+    )
     names = ("p.h5", "i.h5", "table.csv", "figure2.mk")
     for line, name in zip(said, names, strict=True):
         assert line == f"1 Error: no permission to write {name}: choose another --out or allow writing in ."
     assert os.listdir(tmp_path) == ["rewind.h5"]
 
 
-@pytest.mark.parametrize("command", [PRETRAIN, ("select", "--kind", "random", "--dataset", "digits", "--size", 9),
-                                     ("imp", "{rewind}", "--levels", 0)], ids=lambda command: command[0])  # fmt: skip
+@pytest.mark.parametrize(
+    "command",
+    [PRETRAIN, ("select", "--kind", "random", "--dataset", "digits", "--size", 9), ("imp", "{rewind}", "--levels", 0)],
+    ids=lambda command: command[0],
+)
 def test_out_below_a_file(command, rewind, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     words = [str(word).format(rewind=rewind) for word in command]
@@ -127,8 +139,10 @@ def test_cifar_that_is_not_there(tmp_path):
     archive.write_bytes(b"half an archive")
     said = complaint("score", "--dataset", "cifar10", "--data-dir", tmp_path, *out)
     md5 = "c58f30108f718f92721af3b95e74349a"
-    assert said == (f"{archive} is damaged or not the published archive (expected MD5 {md5}): "
-                    "move it away and run again with --download")  # fmt: skip
+    assert said == (
+        f"{archive} is damaged or not the published archive (expected MD5 {md5}): "
+        "move it away and run again with --download"
+    )
     assert [path.name for path in tmp_path.iterdir()] == [archive.name]
 
 
@@ -139,10 +153,24 @@ def test_a_cifar_batch_with_a_wrong_checksum(data_root, tmp_path):
         (folder / file.name).symlink_to(file)
     (folder / "data_batch_1").unlink()
     (folder / "data_batch_1").write_bytes(b"another batch")
-    said = complaint("select", "--kind", "random", "--dataset", "cifar10", "--size", 100, "--data-dir", tmp_path,
-                     "--out", tmp_path / "random.h5")  # fmt: skip
-    assert re.fullmatch(rf"{folder}/data_batch_1 is damaged or not the published file \(MD5 \w+, expected \w+\): "
-                        rf"move {folder} away and run again with --download", said)  # fmt: skip
+    said = complaint(
+        "select",
+        "--kind",
+        "random",
+        "--dataset",
+        "cifar10",
+        "--size",
+        100,
+        "--data-dir",
+        tmp_path,
+        "--out",
+        tmp_path / "random.h5",
+    )
+    assert re.fullmatch(
+        rf"{folder}/data_batch_1 is damaged or not the published file \(MD5 \w+, expected \w+\): "
+        rf"move {folder} away and run again with --download",
+        said,
+    )
     assert not (tmp_path / "random.h5").exists()
 
 
@@ -154,11 +182,14 @@ def test_ctrl_c_in_every_stage(stage, rewind, monkeypatch, tmp_path):
     module, function = ("select", "choose") if stage == "select" else ("trainer", "train")
     monkeypatch.setattr(import_module(f"repro.stages.{module}"), function, interrupted)
     command = {
-        "score": ("score", "--dataset", "digits", *TINY), "pretrain": PRETRAIN, "imp": ("imp", rewind),
+        "score": ("score", "--dataset", "digits", *TINY),
+        "pretrain": PRETRAIN,
+        "imp": ("imp", rewind),
         "select": ("select", "--kind", "random", "--dataset", "digits", "--size", 9),
-        "warmup": ("warmup", "--dataset", "digits", "--warmup-steps", 3, *TINY), "barrier": ("barrier", rewind),
+        "warmup": ("warmup", "--dataset", "digits", "--warmup-steps", 3, *TINY),
+        "barrier": ("barrier", rewind),
         "gradients": ("gradients", "--dataset", "digits", "-t", 3, "--every", 1, *TINY),
-    }[stage]  # fmt: skip
+    }[stage]
     said = complaint(*command, "--out", tmp_path / "x.h5", code=130)
     assert said == "interrupted: what was finished is kept; the same command (without --force) takes it up"
     assert not list(tmp_path.iterdir())

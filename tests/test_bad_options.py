@@ -165,12 +165,19 @@ def test_refused(dry, command, said, refused):
         assert refused(command, "--dry-run") == sentence
 
 
-@pytest.mark.parametrize("command, option", [
-    ("score --dataset digits --networks", 10**9), ("score --dataset digits --replicates", 10**9),
-    ("select --kind random --dataset digits --size 9 --replicates", 10**9), ("PRETRAIN --replicates", 0),
-    ("IMP --levels", 10**6), ("IMP --levels", -1), ("plan figure2 --replicates", 10**9),
-    ("verify figure2 --levels", 10**6),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "command, option",
+    [
+        ("score --dataset digits --networks", 10**9),
+        ("score --dataset digits --replicates", 10**9),
+        ("select --kind random --dataset digits --size 9 --replicates", 10**9),
+        ("PRETRAIN --replicates", 0),
+        ("IMP --levels", 10**6),
+        ("IMP --levels", -1),
+        ("plan figure2 --replicates", 10**9),
+        ("verify figure2 --levels", 10**6),
+    ],
+)
 def test_counts_that_nobody_means_are_refused_at_once(command, option, refused):
     limits = "(0|1)<=x<=1000"
     assert re.search(rf"Invalid value for '--\w+': {option} is not in the range {limits}", refused(command, option))
@@ -179,10 +186,11 @@ def test_counts_that_nobody_means_are_refused_at_once(command, option, refused):
 def test_counts_in_python(given, tmp_path):
     out = tmp_path / "x.h5"
     for call in (
-        lambda: score(out, dataset="digits", replicates=0), lambda: pretrain(out, dataset="digits", t=1, replicates=0),
+        lambda: score(out, dataset="digits", replicates=0),
+        lambda: pretrain(out, dataset="digits", t=1, replicates=0),
         lambda: select(out, kind="random", dataset="digits", size=9, replicates=0),
         lambda: imp(out, given["rewind"], levels=1, replicates=0),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UsageError, match=r"number of replicates \(=0\) must be at least 1"):
             call()
     with pytest.raises(UsageError, match=r"levels \(=-1\) must be 0 \(dense training alone\) or more"):
@@ -197,5 +205,7 @@ def test_huge_numbers_that_mean_something_are_taken(given, tmp_path):
     assert len(repro("ls", "--results", tmp_path, "--columns", "seed").stdout.split()) == 3
     dry = repro("imp", given["rewind"], "--levels", 29, "--out", tmp_path / "x.h5", "--dry-run").stdout
     assert "dry run: would compute 60 and reuse 0" in dry and "network: cifar_resnet8_w4" in dry
-    assert "would compute 0 and reuse 2" in repro("imp", given["rewind"], "--levels", 0, "--replicates", 2, "--out",
-                                                  given["imp"], "--dry-run").stdout  # fmt: skip
+    assert (
+        "would compute 0 and reuse 2"
+        in repro("imp", given["rewind"], "--levels", 0, "--replicates", 2, "--out", given["imp"], "--dry-run").stdout
+    )

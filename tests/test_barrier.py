@@ -63,8 +63,20 @@ def child(vector, masks, x, digits, *, replicate, number):
     """A child trained by plain PyTorch, as a vector; ``masks`` None is dense."""
     net = plain(vector)
     masks = masks or [torch.ones_like(w, dtype=torch.bool) for w in plain_imp.prunable(net)]
-    plain_imp.train(net, masks, x, digits.labels, digits.split(replicate)[0].numpy(), start=T, stop=RECIPE.steps,
-                    lr_at=RECIPE.lr_at, batch=64, seed=SEED, replicate=replicate, role=f"child{number}.")  # fmt: skip
+    plain_imp.train(
+        net,
+        masks,
+        x,
+        digits.labels,
+        digits.split(replicate)[0].numpy(),
+        start=T,
+        stop=RECIPE.steps,
+        lr_at=RECIPE.lr_at,
+        batch=64,
+        seed=SEED,
+        replicate=replicate,
+        role=f"child{number}.",
+    )
     return flat(net)
 
 
@@ -133,8 +145,16 @@ def altered(path, target, change):
     old = read(path)
     arrays, table = {key: old[key] for key in old.keys()}, old.table()
     change(arrays, table)
-    store.write(target, kind=old.kind, recipe=old.recipe, inputs=old.inputs, arrays=arrays, table=table,
-                provenance=old.provenance, defaults=old.lineage.defaults)  # fmt: skip
+    store.write(
+        target,
+        kind=old.kind,
+        recipe=old.recipe,
+        inputs=old.inputs,
+        arrays=arrays,
+        table=table,
+        provenance=old.provenance,
+        defaults=old.lineage.defaults,
+    )
     return target
 
 
@@ -196,9 +216,12 @@ def test_sparse_children_start_from_the_ticket_and_stay_pruned(folder, tmp_path,
     weights = stored["replicate_0/child_1/weights"]
     assert not weights[: layout.num_prunable][~mask].any() and weights[: layout.num_prunable][mask].all()
     rewind = source["replicate_0/level_0/rewind_weights"]
-    masks = [m.view(w.shape) for m, w in zip(
-        torch.from_numpy(mask).split([entry.size for entry in layout.prunable]), plain_imp.prunable(plain(rewind))
-    )]  # fmt: skip
+    masks = [
+        m.view(w.shape)
+        for m, w in zip(
+            torch.from_numpy(mask).split([entry.size for entry in layout.prunable]), plain_imp.prunable(plain(rewind))
+        )
+    ]
     ticket = rewind.copy()
     ticket[: layout.num_prunable] *= mask
     np.testing.assert_allclose(weights, child(ticket, masks, x, digits, replicate=0, number=1), rtol=1e-7, atol=1e-9)
@@ -322,8 +345,16 @@ def test_a_diverged_child_leaves_the_other_pairs_alone(folder, tmp_path, trained
 
 
 def test_a_sweep_of_rewind_points_is_one_cohort_with_its_onset(folder, tmp_path, trained):
-    pretrain(tmp_path / "later.h5", dataset="digits", t=14, replicates=2, network=NETWORK, training=RECIPE, seed=SEED,
-             machine=CPU)  # fmt: skip
+    pretrain(
+        tmp_path / "later.h5",
+        dataset="digits",
+        t=14,
+        replicates=2,
+        network=NETWORK,
+        training=RECIPE,
+        seed=SEED,
+        machine=CPU,
+    )
     trained.jobs.clear()
     out, points = tmp_path / "sweep.h5", [folder / "imp.h5", tmp_path / "later.h5"]
     result = barrier(out, points, replicates=1, machine=CPU)
@@ -333,8 +364,9 @@ def test_a_sweep_of_rewind_points_is_one_cohort_with_its_onset(folder, tmp_path,
     np.testing.assert_allclose(
         read(out)["imp/replicate_0/pair_1_2/averaged/train_loss"],
         read(folder / "b.h5")["replicate_0/pair_1_2/averaged/train_loss"][[0, 2, 3]],
-        rtol=1e-4, atol=2e-6,
-    )  # fmt: skip
+        rtol=1e-4,
+        atol=2e-6,
+    )
     for part in ("train", "test"):
         at = onset(table.t, table[f"{part}_error_max"])
         assert f"{part} {'none up to t=14' if at is None else f't={at}'}" in result.lines[-1]
@@ -388,8 +420,16 @@ A.pt B.pt --network cifar_resnet8_w4 --dataset digits
 def files(folder):
     training = {"other": (dataclasses.replace(RECIPE, lr=0.2), 0), "end": (RECIPE, RECIPE.steps)}
     for name, (recipe, t) in training.items():
-        pretrain(folder / f"{name}.h5", dataset="digits", t=t, replicates=1, network=NETWORK, training=recipe,
-                 seed=SEED, machine=CPU)  # fmt: skip
+        pretrain(
+            folder / f"{name}.h5",
+            dataset="digits",
+            t=t,
+            replicates=1,
+            network=NETWORK,
+            training=recipe,
+            seed=SEED,
+            machine=CPU,
+        )
     imp(folder / "dense.h5", folder / "w.h5", levels=0, replicates=1, machine=CPU)
     return {path.stem: path for path in folder.glob("*.h5")} | {"out": folder / "refused.h5"}
 

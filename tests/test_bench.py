@@ -29,8 +29,9 @@ from repro.train.job import Job
 from tests.command_line import complaint, repro
 
 CPU = torch.device("cpu")
-TINY = replace(DIGITS, network="cifar_resnet8_w4", train_images=64,
-               training=replace(DIGITS.training, batch_size=16, lr=0.1))  # fmt: skip
+TINY = replace(
+    DIGITS, network="cifar_resnet8_w4", train_images=64, training=replace(DIGITS.training, batch_size=16, lr=0.1)
+)
 
 
 # --- arithmetic of turns ----------------------------------------------------------------------------------------------
@@ -55,10 +56,13 @@ def planted(variant, cpu, wall=None, **more):
 def test_rows_of_planted_timings():
     start = Variant(TINY)
     sparse = replace(start, engine="sparse", density=0.1)
-    found = [planted(start, [2.0, 1.0, 4.0]), planted(sparse, [6.0, 6.0, 4.0]),
-             planted(replace(start, engine=PEAK), [1e6, 3e6, 2e6]),
-             planted(replace(start, engine="serial", precision="bf16"), [3.0, 3.0, 3.0]),
-             planted(replace(start, engine="serial"), [], error="it burnt")]  # fmt: skip
+    found = [
+        planted(start, [2.0, 1.0, 4.0]),
+        planted(sparse, [6.0, 6.0, 4.0]),
+        planted(replace(start, engine=PEAK), [1e6, 3e6, 2e6]),
+        planted(replace(start, engine="serial", precision="bf16"), [3.0, 3.0, 3.0]),
+        planted(replace(start, engine="serial"), [], error="it burnt"),
+    ]
     plain_row, row, bf16, burnt = benchmark._rows(found, "a CPU", "cpu", None)
     assert (row["engine"], row["density"], row["image_size"], row["batch"]) == ("sparse", 0.1, 8, 16)
     assert (row["images_per_cpu_second"], row["low"], row["high"], row["rounds"]) == (6.0, 4.0, 6.0, 3)
@@ -72,8 +76,10 @@ def test_rows_of_planted_timings():
 
     rows = [plain_row, row]
     cohort = replace(sparse, replicas=8)
-    benchmark._add_threads(rows, [planted(cohort, [9.0] * 3, [1.0, 2.0, 2.0]),
-                                  planted(replace(cohort, threads=2), [9.0] * 3, [2.0, 3.0, 3.6])])  # fmt: skip
+    benchmark._add_threads(
+        rows,
+        [planted(cohort, [9.0] * 3, [1.0, 2.0, 2.0]), planted(replace(cohort, threads=2), [9.0] * 3, [2.0, 3.0, 3.6])],
+    )
     assert row["two_threads"] == {"median": 1.8, "low": 1.5, "high": 2.0, "replicas": 8}
     assert plain_row["two_threads"] is None
 
@@ -86,9 +92,18 @@ def test_rows_of_a_gpu():
     assert row["share_of_peak"] == pytest.approx(row["multiply_adds"] * 10 / 4e9)
     assert row["share_of_bandwidth"] == pytest.approx(limits.traffic_per_image(TINY) * 2 * 10 / 1e9)
     assert plain_row["peak"] == 2e9  # TF32 is what PyTorch uses where there is any
-    machine = {"finished": "now", "wall_seconds": 1.0, "gpu": "a GPU", "cpu": "a CPU", "driver": "1.2", "platform": "p",
-               "python": "3", "packages": dict.fromkeys(("torch", "torchvision", "numba")), "git_revision": None,
-               "git_dirty": None}  # fmt: skip
+    machine = {
+        "finished": "now",
+        "wall_seconds": 1.0,
+        "gpu": "a GPU",
+        "cpu": "a CPU",
+        "driver": "1.2",
+        "platform": "p",
+        "python": "3",
+        "packages": dict.fromkeys(("torch", "torchvision", "numba")),
+        "git_revision": None,
+        "git_dirty": None,
+    }
     said = report.markdown([plain_row, row], machine)
     assert "a GPU (driver 1.2)" in said
     assert f"| graph, bf16 | 10 (10–10) | 2× | 1 | 100 | 0.50 | {1e2 * row['share_of_peak']:.1f} %" in said
@@ -131,8 +146,15 @@ class Stepper:
     """Engine `serial`, a step at a time."""
 
     def __init__(self, protocol, training, vector, mask, data):
-        self.cohort = engines.create("serial", protocol.network, replicas=1, num_classes=10, in_chans=protocol.in_chans,
-                                     image_size=protocol.image_size, device=CPU)  # fmt: skip
+        self.cohort = engines.create(
+            "serial",
+            protocol.network,
+            replicas=1,
+            num_classes=10,
+            in_chans=protocol.in_chans,
+            image_size=protocol.image_size,
+            device=CPU,
+        )
         self.cohort.load(vector[None])
         self.cohort.load_masks(None if mask is None else mask[None])
         self.batcher, self.data, self.lr = Batcher(data.images, data.mean, data.std, augment=False), data, training.lr
@@ -181,8 +203,9 @@ def test_the_librarys_script_trains_the_pruned_network(monkeypatch, capsys):
         script.step(ours.images(index), data.labels[index])
         expected = layout.state_dict(ours.step(index))
     found = dict(script.network.named_parameters())
-    torch.testing.assert_close(found.pop("conv.values"), expected["conv.weight"][script.network.conv.places], rtol=1e-4,
-                               atol=1e-6)  # fmt: skip
+    torch.testing.assert_close(
+        found.pop("conv.values"), expected["conv.weight"][script.network.conv.places], rtol=1e-4, atol=1e-6
+    )
     for name, numbers in found.items():
         torch.testing.assert_close(numbers.detach(), expected[name], rtol=1e-4, atol=1e-5)
     empty = [e.name for e in layout.prunable if not mask[e.offset : e.offset + e.size].any()]
@@ -282,9 +305,14 @@ def test_what_is_measured_on_a_gpu():
 
 def test_from_end_to_end(tmp_path, monkeypatch):
     start = Variant(TINY)
-    tried = (start, replace(start, engine="sparse", density=0.1), replace(start, engine=PEAK),
-             replace(start, engine="serial"), replace(start, engine="graph", replicas=2),
-             replace(start, protocol=replace(TINY, network="test_efficientnet"), engine="sparse"))  # fmt: skip
+    tried = (
+        start,
+        replace(start, engine="sparse", density=0.1),
+        replace(start, engine=PEAK),
+        replace(start, engine="serial"),
+        replace(start, engine="graph", replicas=2),
+        replace(start, protocol=replace(TINY, network="test_efficientnet"), engine="sparse"),
+    )
     pair = tuple(replace(tried[1], replicas=2, threads=threads) for threads in (1, 2))
     monkeypatch.setattr(variants, "groups", lambda device: [Group(tried, 0.01), Group(pair, 0.01)])
     monkeypatch.setattr(benchmark, "_compile", lambda folder: (12.5, None))
@@ -293,7 +321,12 @@ def test_from_end_to_end(tmp_path, monkeypatch):
     assert said == out.with_suffix(".md").read_text(encoding="utf-8")
     rows = json.loads(out.read_text(encoding="utf-8"))
     assert [(row["engine"], row["density"]) for row in rows] == [
-        ("plain", 1.0), ("sparse", 1.0), ("sparse", 0.1), ("serial", 1.0), ("graph", 1.0)]  # fmt: skip
+        ("plain", 1.0),
+        ("sparse", 1.0),
+        ("sparse", 0.1),
+        ("serial", 1.0),
+        ("graph", 1.0),
+    ]
     asked = {"network", "image_size", "density", "engine", "precision", "images_per_cpu_second", "low", "high"}
     asked |= {"peak_mib", "first_call_seconds"}
     for row in rows:
@@ -320,7 +353,9 @@ def test_the_last_variants_are_left_out_when_time_is_short(monkeypatch):
 
 
 def test_refusals(tmp_path):
-    assert "--minutes (=-1) must be above 0, and 1440 at most: try 7.5" in complaint("bench", "--device", "cpu", "--minutes", -1)
+    assert "--minutes (=-1) must be above 0, and 1440 at most: try 7.5" in complaint(
+        "bench", "--device", "cpu", "--minutes", -1
+    )
     assert f"--out {tmp_path}: give a file name that ends in .json" in complaint("bench", "--out", tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot write .*file.*choose another --out"):

@@ -6,17 +6,7 @@ import torch
 
 from repro.engines import Block, Sgd
 from repro.nets import create, layout_of
-from tests.test_engine import (  # noqa: F401  (images and labels are fixtures)
-    CLASSES,
-    ENGINES,
-    NETWORK,
-    N,
-    batcher_of,
-    cohort_of,
-    images,
-    initial,
-    labels,
-)  # fmt: skip
+from tests.test_engine import CLASSES, ENGINES, NETWORK, N, batcher_of, cohort_of, images, initial, labels  # noqa: F401  (images and labels are fixtures)
 
 # ruff: noqa: F811
 

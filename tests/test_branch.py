@@ -45,8 +45,16 @@ def short(tmp_path_factory):
     good = store.read(folder / "w.h5")
     arrays = {key: good[key] for key in good.keys()}
     arrays["replicate_0/weights"] = arrays["replicate_0/weights"] * np.float32(1e30)
-    store.write(folder / "broken.h5", kind="pretrain", recipe=good.recipe, inputs={}, arrays=arrays, table=good.table(),
-                provenance=good.provenance, defaults=good.lineage.defaults)  # fmt: skip
+    store.write(
+        folder / "broken.h5",
+        kind="pretrain",
+        recipe=good.recipe,
+        inputs={},
+        arrays=arrays,
+        table=good.table(),
+        provenance=good.provenance,
+        defaults=good.lineage.defaults,
+    )
     for point, name in (("w.h5", "imp.h5"), ("broken.h5", "bad.h5")):
         repro("imp", folder / point, "--levels", 2, "--engine", "serial", *CPU, "--out", folder / name)
     return folder
@@ -114,8 +122,19 @@ def test_levels_become_what_plain_pytorch_makes_of_mask_and_weights(run, tmp_pat
         net = plain_network(weights)
         by_layer = [torch.from_numpy(m).view(e.shape) for m, e in zip(layers(mask), LAYOUT.prunable)]
         train, test = data.split(r)
-        plain_imp.train(net, by_layer, x, data.labels, train.numpy(), start=start, stop=14, batch=64, seed=SEED,
-                        lr_at=lambda step: 0.3 if step < 10 else 0.03, replicate=r)  # fmt: skip
+        plain_imp.train(
+            net,
+            by_layer,
+            x,
+            data.labels,
+            train.numpy(),
+            start=start,
+            stop=14,
+            batch=64,
+            seed=SEED,
+            lr_at=lambda step: 0.3 if step < 10 else 0.03,
+            replicate=r,
+        )
         expected = torch.cat([net.state_dict()[entry.name].flatten() for entry in layout_of(net).entries])
         np.testing.assert_allclose(made[f"replicate_{r}/level_{level}/weights"], expected, rtol=1e-8, atol=1e-10)
         with torch.no_grad():
@@ -196,9 +215,16 @@ def test_a_branch_grows_and_takes_up_from_its_checkpoint(short, monkeypatch, tmp
 def test_an_imp_artifact_from_when_it_had_a_pruning_option_is_still_the_same(short, tmp_path):
     old = store.read(short / "imp.h5")
     for pruning, same in (("magnitude", True), ("random", False)):
-        store.write(tmp_path / "imp.h5", kind="imp", recipe={**old.recipe, "pruning": pruning}, inputs=old.inputs,
-                    arrays={key: old[key] for key in old.keys()}, table=old.table(), provenance=old.provenance,
-                    defaults={**DEFAULTS, "pruning": "magnitude"})  # fmt: skip
+        store.write(
+            tmp_path / "imp.h5",
+            kind="imp",
+            recipe={**old.recipe, "pruning": pruning},
+            inputs=old.inputs,
+            arrays={key: old[key] for key in old.keys()},
+            table=old.table(),
+            provenance=old.provenance,
+            defaults={**DEFAULTS, "pruning": "magnitude"},
+        )
         command = ("imp", short / "w.h5", "--levels", 2, *CPU, "--out", tmp_path / "imp.h5")
         assert (store.read(tmp_path / "imp.h5").identity == old.identity) == same
         if same:
@@ -268,8 +294,14 @@ REFUSED = re.findall(r"^(\w.*)\n {4}(.*)$", REFUSED, re.MULTILINE)
 def files(short):
     """Files of masks and weights, by name."""
     size = LAYOUT.num_prunable
-    arrays = {"good": np.ones(size), "short": np.ones(7), "values": np.full(size, 2), "nan": np.full(size, np.nan),
-              "empty": np.zeros(size), "objects": np.array([{}] * size)}  # fmt: skip
+    arrays = {
+        "good": np.ones(size),
+        "short": np.ones(7),
+        "values": np.full(size, 2),
+        "nan": np.full(size, np.nan),
+        "empty": np.zeros(size),
+        "objects": np.array([{}] * size),
+    }
     for name, array in arrays.items():
         np.save(short / f"{name}.npy", array)
     parts = {entry.name: torch.ones(entry.shape) for entry in LAYOUT.prunable}
@@ -296,7 +328,15 @@ def test_refused(files, command, said, tmp_path):
 
 def test_masks_of_other_images_are_refused(run, tmp_path):
     old = store.read(run / "imp.h5")
-    store.write(tmp_path / "imp.h5", kind="imp", recipe={**old.recipe, "dataset": "folder:digits"}, inputs=old.inputs,
-                arrays={}, table=old.table(), provenance=old.provenance, defaults=old.lineage.defaults)  # fmt: skip
+    store.write(
+        tmp_path / "imp.h5",
+        kind="imp",
+        recipe={**old.recipe, "dataset": "folder:digits"},
+        inputs=old.inputs,
+        arrays={},
+        table=old.table(),
+        provenance=old.provenance,
+        defaults=old.lineage.defaults,
+    )
     with pytest.raises(UsageError, match="is of folder:digits, .* of digits: give --mask of the same dataset"):
         branch(tmp_path / "out.h5", run / "imp.h5", mask=tmp_path / "imp.h5")

@@ -14,10 +14,13 @@ from repro.protocol import protocol as protocol_of
 def test_the_cells_of_figure_2():
     found = {cell.condition: (cell.name, cell.size, cell.t) for cell in figure2(CIFAR10)}
     assert found == {
-        "all_t0": ("all-t0", 0, 0), "all_tstar_half": ("all-t200", 0, 200), "all_tstar": ("all-t400", 0, 400),
-        "random": ("random3200-t200", 3200, 200), "easy": ("easy3200-t200", 3200, 200),
+        "all_t0": ("all-t0", 0, 0),
+        "all_tstar_half": ("all-t200", 0, 200),
+        "all_tstar": ("all-t400", 0, 400),
+        "random": ("random3200-t200", 3200, 200),
+        "easy": ("easy3200-t200", 3200, 200),
         "hard": ("hard3200-t200", 3200, 200),
-    }  # fmt: skip
+    }
     assert [cell.size for cell in figure2(CINIC10)][3:] == [51200] * 3
 
 
@@ -40,8 +43,13 @@ def test_figure_4_is_made_for_cifar10_and_shares_the_clean_runs():
     noisy = {name for name in cells_of("figure4", CIFAR10) if "noise" in name}
     expected = {f"all-noise{n}-t{t}" for n in (0.1, 0.5) for t in (200, 400)}
     assert noisy == expected | {f"{kind}2048-noise{n}-t200" for n in (0.1, 0.5) for kind in ("random", "easy")}
-    assert set(cells_of("figure4", CIFAR10)) - noisy == {"all-t0", "all-t200", "all-t400", "random2048-t200",
-                                                        "easy2048-t200"}  # fmt: skip
+    assert set(cells_of("figure4", CIFAR10)) - noisy == {
+        "all-t0",
+        "all-t200",
+        "all-t400",
+        "random2048-t200",
+        "easy2048-t200",
+    }
     assert needed("figure4", CINIC10) == needed("figure6", CINIC10) == []
 
 
@@ -81,9 +89,12 @@ def test_what_a_day_is_for():
     barriers = {item.cell.name for item in needed("figure5", DAY) if isinstance(item, plan.Barrier)}
     pairs = {(m, t) for m in (3200, 12800) for t in (100, 200)} | {(2048, 200)}
     assert barriers == {
-        "all-t100", "all-t200", "all-t400", "hard3200-t200",
+        "all-t100",
+        "all-t200",
+        "all-t400",
+        "hard3200-t200",
         *(f"{kind}{m}-t{t}" for kind in ("random", "easy") for m, t in pairs),
-    }  # fmt: skip
+    }
     shared = {name for name in cells_of("figure5", DAY) if "2048" in name or name == "hard3200-t200"}
     assert shared <= cells_of("figure2", DAY).keys() | cells_of("figure4", DAY).keys()
     assert DAY.warmup.steps == CIFAR10.warmup.steps and DAY.warmup.replicates == 8

@@ -51,8 +51,11 @@ def count(self, x):
 
 def attention():
     return nn.Sequential(
-        nn.Conv2d(1, 8, 2, stride=2), nn.Flatten(2), nn.TransformerEncoderLayer(16, 2, 16, batch_first=True),
-        nn.Flatten(), nn.Linear(128, 10),
+        nn.Conv2d(1, 8, 2, stride=2),
+        nn.Flatten(2),
+        nn.TransformerEncoderLayer(16, 2, 16, batch_first=True),
+        nn.Flatten(),
+        nn.Linear(128, 10),
     )
 
 
@@ -70,7 +73,8 @@ REFUSED = {
     "numpy": (lambda: With(lambda s, x: x * (np.random.rand() < 2 if s.training else 1)), "draws random numbers while"),
     "measured": (lambda: With(lambda s, x: x + 0 * torch.randn(8)), "draws random numbers when it is measured"),
     "order": (
-        lambda: With(lambda s, x: x[:, s.order], order=torch.randperm(8)), "draws its buffer order anew .* int64 are",
+        lambda: With(lambda s, x: x[:, s.order], order=torch.randperm(8)),
+        "draws its buffer order anew .* int64 are",
     ),
     "closure": (lambda: With(lambda s, x, by=torch.rand(8): x * by), "two constructions of net with equal parameters"),
     "layers": (lambda: head(*[conv()] + [nn.Conv2d(8, 8, 1)] * next(COUNTER)), "other layers each time it is constr"),
@@ -81,7 +85,8 @@ REFUSED = {
     "complex": (lambda: With(lambda s, x: x, c=torch.zeros(2) + 0j), "the buffer c of type complex64: only real"),
     "meta": (lambda: head(conv(device="meta")), "no numbers for 0.weight .it is on the meta device.: construct it on"),
     "outputs": (
-        lambda: With(lambda s, x: x.double() if s.training else x), "cannot be trained on 8 x 8 images .*dtype",
+        lambda: With(lambda s, x: x.double() if s.training else x),
+        "cannot be trained on 8 x 8 images .*dtype",
     ),
     "frozen": (lambda: head(conv()).requires_grad_(False), "has no parameter to train: each is frozen"),
     "frozen_weights": (lambda: biases_alone(head(conv())), "has no weights to prune: each one of its Conv2d and"),
@@ -140,7 +145,9 @@ DENSE = {
         "1.weight",
     ),
     "attention": (
-        lambda: nn.Sequential(*[m.eval() or m for m in attention()]), 768 / (32 + 768 + 768 + 1280), "2.self_attn.in_p",
+        lambda: nn.Sequential(*[m.eval() or m for m in attention()]),
+        768 / (32 + 768 + 768 + 1280),
+        "2.self_attn.in_p",
     ),
 }
 
@@ -180,9 +187,10 @@ def test_idle_parameters_are_those_that_sgd_leaves_alone():
     assert {key for key, value in net.state_dict().items() if torch.equal(value, state[key])} == idle.keys()
 
 
-@pytest.mark.parametrize("size, batch, drop_last, refused", [
-    (65, 64, False, True), (65, 64, True, False), (66, 64, False, False), (64, 64, False, False), (9, 1, True, True),
-])
+@pytest.mark.parametrize(
+    "size, batch, drop_last, refused",
+    [(65, 64, False, True), (65, 64, True, False), (66, 64, False, False), (64, 64, False, False), (9, 1, True, True)],
+)
 def test_a_batch_of_one_image_is_found_where_batch_norm_has_no_variance(size, batch, drop_last, refused):
     def normed():
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Linear(4, 10))
@@ -241,11 +249,14 @@ def test_an_initialisation_that_is_overwritten_is_told_once(here):
     assert "overwritten" not in repro(*POINT, "lenet300_s8", "--batch-size", 64, "--out", "lenet.h5").stderr
 
 
-@pytest.mark.parametrize("name, said", [
-    ("whole_numbers", "has the parameter table of type int64: only real floating-point ones are trained"),
-    ("imaginary", "has the parameter wave of type complex64: only real floating-point ones"),
-    ("shuffled", "draws its buffer order anew each time it is constructed"),
-])
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("whole_numbers", "has the parameter table of type int64: only real floating-point ones are trained"),
+        ("imaginary", "has the parameter wave of type complex64: only real floating-point ones"),
+        ("shuffled", "draws its buffer order anew each time it is constructed"),
+    ],
+)
 def test_networks_that_are_refused_leave_no_file(name, said, here, tmp_path):
     assert said in complaint(*POINT, f"net.py:{name}", "--batch-size", 64, "--out", "w.h5")
     assert [path.name for path in tmp_path.iterdir()] == ["net.py"]
@@ -271,5 +282,7 @@ def test_a_last_batch_of_one_image_is_found_before_the_first_step(here, tmp_path
     assert "computed 1" in repro(*POINT, "net.py:mlp", "--batch-size", 359, "--drop-last", "--out", "w.h5").stdout
     trainer = Trainer(load("digits"), "net.py:mlp", DIGITS.training, Machine(device="cpu"))
     trainer.require_batches(1001)
-    with pytest.raises(UsageError, match="the last batch of 1001 images in batches of 1000 .*give --batch-norm running"):
+    with pytest.raises(
+        UsageError, match="the last batch of 1001 images in batches of 1000 .*give --batch-norm running"
+    ):
         trainer.require_batches(1001, scoring=True)

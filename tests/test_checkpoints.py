@@ -37,8 +37,21 @@ def test_two_checkpoints(states, tmp_path):
     x = whole.permute(0, 3, 1, 2).contiguous()
     entries = layout_of(create(NETWORK, num_classes=10, in_chans=1)).entries
     a, b = (np.concatenate([state[e.name].double().numpy().ravel() for e in entries]) for state in states)
-    words = ("barrier", tmp_path / "A.pt", tmp_path / "B.pt", "--network", NETWORK, "--dataset", "digits",
-             "--alphas", "0.25", "--batch-norm", "both", "--device", "cpu")  # fmt: skip
+    words = (
+        "barrier",
+        tmp_path / "A.pt",
+        tmp_path / "B.pt",
+        "--network",
+        NETWORK,
+        "--dataset",
+        "digits",
+        "--alphas",
+        "0.25",
+        "--batch-norm",
+        "both",
+        "--device",
+        "cpu",
+    )
     printed = run(*words, "--out", tmp_path / "ab.h5").stdout.splitlines()[1:]
     stored = read(tmp_path / "ab.h5", kind="barrier")
     for mode, first in (("averaged", 2), ("recalibrated", 8)):
@@ -82,15 +95,18 @@ def _broken(name, states, path):
     torch.save(state, path)
 
 
-@pytest.mark.parametrize("name, sentence", [
-    ("missing", r"X.pt has no tensor bn.running_mean of cifar_resnet8_w4"),
-    ("extra", r"X.pt has a tensor stranger that cifar_resnet8_w4 has not"),
-    ("shape", r"X.pt has fc.weight of shape \(7, 16\), cifar_resnet8_w4 on this data set of shape \(10, 16\)"),
-    ("nan", r"X.pt holds NaN or infinity in fc.bias"),
-    ("nothing", r"X.pt is a text file, not a file of torch.save: write one with"),
-    ("object", r"X.pt holds no state dict \(a dict of tensors\), but a dict of state_dict"),
-    ("code", r"X.pt holds no state dict \(a dict of tensors\), but a whole SimpleNamespace"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, sentence",
+    [
+        ("missing", r"X.pt has no tensor bn.running_mean of cifar_resnet8_w4"),
+        ("extra", r"X.pt has a tensor stranger that cifar_resnet8_w4 has not"),
+        ("shape", r"X.pt has fc.weight of shape \(7, 16\), cifar_resnet8_w4 on this data set of shape \(10, 16\)"),
+        ("nan", r"X.pt holds NaN or infinity in fc.bias"),
+        ("nothing", r"X.pt is a text file, not a file of torch.save: write one with"),
+        ("object", r"X.pt holds no state dict \(a dict of tensors\), but a dict of state_dict"),
+        ("code", r"X.pt holds no state dict \(a dict of tensors\), but a whole SimpleNamespace"),
+    ],
+)
 def test_checkpoints_that_do_not_fit_are_refused(states, tmp_path, name, sentence):
     _broken(name, states, tmp_path / "X.pt")
     found = complaint("barrier", tmp_path / "A.pt", tmp_path / "X.pt", "--network", NETWORK, "--dataset", "digits")

@@ -49,13 +49,26 @@ def simulate(mean=None, *, parents=4, seed=0, recalibrated=None, noise=0.02, err
                     ce = centre + parent[r] + noise * rng.normal()
                     barriers.append(
                         {
-                            "dataset": "cinic10", "condition": condition, "size": size, "t": t, "noise": 0.0,
-                            "replicate": r, "level": 0, "a": a, "b": b, "fresh": a > 0, "batch_norm": mode,
-                            "train_ce": ce, "train_error_max": error * ce, "test_error_max": error * ce,
-                            "share_below_half": 0.8 - 0.3 * ce, "diverged": False,
-                            "pretrain_acc": pretrain, "pretrain_acc_recalibrated": pretrain,
+                            "dataset": "cinic10",
+                            "condition": condition,
+                            "size": size,
+                            "t": t,
+                            "noise": 0.0,
+                            "replicate": r,
+                            "level": 0,
+                            "a": a,
+                            "b": b,
+                            "fresh": a > 0,
+                            "batch_norm": mode,
+                            "train_ce": ce,
+                            "train_error_max": error * ce,
+                            "test_error_max": error * ce,
+                            "share_below_half": 0.8 - 0.3 * ce,
+                            "diverged": False,
+                            "pretrain_acc": pretrain,
+                            "pretrain_acc_recalibrated": pretrain,
                         }
-                    )  # fmt: skip
+                    )
     return Evidence(
         runs=pd.DataFrame(runs, columns=list(COLUMNS["runs"])),
         barriers=pd.DataFrame(barriers, columns=list(COLUMNS["barriers"])),
@@ -145,8 +158,10 @@ def test_the_least_favourable_part_of_claim_18_is_the_one_of_the_larger_p():
     found = judge(replace(evidence, barriers=rows))[18]
     cells = rows.groupby(["condition", "replicate"])[["train_ce", "share_below_half"]].mean()
     full, half = cells.loc["all_tstar"], cells.loc["all_tstar_half"]
-    p = [scipy.stats.ttest_1samp(x, 0, alternative="greater").pvalue for x in
-         (half.train_ce - full.train_ce, full.share_below_half - half.share_below_half)]  # fmt: skip
+    p = [
+        scipy.stats.ttest_1samp(x, 0, alternative="greater").pvalue
+        for x in (half.train_ce - full.train_ce, full.share_below_half - half.share_below_half)
+    ]
     assert p[1] > p[0] and found.unit == "pp" and found.p == pytest.approx(2 * p[1])
 
 

@@ -1,6 +1,5 @@
 """Rank correlations, their bootstrap, equivalence and slopes, against scipy and every resample."""
 
-
 import numpy as np
 import pytest
 import scipy.stats

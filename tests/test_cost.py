@@ -36,9 +36,15 @@ def tiny(monkeypatch):
     """A demo that takes seconds, with two replicates, which are two folds."""
     training = dataclasses.replace(DIGITS.training, steps=6, milestones=(4,))
     p = dataclasses.replace(
-        DIGITS, network="cifar_resnet8_w4", training=training, t_star=2, replicates=2, more_replicates=None, levels=1,
+        DIGITS,
+        network="cifar_resnet8_w4",
+        training=training,
+        t_star=2,
+        replicates=2,
+        more_replicates=None,
+        levels=1,
         scoring=dataclasses.replace(DIGITS.scoring, network="cifar_resnet8_w4", networks=1, training=training),
-    )  # fmt: skip
+    )
     monkeypatch.setitem(protocol._PROTOCOLS, ("digits", "demo"), p)
     return p
 
@@ -46,6 +52,7 @@ def tiny(monkeypatch):
 def test_the_images_that_networks_are_measured_on_are_counted(tiny, tmp_path, monkeypatch):
     """Against the images that the commands really pass forward, command by command."""
     seen = Counter()
+
     def counting(function):
         def counted(cohort, batcher, index, **options):
             seen[command] += sum(map(len, index))
@@ -72,7 +79,9 @@ def test_the_images_that_networks_are_measured_on_are_counted(tiny, tmp_path, mo
         step_of(plan.Barrier(ALL)).evaluated
         - step_of(plan.Barrier(dataclasses.replace(cell, protocol=DIGITS))).evaluated
     )
-    assert path == 16 * 3 * 8 * (3 * 1437 + 2 * 360)  # of 16 parents and 3 pairs, 8 more points each, twice and once more
+    assert path == 16 * 3 * 8 * (
+        3 * 1437 + 2 * 360
+    )  # of 16 parents and 3 pairs, 8 more points each, twice and once more
 
 
 def _bytes(item) -> int:
@@ -123,8 +132,10 @@ def test_a_prediction_is_the_sum_over_steps_and_processes():
     many = cost.predict(steps, jobs=1000, measure=measure)  # nobody waits for a free place, but easy for its scores
     chain = 6.0 + SPEED.seconds(scoring[0]) * ratio + sum(map(SPEED.seconds, longest))
     assert many.clock == many.longest == found.longest == pytest.approx(chain)
-    assert dict(many.chain) == {"cifar10/scores": pytest.approx(SPEED.seconds(scoring[0]) * ratio),
-                                "cifar10/imp-easy3200-t200": pytest.approx(SPEED.seconds(longest[1]))}  # fmt: skip
+    assert dict(many.chain) == {
+        "cifar10/scores": pytest.approx(SPEED.seconds(scoring[0]) * ratio),
+        "cifar10/imp-easy3200-t200": pytest.approx(SPEED.seconds(longest[1])),
+    }
     assert many.efficiency == pytest.approx(found.work / (1000 * chain))
     assert cost.predict(scoring, jobs=1, measure=measure).network == "lowres_resnet18"
 

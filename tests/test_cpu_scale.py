@@ -23,15 +23,35 @@ def some_images(data_root, monkeypatch):
     """The first 1,000 training and 200 test images, and networks that learn a little in seconds."""
     whole = load("cifar10@16", data_dir=data_root)
     kept = torch.cat([torch.arange(TRAIN), torch.arange(50_000, 50_000 + TEST)])
-    some = replace(whole, images=whole.images[kept], labels=whole.labels[kept],
-                   splits=((torch.arange(TRAIN), torch.arange(TRAIN, TRAIN + TEST)),))  # fmt: skip
+    some = replace(
+        whole,
+        images=whole.images[kept],
+        labels=whole.labels[kept],
+        splits=((torch.arange(TRAIN), torch.arange(TRAIN, TRAIN + TEST)),),
+    )
     monkeypatch.setattr(common, "load", lambda name, **options: some)
     training = replace(CPU.training, steps=12, milestones=(6, 9))
-    scoring = replace(CPU.scoring, network="cifar_resnet8_w4", networks=2,
-                      training=replace(CPU.scoring.training, steps=12, milestones=(8,)))  # fmt: skip
-    p = replace(CPU, network="cifar_resnet8_w4", training=training, scoring=scoring, t_star=4, subset_size=160,
-                sizes=(160,), noise=(), replicates=2, levels=2, judging_levels=(1, 2), train_images=TRAIN,
-                test_images=TEST)  # fmt: skip
+    scoring = replace(
+        CPU.scoring,
+        network="cifar_resnet8_w4",
+        networks=2,
+        training=replace(CPU.scoring.training, steps=12, milestones=(8,)),
+    )
+    p = replace(
+        CPU,
+        network="cifar_resnet8_w4",
+        training=training,
+        scoring=scoring,
+        t_star=4,
+        subset_size=160,
+        sizes=(160,),
+        noise=(),
+        replicates=2,
+        levels=2,
+        judging_levels=(1, 2),
+        train_images=TRAIN,
+        test_images=TEST,
+    )
     monkeypatch.setitem(protocol._PROTOCOLS, ("cifar10@16", "cpu"), p)
     return some
 
@@ -62,6 +82,17 @@ def test_from_images_to_verdicts(some_images, tmp_path):
 
 
 def test_without_the_images_both_ways_to_get_them_are_said(tmp_path):
-    said = complaint("pretrain", "--dataset", "cifar10", "--image-size", 16, "--data-dir", tmp_path, "-t", 1, "--out",
-                     tmp_path / "w.h5")  # fmt: skip
+    said = complaint(
+        "pretrain",
+        "--dataset",
+        "cifar10",
+        "--image-size",
+        16,
+        "--data-dir",
+        tmp_path,
+        "-t",
+        1,
+        "--out",
+        tmp_path / "w.h5",
+    )
     assert "--download" in said and "--data-dir" in said

@@ -25,7 +25,6 @@ def artifact(tmp_path) -> Path:
     return tmp_path / "x.h5"
 
 
-
 def noticed(capsys, read, path) -> str:
     """'refused' or 'said' in a line; anything else fails."""
     capsys.readouterr()
@@ -61,8 +60,9 @@ def test_altered_bytes_are_noticed(artifact, capsys, monkeypatch):
 
     Each is looked at by a fork of one process, because starting a new one takes a fifth of a second.
     """
-    helper = subprocess.Popen([sys.executable, "-c", FORKING], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              text=True)  # fmt: skip
+    helper = subprocess.Popen(
+        [sys.executable, "-c", FORKING], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
     def holds(path):
         print(path, file=helper.stdin, flush=True)
@@ -123,7 +123,9 @@ def test_every_truncation_is_noticed(artifact, verify):
     for length in range(artifact.stat().st_size - 1, -1, -5):
         os.truncate(artifact, length)
         ours = "x.h5 is truncated .*: delete it and run its command again"
-        with pytest.raises(UsageError, match=ours if length >= 8 else "x.h5 is (a text|an empty) file: give an artifact"):
+        with pytest.raises(
+            UsageError, match=ours if length >= 8 else "x.h5 is (a text|an empty) file: give an artifact"
+        ):
             store.read(artifact, verify=verify)
 
 
@@ -140,7 +142,9 @@ def test_edited_files_are_refused(artifact):
         with h5py.File(artifact, "r+") as file:
             edit(file)
         for act in (store.read, changed.reseal):
-            with pytest.raises(UsageError, match="x.h5 (was altered|is truncated|is no artifact of repro, or was altered)"):
+            with pytest.raises(
+                UsageError, match="x.h5 (was altered|is truncated|is no artifact of repro, or was altered)"
+            ):
                 act(artifact)
     assert artifact.stat().st_size >= len(whole)
 
@@ -178,7 +182,11 @@ def test_what_another_program_handled_is_read_with_a_line_and_can_be_sealed(arti
     back = read(artifact)
     assert {key: back[key].tolist() for key in back.keys()} == {key: a.tolist() for key, a in ARRAYS.items()}
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("note: ") and str(artifact) in line and line.endswith(f"`repro reseal {artifact}` ends this note")
+    assert (
+        line.startswith("note: ")
+        and str(artifact) in line
+        and line.endswith(f"`repro reseal {artifact}` ends this note")
+    )
     read(artifact)
     assert not capsys.readouterr().err  # said once
     assert changed.reseal(artifact) and not changed.reseal(artifact)

@@ -41,8 +41,12 @@ def test_no_python_is_run(name, inside, scale, archive, tmp_path, monkeypatch):
         Path(place).write_bytes(CODE)
     name = str(tmp_path / "mine.py") if name == "ABSOLUTE" else name
     more = {"results/mine.py": CODE} if inside else {}
-    said = repro("verify", "--archive", asking(archive, Path("a.zip"), more, name=name, scale=scale),
-                 code=0 if (name, inside, scale) == ("results/mine.py", True, "own") else 1)  # fmt: skip
+    said = repro(
+        "verify",
+        "--archive",
+        asking(archive, Path("a.zip"), more, name=name, scale=scale),
+        code=0 if (name, inside, scale) == ("results/mine.py", True, "own") else 1,
+    )
     assert not Path("executed").exists()
     assert said.exit_code or "results/mine.py is Python code and was not run" in said.stdout
 
@@ -56,18 +60,44 @@ def test_a_figure_of_somebodys_own_is_run_on_trust(archive, tmp_path, monkeypatc
     assert "--trust is for an --archive" in complaint("verify", "figure2", "--trust")
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("name", "figure9"), ("name", ["figure2"]), ("name", None), ("scale", "huge"), ("scale", {}), ("datasets", "digits"),
-    ("datasets", [3]), ("control", 3), ("seed", "1"), ("seed", True), ("seed", 2**63), ("replicates", -3),
-    ("replicates", 1e9), ("replicates", 10**9), ("levels", "all"), ("levels", -1), ("control", "../x"), ("extra", 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "figure9"),
+        ("name", ["figure2"]),
+        ("name", None),
+        ("scale", "huge"),
+        ("scale", {}),
+        ("datasets", "digits"),
+        ("datasets", [3]),
+        ("control", 3),
+        ("seed", "1"),
+        ("seed", True),
+        ("seed", 2**63),
+        ("replicates", -3),
+        ("replicates", 1e9),
+        ("replicates", 10**9),
+        ("levels", "all"),
+        ("levels", -1),
+        ("control", "../x"),
+        ("extra", 1),
+    ],
+)
 def test_what_is_asked_has_a_type_and_a_range(field, value, archive, tmp_path):
     said = complaint("verify", "--archive", asking(archive, tmp_path / "a.zip", **{field: value}), code=1)
     assert said.startswith(f"{tmp_path / 'a.zip'} ") and field in said or str(value) in said
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{}", b"7", b"[" * 100_000, b'{"format": "lottery-data-diet archive", '
-                                     b'"format_version": 1, "asked": {}, "artifacts": [], "protocols": 3}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b"{}",
+        b"7",
+        b"[" * 100_000,
+        b'{"format": "lottery-data-diet archive", "format_version": 1, "asked": {}, "artifacts": [], "protocols": 3}',
+    ],
+)
 def test_recipes_of_other_programs(content, archive, tmp_path):
     bad = forged_files(archive, tmp_path / "a.zip", {"recipe.json": content})
     assert "recipe.json is another program's" in complaint("verify", "--archive", bad)
@@ -102,8 +132,16 @@ def test_artifacts_of_other_ancestors_are_not_drawn(ancestor, results, tmp_path)
     copy = shutil.copytree(results, tmp_path / "results", ignore=shutil.ignore_patterns("*.zip"))
     step = next(s for s in plan.steps(figure2(PROTOCOL), copy) if s.target.stem == ancestor)
     whole = store.read(step.target)
-    store.write(step.target, kind=whole.kind, recipe={**whole.recipe, "data_sha256": "34" * 32}, inputs=whole.inputs,
-                arrays={}, table=whole.table(), provenance={}, defaults={})  # fmt: skip
+    store.write(
+        step.target,
+        kind=whole.kind,
+        recipe={**whole.recipe, "data_sha256": "34" * 32},
+        inputs=whole.inputs,
+        arrays={},
+        table=whole.table(),
+        provenance={},
+        defaults={},
+    )
     assert f"was made from another {ancestor} (identity " in complaint("figure", *STUDY, "--results", copy)
 
 

@@ -112,12 +112,15 @@ def test_scores_that_are_all_alike_have_no_correlation():
     assert found == pytest.approx(1)
 
 
-@pytest.mark.parametrize("right, correlation, said", [
-    (0.995, 0.9, "mean training accuracy 0.9951; warning: above 0.99, scored after the images were learned"),
-    (0.9, 0.9, "(K=2): rank correlation between half-ensembles 0.90; mean training accuracy 0.8998"),
-    (0.9, np.nan, "half-ensembles nan; warning: half of the networks score all images alike"),
-    (0.9, 0.6, "half-ensembles 0.60; warning: below 0.7"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "right, correlation, said",
+    [
+        (0.995, 0.9, "mean training accuracy 0.9951; warning: above 0.99, scored after the images were learned"),
+        (0.9, 0.9, "(K=2): rank correlation between half-ensembles 0.90; mean training accuracy 0.8998"),
+        (0.9, np.nan, "half-ensembles nan; warning: half of the networks score all images alike"),
+        (0.9, 0.6, "half-ensembles 0.60; warning: below 0.7"),
+    ],
+)
 def test_what_is_said_of_scores(right, correlation, said, tmp_path, monkeypatch):
     wrong = round(1437 * (1 - right))
     monkeypatch.setattr("repro.train.evaluate.correct", lambda logits, labels: torch.arange(len(labels)) >= wrong)

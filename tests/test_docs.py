@@ -165,7 +165,12 @@ def test_generated_parts_are_up_to_date(name):
 
 
 def test_blocks_of_python_can_be_compiled():
-    blocks = [(page.name, block) for page in PAGES for _, language, block in FENCED.findall(text(page)) if language == "python"]
+    blocks = [
+        (page.name, block)
+        for page in PAGES
+        for _, language, block in FENCED.findall(text(page))
+        if language == "python"
+    ]
     assert blocks and all(isinstance(compile(block, name, "exec"), CodeType) for name, block in blocks)
 
 

@@ -42,15 +42,27 @@ def initial(seed, network=NETWORK, dtype=torch.float64):
 
 
 def cohort_of(engine, replicas, *, precision="fp64", network=NETWORK):
-    return engines.create(engine, network, replicas=replicas, num_classes=CLASSES, in_chans=2, image_size=SIZE,
-                          device=torch.device("cpu"), precision=precision)  # fmt: skip
+    return engines.create(
+        engine,
+        network,
+        replicas=replicas,
+        num_classes=CLASSES,
+        in_chans=2,
+        image_size=SIZE,
+        device=torch.device("cpu"),
+        precision=precision,
+    )
 
 
 def run(jobs, images, labels, *, engine="serial", recipe=RECIPE, network=NETWORK, **options):
     return train(
-        jobs, recipe, batcher=batcher_of(images, augment=recipe.augment), labels=labels, **options,
+        jobs,
+        recipe,
+        batcher=batcher_of(images, augment=recipe.augment),
+        labels=labels,
+        **options,
         cohort_of=lambda some: cohort_of(engine, len(some), precision=recipe.precision, network=network),
-    )  # fmt: skip
+    )
 
 
 def various_jobs(labels, *, dtype=torch.float64):
@@ -204,8 +216,20 @@ def test_imp_equals_plain_pytorch_from_pretraining_through_two_levels(images, la
         ordered = layout_of(create(NETWORK, num_classes=CLASSES, in_chans=2)).state_dict(start[r])
         own = layout_of(plain)
         plain.load_state_dict({k: v for k, v in zip(own.state_dict(start[r]), ordered.values())}, strict=False)
-        results = plain_imp.imp(plain, x, labels, subset, full, t=t, steps=RECIPE.steps, levels=levels,
-                                lr_at=RECIPE.lr_at, batch=16, seed=4, replicate=r)  # fmt: skip
+        results = plain_imp.imp(
+            plain,
+            x,
+            labels,
+            subset,
+            full,
+            t=t,
+            steps=RECIPE.steps,
+            levels=levels,
+            lr_at=RECIPE.lr_at,
+            batch=16,
+            seed=4,
+            replicate=r,
+        )
         for (our_masks, our_end), (masks, state) in zip(ours, results):
             assert torch.equal(our_masks[r], torch.cat([m.flatten() for m in masks]))
             theirs = torch.cat([state[e.name].flatten() for e in own.entries])
@@ -230,15 +254,18 @@ def test_momentum_is_not_carried_into_a_job(images, labels):
     assert (dense - late).abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("multiple, seconds_a_step, found", [
-    (1, 1e-6, [1, 2, 4, 8, 16, 32, 50, 50]),  # twice as many each time, and not more than 50
-    (1, 0.1, [1, 2, 4, 8, 10, 10]),
-    (1, 7.0, [1, 1]),
-    (10, 1e-6, [10, 20, 40, 50, 50]),
-    (10, 0.03, [10, 20, 30, 30]),
-    (10, 7.0, [10, 10]),
-    (3, 1e-6, [3, 6, 12, 24, 48, 48]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "multiple, seconds_a_step, found",
+    [
+        (1, 1e-6, [1, 2, 4, 8, 16, 32, 50, 50]),  # twice as many each time, and not more than 50
+        (1, 0.1, [1, 2, 4, 8, 10, 10]),
+        (1, 7.0, [1, 1]),
+        (10, 1e-6, [10, 20, 40, 50, 50]),
+        (10, 0.03, [10, 20, 30, 30]),
+        (10, 7.0, [10, 10]),
+        (3, 1e-6, [3, 6, 12, 24, 48, 48]),
+    ],
+)
 def test_blocks_take_about_a_second(multiple, seconds_a_step, found):
     pace, steps = Pace(multiple), []
     for _ in found:

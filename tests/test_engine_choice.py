@@ -20,20 +20,23 @@ def obstacle(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("network, size, density, device, precision, engine", [
-    ("cifar_resnet14_w4", 8, 1.0, CPU, "fp32", "sparse"),
-    ("cifar_resnet14_w8", 16, 1.0, CPU, "fp32", "sparse"),
-    ("cifar_resnet20", 32, 1.0, CPU, "fp32", "serial"),
-    ("cifar_resnet20", 32, 0.64, CPU, "fp32", "serial"),
-    ("cifar_resnet20", 32, 0.6, CPU, "fp32", "sparse"),
-    ("cifar_resnet20", 32, 0.3, CPU, "bf16", "serial"),
-    ("cifar_resnet20", 32, 0.2, CPU, "bf16", "sparse"),
-    ("cifar_resnet20", 32, 0.1, CPU, "fp64", "sparse"),
-    ("cifar_resnet20", 16, 1.0, CPU, "fp32", "sparse"),
-    ("cifar_resnet20_w15", 32, 1.0, CPU, "fp32", "sparse"),
-    ("cifar_resnet20", 32, 0.1, CUDA, "fp32", "graph"),
-    ("resnet18", 8, 1.0, CUDA, "bf16", "graph"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "network, size, density, device, precision, engine",
+    [
+        ("cifar_resnet14_w4", 8, 1.0, CPU, "fp32", "sparse"),
+        ("cifar_resnet14_w8", 16, 1.0, CPU, "fp32", "sparse"),
+        ("cifar_resnet20", 32, 1.0, CPU, "fp32", "serial"),
+        ("cifar_resnet20", 32, 0.64, CPU, "fp32", "serial"),
+        ("cifar_resnet20", 32, 0.6, CPU, "fp32", "sparse"),
+        ("cifar_resnet20", 32, 0.3, CPU, "bf16", "serial"),
+        ("cifar_resnet20", 32, 0.2, CPU, "bf16", "sparse"),
+        ("cifar_resnet20", 32, 0.1, CPU, "fp64", "sparse"),
+        ("cifar_resnet20", 16, 1.0, CPU, "fp32", "sparse"),
+        ("cifar_resnet20_w15", 32, 1.0, CPU, "fp32", "sparse"),
+        ("cifar_resnet20", 32, 0.1, CUDA, "fp32", "graph"),
+        ("resnet18", 8, 1.0, CUDA, "bf16", "graph"),
+    ],
+)
 def test_auto_chooses_by_rule(network, size, density, device, precision, engine, obstacle):
     shape = {**SHAPE, "image_size": size}
     assert choose("auto", network, **shape, density=density, device=device, precision=precision) == engine
@@ -52,7 +55,9 @@ def test_a_layer_that_sparse_has_not_is_named_once(obstacle, capsys):
     assert capsys.readouterr().err == (
         "mine has a ConvTranspose2d ('up1'), which engine sparse cannot train: it is trained by engine serial\n"
     )
-    with pytest.raises(UsageError, match=r"cannot train 'mine', which has a ConvTranspose2d \('up1'\): use --engine serial"):
+    with pytest.raises(
+        UsageError, match=r"cannot train 'mine', which has a ConvTranspose2d \('up1'\): use --engine serial"
+    ):
         choose("sparse", "mine", **SHAPE, density=0.1, device=CPU, precision="fp32")
     with pytest.raises(UsageError, match="--engine sparse needs a CPU, not cuda: use --engine graph"):
         choose("sparse", "cifar_resnet20", **SHAPE, density=0.1, device=CUDA, precision="fp32")

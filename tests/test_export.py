@@ -22,15 +22,27 @@ from repro.store.export import export
 from tests.command_line import HANG, ROOT, complaint, repro
 
 ROWS = {
-    "replicate": [0, 1], "acc": [0.1 + 0.2, np.nan], "half": np.float32([1 / 3, 2]), "lost": [False, True],
+    "replicate": [0, 1],
+    "acc": [0.1 + 0.2, np.nan],
+    "half": np.float32([1 / 3, 2]),
+    "lost": [False, True],
     "name": ['a,"b"', "ü"],
-}  # fmt: skip
+}
 
 
 def write(path, kind="imp", *, recipe=None, table=ROWS, arrays=None):
     recipe = {"dataset": "digits", "lr": 0.5, "milestones": [4, 6]} if recipe is None else recipe
-    store.write(path, kind=kind, recipe=recipe, inputs={}, defaults={}, arrays=arrays or {}, table=table, provenance={},
-                compression=None)  # fmt: skip
+    store.write(
+        path,
+        kind=kind,
+        recipe=recipe,
+        inputs={},
+        defaults={},
+        arrays=arrays or {},
+        table=table,
+        provenance={},
+        compression=None,
+    )
     return path
 
 
@@ -81,19 +93,28 @@ def test_a_folder_becomes_one_table(folder, tmp_path):
     assert float(rows[1][rows[0].index("acc")]) == 1 / 3
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    ("x.txt", "--out x.txt ends in .txt: take .csv or .parquet for a table, .pt or .safetensors for a network"),
-    ("x.csv --level 3", "--level is of a network and --out x.csv of a table: end it in .pt or .safetensors"),
-    ("x.pt --part ticket", "--out x.pt holds one network: say --part and --replicate, and --level unless it is a "
-                           "rewind point"),
-    ("x.pt --part ticket --replicate 0", "part ticket without a level: give one, 0 is the dense network"),
-    ("x.pt --part rewind --replicate 0 --level 1", "level 1 of a rewind point, which all levels share: leave the "
-                                                   "level out"),
-    ("x.pt --part mask --replicate 0 --level 9", "net.h5 has no level 9 of replicate 0: see repro inspect net.h5"),
-    ("x.pt --part rewind --replicate 5", "net.h5 has no replicate 5: see repro inspect net.h5"),
-    ("x.pt --part ticket --replicate 0 --level 3", "net.h5 kept nothing of level 3 of replicate 0, since the level "
-                                                   "before it diverged: choose another"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("x.txt", "--out x.txt ends in .txt: take .csv or .parquet for a table, .pt or .safetensors for a network"),
+        ("x.csv --level 3", "--level is of a network and --out x.csv of a table: end it in .pt or .safetensors"),
+        (
+            "x.pt --part ticket",
+            "--out x.pt holds one network: say --part and --replicate, and --level unless it is a rewind point",
+        ),
+        ("x.pt --part ticket --replicate 0", "part ticket without a level: give one, 0 is the dense network"),
+        (
+            "x.pt --part rewind --replicate 0 --level 1",
+            "level 1 of a rewind point, which all levels share: leave the level out",
+        ),
+        ("x.pt --part mask --replicate 0 --level 9", "net.h5 has no level 9 of replicate 0: see repro inspect net.h5"),
+        ("x.pt --part rewind --replicate 5", "net.h5 has no replicate 5: see repro inspect net.h5"),
+        (
+            "x.pt --part ticket --replicate 0 --level 3",
+            "net.h5 kept nothing of level 3 of replicate 0, since the level before it diverged: choose another",
+        ),
+    ],
+)
 def test_what_cannot_be_exported(words, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_network("net.h5", "cifar_resnet8_w4", 10, 1)
@@ -103,8 +124,12 @@ def test_what_cannot_be_exported(words, said, tmp_path, monkeypatch):
 
 def test_kinds_without_that_part(tmp_path):
     for name, kind, recipe in (("s.h5", "score", {}), ("p.h5", "pretrain", {"dataset": "digits"})):
-        write(tmp_path / name, kind, recipe={"network": "cifar_resnet8_w4", **recipe}, arrays={
-            "replicate_0/weights": np.zeros(5310, "f4")})  # fmt: skip
+        write(
+            tmp_path / name,
+            kind,
+            recipe={"network": "cifar_resnet8_w4", **recipe},
+            arrays={"replicate_0/weights": np.zeros(5310, "f4")},
+        )
     with pytest.raises(UsageError, match="s.h5 is a score artifact, which has no levels and no rewind points"):
         tickets.export(tmp_path / "s.h5", tmp_path / "x.pt", replicate=0, level=None, part="rewind")
     with pytest.raises(UsageError, match="p.h5 is a pretrain artifact, which has no ticket: ask for part rewind"):
@@ -113,8 +138,11 @@ def test_kinds_without_that_part(tmp_path):
 
 def by_hand(net):
     """{name: shape} of the prunable weights, of the other parameters and of the float buffers, in PyTorch's order."""
-    weights = {f"{name}.weight" for name, module in net.named_modules()
-               if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))}  # fmt: skip
+    weights = {
+        f"{name}.weight"
+        for name, module in net.named_modules()
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))
+    }
     parameters = {name: tuple(p.shape) for name, p in net.named_parameters()}
     return (
         {name: shape for name, shape in parameters.items() if name in weights},
@@ -141,9 +169,15 @@ def write_network(path, name, num_classes, in_chans, dataset="digits", network=N
         arrays[f"replicate_0/level_{level}/mask"] = np.packbits(kept)
         arrays[f"replicate_0/level_{level}/weights"] = rng.standard_normal(size, "f4")
     remaining = np.array([prunable, mask.sum(), 0])
-    table = {"replicate": [0] * 3, "level": [0, 2, 3], "remaining": remaining, "density": remaining / prunable,
-             "acc": [0.5] * 3, "diverged": [False, False, True],
-             "piece": [f"replicate_0/level_{level}" for level in (0, 2, 3)]}  # fmt: skip
+    table = {
+        "replicate": [0] * 3,
+        "level": [0, 2, 3],
+        "remaining": remaining,
+        "density": remaining / prunable,
+        "acc": [0.5] * 3,
+        "diverged": [False, False, True],
+        "piece": [f"replicate_0/level_{level}" for level in (0, 2, 3)],
+    }
     write(path, recipe={"dataset": dataset, "network": name}, table=table, arrays=arrays)
     return groups
 
@@ -160,13 +194,16 @@ def check_ticket(file, source, groups):
         assert held[name].dtype == torch.float32 and np.array_equal(held[name].numpy(), array), name
 
 
-@pytest.mark.parametrize(("name", "classes", "channels", "dataset"), [
-    ("cifar_resnet8_w4", 10, 1, "digits"),
-    ("cifar_resnet8_w4", 100, 3, "cifar100"),
-    ("cifar_resnet8_w4", 7, 3, "folder:pets"),
-    ("cifar_resnet8_w4", 3, 1, "folder:grey"),
-    ("test_resnet", 37, 3, "folder:pets"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "classes", "channels", "dataset"),
+    [
+        ("cifar_resnet8_w4", 10, 1, "digits"),
+        ("cifar_resnet8_w4", 100, 3, "cifar100"),
+        ("cifar_resnet8_w4", 7, 3, "folder:pets"),
+        ("cifar_resnet8_w4", 3, 1, "folder:grey"),
+        ("test_resnet", 37, 3, "folder:pets"),
+    ],
+)
 def test_parts_of_a_network(name, classes, channels, dataset, tmp_path):
     source = tmp_path / "net.h5"
     groups = write_network(source, name, classes, channels, dataset)
@@ -215,8 +252,13 @@ def test_trained_weights_in_place_of_the_ticket_would_be_noticed(tmp_path, monke
     source = tmp_path / "net.h5"
     groups = write_network(source, "cifar_resnet8_w4", 10, 1)
     right = tickets.tensors_of
-    monkeypatch.setattr(tickets, "tensors_of", lambda artifact, layout, r, level, part: right(
-        artifact, layout, r, level, "trained" if part == "ticket" else part))  # fmt: skip
+    monkeypatch.setattr(
+        tickets,
+        "tensors_of",
+        lambda artifact, layout, r, level, part: right(
+            artifact, layout, r, level, "trained" if part == "ticket" else part
+        ),
+    )
     tickets.export(source, tmp_path / "ticket.pt", replicate=0, level=2, part="ticket")
     with pytest.raises(AssertionError):
         check_ticket(tmp_path / "ticket.pt", source, groups)

@@ -36,14 +36,23 @@ def drawn(measured):
 
 
 DEMO = datasets_at("demo")[0]
-LINE = {"all_tstar": ("#0173b2", "s", "--"), "all_tstar_half": ("#de8f05", "D", "--"), "all_t0": ("#c9b400", "v", "--"),
-        "random": ("#029e73", "o", "-"), "easy": ("#d55e00", "^", "-"), "hard": ("#cc78bc", "X", "-")}  # fmt: skip
+LINE = {
+    "all_tstar": ("#0173b2", "s", "--"),
+    "all_tstar_half": ("#de8f05", "D", "--"),
+    "all_t0": ("#c9b400", "v", "--"),
+    "random": ("#029e73", "o", "-"),
+    "easy": ("#d55e00", "^", "-"),
+    "hard": ("#cc78bc", "X", "-"),
+}
 
 
 def runs(*rows):
     """Runs of the demo from (condition, size, t, noise, level, accuracies of the replicates)."""
-    found = [(DEMO.dataset, c, size, t, noise, r, level, acc, 0.8**level, False)
-             for c, size, t, noise, level, accs in rows for r, acc in enumerate(accs)]  # fmt: skip
+    found = [
+        (DEMO.dataset, c, size, t, noise, r, level, acc, 0.8**level, False)
+        for c, size, t, noise, level, accs in rows
+        for r, acc in enumerate(accs)
+    ]
     return pd.DataFrame(found, columns=list(COLUMNS["runs"]))
 
 
@@ -58,9 +67,15 @@ def texts(figure):
 
 @pytest.mark.parametrize(
     ("name", "scale"),
-    [("figure1", "demo"), ("figure3", "paper"), ("figure2", "paper"), ("figure5", "paper"),
-     ("figure6", "paper"), ("appendix", "demo")],
-)  # fmt: skip
+    [
+        ("figure1", "demo"),
+        ("figure3", "paper"),
+        ("figure2", "paper"),
+        ("figure5", "paper"),
+        ("figure6", "paper"),
+        ("appendix", "demo"),
+    ],
+)
 def test_nothing_overlaps_or_leaves_the_figure(name, scale, drawn):
     figure, table = drawn(name, scale)
     figure.draw_without_rendering()
@@ -94,17 +109,22 @@ def test_without_runs_a_figure_says_so(name):
 
 def test_the_table_of_figure2_holds_means_and_stds_of_its_own_runs():
     half, size, top = DEMO.t_star // 2, DEMO.subset_size, DEMO.t_star
-    evidence = Evidence(runs=runs(
-        ("easy", size, half, 0.0, 0, (0.95, 0.97)), ("easy", size, half, 0.0, 1, (0.90, 0.94, 0.92, 0.92)),
-        ("easy", 2 * size, half, 0.0, 1, (0.1, 0.1)), ("easy", size, top, 0.0, 1, (0.1, 0.1)),
-        ("easy", size, half, 0.5, 1, (0.1, 0.1)), ("all_tstar", 0, top, 0.0, 0, (0.96, 0.98)),
-        ("all_tstar", 0, top, 0.5, 0, (0.1, 0.1)), ("all_t", 0, 2 * top, 0.0, 0, (0.1, 0.1)),
-    ))  # fmt: skip
+    evidence = Evidence(
+        runs=runs(
+            ("easy", size, half, 0.0, 0, (0.95, 0.97)),
+            ("easy", size, half, 0.0, 1, (0.90, 0.94, 0.92, 0.92)),
+            ("easy", 2 * size, half, 0.0, 1, (0.1, 0.1)),
+            ("easy", size, top, 0.0, 1, (0.1, 0.1)),
+            ("easy", size, half, 0.5, 1, (0.1, 0.1)),
+            ("all_tstar", 0, top, 0.0, 0, (0.96, 0.98)),
+            ("all_tstar", 0, top, 0.5, 0, (0.1, 0.1)),
+            ("all_t", 0, 2 * top, 0.0, 0, (0.1, 0.1)),
+        )
+    )
     figure, table = figure2.draw(evidence, [DEMO])
     found = table.set_index(["condition", "level"])[["mean_acc", "std_acc", "n", "weights_left_pct"]]
     assert list(found.index) == [("all_tstar", 0), ("easy", 0), ("easy", 1)]
-    np.testing.assert_allclose(found.to_numpy(float), [(0.97, 0.01, 2, 100), (0.96, 0.01, 2, 100),
-                                                      (0.92, 0.02, 2, 80)])  # fmt: skip
+    np.testing.assert_allclose(found.to_numpy(float), [(0.97, 0.01, 2, 100), (0.96, 0.01, 2, 100), (0.92, 0.02, 2, 80)])
     panel = figure.axes[0]
     assert looks(panel) == [LINE["all_tstar"], LINE["easy"]]
     np.testing.assert_allclose(panel.lines[0].get_ydata(), 97)  # dense
@@ -124,7 +144,7 @@ def fewer(evidence, lacking):
         ("figure1", lambda t: (t.condition == "easy") & (t["size"] == DEMO.subset_size)),
         ("figure2", lambda t: t.condition == "hard"),
         ("figure3", lambda t: (t.condition == "random") & (t["size"] == 512)),
-        ("figure4", lambda t: (t.condition == "all_tstar_half")),
+        ("figure4", lambda t: t.condition == "all_tstar_half"),
         ("figure5", lambda t: t.condition == "lmc"),
         ("figure5", lambda t: t.condition == "all_tstar"),
         ("appendix", lambda t: t.condition.isin(("all_t", "lmc", "random_like_easy")) | (t["size"] == 128)),
@@ -174,8 +194,9 @@ def test_figure2_shows_the_published_curves_at_paper_scale_alone(drawn):
     panel = drawn("figure2", "paper")[0].axes[0]
     assert panel.get_ylim() == (84, 92)
     thin = [li for li in panel.lines if li.get_linewidth() == 0.7]
-    assert [li.get_color() for li in thin] == [LINE[c][0] for c in
-                                               ("all_t0", "all_tstar_half", "all_tstar", "random", "easy", "hard")]  # fmt: skip
+    assert [li.get_color() for li in thin] == [
+        LINE[c][0] for c in ("all_t0", "all_tstar_half", "all_tstar", "random", "easy", "hard")
+    ]
     assert thin[2].get_ydata()[10] == pytest.approx(90.50, abs=0.01)  # all@t* at level 10, claims.md's table
     assert not [li for li in drawn("figure2", "demo")[0].axes[0].lines if li.get_linewidth() == 0.7]
 
@@ -199,8 +220,10 @@ def test_figure3_draws_sizes_between_baselines(measured):
     for panel in figure.axes:
         assert looks(panel) == [LINE["random"], LINE["easy"], LINE["hard"]]
         flat = [li for li in panel.lines if len(set(li.get_ydata())) == 1 and li.get_marker() == "None"]
-        assert [li.get_color() for li in flat] == ["#7f7f7f", *(LINE[c][0] for c in
-                                                               ("all_tstar", "all_tstar_half", "all_t0"))]  # fmt: skip
+        assert [li.get_color() for li in flat] == [
+            "#7f7f7f",
+            *(LINE[c][0] for c in ("all_tstar", "all_tstar_half", "all_t0")),
+        ]
         assert [t.get_text() for t in panel.get_xticklabels()] == ["128", "256", "512"]
 
 
@@ -208,37 +231,72 @@ def test_figure4_has_a_panel_per_noise_with_the_clean_start_in_each(measured):
     protocols, evidence = measured["demo"]
     figure, table = figure4.draw(evidence, protocols)
     assert [a.get_title().rpartition(", ")[2] for a in figure.axes] == [
-        "10 % of labels randomised", "50 % of labels randomised"]  # fmt: skip
+        "10 % of labels randomised",
+        "50 % of labels randomised",
+    ]
     for panel, noise in zip(figure.axes, DEMO.noise):
         assert looks(panel) == [LINE[c] for c in ("all_t0", "all_tstar_half", "all_tstar", "random", "easy")]
         rows = table[table.panel == f"{100 * noise:.3g} % noise"]
         assert {c: set(r.noise) for c, r in rows.groupby("condition")} == {
-            "all_t0": {0.0}, "all_tstar_half": {noise}, "all_tstar": {noise}, "random": {noise}, "easy": {noise}
-        }  # fmt: skip
+            "all_t0": {0.0},
+            "all_tstar_half": {noise},
+            "all_tstar": {noise},
+            "random": {noise},
+            "easy": {noise},
+        }
 
 
 def barrier(condition, size, t, replicate, train_ce, **other):
     row = dict.fromkeys(COLUMNS["barriers"], 0.0) | {
-        "dataset": DEMO.dataset, "condition": condition, "size": size, "t": t, "replicate": replicate, "level": 0,
-        "batch_norm": "averaged", "train_ce": train_ce, "pretrain_acc": 0.5 + 0.1 * replicate, "diverged": False,
-    }  # fmt: skip
+        "dataset": DEMO.dataset,
+        "condition": condition,
+        "size": size,
+        "t": t,
+        "replicate": replicate,
+        "level": 0,
+        "batch_norm": "averaged",
+        "train_ce": train_ce,
+        "pretrain_acc": 0.5 + 0.1 * replicate,
+        "diverged": False,
+    }
     return row | other
 
 
 def test_figure5_relates_means_over_parents():
     half, size, k = DEMO.t_star // 2, DEMO.subset_size, DEMO.barrier_level
     pairs = [barrier("easy", size, half, r, ce) for r in (0, 1) for ce in (0.2 + r, 0.4 + r)]
-    pairs += [barrier("easy", size, half, 0, 99.0, batch_norm="recalibrated"), barrier("all_t0", 0, 0, 0, 9.0),
-              barrier("easy", size, half, 0, np.nan, diverged=True), barrier("easy", size, half, 0, 99.0, level=3),
-              barrier("all_tstar", 0, 2 * half, 0, 0.1), barrier("all_t", 0, 8 * half, 0, 0.05)]  # fmt: skip
+    pairs += [
+        barrier("easy", size, half, 0, 99.0, batch_norm="recalibrated"),
+        barrier("all_t0", 0, 0, 0, 9.0),
+        barrier("easy", size, half, 0, np.nan, diverged=True),
+        barrier("easy", size, half, 0, 99.0, level=3),
+        barrier("all_tstar", 0, 2 * half, 0, 0.1),
+        barrier("all_t", 0, 8 * half, 0, 0.05),
+    ]
     # only one of the two has a third parent
     pairs += [barrier("all_tstar", 0, 2 * half, 1, 0.2), barrier("easy", size, half, 2, 50.0)]
-    bins = pd.DataFrame({"dataset": DEMO.dataset, "condition": "easy", "size": size, "t": half, "batch_norm": "averaged",
-                         "replicate": [0, 0, 1, 1], "bin_lo": [0.0, 0.5] * 2, "count": [25, 5, 5, 5]})  # fmt: skip
-    evidence = Evidence(barriers=pd.DataFrame(pairs), histograms=bins, runs=runs(
-        ("easy", size, half, 0.0, k, (0.90, 0.94, 0.2)), ("easy", size, half, 0.0, k - 1, (0.1, 0.1)),
-        ("all_tstar", 0, 2 * half, 0.0, k, (0.97, 0.97)), ("all_t0", 0, 0, 0.0, k, (0.9,)),
-    ))  # fmt: skip
+    bins = pd.DataFrame(
+        {
+            "dataset": DEMO.dataset,
+            "condition": "easy",
+            "size": size,
+            "t": half,
+            "batch_norm": "averaged",
+            "replicate": [0, 0, 1, 1],
+            "bin_lo": [0.0, 0.5] * 2,
+            "count": [25, 5, 5, 5],
+        }
+    )
+    evidence = Evidence(
+        barriers=pd.DataFrame(pairs),
+        histograms=bins,
+        runs=runs(
+            ("easy", size, half, 0.0, k, (0.90, 0.94, 0.2)),
+            ("easy", size, half, 0.0, k - 1, (0.1, 0.1)),
+            ("all_tstar", 0, 2 * half, 0.0, k, (0.97, 0.97)),
+            ("all_t0", 0, 0, 0.0, k, (0.9,)),
+        ),
+    )
     _, table = figure5.draw(evidence, [DEMO])
     points = table[table.panel == "condition"].set_index("kind")
     assert sorted(points.index) == ["all", "easy"]  # t = 0 left out, and what was not pruned to the level
@@ -295,12 +353,17 @@ def test_figure1_quotes_this_run(measured, drawn):
 
 
 def test_the_appendix_averages_parents_and_finds_the_onset():
-    pairs = [barrier("all_t", 0, t, r, 0.0, train_error_max=e + r * 0.01, test_error_max=0.03)
-             for t, e in ((10, 0.05), (20, 0.014), (40, 0.001)) for r in (0, 1)]  # fmt: skip
+    pairs = [
+        barrier("all_t", 0, t, r, 0.0, train_error_max=e + r * 0.01, test_error_max=0.03)
+        for t, e in ((10, 0.05), (20, 0.014), (40, 0.001))
+        for r in (0, 1)
+    ]
     figure, table = appendix.draw(Evidence(barriers=pd.DataFrame(pairs)), [DEMO])
     steps = table[table.panel == "barrier by t"]
-    np.testing.assert_allclose(steps[["t", "train_error_max", "train_error_max_std", "n"]].to_numpy(float),
-                               [(10, 0.055, 0.005, 2), (20, 0.019, 0.005, 2), (40, 0.006, 0.005, 2)])  # fmt: skip
+    np.testing.assert_allclose(
+        steps[["t", "train_error_max", "train_error_max_std", "n"]].to_numpy(float),
+        [(10, 0.055, 0.005, 2), (20, 0.019, 0.005, 2), (40, 0.006, 0.005, 2)],
+    )
     assert any("onset train: t = 20, test: after the last step" in t for t in texts(figure))
     assert sum("no runs" in t for t in texts(figure)) == 5  # three topics, and the two panels of the path
 
@@ -308,8 +371,15 @@ def test_the_appendix_averages_parents_and_finds_the_onset():
 def test_the_appendix_shows_every_size_and_score(measured, drawn):
     evidence = measured["demo"][1]
     figure, table = drawn("appendix", "demo")
-    assert set(table.panel) == {"sizes", "other scores", "composition", "half-ensemble correlation", "path",
-                                "barrier by t", "gradients"}  # fmt: skip
+    assert set(table.panel) == {
+        "sizes",
+        "other scores",
+        "composition",
+        "half-ensemble correlation",
+        "path",
+        "barrier by t",
+        "gradients",
+    }
     for panel in figure.axes[:3]:
         assert len(looks(panel)) == 3 + 3
         assert len({color for color, *_ in looks(panel)}) == len({m for c, m, _ in looks(panel)[3:]}) + 3 == 6

@@ -57,7 +57,17 @@ def test_a_constant_channel_becomes_zero(tmp_path):
 
 
 def test_images_with_a_constant_channel_are_trained_on(tmp_path):
-    words = ("--dataset", folder(tmp_path / "pictures"), "-t", 2, "--network", "cifar_resnet8_w4", *ONE[:3], 4, *ONE[4:])
+    words = (
+        "--dataset",
+        folder(tmp_path / "pictures"),
+        "-t",
+        2,
+        "--network",
+        "cifar_resnet8_w4",
+        *ONE[:3],
+        4,
+        *ONE[4:],
+    )
     assert "diverged" not in repro("pretrain", *words, "--out", tmp_path / "x.h5").stdout
 
 

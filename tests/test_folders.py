@@ -44,7 +44,8 @@ EXIF[0x0112] = 6
 LEFT_OUT = {  # what is done to the folder, and what is said of it
     "notebook": (lambda r: (r / "train/.ipynb_checkpoints").mkdir(), r"pets: 1 hidden, left out \(the first: train/\."),
     "notebooks": (
-        lambda r: [draw(r / half / ".ipynb_checkpoints/0-checkpoint.png") for half in ("train", "test")], "2 hidden",
+        lambda r: [draw(r / half / ".ipynb_checkpoints/0-checkpoint.png") for half in ("train", "test")],
+        "2 hidden",
     ),
     "mac": (lambda r: (r / "train/cat/._0.png").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X"), "1 hidden, .*cat/._0.png"),
     "archive": (lambda r: draw(r / "train/__MACOSX/cat/x.png"), "1 hidden, .*train/__MACOSX"),
@@ -135,7 +136,8 @@ REFUSED = {  # what is done, and what both `load` and `count_folder` say
     "gone": (lambda r: (r / "train/dog/odd.png").symlink_to("/nowhere/x.png"), "odd.png cannot be read as an image"),
     "empty": (lambda r: (r / "train/dog/odd.png").write_bytes(b""), "odd.png cannot be read as an image"),
     "broken": (
-        lambda r: (p := r / "train/cat/0.png").write_bytes(p.read_bytes()[:-40]), "cat/0.png cannot be read as an image"
+        lambda r: (p := r / "train/cat/0.png").write_bytes(p.read_bytes()[:-40]),
+        "cat/0.png cannot be read as an image",
     ),
     "class": (lambda r: (r / "test/dog").rename(r / "test/Dog"), r"different classes \('Dog', 'dog'\)"),
     "space": (lambda r: (r / "test/dog").rename(r / "test/dog "), r"different classes \('dog', 'dog '\)"),

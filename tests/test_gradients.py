@@ -28,8 +28,16 @@ def subset(path, *, size, **noise):
     if noise:
         old = store.read(path)
         arrays = {key: old[key] for key in old.keys()} | noise
-        store.write(path, kind="subset", recipe={**old.recipe, "label_noise": 0.5}, inputs=old.inputs, arrays=arrays,
-                    table=old.table(), provenance=old.provenance, defaults=old.lineage.defaults)  # fmt: skip
+        store.write(
+            path,
+            kind="subset",
+            recipe={**old.recipe, "label_noise": 0.5},
+            inputs=old.inputs,
+            arrays=arrays,
+            table=old.table(),
+            provenance=old.provenance,
+            defaults=old.lineage.defaults,
+        )
     return path
 
 
@@ -58,8 +66,17 @@ def test_cosines_equal_plain_pytorch_along_the_whole_training(tmp_path):
     data = load("digits")
     noisy = torch.from_numpy(np.random.default_rng(0).integers(0, 10, len(data.labels)))
     path = subset(tmp_path / "subset.h5", size=SIZE, labels=noisy.numpy())
-    gradients(tmp_path / "g.h5", subset=path, t=5, every=2, batches=BATCHES, replicates=2, network=NETWORK,
-              training=RECIPE, seed=SEED)  # fmt: skip
+    gradients(
+        tmp_path / "g.h5",
+        subset=path,
+        t=5,
+        every=2,
+        batches=BATCHES,
+        replicates=2,
+        network=NETWORK,
+        training=RECIPE,
+        seed=SEED,
+    )
     made = store.read(tmp_path / "g.h5")
     table = made.table().set_index(["replicate", "step"])
     assert list(table.index) == [(r, step) for r in (0, 1) for step in (0, 2, 4, 5)]
@@ -71,8 +88,9 @@ def test_cosines_equal_plain_pytorch_along_the_whole_training(tmp_path):
         for step in (0, 2, 4, 5):
             # the oracle's momentum starts at zero, so it trains from the initialisation each time
             net = plain_network(r)
-            plain_imp.train(net, masks, x, noisy, images, start=0, stop=step, lr_at=lambda _: 0.3, batch=64, seed=SEED,
-                            replicate=r)  # fmt: skip
+            plain_imp.train(
+                net, masks, x, noisy, images, start=0, stop=step, lr_at=lambda _: 0.3, batch=64, seed=SEED, replicate=r
+            )
             with torch.no_grad():
                 correct = net.eval()(x[test]).argmax(1) == data.labels[test]  # measured by the true labels
             expected = plain_cosines(net, x, noisy, images, r, step)
@@ -92,8 +110,10 @@ def test_the_training_is_that_of_pretrain_bit_for_bit(engine, tmp_path):
     for r in (0, 1):
         assert np.array_equal(made[f"replicate_{r}/step_8/weights"], point[f"replicate_{r}/weights"])
     assert made.table().query("step == 8").acc.tolist() == point.table().acc.tolist()
-    assert "computed 0, reused 8" in repro("gradients", *command, "--every", 3, "--batches", 2, "--out",
-                                           tmp_path / "g.h5").stdout  # fmt: skip
+    assert (
+        "computed 0, reused 8"
+        in repro("gradients", *command, "--every", 3, "--batches", 2, "--out", tmp_path / "g.h5").stdout
+    )
 
 
 def test_identical_batches_agree_fully(tmp_path):
@@ -130,13 +150,17 @@ def test_divergence_fails_with_the_rate(tmp_path):
     assert said == "all replicates of g diverged (loss not finite): lower --lr (=1e+30) and pass --force"
 
 
-@pytest.mark.parametrize("words, said", [
-    (("--every", 0), "steps between measurements (=0) must be at least 1: try --every 10"),
-    (("-t", 13), "step t (=13) must be between 0 and the 12 steps of the schedule"),
-    (("--batches", 1), "Invalid value for '--batches': 1 is not in the range 2<=x<=1000."),
-    (("--subset", "x.h5"), "gradients needs either --dataset (all its training images) or --subset"),
-    (("--batch-size", 1438, "--keep-last"), "a subset of 1437 images has no full batch of 1438 to measure"),
-], ids=lambda value: str(value[0]) if isinstance(value, tuple) else "")  # fmt: skip
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("--every", 0), "steps between measurements (=0) must be at least 1: try --every 10"),
+        (("-t", 13), "step t (=13) must be between 0 and the 12 steps of the schedule"),
+        (("--batches", 1), "Invalid value for '--batches': 1 is not in the range 2<=x<=1000."),
+        (("--subset", "x.h5"), "gradients needs either --dataset (all its training images) or --subset"),
+        (("--batch-size", 1438, "--keep-last"), "a subset of 1437 images has no full batch of 1438 to measure"),
+    ],
+    ids=lambda value: str(value[0]) if isinstance(value, tuple) else "",
+)
 def test_refused(words, said, tmp_path):
     sentence = complaint("gradients", "--dataset", "digits", "-t", 4, *TINY, *words, "--out", tmp_path / "g.h5")
     assert sentence.startswith(said)

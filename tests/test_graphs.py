@@ -80,11 +80,27 @@ def all_kinds_of_jobs(stop=25):
     return [
         Job(initial(0, dtype=torch.float32), everything[:57], 0, stop, seed=0, replicate=0, mask=mask),
         Job(initial(1, dtype=torch.float32), everything[60:117], 3, stop, seed=0, replicate=1, labels=noisy),
-        Job(initial(2, dtype=torch.float32), everything[20:77], 0, stop - 2, seed=7, replicate=2, lr_scale=0.3,
-            role="child1."),
-        Job(initial(3, dtype=torch.float32), everything[:57], 0, stop, seed=0, replicate=3, warmup=13,
-            then=everything[90:147]),
-    ]  # fmt: skip
+        Job(
+            initial(2, dtype=torch.float32),
+            everything[20:77],
+            0,
+            stop - 2,
+            seed=7,
+            replicate=2,
+            lr_scale=0.3,
+            role="child1.",
+        ),
+        Job(
+            initial(3, dtype=torch.float32),
+            everything[:57],
+            0,
+            stop,
+            seed=0,
+            replicate=3,
+            warmup=13,
+            then=everything[90:147],
+        ),
+    ]
 
 
 def sizes():
@@ -152,8 +168,12 @@ def test_observers_see_every_step():
     watches, reports = {}, {}
     for each in ("graph", "serial"):
         watches[each], reports[each] = Watch(), []
-        run(all_kinds_of_jobs(16), each, observe=watches[each],
-            report=lambda step, images, told=reports[each]: told.append((step, images)))  # fmt: skip
+        run(
+            all_kinds_of_jobs(16),
+            each,
+            observe=watches[each],
+            report=lambda step, images, told=reports[each]: told.append((step, images)),
+        )
     for ours, theirs in zip(watches["graph"].seen, watches["serial"].seen, strict=True):
         assert ours[:2] == theirs[:2] and torch.equal(ours[2], theirs[2]) and torch.equal(ours[3], theirs[3])
     ours, theirs = reports["graph"], reports["serial"]
@@ -194,8 +214,13 @@ def test_the_update_is_torchs_sgd_then_the_mask(nesterov, dense):
     masks = None if dense else torch.rand(3, m, generator=generator) < 0.5
     weights, momentum, behind = rows[:, :n], torch.zeros(3, n, dtype=torch.float64), rows[:, n:].clone()
     plain = [torch.nn.Parameter(row.clone()) for row in weights]
-    optimizer = torch.optim.SGD([{"params": [p], "lr": rate.item()} for p, rate in zip(plain, rates)], lr=1.0,
-                                momentum=0.9, weight_decay=0.01, nesterov=nesterov)  # fmt: skip
+    optimizer = torch.optim.SGD(
+        [{"params": [p], "lr": rate.item()} for p, rate in zip(plain, rates)],
+        lr=1.0,
+        momentum=0.9,
+        weight_decay=0.01,
+        nesterov=nesterov,
+    )
     for _ in range(4):
         gradients = torch.randn(3, n, generator=generator, dtype=torch.float64)
         for parameter, gradient in zip(plain, gradients):
@@ -233,8 +258,9 @@ for nesterov in (False, True):
 def test_the_fused_kernel_equals_the_plain_update():
     """By Triton's interpreter, which has to be chosen before Triton is imported: in a process of its own."""
     pytest.importorskip("triton")
-    found = subprocess.run([sys.executable, "-c", TRITON], env={**os.environ, "TRITON_INTERPRET": "1"},
-                           capture_output=True, text=True)  # fmt: skip
+    found = subprocess.run(
+        [sys.executable, "-c", TRITON], env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True
+    )
     assert found.returncode == 0, found.stderr
 
 
@@ -259,11 +285,14 @@ def cannot_be_recorded(*_):
     raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
 
-@pytest.mark.parametrize("precision, wrong, said", [
-    ("fp32", without_weight_decay, "differs from eager training by "),
-    ("bf16", twice_the_rate, "differs from eager training by "),
-    ("fp32", cannot_be_recorded, "failed (operation not permitted when stream is capturing)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "precision, wrong, said",
+    [
+        ("fp32", without_weight_decay, "differs from eager training by "),
+        ("bf16", twice_the_rate, "differs from eager training by "),
+        ("fp32", cannot_be_recorded, "failed (operation not permitted when stream is capturing)"),
+    ],
+)
 def test_wrong_steps_are_found_before_they_are_used(precision, wrong, said, capsys, monkeypatch):
     recipe = dataclasses.replace(RECIPE, precision=precision, steps=12)
     jobs = [dataclasses.replace(job, start=0, stop=12) for job in all_kinds_of_jobs()]
@@ -339,8 +368,7 @@ def test_out_of_memory_halves_the_cohort_and_changes_no_bit(engine, at, short_of
     whole = run(jobs, engine, observe=counts[True])
     short_of_memory(1, at)
     cohorts, saved = Cohorts(engine), []
-    few = run(jobs, engine, observe=counts[False], cohorts=cohorts, checkpoint=saved.append,
-              checkpoint_seconds=0)  # fmt: skip
+    few = run(jobs, engine, observe=counts[False], cohorts=cohorts, checkpoint=saved.append, checkpoint_seconds=0)
     assert same(few, whole)
     for name, array in counts[True].state.items():
         assert np.array_equal(array, counts[False].state[name])
@@ -368,7 +396,11 @@ def test_the_engine_on_record_is_the_one_that_trained(digits_trainer, capsys, mo
     plant(monkeypatch, twice_the_rate)
     trained = trainer.run(jobs)
     trainer.measure(trained, [np.arange(3)] * 2)
-    assert trained.engines == ["serial"] * 2 and trainer.engines == {"serial"} and "instead of graph" in capsys.readouterr().err
+    assert (
+        trained.engines == ["serial"] * 2
+        and trainer.engines == {"serial"}
+        and "instead of graph" in capsys.readouterr().err
+    )
 
 
 @pytest.fixture

@@ -21,10 +21,16 @@ ENGINES = ["serial", "graph", *["sparse"] * (find_spec("repro.engines.sparse") i
 IDLE = {
     "Frozen": ["conv.weight", "bn.weight", "unused.weight", "unused.bias"],
     "FrozenMiddle": [
-        "spare.weight", "spare.bias", "first.bias", "middle.weight", "bn2.bias", "fc.bias", "spare_norm.weight",
+        "spare.weight",
+        "spare.bias",
+        "first.bias",
+        "middle.weight",
+        "bn2.bias",
+        "fc.bias",
+        "spare_norm.weight",
         "spare_norm.bias",
     ],
-}  # fmt: skip
+}
 PRUNABLE = {"Frozen": ["fc.weight"], "FrozenMiddle": ["first.weight", "last.weight", "fc.weight"]}
 SHAPE = dict(num_classes=5, in_chans=2)
 N, STEPS, REPLICAS, BATCH, SIDE = 60, 5, 2, 16, 8
@@ -43,7 +49,9 @@ def test_they_stand_behind_those_that_are_trained(name):
     assert layout.num_prunable == sum(sizes[key] for key in PRUNABLE[name])
     assert layout.num_parameters - layout.num_trained == sum(sizes[key] for key in IDLE[name])
     assert layout.num_parameters == sum(sizes.values())
-    assert all(torch.equal(tensor, net.state_dict()[key]) for key, tensor in layout.state_dict(layout.flatten(net)).items())
+    assert all(
+        torch.equal(tensor, net.state_dict()[key]) for key, tensor in layout.state_dict(layout.flatten(net)).items()
+    )
 
 
 @pytest.mark.parametrize("name", IDLE)
@@ -52,13 +60,16 @@ def test_they_keep_the_values_they_were_created_with(name):
     created = {key: p.clone() for key, p in net.named_parameters()}
     initialise(net, torch.Generator().manual_seed(0))
     # the biases of batch norms are 0 before and after
-    assert {key for key, p in net.named_parameters() if torch.equal(p, created[key])} - {"bn.bias", "bn1.bias"} == set(IDLE[name])
+    assert {key for key, p in net.named_parameters() if torch.equal(p, created[key])} - {"bn.bias", "bn1.bias"} == set(
+        IDLE[name]
+    )
 
 
 def by_torch(net, mask, block, r, batcher, targets, sgd):
     """The same steps by PyTorch's own optimizer, of a network that knows nothing of idle parameters."""
-    optimizer = torch.optim.SGD(net.parameters(), lr=1.0, momentum=sgd.momentum, weight_decay=sgd.weight_decay,
-                                nesterov=sgd.nesterov)  # fmt: skip
+    optimizer = torch.optim.SGD(
+        net.parameters(), lr=1.0, momentum=sgd.momentum, weight_decay=sgd.weight_decay, nesterov=sgd.nesterov
+    )
     for k in range(len(block)):
         images, labels = block.batch(k, batcher, targets, torch.float64)
         optimizer.param_groups[0]["lr"] = block.rates[k, r].item()
@@ -82,8 +93,15 @@ def test_every_engine_leaves_them_alone_as_sgd_does(engine, name, nesterov):
     index = torch.from_numpy(rng.integers(0, N, (STEPS, REPLICAS, BATCH)))
     block = Block(index, None, torch.from_numpy(rng.uniform(0.05, 0.2, (STEPS, REPLICAS))))
     sgd = Sgd(0.9, 0.01, nesterov)
-    cohort = engines.create(engine, NETWORKS + name, replicas=REPLICAS, image_size=SIDE, device=torch.device("cpu"),
-                            precision="fp64", **SHAPE)  # fmt: skip
+    cohort = engines.create(
+        engine,
+        NETWORKS + name,
+        replicas=REPLICAS,
+        image_size=SIDE,
+        device=torch.device("cpu"),
+        precision="fp64",
+        **SHAPE,
+    )
     nets = [initialise(network(name, image_size=SIDE), torch.Generator().manual_seed(r)) for r in range(REPLICAS)]
     cohort.load(torch.stack([cohort.layout.flatten(net).double() for net in nets]))
     masks = torch.from_numpy(rng.random((REPLICAS, cohort.layout.num_prunable)) < 0.6)
@@ -138,17 +156,28 @@ def test_later_commands_take_them_up(made, tmp_path):
     assert "computed 4" in repro("branch", run, "--mask", "shuffled", "--out", tmp_path / "branch.h5").stdout
     repro("barrier", run, "--children", 1, "--level", 1, "--replicates", 1, "--out", tmp_path / "barrier.h5")
     repro("barrier", run, "--successive", "--replicates", 1, "--out", tmp_path / "successive.h5")
-    assert "computed 1" in repro("pretrain", "--dataset", "digits", "-t", 2, *TINY[:-2], 3, "--network",
-                                 NETWORKS + "Frozen", "--out", point).stdout  # fmt: skip
+    assert (
+        "computed 1"
+        in repro(
+            "pretrain", "--dataset", "digits", "-t", 2, *TINY[:-2], 3, "--network", NETWORKS + "Frozen", "--out", point
+        ).stdout
+    )
 
 
 def made_before(path, folder):
     """The artifact as a version made it that trained every parameter."""
     artifact = store.read(path)
     old = {field: value for field, value in artifact.recipe.items() if field != "idle"}
-    store.write(folder / path.name, kind=artifact.kind, recipe=old, inputs=artifact.inputs, defaults=DEFAULTS,
-                arrays={key: artifact[key] for key in artifact.keys()}, table=artifact.table(),
-                provenance=artifact.provenance)  # fmt: skip
+    store.write(
+        folder / path.name,
+        kind=artifact.kind,
+        recipe=old,
+        inputs=artifact.inputs,
+        defaults=DEFAULTS,
+        arrays={key: artifact[key] for key in artifact.keys()},
+        table=artifact.table(),
+        provenance=artifact.provenance,
+    )
     return folder / path.name
 
 
@@ -170,4 +199,8 @@ def test_recipes_of_other_networks_say_nothing_of_it(tmp_path):
 def test_freezing_by_name():
     net = network("Frozen")
     freeze(net, ["unused.weight"])
-    assert [key for key, p in net.named_parameters() if not p.requires_grad] == ["conv.weight", "bn.weight", "unused.weight"]
+    assert [key for key, p in net.named_parameters() if not p.requires_grad] == [
+        "conv.weight",
+        "bn.weight",
+        "unused.weight",
+    ]

@@ -102,8 +102,16 @@ def test_the_border_is_what_engines_crop_by(border, tmp_path):
     for engine in ("serial", "sparse"):
         training = replace(CROPPED, border=border)
         out = tmp_path / f"{engine}.h5"
-        pretrain(out, dataset="digits", t=8, network=NETWORK, training=training, replicates=1, seed=3,
-                 machine=Machine(device="cpu", engine=engine))  # fmt: skip
+        pretrain(
+            out,
+            dataset="digits",
+            t=8,
+            network=NETWORK,
+            training=training,
+            replicates=1,
+            seed=3,
+            machine=Machine(device="cpu", engine=engine),
+        )
         artifact = store.read(out)
         found[engine] = np.concatenate([artifact[k].ravel() for k in sorted(artifact.keys()) if "weights" in k])
     assert len(found["serial"]) and np.allclose(found["serial"], found["sparse"], rtol=0, atol=1e-9)

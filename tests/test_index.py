@@ -18,8 +18,16 @@ COUNT = 30
 def write(path, acc=0.5, level=0, **recipe):
     recipe = {"dataset": "digits", "lr": 0.1, "milestones": [4, 6], "size": None, **recipe}
     table = {"piece": ["a", "b"], "level": [level, level + 1], "acc": np.float32([acc, np.nan])}
-    store.write(path, kind="imp", recipe=recipe, inputs={}, arrays={"mask": np.arange(9)}, table=table,
-                provenance={"runs": []}, defaults={})  # fmt: skip
+    store.write(
+        path,
+        kind="imp",
+        recipe=recipe,
+        inputs={},
+        arrays={"mask": np.arange(9)},
+        table=table,
+        provenance={"runs": []},
+        defaults={},
+    )
 
 
 @pytest.fixture
@@ -94,12 +102,16 @@ def test_what_was_read_without_comparing_is_compared_for_who_asks(folder, opened
     assert opened == []
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda content: content[:-40],
-    lambda content: content[:300] + bytes([content[300] ^ 1]) + content[301:],
-    lambda content: b"",
-    lambda content: content.replace(b"format 1", b"format 0"),
-], ids=["truncated", "altered", "empty", "other format"])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: content[:-40],
+        lambda content: content[:300] + bytes([content[300] ^ 1]) + content[301:],
+        lambda content: b"",
+        lambda content: content.replace(b"format 1", b"format 0"),
+    ],
+    ids=["truncated", "altered", "empty", "other format"],
+)
 def test_a_damaged_index_costs_time_alone(folder, spoil, opened):
     first, path = query.runs(folder), index.beside(folder)
     path.write_bytes(spoil(path.read_bytes()))
@@ -134,8 +146,16 @@ def test_columns_are_those_of_a_frame_for_each_artifact(folder):
     """Compared with pandas.concat of frames, one an artifact; a recipe's value may be of another type in each."""
     for k, value in enumerate([1, 2**63, 0.5, True, "text", [1, 2], -1, None]):
         write(folder / f"b{k}.h5", odd=value, other=value if k == 4 else 7, level=k)
-    store.write(folder / "c.h5", kind="score", recipe={"level": 3, "acc": "none", "kind": "el2n"}, inputs={}, arrays={},
-                table={"name": ["x"], "flag": [True], "level": np.uint8([4])}, provenance={}, defaults={})  # fmt: skip
+    store.write(
+        folder / "c.h5",
+        kind="score",
+        recipe={"level": 3, "acc": "none", "kind": "el2n"},
+        inputs={},
+        arrays={},
+        table={"name": ["x"], "flag": [True], "level": np.uint8([4])},
+        provenance={},
+        defaults={},
+    )
     frames, whole = [], {"i": "Int64", "u": "UInt64", "b": "boolean"}
     for path in sorted(folder.iterdir()):
         artifact = store.read(path)

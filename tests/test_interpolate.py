@@ -35,10 +35,18 @@ def test_barriers_by_hand():
     assert (row["acc_a"], row["acc_b"]) == (0.75, 1)
 
 
-@pytest.mark.parametrize("given, expected", [
-    ("0.5", (0, 0.5, 1)), ("2", (0, 0.5, 1)), ("5", (0, 0.25, 0.5, 0.75, 1)), ("4", (0, 1 / 3, 0.5, 2 / 3, 1)),
-    ("0.9,0.1", (0, 0.1, 0.5, 0.9, 1)), ("0,1", (0, 0.5, 1)), ((0.5, 0.2), (0, 0.2, 0.5, 1)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ("0.5", (0, 0.5, 1)),
+        ("2", (0, 0.5, 1)),
+        ("5", (0, 0.25, 0.5, 0.75, 1)),
+        ("4", (0, 1 / 3, 0.5, 2 / 3, 1)),
+        ("0.9,0.1", (0, 0.1, 0.5, 0.9, 1)),
+        ("0,1", (0, 0.5, 1)),
+        ((0.5, 0.2), (0, 0.2, 0.5, 1)),
+    ],
+)
 def test_grids_hold_the_ends_and_the_middle(given, expected):
     assert interpolate.grid(given) == expected
 
@@ -49,17 +57,20 @@ def test_grids_that_cannot_be_are_refused(given):
         interpolate.grid(given)
 
 
-@pytest.mark.parametrize("t, error, expected", [
-    ([0, 10, 20], [0.5, 0.1, 0.01], 20),
-    ([0, 10, 20], [0.01, 0.0, -0.01], 0),
-    ([0, 10, 20], [0.5, 0.01, 0.02], None),  # not below at the last step
-    ([0, 10, 20, 40], [0.01, 0.3, 0.019, 0.0], 20),  # below, above, below: the first does not count
-    ([40, 0, 20, 10], [0.0, 0.5, 0.01, 0.01], 10),  # any order
-    ([10, 10, 20, 20], [0.0, 0.06, 0.0, 0.03], 20),  # means of parents: 0.03 and 0.015
-    ([10, 20, 20], [0.0, float("nan"), 0.01], 10),
-    ([10, 20], [0.0, float("nan")], None),
-    ([], [], None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "t, error, expected",
+    [
+        ([0, 10, 20], [0.5, 0.1, 0.01], 20),
+        ([0, 10, 20], [0.01, 0.0, -0.01], 0),
+        ([0, 10, 20], [0.5, 0.01, 0.02], None),  # not below at the last step
+        ([0, 10, 20, 40], [0.01, 0.3, 0.019, 0.0], 20),  # below, above, below: the first does not count
+        ([40, 0, 20, 10], [0.0, 0.5, 0.01, 0.01], 10),  # any order
+        ([10, 10, 20, 20], [0.0, 0.06, 0.0, 0.03], 20),  # means of parents: 0.03 and 0.015
+        ([10, 20, 20], [0.0, float("nan"), 0.01], 10),
+        ([10, 20], [0.0, float("nan")], None),
+        ([], [], None),
+    ],
+)
 def test_onset_by_hand(t, error, expected):
     assert onset(t, error) == expected
 

@@ -77,12 +77,19 @@ def test_quiet_prints_to_the_log_alone(commands, tmp_path):
 
 
 @pytest.mark.parametrize("quiet", [(), ("--quiet",)])
-@pytest.mark.parametrize(("failure", "status", "sentence"), [
-    (UsageError("size (=0) is none"), 2, "size (=0) is none"),
-    (RunError("no space\nleft"), 1, "no space left"),
-    (KeyboardInterrupt(), 130, "interrupted: what was finished is kept; the same command (without --force) takes it up"),
-    (SystemExit(3), 3, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("failure", "status", "sentence"),
+    [
+        (UsageError("size (=0) is none"), 2, "size (=0) is none"),
+        (RunError("no space\nleft"), 1, "no space left"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted: what was finished is kept; the same command (without --force) takes it up",
+        ),
+        (SystemExit(3), 3, ""),
+    ],
+)
 def test_a_failure_is_told_in_the_log_and_to_the_user(commands, tmp_path, failure, status, sentence, quiet):
     commands.fail, log = failure, tmp_path / "x.log"
     said = repro("--log", log, *quiet, "say", "one", "then", "fail", "then", "say", "two", code=status)
@@ -106,12 +113,19 @@ def test_a_defect_leaves_its_traceback(commands, tmp_path):
     assert "Traceback" in text and joblog.last_attempt(tmp_path / "x.log").sentence == "ZeroDivisionError: a defect"
 
 
-@pytest.mark.parametrize(("words", "status", "sentence"), [
-    (("--quiet", "say"), 2, "--quiet prints to the log alone: add --log FILE"),
-    (("say", "then", "--log", "x.log", "say"), 2, "--log and --quiet are for all commands: put them before the first, not after a then"),
-    (("--log", "file/x.log", "say"), 1, "cannot write the log file/x.log (not a directory): choose another --log"),
-    (("--log", ".", "say"), 2, "--log . is a folder: give the name of a file in it"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        (("--quiet", "say"), 2, "--quiet prints to the log alone: add --log FILE"),
+        (
+            ("say", "then", "--log", "x.log", "say"),
+            2,
+            "--log and --quiet are for all commands: put them before the first, not after a then",
+        ),
+        (("--log", "file/x.log", "say"), 1, "cannot write the log file/x.log (not a directory): choose another --log"),
+        (("--log", ".", "say"), 2, "--log . is a folder: give the name of a file in it"),
+    ],
+)
 def test_a_log_that_cannot_be(commands, tmp_path, monkeypatch, words, status, sentence):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("", encoding="utf-8")
@@ -166,8 +180,14 @@ def test_a_full_disk_ends_the_log_and_not_the_work(capsys, tmp_path):
 
 
 def begin(log) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", PROCESS, str(log)], cwd=ROOT, text=True, stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", PROCESS, str(log)],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def test_one_at_a_time_and_a_killed_one_is_stopped(tmp_path):
@@ -214,17 +234,28 @@ def test_looking_disturbs_nobody(tmp_path):
         thread.join()
 
 
-@pytest.mark.parametrize(("text", "state", "sentence", "progress"), [
-    ("", None, None, None),
-    ("hello\n", None, None, None),
-    ("# began 2026-11-23T22:00:00+00:00, process 1 on far: repro imp\n# ended 2026-11-23T23:00:00+00:00: done\n"
-     "# began 2026-11-24T22:00:00+00:00, process 2 on far: repro imp\nscore a: step 5 of 9, measuring\n\x00\xff\n"
-     "warning: 1 of 2 is left\n# ended 2026-11-24T23:00:00+00:00: exit status 2: size (=0): choose 1\n",
-     "failed", "size (=0): choose 1", "score a: step 5 of 9, measuring"),
-    ("# began 2026-11-23T22:00:00+00:00, process 1 on far: repro imp\n# ended 2026-11-23T23:00:00+00:00: exit status 3\n"
-     "# began 2026-11-24T22:00:00+00:00, process 2 on far: repro imp\nx.h5: computed 2, reused 0\n",
-     "stopped", joblog.STOPPED, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "state", "sentence", "progress"),
+    [
+        ("", None, None, None),
+        ("hello\n", None, None, None),
+        (
+            "# began 2026-11-23T22:00:00+00:00, process 1 on far: repro imp\n# ended 2026-11-23T23:00:00+00:00: done\n"
+            "# began 2026-11-24T22:00:00+00:00, process 2 on far: repro imp\nscore a: step 5 of 9, measuring\n\x00\xff\n"
+            "warning: 1 of 2 is left\n# ended 2026-11-24T23:00:00+00:00: exit status 2: size (=0): choose 1\n",
+            "failed",
+            "size (=0): choose 1",
+            "score a: step 5 of 9, measuring",
+        ),
+        (
+            "# began 2026-11-23T22:00:00+00:00, process 1 on far: repro imp\n# ended 2026-11-23T23:00:00+00:00: exit status 3\n"
+            "# began 2026-11-24T22:00:00+00:00, process 2 on far: repro imp\nx.h5: computed 2, reused 0\n",
+            "stopped",
+            joblog.STOPPED,
+            "",
+        ),
+    ],
+)
 def test_the_last_attempt_of_a_log(tmp_path, text, state, sentence, progress):
     (tmp_path / "x.log").write_bytes(text.encode("latin-1"))
     found = joblog.last_attempt(tmp_path / "x.log")

@@ -79,17 +79,31 @@ def test_each_data_sets_table_names_the_confidence_of_its_own_intervals():
 @pytest.mark.parametrize(
     ("second_look", "grown", "told"),
     [
-        (None, [("imp-a", 8, 16)], "second look, not declared: 1 artifact grew from n = 8 to n = 16, and intervals are "
-         "narrower than 2 looks allow"),
-        (12, [("imp-a", 8, 16)], "second look at n = 16 after n = 8, declared at n = 12 and not at this one: intervals "
-         "of 97.5 % at both"),
-        (16, [("imp-a", 8, 16), ("imp-a", 12, 16), ("imp-b", 8, 16)], "third look, not declared: 2 artifacts grew from "
-         "n = 8 and 12 to n = 16, and intervals are narrower than 3 looks allow"),
-        (16, [("imp-a", 8, 16), ("imp-a", 8, 16)], "second look at n = 16 after n = 8, declared: intervals of 97.5 % "
-         "at both"),  # two items that ask for one artifact
+        (
+            None,
+            [("imp-a", 8, 16)],
+            "second look, not declared: 1 artifact grew from n = 8 to n = 16, and intervals are "
+            "narrower than 2 looks allow",
+        ),
+        (
+            12,
+            [("imp-a", 8, 16)],
+            "second look at n = 16 after n = 8, declared at n = 12 and not at this one: intervals of 97.5 % at both",
+        ),
+        (
+            16,
+            [("imp-a", 8, 16), ("imp-a", 12, 16), ("imp-b", 8, 16)],
+            "third look, not declared: 2 artifacts grew from "
+            "n = 8 and 12 to n = 16, and intervals are narrower than 3 looks allow",
+        ),
+        (
+            16,
+            [("imp-a", 8, 16), ("imp-a", 8, 16)],
+            "second look at n = 16 after n = 8, declared: intervals of 97.5 % at both",
+        ),  # two items that ask for one artifact
         (16, [], "one look, at n = 16, of two declared: intervals of 97.5 % at both"),
     ],
-)  # fmt: skip
+)
 def test_the_looks_that_were_taken_are_told_beside_the_verdicts(second_look, grown, told):
     rows = pd.DataFrame([("cifar10", *row) for row in grown], columns=COLUMNS["growth"])
     p = replace(CIFAR10, second_look=second_look, replicates=16)
@@ -199,8 +213,10 @@ def test_runs_with_a_users_labels_are_in_no_clean_arm(tmp_path, monkeypatch):
 def test_barriers_with_a_users_labels_are_in_no_clean_arm():
     clean, p = test_connectivity.simulate(), test_connectivity.CINIC10
     other = {"runs": clean.runs.assign(acc=0.2), "barriers": clean.barriers.assign(train_ce=9.0, train_error_max=0.5)}
-    mixed = {name: pd.concat([getattr(clean, name).assign(labels=""), table.assign(labels="human.csv")])
-             for name, table in other.items()}  # fmt: skip
+    mixed = {
+        name: pd.concat([getattr(clean, name).assign(labels=""), table.assign(labels="human.csv")])
+        for name, table in other.items()
+    }
     figures = ["figure2", "figure5", "appendix"]
     expected = verdicts_on(clean, p, figures=figures)
     assert {v.claim for v in expected if v.verdict != "missing"} >= {18, 19, 20, 22, 23, 25}

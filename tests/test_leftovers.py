@@ -24,7 +24,9 @@ def gone() -> int:
 
 
 def test_locks_and_empty_work_of_killed_commands_go(tmp_path):
-    killed_when_ready("lock = store.writer_lock(path); lock.__enter__()\nstore.WorkFolder(path, **CELL)\nready()", tmp_path / "a.h5")
+    killed_when_ready(
+        "lock = store.writer_lock(path); lock.__enter__()\nstore.WorkFolder(path, **CELL)\nready()", tmp_path / "a.h5"
+    )
     (tmp_path / "b.h5.lock").touch()
     assert sorted(os.listdir(tmp_path)) == ["a.h5.lock", "a.h5.work", "b.h5.lock"]
     repro(*SELECT, "--out", tmp_path / "x.h5")
@@ -32,7 +34,9 @@ def test_locks_and_empty_work_of_killed_commands_go(tmp_path):
 
 
 def test_what_is_in_use_or_not_ours_stays(tmp_path):
-    running = start("lock = store.writer_lock(path); lock.__enter__()\nstore.WorkFolder(path, **CELL)\nready()", tmp_path / "a.h5")
+    running = start(
+        "lock = store.writer_lock(path); lock.__enter__()\nstore.WorkFolder(path, **CELL)\nready()", tmp_path / "a.h5"
+    )
     assert running.stdout.readline() == "ready\n"
     store.WorkFolder(tmp_path / "kept.h5", **CELL).save("level_0", {"a": np.ones(3)})
     for name, text in (("poetry.lock", "[[package]]"), ("empty.lock", ""), ("mine.mk", "all:")):
@@ -55,8 +59,12 @@ def test_what_is_in_use_or_not_ours_stays(tmp_path):
 
 def test_rules_of_makes_that_are_gone(tmp_path):
     node = os.uname().nodename
-    names = {f".figure2-{node}-{gone()}.mk": False, f".figure2-{node}-{os.getpid()}.mk": True,
-             f".figure2-elsewhere-{gone()}.mk": True, f".mine-{node}-{gone()}.mk": True}  # fmt: skip
+    names = {
+        f".figure2-{node}-{gone()}.mk": False,
+        f".figure2-{node}-{os.getpid()}.mk": True,
+        f".figure2-elsewhere-{gone()}.mk": True,
+        f".mine-{node}-{gone()}.mk": True,
+    }
     for name in names:
         (tmp_path / name).write_text("mine" if name.startswith(".mine") else ".SILENT:\n.PHONY: all \n")
     repro("plan", "figure2", "--results", tmp_path, "--make", tmp_path / "x.mk")

@@ -14,13 +14,15 @@ from repro.bench.variants import Variant, masks_of
 from repro.nets import create, layout_of
 from repro.protocol import DIGITS
 
-TINY = replace(DIGITS, network="cifar_resnet8_w4", train_images=64,
-               training=replace(DIGITS.training, batch_size=16, lr=0.1))  # fmt: skip
+TINY = replace(
+    DIGITS, network="cifar_resnet8_w4", train_images=64, training=replace(DIGITS.training, batch_size=16, lr=0.1)
+)
 
 
-@pytest.mark.parametrize("size, cin, cout, kernel, stride, padding", [
-    (5, 2, 3, 3, 1, 1), (6, 1, 4, 3, 2, 1), (4, 3, 2, 1, 2, 0), (7, 2, 2, (3, 5), (2, 1), (0, 2)), (3, 1, 2, 5, 3, 4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "size, cin, cout, kernel, stride, padding",
+    [(5, 2, 3, 3, 1, 1), (6, 1, 4, 3, 2, 1), (4, 3, 2, 1, 2, 0), (7, 2, 2, (3, 5), (2, 1), (0, 2)), (3, 1, 2, 5, 3, 4)],
+)
 @pytest.mark.parametrize("density", [1.0, 0.3])
 def test_multiply_adds_of_one_convolution_counted_one_by_one(size, cin, cout, kernel, stride, padding, density):
     layer = nn.Conv2d(cin, cout, kernel, stride, padding, bias=False)
@@ -70,7 +72,7 @@ def test_the_loop_of_multiply_adds_stays_in_registers():
     run = limits.multiply_and_add(variants.PEAK_STEP)
     run(1)
     spin = run.__closure__[[*run.__code__.co_freevars].index("spin")].cell_contents
-    code, = spin.inspect_asm().values()
+    (code,) = spin.inspect_asm().values()
     assert variants.PEAK_STEP % (12 * W) == 0
     # 0.5 x + 0.5 goes to 1 from wherever it begins: the sum of twelve vectors
     assert run(1) == 12 * W

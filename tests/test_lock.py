@@ -85,9 +85,11 @@ def disagreements(direct: str, lock: str) -> list[str]:
     locked = {(entry.name, entry.version) for entry in entries(lock) if entry.name in wanted}
     return [
         *(f"{name}=={version} is not locked as a direct pin" for name, version in wanted.items() - marked),
-        *(f"{name}=={version} is locked, and requirements.in has no such pin"
-          for name, version in (locked | marked) - wanted.items()),
-    ]  # fmt: skip
+        *(
+            f"{name}=={version} is locked, and requirements.in has no such pin"
+            for name, version in (locked | marked) - wanted.items()
+        ),
+    ]
 
 
 def unhashed(lock: str) -> list[str]:
@@ -130,8 +132,11 @@ _parsed = cache(Requirement)  # a distribution is met once per extra
 
 def not_installed(lock: str, version_of: Callable[[str], str | None]) -> list[str]:
     found = ((entry, version_of(entry.name)) for entry in entries(lock) if entry.applies)
-    return [f"{e.name}: {e.version} is locked, {there} installed" for e, there in found
-            if there is None or Version(there) != Version(e.version)]  # fmt: skip
+    return [
+        f"{e.name}: {e.version} is locked, {there} installed"
+        for e, there in found
+        if there is None or Version(there) != Version(e.version)
+    ]
 
 
 @cache
@@ -245,16 +250,33 @@ def test_imports_and_direct_pins_are_the_same():
 
 HASH = f"    --hash=sha256:{'0' * 64}"
 PINS = "# direct\nScikit_Learn==1.9.1\nh5py==3.16.0  # files\n"
-LOCK = "\n".join((
-    "# made by make lock",
-    "h5py==3.16.0 \\", HASH, f"    # via {DIRECT}.in",
-    "joblib==1.6.0 ; python_version < '3' \\", HASH, "    # via scikit-learn",
-    "joblib==1.7.0 ; python_version >= '3' \\", HASH + " \\", HASH, "    # via", "    #   scikit-learn", "    #   pools",
-    "pools==1.0 \\", HASH, "    # via scikit-learn",
-    "scikit-learn==1.9.1 \\", HASH, f"    # via {DIRECT}.in",
-))  # fmt: skip
-REQUIRES = {"scikit-learn": ["joblib[fast]>=1.6", "absent; python_version < '3'", "pytest; extra == 'tests'"],
-            "joblib": ["pools==1.*; extra == 'fast'"]}  # fmt: skip
+LOCK = "\n".join(
+    (
+        "# made by make lock",
+        "h5py==3.16.0 \\",
+        HASH,
+        f"    # via {DIRECT}.in",
+        "joblib==1.6.0 ; python_version < '3' \\",
+        HASH,
+        "    # via scikit-learn",
+        "joblib==1.7.0 ; python_version >= '3' \\",
+        HASH + " \\",
+        HASH,
+        "    # via",
+        "    #   scikit-learn",
+        "    #   pools",
+        "pools==1.0 \\",
+        HASH,
+        "    # via scikit-learn",
+        "scikit-learn==1.9.1 \\",
+        HASH,
+        f"    # via {DIRECT}.in",
+    )
+)
+REQUIRES = {
+    "scikit-learn": ["joblib[fast]>=1.6", "absent; python_version < '3'", "pytest; extra == 'tests'"],
+    "joblib": ["pools==1.*; extra == 'fast'"],
+}
 VERSIONS = {"h5py": "3.16.0", "joblib": "1.7.0", "pools": "1.0.0", "scikit-learn": "1.9.1"}
 SOURCES = {"a.py": "import os, h5py\nimport repro.store\nfrom . import b\ndef f():\n    from sklearn.svm import SVC\n"}
 OWNERS = {"sklearn": ["scikit-learn"], "h5py": ["h5py"], "joblib": ["joblib"]}
@@ -262,10 +284,14 @@ OWNERS = {"sklearn": ["scikit-learn"], "h5py": ["h5py"], "joblib": ["joblib"]}
 
 def problems(pins=PINS, lock=LOCK, requires=REQUIRES, versions=VERSIONS, sources=SOURCES) -> list[str]:
     return [
-        *disagreements(pins, lock), *unhashed(lock), *orphans(lock), *not_installed(lock, versions.get),
-        *open_ends(pins, lock, lambda name: requires.get(name, [])), *unpinned(pins, sources, OWNERS),
+        *disagreements(pins, lock),
+        *unhashed(lock),
+        *orphans(lock),
+        *not_installed(lock, versions.get),
+        *open_ends(pins, lock, lambda name: requires.get(name, [])),
+        *unpinned(pins, sources, OWNERS),
         *unused(pins, sources, OWNERS),
-    ]  # fmt: skip
+    ]
 
 
 def test_nothing_is_wrong_with_the_small_lock():
@@ -284,40 +310,75 @@ def replaced(old: str, new: str, where: str = LOCK) -> str:
 @pytest.mark.parametrize(
     "planted, found",
     [
-        ({"pins": replaced("3.16.0", "3.17.0", PINS)},
-         ["h5py==3.17.0 is not locked as a direct pin", "h5py==3.16.0 is locked, and requirements.in has no such pin"]),
-        ({"pins": replaced("h5py==3.16.0", "", PINS)},
-         ["h5py==3.16.0 is locked, and requirements.in has no such pin", "a.py imports h5py, which has no direct pin"]),
-        ({"pins": PINS + "pools==1.0\n"},
-         ["pools==1.0 is not locked as a direct pin", "pools is pinned, and no file imports it"]),
-        ({"lock": replaced("#   pools", f"#   {DIRECT}.in")},
-         ["joblib==1.7.0 is locked, and requirements.in has no such pin"]),
+        (
+            {"pins": replaced("3.16.0", "3.17.0", PINS)},
+            [
+                "h5py==3.17.0 is not locked as a direct pin",
+                "h5py==3.16.0 is locked, and requirements.in has no such pin",
+            ],
+        ),
+        (
+            {"pins": replaced("h5py==3.16.0", "", PINS)},
+            [
+                "h5py==3.16.0 is locked, and requirements.in has no such pin",
+                "a.py imports h5py, which has no direct pin",
+            ],
+        ),
+        (
+            {"pins": PINS + "pools==1.0\n"},
+            ["pools==1.0 is not locked as a direct pin", "pools is pinned, and no file imports it"],
+        ),
+        (
+            {"lock": replaced("#   pools", f"#   {DIRECT}.in")},
+            ["joblib==1.7.0 is locked, and requirements.in has no such pin"],
+        ),
         ({"lock": replaced(f"pools==1.0 \\\n{HASH}", "pools==1.0")}, ["pools has no hash"]),
-        ({"lock": LOCK + f"\nstray==1.0 \\\n{HASH}\n    # via other\nother==1.0 \\\n{HASH}\n    # via stray",
-              "versions": VERSIONS | {"stray": "1.0", "other": "1.0"}},
-         ["stray comes from no direct pin", "other comes from no direct pin"]),
+        (
+            {
+                "lock": LOCK + f"\nstray==1.0 \\\n{HASH}\n    # via other\nother==1.0 \\\n{HASH}\n    # via stray",
+                "versions": VERSIONS | {"stray": "1.0", "other": "1.0"},
+            },
+            ["stray comes from no direct pin", "other comes from no direct pin"],
+        ),
         ({"versions": VERSIONS | {"joblib": "1.6.0"}}, ["joblib: 1.7.0 is locked, 1.6.0 installed"]),
         ({"versions": VERSIONS | {"pools": None}}, ["pools: 1.0 is locked, None installed"]),
         ({"versions": VERSIONS | {"h5py": "3.16.0+local"}}, ["h5py: 3.16.0 is locked, 3.16.0+local installed"]),
         ({"requires": REQUIRES | {"h5py": ["numpy>=2"]}}, ["h5py needs numpy>=2, which is not locked"]),
-        ({"requires": REQUIRES | {"joblib": ["pools>=2; extra == 'fast'"]}},
-         ['joblib needs pools>=2; extra == "fast", and 1.0 is locked']),
-        ({"sources": SOURCES | {"b.py": "def f():\n    import joblib\n"}},
-         ["b.py imports joblib, which has no direct pin"]),
-        ({"sources": SOURCES | {"b.py": "from nowhere.at import all\n"}},
-         ["b.py imports nowhere, which has no direct pin"]),
+        (
+            {"requires": REQUIRES | {"joblib": ["pools>=2; extra == 'fast'"]}},
+            ['joblib needs pools>=2; extra == "fast", and 1.0 is locked'],
+        ),
+        (
+            {"sources": SOURCES | {"b.py": "def f():\n    import joblib\n"}},
+            ["b.py imports joblib, which has no direct pin"],
+        ),
+        (
+            {"sources": SOURCES | {"b.py": "from nowhere.at import all\n"}},
+            ["b.py imports nowhere, which has no direct pin"],
+        ),
         ({"sources": {"a.py": "import h5py"}}, ["scikit-learn is pinned, and no file imports it"]),
     ],
-)  # fmt: skip
+)
 def test_a_planted_disagreement_is_found(planted, found):
     assert sorted(problems(**planted)) == sorted(found)
 
 
 @pytest.mark.parametrize(
     "line",
-    ["h5py", "h5py>=3.16", "h5py==3.*", "h5py==3.16,!=3.17", "h5py===3.16.0", "h5py @ https://example.org/h5py.whl",
-     "./h5py", "-e .", "--index-url https://example.org", "--find-links wheels", "-r other.txt"],
-)  # fmt: skip
+    [
+        "h5py",
+        "h5py>=3.16",
+        "h5py==3.*",
+        "h5py==3.16,!=3.17",
+        "h5py===3.16.0",
+        "h5py @ https://example.org/h5py.whl",
+        "./h5py",
+        "-e .",
+        "--index-url https://example.org",
+        "--find-links wheels",
+        "-r other.txt",
+    ],
+)
 def test_only_exact_pins_are_let_through(line):
     for read in (direct_pins, entries):
         with pytest.raises(ValueError, match="not an exact pin"):

@@ -29,8 +29,10 @@ def test_a_file_system_without_locks(monkeypatch, tmp_path, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    said = (rf"cannot lock {tmp_path}/x\S+ \({os.strerror(number).lower()}\): choose a folder on a file system with "
-            r"locks, or have this one mounted with them \(NFS: .*; Lustre: flock\)")  # fmt: skip
+    said = (
+        rf"cannot lock {tmp_path}/x\S+ \({os.strerror(number).lower()}\): choose a folder on a file system with "
+        r"locks, or have this one mounted with them \(NFS: .*; Lustre: flock\)"
+    )
     with pytest.raises(RunError, match=said), store.writer_lock(tmp_path / "x.h5"):
         pass
     with pytest.raises(RunError, match=said), joblog.recorded(tmp_path / "x.log", ["imp"]):
@@ -108,8 +110,23 @@ def plan_rules(tmp_path_factory, tiny_environment):
     def write(results):
         rules = results.parent / f"{results.name}.mk"
         words = ("--results", results, "--replicates", str(tiny_demo.REPLICATES), "--levels", str(tiny_demo.LEVELS))
-        subprocess.run([sys.executable, "-m", "repro", "plan", tiny_demo.FIGURE, *words, "--make", rules, "--options",
-                        "--device cpu --checkpoint-seconds 0.001"], env=tiny_environment, check=True, capture_output=True)  # fmt: skip
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "repro",
+                "plan",
+                tiny_demo.FIGURE,
+                *words,
+                "--make",
+                rules,
+                "--options",
+                "--device cpu --checkpoint-seconds 0.001",
+            ],
+            env=tiny_environment,
+            check=True,
+            capture_output=True,
+        )
         return rules
 
     return write
@@ -119,8 +136,9 @@ def plan_rules(tmp_path_factory, tiny_environment):
 def make(rules, results, environment):
     """Two jobs of the figure; a session of its own, which is killed with all its processes."""
     command = ["make", "-j2", "-f", rules, *(str(results / "digits" / f"{name}.h5") for name in JOBS)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          start_new_session=True) as process:  # fmt: skip
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         try:
             yield process
         finally:

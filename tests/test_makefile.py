@@ -27,17 +27,43 @@ def install(folder: Path) -> None:
     (folder / "Makefile").symlink_to(ROOT / "Makefile")  # for a make within make
 
 
-ODD = ["r;touch PWNED", "r`touch PWNED`", "r' ; touch PWNED '", "r && touch PWNED", 'r" ; touch PWNED "', "r|touch PWNED", "a  b"]
+ODD = [
+    "r;touch PWNED",
+    "r`touch PWNED`",
+    "r' ; touch PWNED '",
+    "r && touch PWNED",
+    'r" ; touch PWNED "',
+    "r|touch PWNED",
+    "a  b",
+]
 
 
 @pytest.mark.parametrize("odd", ODD)
-@pytest.mark.parametrize("name", ["RESULTS", "SEED", "DATASETS", "CONTROL", "REPLICATES", "LEVELS", "DATA", "DEVICE",
-                                  "TENSORBOARD", "SCALE", "FIGURE", "BENCH", "JOBS"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "RESULTS",
+        "SEED",
+        "DATASETS",
+        "CONTROL",
+        "REPLICATES",
+        "LEVELS",
+        "DATA",
+        "DEVICE",
+        "TENSORBOARD",
+        "SCALE",
+        "FIGURE",
+        "BENCH",
+        "JOBS",
+    ],
+)
 def test_variables_of_make_are_words(name, odd, tmp_path):
     """The arguments of the program are what was given; nothing in them is executed."""
     install(tmp_path)
     program = tmp_path / "program"
-    program.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]), file=open('told', 'a'))\n")
+    program.write_text(
+        f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]), file=open('told', 'a'))\n"
+    )
     program.chmod(0o755)
     goals = {"FIGURE": ["archive", "figure"], "BENCH": ["bench"], "SCALE": ["figure2", "archive"]}
     for goal in goals.get(name, ["figure2", "archive", "demo"]):
@@ -52,8 +78,15 @@ def test_variables_of_make_are_words(name, odd, tmp_path):
     assert not list(tmp_path.rglob("PWNED*"))
     told = [json.loads(line) for line in (tmp_path / "told").read_text(encoding="utf-8").splitlines()]
     given = [word for words in told for word in words]
-    wanted = {"DATASETS": odd.split(), "BENCH": odd.split(), "DATA": None, "TENSORBOARD": None, "JOBS": [odd],
-              "FIGURE": [odd], "SCALE": [odd]}.get(name, [odd])  # fmt: skip
+    wanted = {
+        "DATASETS": odd.split(),
+        "BENCH": odd.split(),
+        "DATA": None,
+        "TENSORBOARD": None,
+        "JOBS": [odd],
+        "FIGURE": [odd],
+        "SCALE": [odd],
+    }.get(name, [odd])
     if wanted is None:  # inside --options, which plan splits as a shell does
         options = shlex.split(given[given.index("--options") + 1])
         assert odd in options

@@ -26,7 +26,13 @@ def test_published_counts(depth, classes, conv_layers, conv, prunable, trainable
     assert (layout.num_prunable, layout.num_parameters) == (prunable, trainable)
 
 
-@pytest.mark.parametrize("name, digest", [("cifar_resnet20", "85bb45428c0b085503d071ae84f2b460648ba320b6afa06f87a7193d811ce0d7"), ("cifar_resnet8_w4", "3d43ce9c44950818feab5c2db5072a23a471ccdce13bb4987f5900a0e9d280c2")])
+@pytest.mark.parametrize(
+    "name, digest",
+    [
+        ("cifar_resnet20", "85bb45428c0b085503d071ae84f2b460648ba320b6afa06f87a7193d811ce0d7"),
+        ("cifar_resnet8_w4", "3d43ce9c44950818feab5c2db5072a23a471ccdce13bb4987f5900a0e9d280c2"),
+    ],
+)
 def test_layouts_are_those_of_artifacts_made_before(name, digest):
     layout = layout_of(create(name, num_classes=10, in_chans=3, image_size=32))
     assert not layout.idle and layout.num_trained == layout.num_parameters
@@ -115,20 +121,29 @@ def test_the_scoring_networks_keep_the_resolution():
     assert isinstance(net.maxpool, nn.Identity)
 
 
-@pytest.mark.parametrize("name, message", [
-    ("cifar_resnet21", "depth .=21. of a CIFAR ResNet must be 6n.2"),
-    ("cifar_resnet20_w0", "width .=0."),
-    ("no_such_net", "unknown network 'no_such_net'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("cifar_resnet21", "depth .=21. of a CIFAR ResNet must be 6n.2"),
+        ("cifar_resnet20_w0", "width .=0."),
+        ("no_such_net", "unknown network 'no_such_net'"),
+    ],
+)
 def test_unknown_networks_are_refused(name, message):
     with pytest.raises(UsageError, match=message):
         create(name, num_classes=10, in_chans=3)
 
 
-@pytest.mark.parametrize("name, chans, size, conv, total", [
-    ("lenet300", 1, 28, 0, 266_200), ("conv2", 3, 32, 38_592, 4_300_992), ("conv4", 3, 32, 259_776, 2_425_024),
-    ("conv6", 3, 32, 1_144_512, 2_261_184), ("conv4_s8", 1, 8, 258_624, 258_624 + 512 * 256 + 256 * 256 + 2560),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, chans, size, conv, total",
+    [
+        ("lenet300", 1, 28, 0, 266_200),
+        ("conv2", 3, 32, 38_592, 4_300_992),
+        ("conv4", 3, 32, 259_776, 2_425_024),
+        ("conv6", 3, 32, 1_144_512, 2_261_184),
+        ("conv4_s8", 1, 8, 258_624, 258_624 + 512 * 256 + 256 * 256 + 2560),
+    ],
+)
 def test_networks_of_the_lottery_ticket_papers_have_their_published_size(name, chans, size, conv, total):
     """Frankle and Carbin 2019, Figure 2: 266K; in convolutions 38K of 4.3M, 260K of 2.4M, 1.1M."""
     net = create(name, num_classes=10, in_chans=chans)

@@ -104,8 +104,19 @@ def test_noise_is_for_pre_training_alone(tmp_path, digits, x):  # noqa: F811
         np.testing.assert_allclose(pruned[f"replicate_{r}/level_0/weights"], flat(net), rtol=1e-7, atol=1e-9)
         masks = plain_imp.prune(net, [torch.ones_like(w, dtype=torch.bool) for w in plain_imp.prunable(net)])
         net.load_state_dict(start)
-        plain_imp.train(net, masks, x, digits.labels, train_index, start=8, stop=18, lr_at=recipe.lr_at, batch=64,
-                        seed=SEED, replicate=r)  # fmt: skip
+        plain_imp.train(
+            net,
+            masks,
+            x,
+            digits.labels,
+            train_index,
+            start=8,
+            stop=18,
+            lr_at=recipe.lr_at,
+            batch=64,
+            seed=SEED,
+            replicate=r,
+        )
         np.testing.assert_allclose(pruned[f"replicate_{r}/level_1/weights"], flat(net), rtol=1e-7, atol=1e-9)
 
 
@@ -215,7 +226,9 @@ def test_data_sets_of_hdf5_files(tmp_path):
         file["label"], file["other"] = np.arange(20), np.zeros(20)
     one, two = (read_numbers(tmp_path / f"{name}.h5", "label", size=20, train=TRAIN) for name in ("one", "two"))
     assert np.array_equal(one[TRAIN], np.arange(10)) and np.array_equal(two, np.arange(20))
-    with pytest.raises(UsageError, match=r"two.h5 has label, other, .* called score: say which is meant, like .*two.h5:other"):
+    with pytest.raises(
+        UsageError, match=r"two.h5 has label, other, .* called score: say which is meant, like .*two.h5:other"
+    ):
         read_numbers(tmp_path / "two.h5", "score", size=20, train=TRAIN)
 
 
@@ -274,8 +287,9 @@ def test_options_that_cannot_be(tmp_path, digits):
     repro(
         "select", "--kind", "random", "--dataset", "digits", "--size", 64, "--replicates", 2, "--out", tmp_path / "r.h5"
     )
-    said = complaint("pretrain", "--subset", tmp_path / "r.h5", "-t", 1, *TINY, "--label-noise", 0.1, "--out",
-                     tmp_path / "w.h5")  # fmt: skip
+    said = complaint(
+        "pretrain", "--subset", tmp_path / "r.h5", "-t", 1, *TINY, "--label-noise", 0.1, "--out", tmp_path / "w.h5"
+    )
     assert said.endswith("r.h5 has its labels already: leave --label-noise, --noise-draw and --labels out")
     assert {p.name for p in tmp_path.iterdir()} == {"human.csv", "ten.npy", "r.h5"}
 
@@ -306,8 +320,20 @@ def test_labels_of_a_part_of_the_training_images_are_refused(tmp_path, digits):
 
 def test_more_replicates_of_an_interrupted_run_keep_their_labels(tmp_path, monkeypatch):
     """Two replicates are computed and the artifact never written; asked for one, it holds the labels of both."""
-    command = ("score", "--dataset", "digits", "--networks", 1, *TINY[:-2], "--label-noise", 0.2, "--noise-draw",
-               "replicate", "--out", tmp_path / "s.h5")  # fmt: skip
+    command = (
+        "score",
+        "--dataset",
+        "digits",
+        "--networks",
+        1,
+        *TINY[:-2],
+        "--label-noise",
+        0.2,
+        "--noise-draw",
+        "replicate",
+        "--out",
+        tmp_path / "s.h5",
+    )
     with monkeypatch.context() as broken:
         broken.setattr("repro.stages.growing.Growing.finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         complaint(*command, "--replicates", 2, code=130)

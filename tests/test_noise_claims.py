@@ -69,11 +69,7 @@ def test_clean_claims_do_not_notice_the_noise_panels(runs):
                 for k in ("all_tstar", "all_tstar_half", "random")
             ],
         ),
-        (
-            15,
-            "50 %",
-            lambda c, n, m: [n("easy") - c("easy", 2048) + 0.5 * (c("all_tstar") - c("all_tstar_half"))],
-        ),
+        (15, "50 %", lambda c, n, m: [n("easy") - c("easy", 2048) + 0.5 * (c("all_tstar") - c("all_tstar_half"))]),
         (16, "50 %", lambda c, n, m: [n("easy") - n(k) for k in ("all_tstar", "all_tstar_half", "random")]),
         (16, "10 %", lambda c, n, m: [n("easy") - n(k) for k in ("all_tstar", "all_tstar_half", "random")]),
         (17, "10 %", lambda c, n, m: [n("easy") - n("random")]),
@@ -287,8 +283,7 @@ def test_one_table_for_the_whole_paper(runs):
     digits = runs.assign(dataset="digits", size=runs["size"].where(runs["size"] == 0, 256))
     digits = digits.drop_duplicates(["condition", "noise", "replicate", "level"])
     evidence = Evidence(
-        runs=digits,
-        subsets=pd.concat([subsets(dataset="digits", size=256, noise=noise) for noise in (0.1, 0.5)]),
+        runs=digits, subsets=pd.concat([subsets(dataset="digits", size=256, noise=noise) for noise in (0.1, 0.5)])
     )
     p = replace(DIGITS, judging_levels=JUDGED, replicates=8)
     found = judge(evidence, [p], figures=["figure2", "figure3", "figure4", "figure5", "figure6", "appendix"])

@@ -50,8 +50,11 @@ def test_networks_and_masks_by_name(net):
 def test_the_rest_of_an_artifact_is_as_it_was_written(net):
     run, artifact = repro.load(net[0]), store.read(net[0])
     pd.testing.assert_frame_equal(run.table, artifact.table())
-    assert (run.recipe, run.identity, run.kind) == ({"dataset": "digits", "network": "cifar_resnet8_w4"},
-                                                    artifact.identity, "imp")  # fmt: skip
+    assert (run.recipe, run.identity, run.kind) == (
+        {"dataset": "digits", "network": "cifar_resnet8_w4"},
+        artifact.identity,
+        "imp",
+    )
     assert run.provenance == {} and run.content_sha256 == artifact.content_sha256
     assert list(run.arrays) == artifact.keys() and len(run.arrays) == 5
     assert np.array_equal(run.arrays["replicate_0/level_2/weights"], artifact["replicate_0/level_2/weights"])
@@ -76,13 +79,21 @@ def test_pretrain_has_weights_without_a_level(tmp_path):
 def test_bits_of_images_are_as_many_as_there_are_images(tmp_path):
     """Of runs with folds of two sizes; a network that diverged, or is never right, does not say how many."""
     rng = np.random.default_rng(2)
-    correct = {"all/w8/replicate_0": rng.random(IMAGES) < 0.7, "all/w9/replicate_0": np.zeros(IMAGES, bool),
-               "all/w8/replicate_1": rng.random(IMAGES + 1) < 0.5, "all/w9/replicate_1": rng.random(IMAGES + 1) < 0.5}  # fmt: skip
+    correct = {
+        "all/w8/replicate_0": rng.random(IMAGES) < 0.7,
+        "all/w9/replicate_0": np.zeros(IMAGES, bool),
+        "all/w8/replicate_1": rng.random(IMAGES + 1) < 0.5,
+        "all/w9/replicate_1": rng.random(IMAGES + 1) < 0.5,
+    }
     names = sorted(correct, reverse=True)
     diverged = [name == "all/w9/replicate_1" for name in names]
     acc = [0.1 if lost else correct[name].mean() for name, lost in zip(names, diverged, strict=True)]
-    write(tmp_path / "w.h5", "warmup", table={"piece": names, "acc": acc, "diverged": diverged},
-          arrays={f"{name}/test_correct": np.packbits(bits) for name, bits in correct.items()})  # fmt: skip
+    write(
+        tmp_path / "w.h5",
+        "warmup",
+        table={"piece": names, "acc": acc, "diverged": diverged},
+        arrays={f"{name}/test_correct": np.packbits(bits) for name, bits in correct.items()},
+    )
     run = repro.load(tmp_path / "w.h5")
     for name, bits in correct.items():
         assert np.array_equal(run[f"{name}/test_correct"], bits)
@@ -91,14 +102,21 @@ def test_bits_of_images_are_as_many_as_there_are_images(tmp_path):
 def test_bits_on_a_line_are_as_many_as_losses(tmp_path):
     wrong = np.random.default_rng(3).random((3, IMAGES)) < 0.4
     pair = "replicate_0/pair_0_1/averaged"
-    write(tmp_path / "b.h5", "barrier", arrays={
-        f"{pair}/test_wrong": np.packbits(wrong, axis=1), f"{pair}/test_loss": np.zeros((3, IMAGES), "f4")})  # fmt: skip
+    write(
+        tmp_path / "b.h5",
+        "barrier",
+        arrays={f"{pair}/test_wrong": np.packbits(wrong, axis=1), f"{pair}/test_loss": np.zeros((3, IMAGES), "f4")},
+    )
     assert np.array_equal(repro.load(tmp_path / "b.h5")[f"{pair}/test_wrong"], wrong)
 
 
 def test_bits_of_no_known_number(tmp_path):
-    write(tmp_path / "w.h5", "warmup", table={"piece": ["all/w8/replicate_0"], "acc": [0.0], "diverged": [False]},
-          arrays={"all/w8/replicate_0/test_correct": np.zeros(2, "u1")})  # fmt: skip
+    write(
+        tmp_path / "w.h5",
+        "warmup",
+        table={"piece": ["all/w8/replicate_0"], "acc": [0.0], "diverged": [False]},
+        arrays={"all/w8/replicate_0/test_correct": np.zeros(2, "u1")},
+    )
     with pytest.raises(UsageError, match="how many test images the bits of all/w8/replicate_0 are of cannot be told"):
         repro.load(tmp_path / "w.h5")["all/w8/replicate_0/test_correct"]
 
@@ -113,16 +131,27 @@ def test_folders_and_tables(net, tmp_path):
     pd.testing.assert_frame_equal(repro.load(tmp_path / "all.parquet"), repro.runs(tmp_path))
 
 
-@pytest.mark.parametrize(("name", "contents", "said"), [
-    ("none", None, "none does not exist: give an artifact, a folder of them, or a .csv or .parquet file (image sets: "
-                   "repro.data.load)"),
-    ("figure.pdf", b"%PDF", "figure.pdf is none of what repro.load reads: give an artifact, a folder of them, or a "
-                            ".csv or .parquet file"),
-    ("x.h5", b"\x89HDF", "x.h5 is a file of another program: give an artifact that repro made"),
-    ("x.csv", b"", "x.csv cannot be read as a table: give a .csv file that repro wrote"),
-    ("x.csv", b"\xff\xfe\xfa", "x.csv cannot be read as a table: give a .csv file that repro wrote"),
-    ("x.parquet", b"PAR1", "x.parquet cannot be read as a table: give a .parquet file that repro wrote"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "contents", "said"),
+    [
+        (
+            "none",
+            None,
+            "none does not exist: give an artifact, a folder of them, or a .csv or .parquet file (image sets: "
+            "repro.data.load)",
+        ),
+        (
+            "figure.pdf",
+            b"%PDF",
+            "figure.pdf is none of what repro.load reads: give an artifact, a folder of them, or a "
+            ".csv or .parquet file",
+        ),
+        ("x.h5", b"\x89HDF", "x.h5 is a file of another program: give an artifact that repro made"),
+        ("x.csv", b"", "x.csv cannot be read as a table: give a .csv file that repro wrote"),
+        ("x.csv", b"\xff\xfe\xfa", "x.csv cannot be read as a table: give a .csv file that repro wrote"),
+        ("x.parquet", b"PAR1", "x.parquet cannot be read as a table: give a .parquet file that repro wrote"),
+    ],
+)
 def test_wrong_paths(name, contents, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if contents is not None:
@@ -152,11 +181,21 @@ class Tags(HTMLParser):
 
 def test_it_shows_what_is_inside(net, tmp_path):
     text = repr(repro.load(net[0]))
-    for part in ("imp artifact net, identity ", "network=cifar_resnet8_w4", "3 rows: replicate, level,",
-                 "replicate_*/level_*/mask (2)", ".masks(), .ticket(), .weights(), .rewind_weights()"):  # fmt: skip
+    for part in (
+        "imp artifact net, identity ",
+        "network=cifar_resnet8_w4",
+        "3 rows: replicate, level,",
+        "replicate_*/level_*/mask (2)",
+        ".masks(), .ticket(), .weights(), .rewind_weights()",
+    ):
         assert part in text
-    write(tmp_path / "s.h5", "score", recipe={"note": "<script>"}, table={"name": ["<b>"]},
-          arrays={"fold_0/el2n": np.ones(2), "fold_1/el2n": np.ones(2)})  # fmt: skip
+    write(
+        tmp_path / "s.h5",
+        "score",
+        recipe={"note": "<script>"},
+        table={"name": ["<b>"]},
+        arrays={"fold_0/el2n": np.ones(2), "fold_1/el2n": np.ones(2)},
+    )
     run = repro.load(tmp_path / "s.h5")
     assert "fold_*/el2n (2)" in repr(run) and ".masks" not in repr(run)
     page = Tags()

@@ -30,15 +30,18 @@ def made(tmp_path_factory):
     return chain_of_artifacts(tmp_path_factory.mktemp("made"))
 
 
-@pytest.mark.parametrize("words, said", [
-    ((*PRETRAIN[:2], "folder:~nosuchuser/x", *PRETRAIN[3:]), "no folder ~nosuchuser/x of images"),
-    ((*PRETRAIN, "--network", "~nosuchuser/x.py:Net"), "there is no file ~nosuchuser/x.py"),
-    ((*PRETRAIN, "--network", ""), "'--network' is empty: give a value, or leave it out"),
-    ((*PRETRAIN, "--lr", "1e39"), r"lr \(=1e\+39\) must be a positive finite number of single precision"),
-    ((*PRETRAIN, "--weight-decay", "1e39"), r"weight decay \(=1e\+39\) must be 0 or"),
-    ((*PRETRAIN, "--threads", "9" * 20), rf"number of threads \(={'9' * 20}\) must be from 1 to 1024"),
-    ((*PRETRAIN, "--network", "x" * 9000), "unknown network 'x+…x+': use"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ((*PRETRAIN[:2], "folder:~nosuchuser/x", *PRETRAIN[3:]), "no folder ~nosuchuser/x of images"),
+        ((*PRETRAIN, "--network", "~nosuchuser/x.py:Net"), "there is no file ~nosuchuser/x.py"),
+        ((*PRETRAIN, "--network", ""), "'--network' is empty: give a value, or leave it out"),
+        ((*PRETRAIN, "--lr", "1e39"), r"lr \(=1e\+39\) must be a positive finite number of single precision"),
+        ((*PRETRAIN, "--weight-decay", "1e39"), r"weight decay \(=1e\+39\) must be 0 or"),
+        ((*PRETRAIN, "--threads", "9" * 20), rf"number of threads \(={'9' * 20}\) must be from 1 to 1024"),
+        ((*PRETRAIN, "--network", "x" * 9000), "unknown network 'x+…x+': use"),
+    ],
+)
 def test_values(words, said, tmp_path):
     told = complaint(*words, "--out", tmp_path / "x.h5")
     assert re.match(said, told) and len(told) < 600 and not list(tmp_path.iterdir())
@@ -58,7 +61,7 @@ def test_names_of_two_lines_and_not_utf8(made, tmp_path, monkeypatch):
 
 def test_a_quote_that_is_not_closed(tmp_path):
     told = complaint("plan", "figure2", "--results", tmp_path, "--make", tmp_path / "x.mk", "--options", "it's")
-    assert told == '''--options "it's" are not words for a shell (no closing quotation): quote them in pairs'''
+    assert told == """--options "it's" are not words for a shell (no closing quotation): quote them in pairs"""
     assert words_of("--a 'b c'") == ("--a", "b c")
 
 
@@ -66,7 +69,19 @@ def test_damaged_hdf5_of_the_user(tmp_path):
     with h5py.File(tmp_path / "s.h5", "w") as file:
         file.create_dataset("group/score", data=np.arange(1797.0), chunks=(100,), compression="gzip")
     whole = (tmp_path / "s.hdf5").write_bytes((tmp_path / "s.h5").read_bytes()) and (tmp_path / "s.hdf5").read_bytes()
-    words = ("select", "--kind", "easy", "--dataset", "digits", "--size", 9, "--replicates", 1, "--scores", tmp_path / "s.hdf5")
+    words = (
+        "select",
+        "--kind",
+        "easy",
+        "--dataset",
+        "digits",
+        "--size",
+        9,
+        "--replicates",
+        1,
+        "--scores",
+        tmp_path / "s.hdf5",
+    )
     codes = []
     for start in range(100, len(whole), 400):
         (tmp_path / "s.hdf5").write_bytes(whole[:start] + bytes(300) + whole[start + 300 :])
@@ -86,12 +101,18 @@ def test_links_out_of_an_artifact(made, tmp_path):
 
 def test_recipes_of_somebody_else(made, tmp_path):
     path = tmp_path / "easy.h5"
-    for recipe, said in (({"dataset": 3}, "has dataset = 3"), ({"size": -1}, "has size = -1"), ({"size": True}, "has size = True"),
-                         ({"dataset": None}, "has no dataset")):  # fmt: skip
+    for recipe, said in (
+        ({"dataset": 3}, "has dataset = 3"),
+        ({"size": -1}, "has size = -1"),
+        ({"size": True}, "has size = True"),
+        ({"dataset": None}, "has no dataset"),
+    ):
         path.write_bytes(odd_inputs.resealed(made["easy"], **recipe))
         assert said in complaint("pretrain", "--subset", path, "-t", 1, *TINY, "--out", tmp_path / "x.h5")
     path.write_bytes(odd_inputs.resealed(made["easy"], labels_sha256="0" * 64))
-    assert "easy.h5 has no array labels" in complaint("pretrain", "--subset", path, "-t", 1, *TINY, "--out", tmp_path / "x.h5")
+    assert "easy.h5 has no array labels" in complaint(
+        "pretrain", "--subset", path, "-t", 1, *TINY, "--out", tmp_path / "x.h5"
+    )
 
 
 def test_a_lock_that_is_none(tmp_path):
@@ -135,7 +156,10 @@ def test_shortage_of_memory_advises_what_helps(monkeypatch, made, tmp_path):
 
     monkeypatch.setattr(images, "_digits", short)
     told = complaint(*PRETRAIN, "--out", tmp_path / "x.h5", code=1)
-    assert told == "out of memory (unable to allocate 5.00 gib for an array): end other programs, or use a machine with more memory"
+    assert (
+        told
+        == "out of memory (unable to allocate 5.00 gib for an array): end other programs, or use a machine with more memory"
+    )
     monkeypatch.undo()
     monkeypatch.setattr("repro.store.query.describe", short)
     assert complaint("inspect", made["easy"], code=1) == told

@@ -29,19 +29,46 @@ FAULTS = {
 }
 
 
-VALUES = ["replicates=-3", "replicates=0", "replicates=True", "replicates=2.0", "replicates=10**9", "levels=-1",
-          "levels='3'", "children=-1", "subset_size=0", "t_star=-2", "seed=1.5", "sizes=(64, -1)", "sizes=64",
-          "noise=(2.0,)", "more_replicates=0", "prune_fraction=1.5", "normalization='mine'", "folds=0",
-          "second_look=0", "second_look='8'", "second_look=16", "judging_levels=(3, 2)", "judging_levels=()", "judging_levels=(1.5,)",
-          "sizes=[64]", "network=3", "scoring=None", "warmup=3"]  # fmt: skip
+VALUES = [
+    "replicates=-3",
+    "replicates=0",
+    "replicates=True",
+    "replicates=2.0",
+    "replicates=10**9",
+    "levels=-1",
+    "levels='3'",
+    "children=-1",
+    "subset_size=0",
+    "t_star=-2",
+    "seed=1.5",
+    "sizes=(64, -1)",
+    "sizes=64",
+    "noise=(2.0,)",
+    "more_replicates=0",
+    "prune_fraction=1.5",
+    "normalization='mine'",
+    "folds=0",
+    "second_look=0",
+    "second_look='8'",
+    "second_look=16",
+    "judging_levels=(3, 2)",
+    "judging_levels=()",
+    "judging_levels=(1.5,)",
+    "sizes=[64]",
+    "network=3",
+    "scoring=None",
+    "warmup=3",
+]
 
 
 @pytest.mark.parametrize("value", VALUES)
 def test_values_of_an_own_figure(value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     field = value.partition("=")[0]
-    Path("fig.py").write_text("from dataclasses import replace\nfrom repro.protocol import DIGITS\n"
-                              f"PROTOCOL = replace(DIGITS, {value})\n", encoding="utf-8")  # fmt: skip
+    Path("fig.py").write_text(
+        f"from dataclasses import replace\nfrom repro.protocol import DIGITS\nPROTOCOL = replace(DIGITS, {value})\n",
+        encoding="utf-8",
+    )
     for command in ("plan", "figure", "status"):
         assert complaint(command, "fig.py").startswith(f"fig.py has {field} (=")
 
@@ -49,19 +76,30 @@ def test_values_of_an_own_figure(value, tmp_path, monkeypatch):
 def test_values_within_a_protocol(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for part, field, value in (("scoring", "networks", -3), ("warmup", "replicates", -3), ("training", "steps", 2.5)):
-        Path("fig.py").write_text("from dataclasses import replace\nfrom repro.protocol import DIGITS as D\n"
-                                  f"PROTOCOL = replace(D, {part}=replace(D.{part}, {field}={value}))\n")  # fmt: skip
+        Path("fig.py").write_text(
+            "from dataclasses import replace\nfrom repro.protocol import DIGITS as D\n"
+            f"PROTOCOL = replace(D, {part}=replace(D.{part}, {field}={value}))\n"
+        )
         assert complaint("plan", "fig.py").startswith(f"fig.py has {field} (={value})")
 
 
-CELLS = {"Cell('all_t', p, -1)": "t (=-1)", "Cell('all_t', p, 1, replicates=-3)": "replicates (=-3)",
-         "Cell('all_t', p, 1, levels=-2)": "levels (=-2)", "Cell('easy', p, 1, Subset('easy', 0))": "size (=0)",
-         "Cell('easy', p, 1, Subset('worst', 9))": "kind (='worst')", "Cell('all_t', p, 1, noise=7.0)": "noise (=7.0)",
-         "Barrier(Cell('all_t', p, 1, replicates=0))": "replicates (=0)", "Barrier(3)": "cell (=3)",
-         "Chosen(p, Subset('easy', 9), 0, 0)": "replicates (=0)", "Chosen(p, Subset('easy', 9), 2)": "noise (=2)",
-         "Chosen(p, None)": "subset (=None)", "Gradients(p, replicates=-1)": "replicates (=-1)",
-         "Gradients(p, Subset('easy', 2.5))": "size (=2.5)", "Gradients(3)": "protocol (=3)",
-         "Cell('random', p, 1, Subset('random', 9, like='easy'))": "like (='easy')"}  # fmt: skip
+CELLS = {
+    "Cell('all_t', p, -1)": "t (=-1)",
+    "Cell('all_t', p, 1, replicates=-3)": "replicates (=-3)",
+    "Cell('all_t', p, 1, levels=-2)": "levels (=-2)",
+    "Cell('easy', p, 1, Subset('easy', 0))": "size (=0)",
+    "Cell('easy', p, 1, Subset('worst', 9))": "kind (='worst')",
+    "Cell('all_t', p, 1, noise=7.0)": "noise (=7.0)",
+    "Barrier(Cell('all_t', p, 1, replicates=0))": "replicates (=0)",
+    "Barrier(3)": "cell (=3)",
+    "Chosen(p, Subset('easy', 9), 0, 0)": "replicates (=0)",
+    "Chosen(p, Subset('easy', 9), 2)": "noise (=2)",
+    "Chosen(p, None)": "subset (=None)",
+    "Gradients(p, replicates=-1)": "replicates (=-1)",
+    "Gradients(p, Subset('easy', 2.5))": "size (=2.5)",
+    "Gradients(3)": "protocol (=3)",
+    "Cell('random', p, 1, Subset('random', 9, like='easy'))": "like (='easy')",
+}
 
 
 @pytest.mark.parametrize("cell", CELLS)

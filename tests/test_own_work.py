@@ -80,8 +80,10 @@ def test_the_story_of_the_page(tmp_path, monkeypatch):
     # what has changed is another experiment
     Path("net.py").write_text(Path("net.py").read_text(encoding="utf-8") + "\n# another\n", encoding="utf-8")
     assert re.search(r"is of another experiment: network\b.* is net\.py:small@", complaint("figure", "mine.py"))
-    assert re.search(r"net\.py is not the code of network 'net\.py:small@\w{12}'",
-                    complaint("imp", "results/mine/shapes/pretrain-all-t8.h5", "--out", "new.h5"))  # fmt: skip
+    assert re.search(
+        r"net\.py is not the code of network 'net\.py:small@\w{12}'",
+        complaint("imp", "results/mine/shapes/pretrain-all-t8.h5", "--out", "new.h5"),
+    )
     sentence = "mine.py is a figure of your own, and an archive holds the paper's alone"
     assert complaint("archive", "mine.py").startswith(sentence)
 
@@ -92,8 +94,13 @@ def test_a_figure_of_ones_own_is_none_of_the_papers(tmp_path, monkeypatch):
     study = Study("fig.py", levels=7)
     assert [(p.scale, p.levels) for p in study.protocols] == [("own", 7)] and study.results == Path("results/fig")
     assert {item.condition for item in study.items()} == {
-        "all_t0", "all_tstar_half", "all_tstar", "random", "easy", "hard",
-    }  # fmt: skip
+        "all_t0",
+        "all_tstar_half",
+        "all_tstar",
+        "random",
+        "easy",
+        "hard",
+    }
     assert "--scale demo is for the paper's: leave it out" in complaint("plan", "fig.py", "--scale", "demo")
     assert "--control shuffle-mask is for the paper's" in complaint("verify", "fig.py", "--control", "shuffle-mask")
     Path("figure2.py").write_text(PROTOCOL, encoding="utf-8")
@@ -109,8 +116,14 @@ def test_own_commands_train_what_the_protocol_says(tmp_path, monkeypatch):
     run("make -f fig.mk results/fig/digits/imp-all-t0.h5")
     recipe = read("results/fig/digits/imp-all-t0.h5").recipe
     shown = {key: recipe[key] for key in ("network", "steps", "milestones", "lr", "drop_last", "seed") if key in recipe}
-    assert shown == {"network": "cifar_resnet8_w4", "steps": 40, "milestones": [20, 30], "lr": 0.3,
-                     "drop_last": False, "seed": 1}  # fmt: skip
+    assert shown == {
+        "network": "cifar_resnet8_w4",
+        "steps": 40,
+        "milestones": [20, 30],
+        "lr": 0.3,
+        "drop_last": False,
+        "seed": 1,
+    }
 
 
 HUMAN = """
@@ -156,8 +169,9 @@ def test_a_figure_whose_cells_name_a_file_of_labels(tmp_path, monkeypatch):
     evidence = collect(study.items(), study.results)
     runs = evidence.runs.set_index(["condition", "labels"]).sort_index()
     assert set(runs.index) == {(c, "human.csv") for c in ("all_tstar", "easy", "random", "mine", "like")} | {
-        ("all_tstar", ""), ("easy", "")
-    }  # fmt: skip
+        ("all_tstar", ""),
+        ("easy", ""),
+    }
     for (condition, labels), stem in {("easy", ""): "easy64", ("easy", "human.csv"): "easy64-labels-human"}.items():
         assert list(runs.loc[(condition, labels), "acc"]) == list(made[f"imp-{stem}-t2"].table().acc)
     hard = evidence.subsets[evidence.subsets.condition == "hard"]
@@ -202,9 +216,10 @@ def test_labels_of_the_training_images_alone(tmp_path, monkeypatch):
     Path("fig.py").write_text(
         "from repro.plan import Cell\nfrom repro.protocol import own\n"
         'PROTOCOL = own("folder:few", network="cifar_resnet8_w2", steps=4, batch_size=6, t_star=2, levels=1,\n'
-        '               replicates=2)\n'
-        'def needed(p):\n    return [Cell("all_tstar", p, 2, labels="human.csv")]\n'
-    , encoding="utf-8")
+        "               replicates=2)\n"
+        'def needed(p):\n    return [Cell("all_tstar", p, 2, labels="human.csv")]\n',
+        encoding="utf-8",
+    )
     run("repro plan fig.py --make fig.mk")
     run("make -f fig.mk")
     assert read("results/fig/few/pretrain-all-labels-human-t2.h5")["labels"].tolist() == [0, 1] * 6 + [0] * 3 + [1] * 3
@@ -220,17 +235,28 @@ def test_labels_of_the_training_images_alone(tmp_path, monkeypatch):
 
 def test_folders_are_counted_as_they_are_read(tmp_path):
     for half, name, mode, file in [
-        ("train", "a", "L", "0.png"), ("train", "a", "RGBA", "1.PNG"), ("train", "b", "CMYK", "2.jpg"),
-        ("train", "b", "P", "3.gif"), ("val", "a", "1", "0.bmp"), ("val", "b", "RGB", "1.webp"),
-    ]:  # fmt: skip
+        ("train", "a", "L", "0.png"),
+        ("train", "a", "RGBA", "1.PNG"),
+        ("train", "b", "CMYK", "2.jpg"),
+        ("train", "b", "P", "3.gif"),
+        ("val", "a", "1", "0.bmp"),
+        ("val", "b", "RGB", "1.webp"),
+    ]:
         path = tmp_path / "mix" / half / name / file
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new(mode, (6, 6), 1 if mode in "L1P" else (30, 40, 50, 60)[: len(mode)]).save(path)
     data = load(f"folder:{tmp_path}/mix")  # a GIF is none of ImageFolder's formats
-    assert count_folder(tmp_path / "mix") == {
-        "image_size": data.image_size, "in_chans": data.in_chans, "num_classes": data.num_classes,
-        "train_images": len(data.split(0)[0]), "test_images": len(data.split(0)[1]),
-    } == {"image_size": 6, "in_chans": 3, "num_classes": 2, "train_images": 3, "test_images": 2}  # fmt: skip
+    assert (
+        count_folder(tmp_path / "mix")
+        == {
+            "image_size": data.image_size,
+            "in_chans": data.in_chans,
+            "num_classes": data.num_classes,
+            "train_images": len(data.split(0)[0]),
+            "test_images": len(data.split(0)[1]),
+        }
+        == {"image_size": 6, "in_chans": 3, "num_classes": 2, "train_images": 3, "test_images": 2}
+    )
     Image.new("I;16", (6, 6), 900).save(tmp_path / "mix/train/a/deep.png")
     with pytest.raises(UsageError, match=r"deep\.png cannot be read as an image \(more than 8 bits a channel, mode I"):
         load(f"folder:{tmp_path}/mix")

@@ -29,8 +29,16 @@ def pretend(step: plan.Step, *, less: int = 0, **recipe) -> None:
     """An artifact that has everything the step asks for, less some pieces, or another recipe."""
     inputs = {str(role): store.read(path) for role, path in enumerate(step.needs)}
     pieces = sorted(step.wanted)[: len(step.wanted) - less]
-    store.write(step.target, kind=KINDS.get(step.command[0], step.command[0]), recipe={**step.recipe, **recipe}, inputs=inputs, arrays={},
-                table={"piece": pieces}, provenance={}, defaults={})  # fmt: skip
+    store.write(
+        step.target,
+        kind=KINDS.get(step.command[0], step.command[0]),
+        recipe={**step.recipe, **recipe},
+        inputs=inputs,
+        arrays={},
+        table={"piece": pieces},
+        provenance={},
+        defaults={},
+    )
 
 
 def todo(steps):
@@ -65,11 +73,14 @@ def test_controls_change_what_they_should(results):
 
     plain, permuted, shuffled = (commands(control) for control in (None, "permute-scores", "shuffle-mask"))
     assert {name for name in permuted if "permuted" in name} == {
-        f"{kind}-{which}256-permuted{t}" for which in ("easy", "hard") for kind, t in
-        (("subset", ""), ("pretrain", "-t10"), ("imp", "-t10"))
-    }  # fmt: skip
+        f"{kind}-{which}256-permuted{t}"
+        for which in ("easy", "hard")
+        for kind, t in (("subset", ""), ("pretrain", "-t10"), ("imp", "-t10"))
+    }
     assert [name for name, command in permuted.items() if "--permute-scores" in command] == [
-        "subset-easy256-permuted", "subset-hard256-permuted"]  # fmt: skip
+        "subset-easy256-permuted",
+        "subset-hard256-permuted",
+    ]
     assert {name: permuted[name] for name in plain if name in permuted}.items() <= plain.items()
     [extra] = set(shuffled) - set(plain)
     assert extra == "branch-all-t20-shuffled"

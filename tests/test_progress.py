@@ -114,10 +114,20 @@ def test_a_terminal_has_one_line_of_its_width(clock, monkeypatch):
     assert lines == ["imp all-t20: level 3 of 10 (2 networks),"[:39]]
 
 
-@pytest.mark.parametrize("seconds, text", [
-    (0, "0 s"), (0.2, "1 s"), (99, "99 s"), (101, "2 min"), (5999, "100 min"), (6001, "1.7 h"), (7200, "2 h"),
-    (215_999, "60 h"), (216_001, "3 days"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (0, "0 s"),
+        (0.2, "1 s"),
+        (99, "99 s"),
+        (101, "2 min"),
+        (5999, "100 min"),
+        (6001, "1.7 h"),
+        (7200, "2 h"),
+        (215_999, "60 h"),
+        (216_001, "3 days"),
+    ],
+)
 def test_times_are_rounded_up(seconds, text):
     assert spoken(seconds) == text
 

@@ -165,12 +165,7 @@ def test_last_level_within_half_a_point_of_dense(dataset, condition, last):
 
 @pytest.mark.parametrize(
     ("dataset", "size", "fraction"),
-    [
-        ("cifar10", 3200, 0.79),
-        ("cifar10", 12800, 0.92),
-        ("cifar100", 2048, 0.88),
-        ("cinic10", 51200, 0.78),
-    ],
+    [("cifar10", 3200, 0.79), ("cifar10", 12800, 0.92), ("cifar100", 2048, 0.88), ("cinic10", 51200, 0.78)],
 )
 def test_retained_fraction_of_easy(dataset, size, fraction):
     found = published.outcomes(dataset, size=size)

@@ -50,9 +50,17 @@ def test_inferred_conditions_hold_two_parents():
 
 @pytest.mark.parametrize(
     ("claim", "word"),
-    [(18, "reproduced"), (19, "inconclusive"), (20, "inconclusive"), (21, "inconclusive"), (22, "inconclusive"),
-     (23, "reproduced"), (24, "inconclusive"), (25, "inconclusive")],
-)  # fmt: skip
+    [
+        (18, "reproduced"),
+        (19, "inconclusive"),
+        (20, "inconclusive"),
+        (21, "inconclusive"),
+        (22, "inconclusive"),
+        (23, "reproduced"),
+        (24, "inconclusive"),
+        (25, "inconclusive"),
+    ],
+)
 def test_what_the_papers_own_numbers_support(claim, word):
     verdict = published()[claim]
     assert verdict.verdict == word and verdict.note.endswith("read off a picture")

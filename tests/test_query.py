@@ -18,8 +18,16 @@ DEFAULTS = {"balanced": False}
 
 def write(path, kind, recipe, inputs=None, *, table, arrays=None):
     provenance = {"runs": [{"device": "cpu", "packages": {"numpy": "2"}}, {"device": "cuda"}]}
-    store.write(path, kind=kind, recipe=recipe, inputs=inputs or {}, defaults=DEFAULTS, arrays=arrays or {},
-                table=table, provenance=provenance)  # fmt: skip
+    store.write(
+        path,
+        kind=kind,
+        recipe=recipe,
+        inputs=inputs or {},
+        defaults=DEFAULTS,
+        arrays=arrays or {},
+        table=table,
+        provenance=provenance,
+    )
     return store.read(path)
 
 
@@ -98,20 +106,23 @@ def test_runs_of_nothing(tmp_path):
         query.runs(tmp_path / "none")
 
 
-@pytest.mark.parametrize(("expression", "names"), [
-    ('dataset == "digits" and level == 8', ["all", "easy", "easy"]),
-    ("diverged", ["easy"]),
-    ("not diverged and level < 1", ["easy"]),
-    ("acc > 0.5", ["easy", "easy"]),
-    ("size >= 600 and kind == 'imp'", ["easy", "easy", "easy"]),
-    ("acc.isna() and level == 8", ["all", "easy"]),
-    ('path.str.contains("deep/all@|ll.h5")', ["all"]),
-    ('name in ["p1", "p2"] and replicate == 0', ["p1", "p2"]),
-    ("(level - 4) * 2 >= 8 & ~diverged.isna() and level // 8 == 1", ["easy", "easy"]),
-    ("name.isin(['p1', 'p2']) and replicate.between(0, 0)", ["p1", "p2"]),
-    ('name == "a`b" or `kind` == "score"', ["score"]),
-    ("`level` == 8 | `level` == 0 and lr == 1", ["all", "easy", "easy", "easy"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("expression", "names"),
+    [
+        ('dataset == "digits" and level == 8', ["all", "easy", "easy"]),
+        ("diverged", ["easy"]),
+        ("not diverged and level < 1", ["easy"]),
+        ("acc > 0.5", ["easy", "easy"]),
+        ("size >= 600 and kind == 'imp'", ["easy", "easy", "easy"]),
+        ("acc.isna() and level == 8", ["all", "easy"]),
+        ('path.str.contains("deep/all@|ll.h5")', ["all"]),
+        ('name in ["p1", "p2"] and replicate == 0', ["p1", "p2"]),
+        ("(level - 4) * 2 >= 8 & ~diverged.isna() and level // 8 == 1", ["easy", "easy"]),
+        ("name.isin(['p1', 'p2']) and replicate.between(0, 0)", ["p1", "p2"]),
+        ('name == "a`b" or `kind` == "score"', ["score"]),
+        ("`level` == 8 | `level` == 0 and lr == 1", ["all", "easy", "easy", "easy"]),
+    ],
+)
 def test_select_rows(results, expression, names):
     found = query.select(query.runs(results), expression)
     assert sorted(found.name) == names and found.index.tolist() == list(range(len(names)))
@@ -126,41 +137,44 @@ def test_select_columns_in_their_order(results):
         query.select(runs, columns=["acuracy", "level", "densty"])
 
 
-@pytest.mark.parametrize(("expression", "reason"), [
-    ("levl == 8", "name 'levl' is not defined"),
-    ("level ==", "invalid syntax"),
-    ("level = 8", "invalid syntax"),
-    ("level", "is not true or false of a row"),
-    ("8 == 8", "is not true or false of a row"),
-    ("", ""),
-    ("name > 3", ""),
-    ("level == (8", ""),
-    ("import os", ""),
-    ("open('x') == 1", ""),
-    ("level == @level", "does more than compare"),
-    ("name.__class__ == 1", "does more than compare"),
-    ("name.to_csv('stolen')", "does more than compare"),
-    ("name . to_pickle('stolen')", "does more than compare"),
-    ("name.str\n.to_csv('stolen')", ""),
-    ("name.str.contains('a', regex=name.to_csv('stolen'))", "does more than compare"),
-    ("name.str.contains(name.to_csv('stolen'))", "does more than compare"),
-    ("'\\'' + name.to_csv('stolen') + '\\''", "does more than compare"),
-    ("`level` == 8 and name.to_csv(`name`)", "does more than compare"),
-    ("name.ｔo_csv('stolen')", "does more than compare"),
-    ("f'{name.to_csv(chr(115))}' == name", "does more than compare"),
-    ("[name.to_csv('stolen') for level in name]", "does more than compare"),
-    ("(lambda: name)() == 1", "does more than compare"),
-    ("name[0] == 1", "does more than compare"),
-    ("level ** 9 ** 9 ** 9 == 1", "does more than compare"),
-    ("name == 'a' * 1000000000", "does more than compare"),
-    ("name.str.contains.__globals__ == 1", "does more than compare"),
-    ("name.isna().to_csv('stolen')", "does more than compare"),
-    ("exec('1') == 1", "does more than compare"),
-    ("@pd.io == 1", "does more than compare"),
-    ("pd == 1", "name 'pd' is not defined"),
-    ("(" * 3000 + "level" + ")" * 3000, "invalid syntax"),
-    ("level == 8\nlevel == 9", "invalid syntax"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("expression", "reason"),
+    [
+        ("levl == 8", "name 'levl' is not defined"),
+        ("level ==", "invalid syntax"),
+        ("level = 8", "invalid syntax"),
+        ("level", "is not true or false of a row"),
+        ("8 == 8", "is not true or false of a row"),
+        ("", ""),
+        ("name > 3", ""),
+        ("level == (8", ""),
+        ("import os", ""),
+        ("open('x') == 1", ""),
+        ("level == @level", "does more than compare"),
+        ("name.__class__ == 1", "does more than compare"),
+        ("name.to_csv('stolen')", "does more than compare"),
+        ("name . to_pickle('stolen')", "does more than compare"),
+        ("name.str\n.to_csv('stolen')", ""),
+        ("name.str.contains('a', regex=name.to_csv('stolen'))", "does more than compare"),
+        ("name.str.contains(name.to_csv('stolen'))", "does more than compare"),
+        ("'\\'' + name.to_csv('stolen') + '\\''", "does more than compare"),
+        ("`level` == 8 and name.to_csv(`name`)", "does more than compare"),
+        ("name.ｔo_csv('stolen')", "does more than compare"),
+        ("f'{name.to_csv(chr(115))}' == name", "does more than compare"),
+        ("[name.to_csv('stolen') for level in name]", "does more than compare"),
+        ("(lambda: name)() == 1", "does more than compare"),
+        ("name[0] == 1", "does more than compare"),
+        ("level ** 9 ** 9 ** 9 == 1", "does more than compare"),
+        ("name == 'a' * 1000000000", "does more than compare"),
+        ("name.str.contains.__globals__ == 1", "does more than compare"),
+        ("name.isna().to_csv('stolen')", "does more than compare"),
+        ("exec('1') == 1", "does more than compare"),
+        ("@pd.io == 1", "does more than compare"),
+        ("pd == 1", "name 'pd' is not defined"),
+        ("(" * 3000 + "level" + ")" * 3000, "invalid syntax"),
+        ("level == 8\nlevel == 9", "invalid syntax"),
+    ],
+)
 def test_a_wrong_query_is_echoed_with_the_columns(results, expression, reason, monkeypatch):
     monkeypatch.chdir(results)
     runs = query.runs(results)

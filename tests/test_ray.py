@@ -88,8 +88,13 @@ def drive(cluster, folder: Path, jobs: list, *, gpus: float = 1, retries: int = 
     (folder / "stub.py").write_text(STUB, encoding="utf-8")
     words = (cluster.address, folder, gpus, retries, json.dumps(jobs))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", DRIVER, *map(str, words)], stdout=subprocess.PIPE, text=True,
-                            stderr=subprocess.PIPE, env=environment)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *map(str, words)],
+        stdout=subprocess.PIPE,
+        text=True,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
 
 
 def finished(driver: subprocess.Popen) -> tuple[list[str], list[str]]:
@@ -141,9 +146,15 @@ def test_devices_are_never_shared(cluster, tmp_path):
 
 
 def test_failures_stop_only_what_needs_them(cluster, tmp_path):
-    jobs = [("full", "fail1", 0, []), ("typo", "fail2", 0, []), ("good", "ok", 0, []), ("next", "ok", 0, ["good"]),
-            ("child", "ok", 0, ["full", "good"]), ("grandchild", "ok", 0, ["child", "typo"]),
-            ("killed", "wait", 0, [])]  # fmt: skip
+    jobs = [
+        ("full", "fail1", 0, []),
+        ("typo", "fail2", 0, []),
+        ("good", "ok", 0, []),
+        ("next", "ok", 0, ["good"]),
+        ("child", "ok", 0, ["full", "good"]),
+        ("grandchild", "ok", 0, ["child", "typo"]),
+        ("killed", "wait", 0, []),
+    ]
     driver = drive(cluster, tmp_path, jobs, retries=2)
     until(lambda: attempts(tmp_path, "killed"))
     [first] = attempts(tmp_path, "killed")
@@ -187,8 +198,13 @@ def at_work_on(raylet: int, results: Path) -> dict[Path, int]:
 def test_a_lost_node_loses_nothing(cluster, tiny_environment, made_by_make, tmp_path):
     choice = ("--replicates", tiny_demo.REPLICATES, "--levels", tiny_demo.LEVELS, "--results", tmp_path)
     words = ("run", tiny_demo.FIGURE, *choice, "--ray", cluster.address, "--options", "--device cpu")
-    driver = subprocess.Popen([sys.executable, "-m", "repro", *map(str, words)], env=tiny_environment, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "repro", *map(str, words)],
+        env=tiny_environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     raylet = cluster.second.all_processes["raylet"][0].process.pid
 
     def in_the_middle() -> dict[Path, int]:
@@ -222,10 +238,13 @@ def test_a_lost_node_loses_nothing(cluster, tiny_environment, made_by_make, tmp_
         assert contents(tmp_path / name) == contents(made_by_make / name)
 
 
-@pytest.mark.parametrize(("address", "said"), [
-    ("nowhere", "--ray nowhere is no address: give local, auto, HOST:PORT or ray://HOST:PORT"),
-    ("ray://host", "--ray ray://host is no address"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("nowhere", "--ray nowhere is no address: give local, auto, HOST:PORT or ray://HOST:PORT"),
+        ("ray://host", "--ray ray://host is no address"),
+    ],
+)
 def test_what_is_no_address(tmp_path, address, said):
     assert said in complaint("run", "figure2", "--results", tmp_path, "--ray", address)
 
@@ -253,10 +272,16 @@ def test_a_node_without_the_folder(tmp_path):
         on_ray._task()(["false"], str(tmp_path), str(tmp_path / "elsewhere"), "1")
 
 
-@pytest.mark.parametrize(("share", "count"), [
-    (on_ray.Share(1, 1), 3), (on_ray.Share(0.25, 1), 10), (on_ray.Share(0.3, 1), 9),
-    (on_ray.Share(0, 4), 2), (on_ray.Share(1, 8), 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("share", "count"),
+    [
+        (on_ray.Share(1, 1), 3),
+        (on_ray.Share(0.25, 1), 10),
+        (on_ray.Share(0.3, 1), 9),
+        (on_ray.Share(0, 4), 2),
+        (on_ray.Share(1, 8), 0),
+    ],
+)
 def test_how_many_jobs_run_at_once(share, count):
     has = [(True, 6.0, 2.0), (True, 4.0, 1.0), (False, 64.0, 8.0)]
     nodes = [{"Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus}} for alive, cpus, gpus in has]

@@ -242,10 +242,7 @@ def test_recorded_gains_over_initialisation_at_half_noise(condition, size, level
 )
 def test_recorded_gains_of_easy_under_noise(noise, size, over_full, over_random):
     easy = curve("easy", size, noise)
-    for other, expected in (
-        (curve("all_tstar", 0, noise), over_full),
-        (curve("random", size, noise), over_random),
-    ):
+    for other, expected in ((curve("all_tstar", 0, noise), over_full), (curve("random", size, noise), over_random)):
         assert (easy - other)[1:13].mean() == pytest.approx(expected, abs=0.0051)
 
 

@@ -101,8 +101,11 @@ def little_better(condition):
 def under(noise):
     """Claims of the panel with this share of randomised labels."""
     easy, random, full, half = (f"{c}~{noise}" for c in ("easy", "random", "all_tstar", "all_tstar_half"))
-    less = {"all_tstar": "all_tstar", "random": "random@noise"} if noise == 0.1 else {
-        "all_tstar": "all_tstar~0.1", "random": "random~0.1"}  # fmt: skip
+    less = (
+        {"all_tstar": "all_tstar", "random": "random@noise"}
+        if noise == 0.1
+        else {"all_tstar": "all_tstar~0.1", "random": "random~0.1"}
+    )
     found = {
         13: [above(less["all_tstar"], full), above(less["random"], random)],
         16: [above(easy, other) for other in (full, half, random)],
@@ -160,8 +163,10 @@ def test_rows_of_curves(dataset, claim, panel):
 @pytest.mark.parametrize("dataset", SIZE)
 def test_words_at_every_subset_size(dataset):
     """Printed below the table, and in every verdict: the word at each size, and at how many the claim is supported."""
-    sizes = {noise: sorted({s for d, c, s, z in curves() if (d, c, z) == (dataset, "easy", noise)}) for noise in
-             (0.0, 0.1, 0.5)}  # fmt: skip
+    sizes = {
+        noise: sorted({s for d, c, s, z in curves() if (d, c, z) == (dataset, "easy", noise)})
+        for noise in (0.0, 0.1, 0.5)
+    }
     printed = reference().terminal.partition(f"{dataset}, the paper")[2].partition("the paper\n")[0]
     verdicts = {(v.claim, v.panel.removesuffix(" noise")): v for v in from_published(dataset)}
     for claim, panel in [(c, p) for d, c, p in EXACT if d == dataset and c > 4]:
@@ -239,10 +244,14 @@ def test_rows_of_points_read_off_a_picture():
     assert shown(25) == [f"{of('all', 800).mean():+.2f}", *interval(stats.ttest_1samp(of("all", 800), 0)), "2"]
     words = {n: rows()["cinic10", n, ""]["word"] for n in (18, 19, 20, 21, 23, 24, 25)}
     assert words == {
-        18: "supported, picture", 19: "inconclusive at n = 2, picture", 20: "inconclusive, picture",
-        21: "inconclusive, picture", 23: "supported *, picture", 24: "inconclusive at n = 12, picture",
+        18: "supported, picture",
+        19: "inconclusive at n = 2, picture",
+        20: "inconclusive, picture",
+        21: "inconclusive, picture",
+        23: "supported *, picture",
+        24: "inconclusive at n = 12, picture",
         25: "inconclusive at n = 2, picture",
-    }  # fmt: skip
+    }
 
 
 def test_rows_of_warm_up():

@@ -7,14 +7,7 @@ import numpy as np
 import pytest
 
 from repro.errors import UsageError
-from repro.verify import (
-    across_datasets,
-    control_verdict,
-    exit_status,
-    from_published,
-    markdown,
-    to_json,
-)
+from repro.verify import across_datasets, control_verdict, exit_status, from_published, markdown, to_json
 from repro.verify.report import HEADER, paper_claim, published_support, sentence
 from tests.simulated_runs import MEANS, judge, simulate
 
@@ -167,12 +160,7 @@ def test_a_shuffled_mask_is_compared_where_both_have_levels():
 
 
 @pytest.mark.parametrize(
-    ("name", "condition"),
-    [
-        ("permute-scores", "random"),
-        ("swap-easy-hard", "hard"),
-        ("shuffle-mask", "shuffled"),
-    ],
+    ("name", "condition"), [("permute-scores", "random"), ("swap-easy-hard", "hard"), ("shuffle-mask", "shuffled")]
 )
 def test_controls_never_pass_on_missing_data(name, condition):
     runs = simulate({"shuffled": 80.0})

@@ -49,9 +49,14 @@ def test_every_number_of_the_csv_stands_in_the_page(made):
     own = [row for row in rows if row[column["whose"]][0] == "this run" and row[column["series"]][0] != "dense"]
     plotted = pd.read_csv(folder / "figure2.csv")
     assert len(own) == len(plotted) > 60
-    words = {"all_tstar": "all data, t = 20 (t*)", "all_tstar_half": "all data, t = 10 (t*/2)", 
-             "all_t0": "all data, t = 0",
-             "random": "random 256, t = 10", "easy": "easiest 256, t = 10", "hard": "hardest 256, t = 10"}  # fmt: skip
+    words = {
+        "all_tstar": "all data, t = 20 (t*)",
+        "all_tstar_half": "all data, t = 10 (t*/2)",
+        "all_t0": "all data, t = 0",
+        "random": "random 256, t = 10",
+        "easy": "easiest 256, t = 10",
+        "hard": "hardest 256, t = 10",
+    }
     shown = {(row[column["series"]][0], round(float(row[2][1]))): row for row in own}
     for line in plotted.itertuples():
         row = shown[words[line.condition], line.level]
@@ -104,7 +109,9 @@ def test_cost_and_provenance_are_the_artifacts_own(made):
     assert float(row["wall, h"][1]) == pytest.approx(0.01 * len(artifacts))
     assert float(row["CPU, h"][1]) == pytest.approx(0.02 * len(artifacts))  # two threads each
     # 5 folds at most, 3 replicates: 40 networks each; pre-training of 5 cells (t = 0 trains none); 6 cells of 15 levels
-    assert float(row["trainings"][1]) == 3 * 40 + 5 * 3 + 6 * 3 * 15  # scoring networks of three folds, pre-training, levels
+    assert (
+        float(row["trainings"][1]) == 3 * 40 + 5 * 3 + 6 * 3 * 15
+    )  # scoring networks of three folds, pre-training, levels
     heads, rows = tables["Artifacts: what each is, its checksums, and what made it last"]
     import h5py
 
@@ -162,7 +169,9 @@ def test_bad_output(tmp_path):
 
 
 def test_deviations_are_those_of_their_page():
-    section = (ROOT / "docs/deviations.md").read_text("utf-8").split("## Deviations and unknowns\n")[1].split("\n## ")[0]
+    section = (
+        (ROOT / "docs/deviations.md").read_text("utf-8").split("## Deviations and unknowns\n")[1].split("\n## ")[0]
+    )
     lines = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
     told = [[cell.strip().replace("\\*", "*").replace("`", "") for cell in line] for line in lines]
     with open(ROOT / "paper_figures/reference/deviations.csv", newline="", encoding="utf-8") as file:

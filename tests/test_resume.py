@@ -202,8 +202,16 @@ def broken(point, path, replicates):
     arrays = {key: good[key] for key in good.keys()}
     for r in replicates:
         arrays[f"replicate_{r}/weights"] = arrays[f"replicate_{r}/weights"] * np.float32(1e30)
-    store.write(path, kind=good.kind, recipe=good.recipe, inputs=good.inputs, arrays=arrays, table=good.table(),
-                provenance=good.provenance, defaults=good.lineage.defaults)  # fmt: skip
+    store.write(
+        path,
+        kind=good.kind,
+        recipe=good.recipe,
+        inputs=good.inputs,
+        arrays=arrays,
+        table=good.table(),
+        provenance=good.provenance,
+        defaults=good.lineage.defaults,
+    )
     return path
 
 
@@ -214,7 +222,10 @@ def test_a_diverging_replicate_counts_as_chance_and_harms_nobody(short, engine, 
     repro("imp", short, *command, "--out", tmp_path / "good.h5")
     out = tmp_path / "bad.h5"
     said = repro("imp", broken(short, tmp_path / "broken.h5", [1]), *command, "--out", out).stdout
-    assert "warning: replicates [1] diverged and count as chance: that was before any update, so the learning rate (=1.0) is not why: look at the weights it starts from" in said
+    assert (
+        "warning: replicates [1] diverged and count as chance: that was before any update, so the learning rate (=1.0) is not why: look at the weights it starts from"
+        in said
+    )
     table = store.table(out)
     assert table.diverged.tolist() == [False] * 3 + [True] * 3 and table.acc[3:].tolist() == [0.1] * 3
     assert contents(out, "replicate_0/level") == contents(tmp_path / "good.h5", "replicate_0/level")

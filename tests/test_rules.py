@@ -63,11 +63,37 @@ def unlogged(line: str) -> str:
 
 def test_commands_share_a_process_and_stop_at_the_first_failure(results):
     sizes = ("--dataset", "digits", "--replicates", 1, "--kind", "random")
-    done = repro("select", *sizes, "--size", 20, "--out", results / "a.h5", "then",
-                 "select", *sizes, "--size", 30, "--out", results / "b.h5")  # fmt: skip
+    done = repro(
+        "select",
+        *sizes,
+        "--size",
+        20,
+        "--out",
+        results / "a.h5",
+        "then",
+        "select",
+        *sizes,
+        "--size",
+        30,
+        "--out",
+        results / "b.h5",
+    )
     assert done.stdout.count("computed 1") == 2
-    said = complaint("select", *sizes, "--size", 0, "--out", results / "c.h5", "then",
-                     "select", *sizes, "--size", 30, "--out", results / "d.h5")  # fmt: skip
+    said = complaint(
+        "select",
+        *sizes,
+        "--size",
+        0,
+        "--out",
+        results / "c.h5",
+        "then",
+        "select",
+        *sizes,
+        "--size",
+        30,
+        "--out",
+        results / "d.h5",
+    )
     assert "subset size (=0)" in said and not (results / "d.h5").exists()
 
 
@@ -97,8 +123,13 @@ def test_make_runs_the_rules_in_order_with_a_launcher(stub, results, tmp_path):
 def chains(steps):
     """The commands of each process, by verb and target."""
     lines = [line for line in plan.rules(steps, program=("repro",)).splitlines() if line.startswith("\t$(LAUNCH)")]
-    return [[part.split()[0] + " " + part.split()[-1].rpartition("/")[2].removesuffix(".h5") for part in
-             unlogged(line).removeprefix("\t$(LAUNCH) repro ").split(" then ")] for line in lines]  # fmt: skip
+    return [
+        [
+            part.split()[0] + " " + part.split()[-1].rpartition("/")[2].removesuffix(".h5")
+            for part in unlogged(line).removeprefix("\t$(LAUNCH) repro ").split(" then ")
+        ]
+        for line in lines
+    ]
 
 
 def test_a_process_goes_on_where_nobody_else_waits(results):
@@ -114,8 +145,9 @@ def test_a_process_goes_on_where_nobody_else_waits(results):
         ["pretrain pretrain-random128-t10", "imp imp-random128-t10"],
         ["pretrain pretrain-random256-t10", "imp imp-random256-t10"],
     ]
-    assert chains(plan.steps([cell], results)) == [["score scores", "select subset-easy256",
-        "pretrain pretrain-easy256-t10", "imp imp-easy256-t10"]]  # fmt: skip
+    assert chains(plan.steps([cell], results)) == [
+        ["score scores", "select subset-easy256", "pretrain pretrain-easy256-t10", "imp imp-easy256-t10"]
+    ]
     two = plan.steps([plan.Barrier(cell), plan.Branch("shuffled", cell)], results)
     assert chains(two)[1:] == [
         ["branch branch-easy256-t10-shuffled"],
@@ -146,8 +178,9 @@ def test_odd_names(results, tmp_path):
         plan.rules(steps, program=("repro",))
     rules = tmp_path / "odd.mk"
     rules.write_text(
-        plan.rules(plan.steps(figure2(PROTOCOL)[:1], results), program=("/my $HOME/python", "-m", "repro"))
-    , encoding="utf-8")
+        plan.rules(plan.steps(figure2(PROTOCOL)[:1], results), program=("/my $HOME/python", "-m", "repro")),
+        encoding="utf-8",
+    )
     dry = make(rules, "-n", "all").stdout
     assert "'/my $HOME/python' -m repro --log" in dry and "'/my $HOME/python' -m repro pretrain" in unlogged(dry)
 
@@ -163,29 +196,46 @@ def test_the_makefile_plans_makes_verifies_and_draws(tmp_path):
     program.write_text(f'#!/bin/sh\necho "$@" >> {told}\ntest $1 != plan || {write_rules}\n', encoding="utf-8")
     program.chmod(0o755)
     common = ("-C", str(ROOT), "figure2", "SCALE=demo", f"VENV={venv}", f"REPRO={program}", f"RESULTS={tmp_path}/r")
-    done = make(ROOT / "Makefile", *common, "SEED=7", "CONTROL=swap-easy-hard", "REPLICATES=3", "LEVELS=9", "YES=1",
-                "DATA=/images", "DATASETS=digits", "LAUNCH=echo launched", "JOBS=3")  # fmt: skip
+    done = make(
+        ROOT / "Makefile",
+        *common,
+        "SEED=7",
+        "CONTROL=swap-easy-hard",
+        "REPLICATES=3",
+        "LEVELS=9",
+        "YES=1",
+        "DATA=/images",
+        "DATASETS=digits",
+        "LAUNCH=echo launched",
+        "JOBS=3",
+    )
     assert done.returncode == 0 and "launched true" in done.stdout, done.stderr
-    choice = (f"figure2 --scale demo --results {tmp_path}/r --dataset digits --seed 7 --control swap-easy-hard "
-              "--replicates 3 --levels 9")  # fmt: skip
+    choice = (
+        f"figure2 --scale demo --results {tmp_path}/r --dataset digits --seed 7 --control swap-easy-hard "
+        "--replicates 3 --levels 9"
+    )
     planned, *rest = [re.sub(" +", " ", line).strip() for line in told.read_text(encoding="utf-8").splitlines()]
     rules = re.search(rf" --make ({tmp_path}/r/\.figure2-\S+\.mk)", planned)[1]  # a name of its own: two may run
     assert planned == f"plan {choice} --make {rules} --options --data-dir '/images' --jobs 3 --yes"
     assert rest == [f"--log {tmp_path}/r/figures.log figure {choice} then verify {choice}"]
     assert not Path(rules).exists()
     for words, scale, jobs in ((("scores",), "scores", 3), (("figure2", "SCALE=day"), "day", 1)):
-        dry = make(
-            ROOT / "Makefile", "-n", "-C", str(ROOT), *words, f"VENV={venv}", f"REPRO={program}", "JOBS=3"
-        ).stdout.replace("'", "").replace("\\\n", " ").replace('"$rules"', f"results/{scale}/.{words[0]}-here.mk")
+        dry = (
+            make(ROOT / "Makefile", "-n", "-C", str(ROOT), *words, f"VENV={venv}", f"REPRO={program}", "JOBS=3")
+            .stdout.replace("'", "")
+            .replace("\\\n", " ")
+            .replace('"$rules"', f"results/{scale}/.{words[0]}-here.mk")
+        )
         assert re.search(rf"plan {words[0]} --scale {scale} --results results/{scale} .*--jobs {jobs}\b", dry)
         assert re.search(rf"-j{jobs} -f results/{scale}/\.{words[0]}-\S+\.mk all", dry)
     told.unlink()
     demo = ("demo", f"VENV={venv}", f"REPRO={program}", f"RESULTS={tmp_path}/r", "SEED=7", "JOBS=3")
     last = make(ROOT / "Makefile", *demo).stdout.splitlines()[-4:]
     assert [line.split()[:2] for line in last[:3]] == [
-        ["picture", f"{tmp_path}/r/figure2.png"], ["table", f"{tmp_path}/r/figure2-verdicts.md"],
+        ["picture", f"{tmp_path}/r/figure2.png"],
+        ["table", f"{tmp_path}/r/figure2-verdicts.md"],
         ["report", f"{tmp_path}/r/report.html"],
-    ]  # fmt: skip
+    ]
     assert last[3].startswith("next     make figures SCALE=demo SEED=7 ")
     asked = [line.split()[:2] for line in told.read_text(encoding="utf-8").splitlines() if not line.startswith("--log")]
     assert asked == [["plan", "figure2"], ["report", "figure2"]]

@@ -150,8 +150,16 @@ def scored(tmp_path_factory):
     """Scores of two replicates with labels of their own, and GraNd."""
     path = tmp_path_factory.mktemp("scored") / "s.h5"
     scoring = Scoring(NETWORK, RECIPE, networks=2, batch_norm="batch")
-    score(path, dataset="digits", scoring=scoring, replicates=2, seed=SEED, label_noise=0.5, noise_draw="replicate",
-          grand=True)  # fmt: skip
+    score(
+        path,
+        dataset="digits",
+        scoring=scoring,
+        replicates=2,
+        seed=SEED,
+        label_noise=0.5,
+        noise_draw="replicate",
+        grand=True,
+    )
     return path
 
 
@@ -178,8 +186,9 @@ def test_scores_are_those_of_networks_trained_on_each_replicates_labels(scored, 
             for k in (0, 1):
                 kept = stored[f"replicate_{r}/network_{k}/{name}"][: len(each[k])]
                 np.testing.assert_allclose(kept, each[k], rtol=1e-4, atol=2e-5)  # kept as float32
-            np.testing.assert_allclose(stored[f"replicate_{r}/{name}"][: len(each[0])], np.mean(each, 0), rtol=1e-4,
-                                       atol=2e-5)  # fmt: skip
+            np.testing.assert_allclose(
+                stored[f"replicate_{r}/{name}"][: len(each[0])], np.mean(each, 0), rtol=1e-4, atol=2e-5
+            )
         parts = [stored[f"replicate_{r}/network_{k}/forgetting"] for k in (0, 1)]
         assert np.array_equal(stored[f"replicate_{r}/forgetting"], np.mean(parts, 0)) and parts[0].max() > 0
         halves = np.stack([stored[f"replicate_{r}/network_{k}/el2n"] for k in (0, 1)])
@@ -213,16 +222,36 @@ def barrier_artifact(path, digits, *, recipe=None, mode="", point=""):
     arrays["replicate_0/pair_0_2/recalibrated/train_loss"] = np.zeros((5, 1437), np.float32)
     arrays["replicate_5/pair_0_2/train_loss"] = np.full((5, 1437), np.nan, np.float32)  # diverged
     fields = {"dataset": "digits", "data_sha256": digits.checksum, "normalization": "dataset", **(recipe or {})}
-    store.write(path, kind="barrier", recipe=fields, inputs={}, arrays=arrays, table={"replicate": np.array([0, 5, 1])},
-                provenance={"runs": []}, defaults=DEFAULTS)  # fmt: skip
+    store.write(
+        path,
+        kind="barrier",
+        recipe=fields,
+        inputs={},
+        arrays=arrays,
+        table={"replicate": np.array([0, 5, 1])},
+        provenance={"runs": []},
+        defaults=DEFAULTS,
+    )
     return arrays
 
 
 @pytest.mark.parametrize("mode", ["", "/averaged"])
 def test_the_lmc_score_is_the_mean_barrier_over_rewind_points_and_pairs(mode, digits, tmp_path):
     arrays = barrier_artifact(tmp_path / "b.h5", digits, mode=mode)
-    repro("select", "--kind", "easy", "--size", 60, "--unbalanced", "--scores", tmp_path / "b.h5", "--replicates", 2,
-          "--out", tmp_path / "e.h5")  # fmt: skip
+    repro(
+        "select",
+        "--kind",
+        "easy",
+        "--size",
+        60,
+        "--unbalanced",
+        "--scores",
+        tmp_path / "b.h5",
+        "--replicates",
+        2,
+        "--out",
+        tmp_path / "e.h5",
+    )
     chosen = read(tmp_path / "e.h5")
     assert chosen.recipe["score"] == "lmc" and set(chosen.inputs) == {"scores"}
     for fold, pieces in enumerate(([(0, "0_1"), (0, "0_2"), (5, "0_1"), (5, "1_2")], [(1, "0_1")])):
@@ -232,8 +261,19 @@ def test_the_lmc_score_is_the_mean_barrier_over_rewind_points_and_pairs(mode, di
             lmc += (loss[2] - loss[0] / 2 - loss[4] / 2) / len(pieces)
         order = np.argsort(lmc, kind="stable")[:60]
         assert np.array_equal(chosen[f"replicate_{fold}/index"], digits.split(fold)[0].numpy()[order])
-    said = complaint("select", "--kind", "easy", "--size", 60, "--scores", tmp_path / "b.h5", "--replicates", 3, "--out",
-                     tmp_path / "f.h5")  # fmt: skip
+    said = complaint(
+        "select",
+        "--kind",
+        "easy",
+        "--size",
+        60,
+        "--scores",
+        tmp_path / "b.h5",
+        "--replicates",
+        3,
+        "--out",
+        tmp_path / "f.h5",
+    )
     assert "b.h5 has no barriers with averaged batch norm for fold 2: run its barrier command" in said
 
 
@@ -244,8 +284,16 @@ def test_barriers_of_more_parents_are_another_score(digits, tmp_path):
     grown = read(tmp_path / "b.h5")
     arrays = {key: grown[key] for key in grown.keys()}
     arrays |= {key.replace("replicate_1/", "replicate_6/"): arrays[key] for key in arrays if "replicate_1/" in key}
-    store.write(tmp_path / "b.h5", kind="barrier", recipe=grown.recipe, inputs={}, arrays=arrays, table=grown.table(),
-                provenance={}, defaults={})  # fmt: skip
+    store.write(
+        tmp_path / "b.h5",
+        kind="barrier",
+        recipe=grown.recipe,
+        inputs={},
+        arrays=arrays,
+        table=grown.table(),
+        provenance={},
+        defaults={},
+    )
     assert read(tmp_path / "b.h5").identity == grown.identity
     assert "another recipe: lines is [5, 1, 0, 0, 0] there and [5, 2, 0, 0, 0] here" in complaint(
         *command, "--replicates", 2
@@ -290,8 +338,20 @@ def test_subsets_by_scores_of_ones_own(suffix, digits, tmp_path):
 
 
 def test_other_scores_of_ones_own_are_another_recipe(tmp_path):
-    command = ("select", "--kind", "easy", "--size", 40, "--dataset", "digits", "--replicates", 1, "--out",
-               tmp_path / "e.h5", "--scores")  # fmt: skip
+    command = (
+        "select",
+        "--kind",
+        "easy",
+        "--size",
+        40,
+        "--dataset",
+        "digits",
+        "--replicates",
+        1,
+        "--out",
+        tmp_path / "e.h5",
+        "--scores",
+    )
     np.save(tmp_path / "a.npy", np.arange(1797))
     np.save(tmp_path / "b.npy", -np.arange(1797))
     (tmp_path / "a.csv").write_text("\n".join(map(str, range(1797))), encoding="utf-8")

@@ -32,9 +32,11 @@ def some_images(data_root, monkeypatch):
     whole = load("cifar10", data_dir=data_root, normalization="imagenet")
     kept = torch.cat([torch.arange(TRAIN), torch.arange(50_000, 50_000 + TEST)])
     some = dataclasses.replace(
-        whole, images=whole.images[kept], labels=whole.labels[kept],
+        whole,
+        images=whole.images[kept],
+        labels=whole.labels[kept],
         splits=((torch.arange(TRAIN), torch.arange(TRAIN, TRAIN + TEST)),),
-    )  # fmt: skip
+    )
     monkeypatch.setattr(common, "load", lambda name, **options: some)
     training = dataclasses.replace(SCORES.scoring.training, steps=100, batch_size=64)
     scoring = dataclasses.replace(SCORES.scoring, network="cifar_resnet8_w4", training=training, networks=2)

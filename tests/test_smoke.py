@@ -111,8 +111,14 @@ def test_ls_inspect_and_export_agree_with_the_file(chain, folder):
     assert [float(row["acc"]) for row in rows] == [a for a, level in zip(table["acc"], table["level"]) if level == 2]
     assert {(row["name"], row["kind"], row["t"]) for row in rows} == {("imp", "imp", "4")}
     text = repro("inspect", chain["imp"]).stdout
-    for part in ("cifar_resnet8_w4", "subset: subset artifact easy", "scores: score artifact scores", "threads",
-                 "replicate_*/level_*/mask", "uint8"):  # fmt: skip
+    for part in (
+        "cifar_resnet8_w4",
+        "subset: subset artifact easy",
+        "scores: score artifact scores",
+        "threads",
+        "replicate_*/level_*/mask",
+        "uint8",
+    ):
         assert part in text
 
 
@@ -120,18 +126,40 @@ def test_ls_inspect_and_export_agree_with_the_file(chain, folder):
 def tiny_demo(monkeypatch):
     """The demo with a network, a schedule and an ensemble that take a second: the same cells, options and folds."""
     training = dataclasses.replace(DIGITS.training, steps=8, milestones=(6,))
-    scoring = dataclasses.replace(DIGITS.scoring, network="cifar_resnet8_w4", networks=2,
-                                  training=dataclasses.replace(DIGITS.scoring.training, steps=6))  # fmt: skip
+    scoring = dataclasses.replace(
+        DIGITS.scoring,
+        network="cifar_resnet8_w4",
+        networks=2,
+        training=dataclasses.replace(DIGITS.scoring.training, steps=6),
+    )
     study = dataclasses.replace(
-        DIGITS.warmup, steps=(2, 4), sizes=(64, 80), replicates=2,
+        DIGITS.warmup,
+        steps=(2, 4),
+        sizes=(64, 80),
+        replicates=2,
         training=dataclasses.replace(DIGITS.warmup.training, steps=6, batch_size=64, milestones=(5,)),
-    )  # fmt: skip
+    )
     tiny = dataclasses.replace(
-        DIGITS, network="cifar_resnet8_w4", training=training, scoring=scoring, t_star=4, subset_size=80, levels=10,
-        judging_levels=protocol.JUDGED, sweep_levels=(6, 8, 10), barrier_level=7,
-        replicates=2, more_replicates=None, sizes=(64, 80), noise_size=80, barrier_all=(2, 4), barrier_subsets=(2,),
-        barrier_sizes=(64, 80), onset_steps=(6,), warmup=study,
-    )  # fmt: skip
+        DIGITS,
+        network="cifar_resnet8_w4",
+        training=training,
+        scoring=scoring,
+        t_star=4,
+        subset_size=80,
+        levels=10,
+        judging_levels=protocol.JUDGED,
+        sweep_levels=(6, 8, 10),
+        barrier_level=7,
+        replicates=2,
+        more_replicates=None,
+        sizes=(64, 80),
+        noise_size=80,
+        barrier_all=(2, 4),
+        barrier_subsets=(2,),
+        barrier_sizes=(64, 80),
+        onset_steps=(6,),
+        warmup=study,
+    )
     monkeypatch.setitem(protocol._PROTOCOLS, ("digits", "demo"), tiny)
     return tiny
 
@@ -173,8 +201,14 @@ def check_figure_2(results):
     assert (results / "figure2.pdf").read_bytes().startswith(b"%PDF")
     with open(results / "figure2.csv", encoding="utf-8") as file:
         plotted = list(csv.DictReader(file))
-    cells = {"all_t0": "all-t0", "all_tstar_half": "all-t2", "all_tstar": "all-t4", "random": "random80-t2",
-             "easy": "easy80-t2", "hard": "hard80-t2"}  # fmt: skip
+    cells = {
+        "all_t0": "all-t0",
+        "all_tstar_half": "all-t2",
+        "all_tstar": "all-t4",
+        "random": "random80-t2",
+        "easy": "easy80-t2",
+        "hard": "hard80-t2",
+    }
     assert [(row["condition"], int(row["level"])) for row in plotted] == [(c, k) for c in cells for k in range(11)]
     for row in plotted:
         accuracy, left = [], []

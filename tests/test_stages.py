@@ -45,8 +45,20 @@ def plain(replicate, role=""):
 
 def trained(net, x, labels, subset, *, start=0, stop, replicate, role=""):
     masks = [torch.ones_like(w, dtype=torch.bool) for w in plain_imp.prunable(net)]
-    plain_imp.train(net, masks, x, labels, subset, start=start, stop=stop, lr_at=literal_rate, batch=64, seed=SEED,
-                    replicate=replicate, role=role)  # fmt: skip
+    plain_imp.train(
+        net,
+        masks,
+        x,
+        labels,
+        subset,
+        start=start,
+        stop=stop,
+        lr_at=literal_rate,
+        batch=64,
+        seed=SEED,
+        replicate=replicate,
+        role=role,
+    )
     return net
 
 
@@ -59,11 +71,14 @@ def test_the_learning_rate_falls_at_its_milestones():
     assert [protocol.CIFAR10.training.lr_at(s) for s in (31199, 31200, 46800)] == pytest.approx([0.1, 0.01, 0.001])
 
 
-@pytest.mark.parametrize("p, steps, batch, milestones, drop_last, t_star, size, network", [
-    (protocol.CIFAR10, 62400, 128, (31200, 46800), False, 400, 3200, "cifar_resnet20"),
-    (protocol.CIFAR100, 62400, 128, (31200, 46800), False, 800, 2048, "cifar_resnet32"),
-    (protocol.CINIC10, 31250, 256, (15625, 23440), True, 800, 51200, "cifar_resnet56"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "p, steps, batch, milestones, drop_last, t_star, size, network",
+    [
+        (protocol.CIFAR10, 62400, 128, (31200, 46800), False, 400, 3200, "cifar_resnet20"),
+        (protocol.CIFAR100, 62400, 128, (31200, 46800), False, 800, 2048, "cifar_resnet32"),
+        (protocol.CINIC10, 31250, 256, (15625, 23440), True, 800, 51200, "cifar_resnet56"),
+    ],
+)
 def test_published_protocols(p, steps, batch, milestones, drop_last, t_star, size, network):
     t = p.training
     assert (t.steps, t.batch_size, t.milestones, t.drop_last) == (steps, batch, milestones, drop_last)

@@ -113,7 +113,10 @@ def test_what_does_not_fit_is_refused_with_what_was_found(name, tmp_path):
 
 
 OTHER_FILES = {
-    "pointer.pt": (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\n", "is a Git LFS pointer, .*: fetch the file itself with"),
+    "pointer.pt": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\n",
+        "is a Git LFS pointer, .*: fetch the file itself with",
+    ),
     "page.pt": (b"<!DOCTYPE html><html>", "is a web page, .*: download the file itself"),
     "empty.pt": (b"", r"is empty \(0 bytes\)"),
     "text.pt": (b"hello", "is a text file, not a file of torch.save: write one"),
@@ -162,8 +165,25 @@ class Tied(nn.Module):
 def test_our_own_export_of_tied_weights_and_buffers_is_read_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("net.py").write_text(NETS, encoding="utf-8")
-    repro("pretrain", "--dataset", "digits", "--network", "net.py:Tied", "-t", 2, "--steps", 4, "--milestones", "",
-          "--batch-size", 64, "--replicates", 2, "--out", "w.h5")
+    repro(
+        "pretrain",
+        "--dataset",
+        "digits",
+        "--network",
+        "net.py:Tied",
+        "-t",
+        2,
+        "--steps",
+        4,
+        "--milestones",
+        "",
+        "--batch-size",
+        64,
+        "--replicates",
+        2,
+        "--out",
+        "w.h5",
+    )
     for r, end in ((0, "pt"), (1, "safetensors")):
         repro("export", "w.h5", "--replicate", r, "--part", "rewind", "--out", f"{r}.{end}")
     printed = repro("barrier", "0.pt", "1.safetensors", "--network", "net.py:Tied", "--dataset", "digits").stdout

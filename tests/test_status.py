@@ -20,10 +20,17 @@ from tests.command_line import CPU, repro
 def tiny():
     training = dataclasses.replace(DIGITS.training, steps=6, milestones=(4,))
     p = dataclasses.replace(
-        DIGITS, network="cifar_resnet8_w4", training=training, t_star=2, replicates=2, more_replicates=None, levels=1,
-        barrier_level=1, sweep_levels=(1,),
+        DIGITS,
+        network="cifar_resnet8_w4",
+        training=training,
+        t_star=2,
+        replicates=2,
+        more_replicates=None,
+        levels=1,
+        barrier_level=1,
+        sweep_levels=(1,),
         scoring=dataclasses.replace(DIGITS.scoring, network="cifar_resnet8_w4", networks=1, training=training),
-    )  # fmt: skip
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(protocol._PROTOCOLS, ("digits", "demo"), p)
         yield p
@@ -163,8 +170,10 @@ def test_files_that_vanish_or_are_damaged(results, monkeypatch):
 def test_a_plan_of_one_network_does_without_what_is_slow_to_import(tmp_path):
     import subprocess
 
-    code = ("import sys\nfrom repro import plan\n"
-            "from repro.plan.status import status\nfrom repro.plan.study import Study\n"
-            f"s = Study('all', 'demo', results=__import__('pathlib').Path({str(tmp_path)!r}))\n"
-            "status(plan.steps(s.items(), s.results))\nassert not {'torch', 'scipy.stats'} & {*sys.modules}")  # fmt: skip
+    code = (
+        "import sys\nfrom repro import plan\n"
+        "from repro.plan.status import status\nfrom repro.plan.study import Study\n"
+        f"s = Study('all', 'demo', results=__import__('pathlib').Path({str(tmp_path)!r}))\n"
+        "status(plan.steps(s.items(), s.results))\nassert not {'torch', 'scipy.stats'} & {*sys.modules}"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -140,8 +140,10 @@ def test_plain_h5py_and_pandas_read_it(artifact):
         mask = file["replicate_1/level_0/mask"]
         assert (mask.compression, mask.shuffle, mask.fletcher32) == ("gzip", True, True)
         assert json.loads(file.attrs["inputs"])["subset"]["recipe"]["size"] == 600
-        columns = {n: column.asstr()[:] if h5py.check_string_dtype(column.dtype) else column[:]
-                   for n, column in file["table"].items()}  # fmt: skip
+        columns = {
+            n: column.asstr()[:] if h5py.check_string_dtype(column.dtype) else column[:]
+            for n, column in file["table"].items()
+        }
         pd.testing.assert_frame_equal(pd.DataFrame(columns)[list(TABLE)], pd.DataFrame(TABLE))
         digest = hashlib.sha256()
         for path in sorted([*ARRAYS, *(f"table/{name}" for name in TABLE)]):

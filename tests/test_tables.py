@@ -107,7 +107,9 @@ def test_a_run_has_the_accuracy_of_its_rewind_point(tmp_path):
 def test_a_control_is_judged_beside_the_figure_without_it(tmp_path):
     """Which shows no effect here, so that there is nothing that a control could destroy."""
     results = tmp_path / "results"
-    plain, spoiled = (Study("figure2", "demo", replicates=3, control=c, results=results) for c in (None, "permute-scores"))
+    plain, spoiled = (
+        Study("figure2", "demo", replicates=3, control=c, results=results) for c in (None, "permute-scores")
+    )
     make(plain)
     make(spoiled)
     said = spoiled.judge().json

@@ -60,15 +60,33 @@ def plain_losses(monkeypatch, data, replicate, subset):
         values = layout_of(ours).state_dict(layout_of(ours).flatten(ours)).values()
         net.load_state_dict(dict(zip([e.name for e in layout_of(net).entries], values)), strict=False)
         x = Batcher(data.images, data.mean, data.std, augment=False).normalise(data.images, torch.float64)
-        plain_imp.train(net, [torch.ones_like(w, dtype=torch.bool) for w in plain_imp.prunable(net)],
-                        x.permute(0, 3, 1, 2).contiguous(), data.labels, subset, start=0, stop=RECIPE.steps,
-                        lr_at=lambda step: 0.3 if step < 6 else 0.03, batch=64, seed=SEED, replicate=replicate)  # fmt: skip
+        plain_imp.train(
+            net,
+            [torch.ones_like(w, dtype=torch.bool) for w in plain_imp.prunable(net)],
+            x.permute(0, 3, 1, 2).contiguous(),
+            data.labels,
+            subset,
+            start=0,
+            stop=RECIPE.steps,
+            lr_at=lambda step: 0.3 if step < 6 else 0.03,
+            batch=64,
+            seed=SEED,
+            replicate=replicate,
+        )
     return np.array(seen)
 
 
 def pretrained(out, **machine):
-    return pretrain(out, dataset="digits", t=RECIPE.steps, replicates=2, network=NETWORK, training=RECIPE, seed=SEED,
-                    machine=dataclasses.replace(PLACE, **machine))  # fmt: skip
+    return pretrain(
+        out,
+        dataset="digits",
+        t=RECIPE.steps,
+        replicates=2,
+        network=NETWORK,
+        training=RECIPE,
+        seed=SEED,
+        machine=dataclasses.replace(PLACE, **machine),
+    )
 
 
 def test_losses_are_the_means_of_a_plain_loop_s(tmp_path, monkeypatch):
@@ -130,15 +148,21 @@ def test_columns_are_drawn_against_the_level_and_begin_anew_with_force(tmp_path)
 def test_pieces_of_every_command_have_a_run_and_a_tag(tmp_path):
     drawn = Curves(tmp_path, Path("x.h5"), {"steps": 9}, anew=False)
     for piece, more in [
-        ("easy/w10/replicate_1", {}), ("fold_0/network_3", {}), ("replicate_0/step_5", {"step": 5}),
-        ("replicate_2/level_3_4/averaged", {"level": 3}), ("a/replicate_0/pair_0_1/averaged", {"level": 0}),
-    ]:  # fmt: skip
+        ("easy/w10/replicate_1", {}),
+        ("fold_0/network_3", {}),
+        ("replicate_0/step_5", {"step": 5}),
+        ("replicate_2/level_3_4/averaged", {"level": 3}),
+        ("a/replicate_0/pair_0_1/averaged", {"level": 0}),
+    ]:
         drawn.add([{"piece": piece, "acc": 0.5, "loss": float("nan"), "size": 3, "diverged": False, **more}])
     drawn.close()
     assert curves(tmp_path / "x") == {
-        "easy/w10/replicate_1/acc": [(9, 0.5)], "fold_0/acc/network_3": [(9, 0.5)], "replicate_0/acc": [(5, 0.5)],
-        "replicate_2/acc/averaged": [(3, 0.5)], "a/replicate_0/acc/pair_0_1/averaged": [(0, 0.5)],
-    }  # fmt: skip
+        "easy/w10/replicate_1/acc": [(9, 0.5)],
+        "fold_0/acc/network_3": [(9, 0.5)],
+        "replicate_0/acc": [(5, 0.5)],
+        "replicate_2/acc/averaged": [(3, 0.5)],
+        "a/replicate_0/acc/pair_0_1/averaged": [(0, 0.5)],
+    }
 
 
 def test_steps_that_come_again_count_once():
@@ -171,8 +195,11 @@ def test_a_folder_that_cannot_be_written_to_costs_the_curves_alone(tmp_path, cap
     pretrained(tmp_path / "w.h5", tensorboard=tmp_path / "log")
     assert len(store.table(tmp_path / "w.h5")) == 2
     said = capsys.readouterr()
-    assert said.err == (f"warning: no more curves for TensorBoard, {tmp_path}/log/w cannot be written to "
-                        "(Not a directory)\n") and said.out == ""  # fmt: skip
+    assert (
+        said.err
+        == (f"warning: no more curves for TensorBoard, {tmp_path}/log/w cannot be written to (Not a directory)\n")
+        and said.out == ""
+    )
 
 
 def test_a_disk_that_fills_up_costs_the_curves_alone(tmp_path, capfd, monkeypatch):
@@ -196,8 +223,16 @@ def test_a_disk_that_fills_up_costs_the_curves_alone(tmp_path, capfd, monkeypatc
 
 def shortened(folder):
     """A rewind point to train on from."""
-    pretrain(folder / "early.h5", dataset="digits", t=9, replicates=2, network=NETWORK, training=RECIPE, seed=SEED,
-             machine=PLACE)  # fmt: skip
+    pretrain(
+        folder / "early.h5",
+        dataset="digits",
+        t=9,
+        replicates=2,
+        network=NETWORK,
+        training=RECIPE,
+        seed=SEED,
+        machine=PLACE,
+    )
     return folder / "early.h5"
 
 

@@ -62,8 +62,19 @@ def test_a_ticket_trained_by_plain_pytorch_gives_the_recorded_accuracy(stored, d
     by_name = dict(zip(_order(net), ticket.values()))
     net.load_state_dict({name: by_name[name] for name in own}, strict=False)
     masks = [w.detach() != 0 for w in plain_imp.prunable(net)]
-    plain_imp.train(net, masks, x.permute(0, 3, 1, 2).contiguous(), digits.labels, train_index.numpy(), start=T,
-                    stop=RECIPE.steps, lr_at=RECIPE.lr_at, batch=64, seed=0, replicate=1)  # fmt: skip
+    plain_imp.train(
+        net,
+        masks,
+        x.permute(0, 3, 1, 2).contiguous(),
+        digits.labels,
+        train_index.numpy(),
+        start=T,
+        stop=RECIPE.steps,
+        lr_at=RECIPE.lr_at,
+        batch=64,
+        seed=0,
+        replicate=1,
+    )
     row = read(stored).table().query("replicate == 1 and level == @LEVELS").iloc[0]
     assert accuracy(net.eval(), digits, 1) == pytest.approx(row.acc, abs=1e-12)
 

@@ -74,8 +74,16 @@ def test_rows_made_before_engines_were_recorded_are_kept(point, tmp_path):
     imp(out, point, levels=0, machine=PLACE)
     made = store.read(out)
     arrays, table = {key: made[key] for key in made.keys()}, made.table().drop(columns="engine")
-    store.write(out, kind="imp", recipe=made.recipe, inputs=made.inputs, arrays=arrays, table=table,
-                provenance=made.provenance, defaults=made.lineage.defaults)  # fmt: skip
+    store.write(
+        out,
+        kind="imp",
+        recipe=made.recipe,
+        inputs=made.inputs,
+        arrays=arrays,
+        table=table,
+        provenance=made.provenance,
+        defaults=made.lineage.defaults,
+    )
     result = imp(out, point, levels=1, machine=Machine(device="cpu", engine="serial"))
     assert (len(result.reused), len(result.computed)) == (2, 2) and result.identity == made.identity
     assert store.table(out).engine.tolist() == ["", "serial"] * 2
@@ -84,10 +92,17 @@ def test_rows_made_before_engines_were_recorded_are_kept(point, tmp_path):
 # --- threads ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given, environment, expected", [
-    (3, "5", 3), (None, "5", 5), (None, "4,2", 4), (None, None, "usable"), (None, "many", "usable"),
-    (None, "0", "usable"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, environment, expected",
+    [
+        (3, "5", 3),
+        (None, "5", 5),
+        (None, "4,2", 4),
+        (None, None, "usable"),
+        (None, "many", "usable"),
+        (None, "0", "usable"),
+    ],
+)
 def test_threads(given, environment, expected, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if environment:

@@ -61,8 +61,17 @@ def trainings(monkeypatch):
 
 
 def swept(out, subsets, *, training=RECIPE, steps=(3, 7), replicates=2, machine=PLACE):
-    return warmup(out, dataset="digits", subsets=subsets, steps=steps, replicates=replicates, network=NETWORK,
-                  training=training, seed=SEED, machine=machine)  # fmt: skip
+    return warmup(
+        out,
+        dataset="digits",
+        subsets=subsets,
+        steps=steps,
+        replicates=replicates,
+        network=NETWORK,
+        training=training,
+        seed=SEED,
+        machine=machine,
+    )
 
 
 def plain_run(x, labels, subset, everything, *, w, replicate, carried=True):
@@ -187,8 +196,10 @@ def test_a_rate_that_explodes_leaves_the_neighbours_bit_for_bit(digits, few, eng
     subset, everything = read(few)["replicate_0/index"], digits.splits[0][0].numpy()
 
     def run(scales):
-        jobs = [Job(trainer.initial(SEED, r), subset, 0, 12, SEED, r, lr_scale=scale, warmup=4 + r,
-                          then=everything) for r, scale in enumerate(scales)]  # fmt: skip
+        jobs = [
+            Job(trainer.initial(SEED, r), subset, 0, 12, SEED, r, lr_scale=scale, warmup=4 + r, then=everything)
+            for r, scale in enumerate(scales)
+        ]
         return trainer.run(jobs)
 
     good, bad = run([1, 1, 0.5]), run([1, 1e30, 0.5])
@@ -272,8 +283,11 @@ def test_the_command_on_digits(given, tmp_path):
     assert f"{tmp_path / 'w.h5'}: computed 8, reused 0" in said
     found = re.findall(r"^(\w+) +(all|easy) +(\d*) +(3|6)  (0\.\d{4}) ± (0\.\d{4}) \(n=2\)$", said, re.MULTILINE)
     assert [row[:4] for row in found] == [
-        ("all", "all", "", "3"), ("all", "all", "", "6"), ("easy", "easy", "80", "3"), ("easy", "easy", "80", "6")
-    ]  # fmt: skip
+        ("all", "all", "", "3"),
+        ("all", "all", "", "6"),
+        ("easy", "easy", "80", "3"),
+        ("easy", "easy", "80", "6"),
+    ]
     rows = table(tmp_path / "w.h5")
     for (_, _, _, w, mean, std), (_, each) in zip(found, rows.groupby(["subset", "w"])):
         a, b = each.acc
@@ -308,9 +322,11 @@ REFUSED = [  # options, sentence
 def test_refused(words, said, given, tmp_path):
     good = read(given["easy"])
     faults = {
-        "all": {}, "noisy": {"label_noise": 0.1}, "other": {"data_sha256": "0" * 64},
+        "all": {},
+        "noisy": {"label_noise": 0.1},
+        "other": {"data_sha256": "0" * 64},
         "imagenet": {"normalization": "imagenet"},
-    }  # fmt: skip
+    }
     paths = dict(given)
     for name, fault in faults.items():
         if f"{{{name}}}" in words:
@@ -325,8 +341,16 @@ def rewritten(good, path, fault):
     from repro import store
 
     arrays = {key: good[key] for key in good.keys()}
-    store.write(path, kind=good.kind, recipe={**good.recipe, **fault}, inputs=good.inputs, arrays=arrays,
-                table=good.table(), provenance=good.provenance, defaults=good.lineage.defaults)  # fmt: skip
+    store.write(
+        path,
+        kind=good.kind,
+        recipe={**good.recipe, **fault},
+        inputs=good.inputs,
+        arrays=arrays,
+        table=good.table(),
+        provenance=good.provenance,
+        defaults=good.lineage.defaults,
+    )
     return path
 
 

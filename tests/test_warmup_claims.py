@@ -94,9 +94,12 @@ def test_published_slope_has_welchs_error():
 
 @pytest.mark.parametrize(
     ("size", "to_all", "to_random"),
-    [(5120, (-1.09, -2.12, -3.70), (-1.09, -1.90, -2.89)), (10240, (-0.42, -0.56, -1.55), (-0.43, -0.43, -1.23)),
-     (25600, (-0.09, -0.24, -0.39), (0.03, -0.28, -0.49))],
-)  # fmt: skip
+    [
+        (5120, (-1.09, -2.12, -3.70), (-1.09, -1.90, -2.89)),
+        (10240, (-0.42, -0.56, -1.55), (-0.43, -0.43, -1.23)),
+        (25600, (-0.09, -0.24, -0.39), (0.03, -0.28, -0.49)),
+    ],
+)
 def test_published_table_of_easy_warm_up(size, to_all, to_random):
     at = [800, 1600, 3200]
     assert (percent("easy", size) - percent("all", 0)).loc[at].to_list() == pytest.approx(to_all, abs=0.011)
@@ -106,8 +109,12 @@ def test_published_table_of_easy_warm_up(size, to_all, to_random):
 def test_published_words():
     found = published()
     assert {n: v.verdict for n, v in found.items()} == {
-        26: "reproduced", 27: "inconclusive", 28: "reproduced", 29: "reproduced", 30: "by arithmetic"
-    }  # fmt: skip
+        26: "reproduced",
+        27: "inconclusive",
+        28: "reproduced",
+        29: "reproduced",
+        30: "by arithmetic",
+    }
     assert all("read off a picture" in v.note for v in found.values())
     assert all(abs(x) <= 0.185 for x in (percent("hard", 25600) - percent("random", 25600)).loc[800:2400])
     assert "+0.25 (3200)" in found[27].note  # the one length outside, see the list of claims

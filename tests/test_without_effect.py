@@ -17,7 +17,10 @@ TOLD = {
     "EASY --seed 7": {"--seed"},
     "EASY --seed 7 --permute-scores": set(),
     "EASY --device cpu --engine serial --threads 2 --checkpoint-seconds 9": {
-        "--device", "--engine", "--threads", "--checkpoint-seconds",
+        "--device",
+        "--engine",
+        "--threads",
+        "--checkpoint-seconds",
     },
     "EASY --data-dir . --download": {"--data-dir", "--download"},
     "EASY --scale demo": set(),

@@ -38,7 +38,9 @@ def test_work_folder_round_trip(tmp_path):
 def test_work_of_another_recipe_is_not_taken_up(tmp_path):
     store.WorkFolder(tmp_path / "x.h5", **CELL).save("level_0", {"a": np.arange(3)})
     other = {**CELL, "recipe": {**CELL["recipe"], "steps": 90}}
-    with pytest.raises(UsageError, match="x.h5.work was made with another recipe: steps is 80 there and 90 here; .*force"):
+    with pytest.raises(
+        UsageError, match="x.h5.work was made with another recipe: steps is 80 there and 90 here; .*force"
+    ):
         store.WorkFolder(tmp_path / "x.h5", **other)
     assert store.WorkFolder(tmp_path / "x.h5", **CELL).names() == ["level_0"]
     assert store.WorkFolder(tmp_path / "x.h5", **other, force=True).names() == []
@@ -71,8 +73,11 @@ def test_work_without_a_known_recipe_is_done_again(tmp_path, capsys):
 def test_kill_while_saving_work_keeps_the_last_checkpoint(tmp_path):
     path = tmp_path / "x.h5"
     store.WorkFolder(path, **CELL).save("checkpoint", {"a": np.arange(3)})
-    killed_when_ready("work = store.WorkFolder(path, **CELL)\nos.replace = lambda *_: ready()\n"
-                      "work.save('checkpoint', {'a': np.arange(9)})", path)  # fmt: skip
+    killed_when_ready(
+        "work = store.WorkFolder(path, **CELL)\nos.replace = lambda *_: ready()\n"
+        "work.save('checkpoint', {'a': np.arange(9)})",
+        path,
+    )
     assert len(list((tmp_path / "x.h5.work").iterdir())) == 3
     work = store.WorkFolder(path, **CELL)
     assert work.load("checkpoint")[0]["a"].tolist() == [0, 1, 2]
@@ -105,8 +110,13 @@ def earlier(path: Path, monkeypatch, kind=CELL) -> Path:
     work.save("level_0", {"a": np.arange(3)}, {"acc": 0.5})
     with monkeypatch.context() as patch:
         pack = hdf5.pack
-        patch.setattr(hdf5, "pack", lambda arrays, attributes, **options: pack(
-            arrays, {key: value for key, value in attributes.items() if key != "identity"}, **options))  # fmt: skip
+        patch.setattr(
+            hdf5,
+            "pack",
+            lambda arrays, attributes, **options: pack(
+                arrays, {key: value for key, value in attributes.items() if key != "identity"}, **options
+            ),
+        )
         work.save("level_0", {"a": np.arange(3)}, {"acc": 0.5})
     told = json.loads((work.folder / "lineage.json").read_text(encoding="utf-8"))
     del told["of"]

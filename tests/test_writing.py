@@ -93,7 +93,9 @@ def test_a_disk_without_a_byte_left(tmp_path):
     if not shutil.which("unshare"):
         pytest.skip("no unshare program, with which a small disk could be mounted")
     own_mounts = ("unshare", "--mount") if os.getuid() == 0 else ("unshare", "--map-root-user", "--mount")
-    full = f'mount -t tmpfs -o size=64k tmpfs "{tmp_path}" && (cat /dev/zero > "{tmp_path}/fill" 2>/dev/null; exec "$@")'
+    full = (
+        f'mount -t tmpfs -o size=64k tmpfs "{tmp_path}" && (cat /dev/zero > "{tmp_path}/fill" 2>/dev/null; exec "$@")'
+    )
     small = (*own_mounts, "sh", "-c", full, "sh")
     if trial := subprocess.run([*small, "true"], capture_output=True, text=True).stderr:
         pytest.skip(f"no small disk can be mounted here: {trial.strip()}")
@@ -152,17 +154,21 @@ def foreign(path: Path) -> bytes:
     return content
 
 
-@pytest.mark.parametrize("words", [
-    (*SELECT, "--out", "{}/x.h5"),
-    (*SELECT, "--force", "--out", "{}/x.h5"),
-    ("pretrain", "--dataset", "digits", "-t", 2, *TINY, *CPU, "--out", "{}/x.h5"),
-    ("export", "{subset}", "--out", "{}/x.csv"),
-    ("export", "{subset}", "--out", "{}/x.parquet"),
-    ("plan", "figure2", "--results", "{}", "--make", "{}/x.mk"),
-    ("report", "figure2", "--results", "{}", "--out", "{}/x.html"),
-    ("archive", "figure2", "--replicates", 2, "--results", "{results}", "--out", "{}/x.zip"),
-    ("--log", "{}/x.log", "inspect", "{subset}"),
-], ids=lambda words: f"{words[0]} {words[-1]}")  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*SELECT, "--out", "{}/x.h5"),
+        (*SELECT, "--force", "--out", "{}/x.h5"),
+        ("pretrain", "--dataset", "digits", "-t", 2, *TINY, *CPU, "--out", "{}/x.h5"),
+        ("export", "{subset}", "--out", "{}/x.csv"),
+        ("export", "{subset}", "--out", "{}/x.parquet"),
+        ("plan", "figure2", "--results", "{}", "--make", "{}/x.mk"),
+        ("report", "figure2", "--results", "{}", "--out", "{}/x.html"),
+        ("archive", "figure2", "--replicates", 2, "--results", "{results}", "--out", "{}/x.zip"),
+        ("--log", "{}/x.log", "inspect", "{subset}"),
+    ],
+    ids=lambda words: f"{words[0]} {words[-1]}",
+)
 @pytest.mark.parametrize("kind", ["text", "artifact"])
 def test_a_file_of_another_kind_is_never_overwritten(words, kind, study, subset, tmp_path):
     words = [str(word).format(tmp_path, subset=subset, results=study.results) for word in words]
@@ -179,12 +185,19 @@ def test_a_file_of_another_kind_is_never_overwritten(words, kind, study, subset,
     assert out.read_bytes() == content and [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
-@pytest.mark.parametrize("words", [
-    (*SELECT, "--out", "x.h5"), ("export", "{subset}", "--out", "x.csv"), ("export", "{subset}", "--out", "x.parquet"),
-    ("plan", "figure2", "--results", ".", "--make", "x.mk"), ("report", "figure2", "--results", ".", "--out", "x.html"),
-    ("archive", "figure2", "--replicates", 2, "--results", "{results}", "--out", "x.zip"),
-    ("--log", "x.log", "inspect", "{subset}"),
-], ids=lambda words: words[-1])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*SELECT, "--out", "x.h5"),
+        ("export", "{subset}", "--out", "x.csv"),
+        ("export", "{subset}", "--out", "x.parquet"),
+        ("plan", "figure2", "--results", ".", "--make", "x.mk"),
+        ("report", "figure2", "--results", ".", "--out", "x.html"),
+        ("archive", "figure2", "--replicates", 2, "--results", "{results}", "--out", "x.zip"),
+        ("--log", "x.log", "inspect", "{subset}"),
+    ],
+    ids=lambda words: words[-1],
+)
 def test_a_file_of_its_own_kind_is_and_links_stay(words, study, subset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = [str(word).format(subset=subset, results=study.results) for word in words]
@@ -215,11 +228,18 @@ def test_networks_replace_nothing(tmp_path):
 LONG = "x" * 243
 
 
-@pytest.mark.parametrize("out, said", [
-    ("folder", "is a folder: give the name of a file in it"), ("", "is empty"), (LONG, "has a name of 243 bytes"),
-    (b"caf\xe9.h5", "is not UTF-8: choose another name"), ("/dev/null", "/dev/null is no ordinary file"),
-    ("pipe", "is no ordinary file"), ("folder/..", "is a folder"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "out, said",
+    [
+        ("folder", "is a folder: give the name of a file in it"),
+        ("", "is empty"),
+        (LONG, "has a name of 243 bytes"),
+        (b"caf\xe9.h5", "is not UTF-8: choose another name"),
+        ("/dev/null", "/dev/null is no ordinary file"),
+        ("pipe", "is no ordinary file"),
+        ("folder/..", "is a folder"),
+    ],
+)
 @pytest.mark.parametrize("command", ["select", "pretrain", "imp", "export"])
 def test_a_bad_out_is_noticed_before_the_work(out, said, command, subset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -227,9 +247,12 @@ def test_a_bad_out_is_noticed_before_the_work(out, said, command, subset, tmp_pa
     os.mkfifo(tmp_path / "pipe")
     if command == "export" and out in ("folder", "", "folder/.."):
         return  # a folder takes the table
-    words = {"select": SELECT, "export": ("export", subset),
-             "pretrain": ("pretrain", "--dataset", "digits", "-t", 10**5, *TINY[:2], "--steps", 10**6),
-             "imp": ("imp", subset)}[command]  # fmt: skip
+    words = {
+        "select": SELECT,
+        "export": ("export", subset),
+        "pretrain": ("pretrain", "--dataset", "digits", "-t", 10**5, *TINY[:2], "--steps", 10**6),
+        "imp": ("imp", subset),
+    }[command]
     if command == "imp":
         repro("pretrain", "--dataset", "digits", "-t", 2, *TINY, *CPU, "--out", "p.h5")
         words = ("imp", "p.h5", "--levels", 2)
@@ -250,11 +273,17 @@ def test_the_longest_name_can_be_written(tmp_path):
     assert store.read(out).kind == "subset"
 
 
-@pytest.mark.parametrize("redirect, status, said", [
-    (">&-", 1, "Error: cannot print to standard output (it is closed): what was made is kept\n"),
-    (">/dev/full", 1, "Error: cannot print to standard output (no space left on device): what was made is kept\n"),
-    ("2>&-", 0, ""), ("2>/dev/full", 0, ""), (">&- 2>&-", 1, ""), ("<&- >&- 2>&-", 1, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "redirect, status, said",
+    [
+        (">&-", 1, "Error: cannot print to standard output (it is closed): what was made is kept\n"),
+        (">/dev/full", 1, "Error: cannot print to standard output (no space left on device): what was made is kept\n"),
+        ("2>&-", 0, ""),
+        ("2>/dev/full", 0, ""),
+        (">&- 2>&-", 1, ""),
+        ("<&- >&- 2>&-", 1, ""),
+    ],
+)
 def test_standard_streams_that_are_closed_or_full(redirect, status, said, subset, tmp_path):
     command = f"{sys.executable} -m repro {' '.join(map(str, SELECT))} --out x.h5 then inspect x.h5 {redirect}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -269,16 +298,25 @@ def test_verdict_files_are_json(study, tmp_path):
     assert json.loads((study.results / "figure2-verdicts.json").read_text(encoding="utf-8"))["verdicts"]
 
 
-@pytest.mark.parametrize("words", [
-    ("select", "--kind", "easy", "--size", 9, "--dataset", "digits", "--scores", "{}.csv", "--out", "x.h5"),
-    ("select", "--kind", "easy", "--size", 9, "--dataset", "digits", "--scores", "{}.npy", "--out", "x.h5"),
-    ("select", "--kind", "easy", "--size", 9, "--scores", "{}.h5", "--out", "x.h5"),
-    ("pretrain", "--dataset", "digits", "-t", 2, *TINY, "--labels", "{}.csv", "--out", "x.h5"),
-    ("pretrain", "--dataset", "digits", "-t", 2, *TINY[2:], "--network", "{}.py:Net", "--out", "x.h5"),
-    ("barrier", "{}.pt", "{}.pt", "--network", "cifar_resnet8_w4", "--dataset", "digits"),
-    ("imp", "{}.h5", "--levels", 1, "--out", "x.h5"), ("inspect", "{}.h5"), ("export", "{}.h5", "--out", "x.csv"),
-    ("plan", "{}.py"), ("reseal", "{}.h5"), ("verify", "--archive", "{}.zip"), ("--log", "{}.log", "ls"),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("select", "--kind", "easy", "--size", 9, "--dataset", "digits", "--scores", "{}.csv", "--out", "x.h5"),
+        ("select", "--kind", "easy", "--size", 9, "--dataset", "digits", "--scores", "{}.npy", "--out", "x.h5"),
+        ("select", "--kind", "easy", "--size", 9, "--scores", "{}.h5", "--out", "x.h5"),
+        ("pretrain", "--dataset", "digits", "-t", 2, *TINY, "--labels", "{}.csv", "--out", "x.h5"),
+        ("pretrain", "--dataset", "digits", "-t", 2, *TINY[2:], "--network", "{}.py:Net", "--out", "x.h5"),
+        ("barrier", "{}.pt", "{}.pt", "--network", "cifar_resnet8_w4", "--dataset", "digits"),
+        ("imp", "{}.h5", "--levels", 1, "--out", "x.h5"),
+        ("inspect", "{}.h5"),
+        ("export", "{}.h5", "--out", "x.csv"),
+        ("plan", "{}.py"),
+        ("reseal", "{}.h5"),
+        ("verify", "--archive", "{}.zip"),
+        ("--log", "{}.log", "ls"),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("device", ["zero", "pipe"])
 def test_nothing_waits_for_a_device_or_a_pipe(words, device, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

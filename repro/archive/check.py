@@ -53,22 +53,28 @@ def check(path: Path, trust: bool = False) -> Report:
         try:
             if is_own(recipe["asked"]["name"]) and not trust:
                 _check_artifacts(path, recipe, folder, names)
-                return Report((whole, f"{recipe['asked']['name']} is Python code and was not run: what it draws was not "
-                               "drawn again (--trust runs it)", *_origin(recipe)), "", 0)  # fmt: skip
+                return Report(
+                    (
+                        whole,
+                        f"{recipe['asked']['name']} is Python code and was not run: what it draws was not "
+                        "drawn again (--trust runs it)",
+                        *_origin(recipe),
+                    ),
+                    "",
+                    0,
+                )
             study = _study(path, recipe, folder)
             _check_artifacts(path, recipe, folder, names)
             found = [_check_figure(path, study, figure) for figure in study.drawn]
             judgement = study.judge()
         except UsageError as error:  # of what is in the archive, not of what the user wrote
             reason = str(error).replace(f"{folder}/", "").partition("; choose")[0].partition(": run ")[0]
-            raise RunError(f"{path} does not fit this program ({_version()}; it was made by {_by(recipe)}): {reason}") from error  # fmt: skip
+            raise RunError(
+                f"{path} does not fit this program ({_version()}; it was made by {_by(recipe)}): {reason}"
+            ) from error
         written = judgement.files(study.verdicts_stem)
         found += [_check_text(path, file, text) for file, text in written]
-    lines = (
-        whole,
-        *(f"{name}: {how}" for name, how in found),
-        *_origin(recipe),
-    )
+    lines = (whole, *(f"{name}: {how}" for name, how in found), *_origin(recipe))
     return Report(lines, judgement.terminal, judgement.exit_status)
 
 
@@ -99,12 +105,16 @@ def _study(path: Path, recipe: dict, folder: Path) -> Study:
         study = Study(**asked, results=folder / RESULTS)
         there = {p["dataset"]: p for p in recipe["protocols"]}
     except (AttributeError, KeyError, TypeError) as error:
-        raise RunError(f"{path} was made by {_by(recipe)} and asks what this program ({_version()}) does not know: "
-                       "use that version") from error  # fmt: skip
+        raise RunError(
+            f"{path} was made by {_by(recipe)} and asks what this program ({_version()}) does not know: "
+            "use that version"
+        ) from error
     here = {p.dataset: json.loads(json.dumps(asdict(p))) for p in study.protocols}
     for field, then, now in _differing(there, here):
-        raise RunError(f"{path} is of another protocol: {field} is {then} there and {now} in this program "
-                       f"({_version()}); it was made by {_by(recipe)}: use that version")  # fmt: skip
+        raise RunError(
+            f"{path} is of another protocol: {field} is {then} there and {now} in this program "
+            f"({_version()}); it was made by {_by(recipe)}: use that version"
+        )
     return study
 
 
@@ -151,8 +161,10 @@ def _check_text(path: Path, file: Path, computed: str) -> tuple[str, str]:
         return file.name, "identical to the byte"
     try:
         for place, there, here in _unequal(*(_parsed(file, text) for text in (archived, computed))):
-            raise RunError(f"{path} does not follow from its artifacts: {place or 'the text'} of {file.name} is {there!r} "
-                           f"there and {here!r} computed again")  # fmt: skip
+            raise RunError(
+                f"{path} does not follow from its artifacts: {place or 'the text'} of {file.name} is {there!r} "
+                f"there and {here!r} computed again"
+            )
     except (RecursionError, ValueError) as error:
         raise RunError(f"{path} was altered: {file.name} cannot be read") from error
     return file.name, f"equal to {CLOSE:g}"

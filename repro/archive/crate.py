@@ -20,9 +20,15 @@ CITED = (
 LICENCE = "https://spdx.org/licenses/MIT"
 KEYWORDS = ["lottery ticket hypothesis", "iterative magnitude pruning", "linear mode connectivity", "reproducibility"]
 FORMATS = {
-    ".pdf": "application/pdf", ".png": "image/png", ".csv": "text/csv", ".md": "text/markdown",
-    ".json": "application/json", ".h5": "application/x-hdf5", ".txt": "text/plain", "": "text/plain",
-}  # fmt: skip
+    ".pdf": "application/pdf",
+    ".png": "image/png",
+    ".csv": "text/csv",
+    ".md": "text/markdown",
+    ".json": "application/json",
+    ".h5": "application/x-hdf5",
+    ".txt": "text/plain",
+    "": "text/plain",
+}
 KINDS = {
     "score": "scores of the training images",
     "subset": "subsets of the training images",
@@ -37,9 +43,11 @@ DATA = {
     "cifar10": ("CIFAR-10", "https://www.cs.toronto.edu/~kriz/cifar.html"),
     "cifar100": ("CIFAR-100", "https://www.cs.toronto.edu/~kriz/cifar.html"),
     "cinic10": ("CINIC-10", "https://datashare.ed.ac.uk/handle/10283/3192"),
-    "digits": ("scikit-learn's digits (Optical Recognition of Handwritten Digits)",
-               "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits"),
-}  # fmt: skip
+    "digits": (
+        "scikit-learn's digits (Optical Recognition of Handwritten Digits)",
+        "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
+    ),
+}
 
 
 def describe(recipe: dict, sizes: dict[str, int], digests: dict[str, str]) -> tuple[bytes, bytes]:
@@ -51,8 +59,13 @@ def describe(recipe: dict, sizes: dict[str, int], digests: dict[str, str]) -> tu
     """
     crate = ROCrate()
     title = _title(recipe)
-    people = _entity(crate, "#authors", "Organization", "the authors of this artifact",
-                     "who wrote the program; see LICENSE and CITATION.cff of its source")  # fmt: skip
+    people = _entity(
+        crate,
+        "#authors",
+        "Organization",
+        "the authors of this artifact",
+        "who wrote the program; see LICENSE and CITATION.cff of its source",
+    )
     paper = _entity(crate, PAPER, "ScholarlyArticle", TITLE, CITED)
     licence = _entity(crate, LICENCE, "CreativeWork", "MIT License", "the licence of the program and of its results")
     root = {
@@ -60,9 +73,12 @@ def describe(recipe: dict, sizes: dict[str, int], digests: dict[str, str]) -> tu
         "description": f"{title}: what was plotted and judged, with every artifact that it was computed from. "
         f"`repro verify --archive FILE` computes it again and compares. Results of {CITED}",
         "datePublished": recipe["finished"][:10],
-        "license": licence, "author": people, "creator": people, "citation": paper,
+        "license": licence,
+        "author": people,
+        "creator": people,
+        "citation": paper,
         "keywords": [*KEYWORDS, *recipe["data_sha256"]],
-    }  # fmt: skip
+    }
     for name, value in root.items():
         crate.root_dataset[name] = value
     crate.metadata["name"], crate.metadata["description"] = "RO-Crate metadata", "the description of this archive"
@@ -90,9 +106,12 @@ def _entity(crate: ROCrate, identifier: str, kind, name: str, description: str, 
 
 def _file(crate: ROCrate, recipe: dict, name: str, size: int, digest: str | None = None):
     properties = {
-        "name": name.removeprefix("results/"), "description": _about(recipe, name), "contentSize": str(size),
-        "encodingFormat": FORMATS[Path(name).suffix], **({"sha256": digest} if digest else {}),
-    }  # fmt: skip
+        "name": name.removeprefix("results/"),
+        "description": _about(recipe, name),
+        "contentSize": str(size),
+        "encodingFormat": FORMATS[Path(name).suffix],
+        **({"sha256": digest} if digest else {}),
+    }
     return crate.add_file(name, dest_path=name, properties=properties)
 
 
@@ -128,18 +147,37 @@ def _action(crate: ROCrate, recipe: dict, title: str, *, agent, licence, made: l
     # names for what has no address: of a git revision everywhere (Software Heritage), else of a package
     address = f"swh:1:rev:{revision}" if revision else f"pkg:generic/{name}@{version}"
     told = f"git revision {revision or 'unknown'}{', changed since' if by['git_dirty'] else ''}"
-    program = crate.add(SoftwareApplication(crate, f"#{name}", properties={
-        "name": name, "version": version, "url": address, "author": agent, "license": licence,
-        "description": f"the program that drew, judged and archived ({told}); recipe.json has that of each artifact",
-    }))  # fmt: skip
+    program = crate.add(
+        SoftwareApplication(
+            crate,
+            f"#{name}",
+            properties={
+                "name": name,
+                "version": version,
+                "url": address,
+                "author": agent,
+                "license": licence,
+                "description": f"the program that drew, judged and archived ({told}); recipe.json has that of each artifact",
+            },
+        )
+    )
     data = []
     for dataset, digests in recipe["data_sha256"].items():
         called, url = DATA.get(dataset, (dataset, None))
         told = f"not in this archive; sha256 of its images and labels: {', '.join(digests) or 'not recorded'}"
         data.append(_entity(crate, f"#data-{dataset}", "Dataset", called, told, **({"url": url} if url else {})))
-    action = crate.add_action(program, "#run", object=_single(data), result=made, properties={
-        "@type": "CreateAction", "name": title, "startTime": recipe["started"], "endTime": recipe["finished"],
-        "description": "from the first command that made an artifact to the end of the last",
-        "actionStatus": "http://schema.org/CompletedActionStatus",
-    })  # fmt: skip
+    action = crate.add_action(
+        program,
+        "#run",
+        object=_single(data),
+        result=made,
+        properties={
+            "@type": "CreateAction",
+            "name": title,
+            "startTime": recipe["started"],
+            "endTime": recipe["finished"],
+            "description": "from the first command that made an artifact to the end of the last",
+            "actionStatus": "http://schema.org/CompletedActionStatus",
+        },
+    )
     crate.root_dataset["mentions"] = action

@@ -27,8 +27,10 @@ def read_recipe(path: Path, file: Path, names: list[str]) -> dict:
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is no archive of this program: its {RECIPE} is another program's") from error
     if not known:
-        raise UsageError(f"{path} has format {recipe['format_version']} of {recipe['format']}, and this program reads "
-                         f"{FORMAT_VERSION} of {FORMAT}: use a newer program")  # fmt: skip
+        raise UsageError(
+            f"{path} has format {recipe['format_version']} of {recipe['format']}, and this program reads "
+            f"{FORMAT_VERSION} of {FORMAT}: use a newer program"
+        )
     for field, (kind, parts) in _FIELDS.items():
         value = recipe.get(field)
         inner = value.values() if isinstance(value, dict) else value
@@ -44,7 +46,7 @@ _FIELDS = {
     "protocols": (list, dict),
     "archived_by": (dict, None),
     "finished": (str, None),
-}  # fmt: skip
+}
 
 
 def _require_asked(path: Path, asked: dict, names: list[str]) -> None:
@@ -53,7 +55,9 @@ def _require_asked(path: Path, asked: dict, names: list[str]) -> None:
         raise RunError(f"{path} asks what this program does not know ({unknown[0]}): use the version that made it")
     for field, fits in _ASKED.items():
         if not fits(asked[field]):
-            raise RunError(f"{path} asks for {field} {asked[field]!r}, which this program never does: {RECIPE} was altered")
+            raise RunError(
+                f"{path} asks for {field} {asked[field]!r}, which this program never does: {RECIPE} was altered"
+            )
     name = asked["name"]
     if is_own(name) and (name not in names or not re.fullmatch(rf"{RESULTS}/[\w-]+\.py", name)):
         raise RunError(f"{path} asks for the code {name!r}, which is not in it: {RECIPE} was altered")
@@ -73,4 +77,4 @@ _ASKED = {
     "seed": _whole(-_SEED, _SEED - 1),
     "replicates": _whole(1, MOST),
     "levels": _whole(0, MOST),
-}  # fmt: skip
+}

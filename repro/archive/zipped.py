@@ -145,8 +145,10 @@ def _require_room(path: Path, entries: list[zipfile.ZipInfo], folder: Path) -> N
     """Raises RunError for what has no place on the disk, or unpacks to more than any text of this program does."""
     for entry in entries:
         if entry.file_size > MOST_PACKED * entry.compress_size + BLOCK:
-            raise RunError(f"{path} was altered: {entry.filename} would be unpacked from {entry.compress_size:,} to "
-                           f"{entry.file_size:,} bytes")  # fmt: skip
+            raise RunError(
+                f"{path} was altered: {entry.filename} would be unpacked from {entry.compress_size:,} to "
+                f"{entry.file_size:,} bytes"
+            )
     size, free = sum(entry.file_size for entry in entries), shutil.disk_usage(folder).free
     if size > free:
         raise RunError(f"{path} needs {size:,} bytes in {folder.parent} and {free:,} are free: set TMPDIR to another")

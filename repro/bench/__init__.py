@@ -89,15 +89,27 @@ def _rows(found: list, name: str, device: str, peaks: dict | None) -> list[dict]
         rates = each.cpu if device == "cpu" else each.wall
         good = not each.error
         row = {
-            "network": p.network, "image_size": p.image_size, "in_chans": p.in_chans, "batch": p.training.batch_size,
-            "augment": p.training.augment, "density": v.density, "engine": each.engine or v.engine,
-            "precision": v.precision, "replicas": v.replicas, "device": name,
+            "network": p.network,
+            "image_size": p.image_size,
+            "in_chans": p.in_chans,
+            "batch": p.training.batch_size,
+            "augment": p.training.augment,
+            "density": v.density,
+            "engine": each.engine or v.engine,
+            "precision": v.precision,
+            "replicas": v.replicas,
+            "device": name,
             "images_per_cpu_second" if device == "cpu" else "images_per_second": median(rates) if good else None,
-            "low": min(rates) if good else None, "high": max(rates) if good else None, "rounds": len(rates),
+            "low": min(rates) if good else None,
+            "high": max(rates) if good else None,
+            "rounds": len(rates),
             "times_plain": _ratio(each, plain, device)["median"] if good and plain and not plain.error else None,
-            "peak_mib": each.peak_mib if good else None, "first_call_seconds": each.first if good else None,
-            **_shares(each, core, peaks), "two_threads": None, "error": each.error,
-        }  # fmt: skip
+            "peak_mib": each.peak_mib if good else None,
+            "first_call_seconds": each.first if good else None,
+            **_shares(each, core, peaks),
+            "two_threads": None,
+            "error": each.error,
+        }
         rows.append(row)
     engines = list(dict.fromkeys((row["engine"], row["precision"]) for row in rows))
     return sorted(rows, key=lambda row: (engines.index((row["engine"], row["precision"])), -row["density"]))
@@ -112,8 +124,11 @@ def _shares(each, core, peaks: dict | None) -> dict:
     v, p = each.variant, each.variant.protocol
     network = network_of(p)
     mask = masks_of(v, layout_of(network).num_prunable)[0]
-    row = {"multiply_adds": limits.multiply_adds(network, p.image_size, p.in_chans, mask), "peak": None,
-           "share_of_peak": None}  # fmt: skip
+    row = {
+        "multiply_adds": limits.multiply_adds(network, p.image_size, p.in_chans, mask),
+        "peak": None,
+        "share_of_peak": None,
+    }
     if each.error:
         return row
     if core and v.precision == "fp32":

@@ -33,8 +33,9 @@ def multiply_adds(network: nn.Module, image_size: int, in_chans: int, mask: Tens
             nonlocal counted
             taps = kept[f"{name}.weight".lstrip(".")]
             if isinstance(module, nn.Conv2d):
-                rows, columns = (_places(module, axis, inputs[0].shape[2 + axis], output.shape[2 + axis])
-                                 for axis in (0, 1))  # fmt: skip
+                rows, columns = (
+                    _places(module, axis, inputs[0].shape[2 + axis], output.shape[2 + axis]) for axis in (0, 1)
+                )
                 taps = taps.sum((0, 1)) * rows[:, None] * columns
             counted += int(taps.sum()) * (3 if inputs[0].requires_grad else 2)
 

@@ -41,8 +41,15 @@ class Pictures(Dataset):
 def loaded(data: ImageSet, training: Training, *, workers: int = 0, pinned: bool = False) -> Iterator:
     """Endless batches of a DataLoader. workers: its processes; 0 where there is one core for everything."""
     pictures = Pictures(data.images.numpy(), data.labels.tolist(), data.mean, data.std, augment=training.augment)
-    loader = DataLoader(pictures, training.batch_size, shuffle=True, drop_last=True, num_workers=workers,
-                        persistent_workers=workers > 0, pin_memory=pinned)  # fmt: skip
+    loader = DataLoader(
+        pictures,
+        training.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pinned,
+    )
     while True:
         yield from loader
 
@@ -65,8 +72,13 @@ class Script:
 
     def __init__(self, network: nn.Module, batches: Iterator, training: Training, device: str = "cpu"):
         self.batches, self.device, self.network = batches, device, network.to(device).train()
-        self.optimizer = torch.optim.SGD(network.parameters(), lr=training.lr, momentum=training.momentum,
-                                         weight_decay=training.weight_decay, nesterov=training.nesterov)  # fmt: skip
+        self.optimizer = torch.optim.SGD(
+            network.parameters(),
+            lr=training.lr,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+            nesterov=training.nesterov,
+        )
         self.scheduler = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, list(training.milestones), gamma=0.1)
 
     def step(self, images: Tensor, labels: Tensor) -> None:

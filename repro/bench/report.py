@@ -60,7 +60,7 @@ def _notes(rows: list[dict], clock: str) -> list[str]:
         "Forward, backward, SGD, data order, batches, and cropping and flipping where the recipe does (not for digits, "
         "8×8). Median (range) of n turns: variants take turns a, b, c, a, b, c, …, each in a process of its own; a "
         f"ratio is the median of the ratios turn by turn. Images a {clock}; first call: of one step, on the first row "
-        "of `sparse` with compiling.",
+        "of `sparse` with compiling."
     ]
     if clock == "second":
         notes.append(

@@ -100,8 +100,11 @@ def _on_core(protocol: Protocol) -> tuple[Variant, ...]:
 
 
 def _on_gpu(protocol: Protocol, replicas: int) -> tuple[Variant, ...]:
-    ours = [Variant(protocol, engine, 1.0, precision, replicas)
-            for engine in ("graph", "serial") for precision in ("fp32", "bf16")]  # fmt: skip
+    ours = [
+        Variant(protocol, engine, 1.0, precision, replicas)
+        for engine in ("graph", "serial")
+        for precision in ("fp32", "bf16")
+    ]
     return Variant(protocol), *ours
 
 
@@ -111,11 +114,15 @@ def noise(protocol: Protocol, count: int) -> ImageSet:
     shape = (count, protocol.image_size, protocol.image_size, protocol.in_chans)
     every = torch.arange(count)
     return ImageSet(
-        name="noise", images=torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)),
+        name="noise",
+        images=torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)),
         labels=torch.from_numpy(rng.integers(0, protocol.num_classes, count)),
-        classes=tuple(map(str, range(protocol.num_classes))), splits=((every, every),),
-        mean=(0.5,) * protocol.in_chans, std=(0.29,) * protocol.in_chans, checksum="",
-    )  # fmt: skip
+        classes=tuple(map(str, range(protocol.num_classes))),
+        splits=((every, every),),
+        mean=(0.5,) * protocol.in_chans,
+        std=(0.29,) * protocol.in_chans,
+        checksum="",
+    )
 
 
 def network_of(protocol: Protocol) -> torch.nn.Module:
@@ -148,8 +155,9 @@ def build(variant: Variant, device: str) -> tuple[Callable[[int], None], Callabl
 
 def _cohort(variant: Variant, data: ImageSet, training: Training, device: str) -> tuple[Cohort, Callable[[int], None]]:
     """A cohort in the middle of its training, and a function that goes on with it: what is done once is left out."""
-    trainer = Trainer(data, variant.protocol.network, training,
-                      Machine(device=device, engine=variant.engine, threads=variant.threads))  # fmt: skip
+    trainer = Trainer(
+        data, variant.protocol.network, training, Machine(device=device, engine=variant.engine, threads=variant.threads)
+    )
     replicas, index = variant.replicas, np.arange(len(data.images))
     masks = masks_of(variant, trainer.layout.num_prunable)
     cohort = trainer.cohort(replicas, trainer.engine(masks[0]))
@@ -188,5 +196,6 @@ def _script(variant: Variant, data: ImageSet, training: Training, device: str) -
         return plain.sparseprop_script(network, mask, data, training).fit
     # On a GPU such a script has loader processes; on one core they would only be in the way.
     workers = min(8, len(os.sched_getaffinity(0)) - 1) if device == "cuda" else 0
-    return plain.Script(network, plain.loaded(data, training, workers=workers, pinned=device == "cuda"), training,
-                        device).fit  # fmt: skip
+    return plain.Script(
+        network, plain.loaded(data, training, workers=workers, pinned=device == "cuda"), training, device
+    ).fit

@@ -7,7 +7,6 @@ from repro.cli.options import MACHINE, PATH, machine, options, say_unused_data_o
 from repro.errors import UsageError
 from repro.experiment import MOST
 
-
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".th", ".tar", ".bin", ".safetensors")
 
 
@@ -15,11 +14,19 @@ CHECKPOINTS = (".pt", ".pth", ".ckpt", ".th", ".tar", ".bin", ".safetensors")
 @click.argument("points", nargs=-1, required=True, type=PATH)
 @click.option("--out", type=PATH, help="Artifact to write (HDF5). It grows: nothing is redone.")
 @click.option("--children", type=click.IntRange(1, MOST), help="Networks per parent besides its own run [paper: 2].")
-@click.option("--alphas", default="0.5", show_default=True,
-              help="Where on the line: a number of equally spaced points, or values with commas; 0, 0.5 and 1 are "
-              "always there.")  # fmt: skip
-@click.option("--batch-norm", type=click.Choice(["averaged", "recalibrated", "both"]), default="averaged",
-              show_default=True, help="Statistics on the line [published: averaged].")  # fmt: skip
+@click.option(
+    "--alphas",
+    default="0.5",
+    show_default=True,
+    help="Where on the line: a number of equally spaced points, or values with commas; 0, 0.5 and 1 are always there.",
+)
+@click.option(
+    "--batch-norm",
+    type=click.Choice(["averaged", "recalibrated", "both"]),
+    default="averaged",
+    show_default=True,
+    help="Statistics on the line [published: averaged].",
+)
 @click.option(
     "--level", type=click.IntRange(0, MOST), help="Train children of this level's ticket [default: 0, dense]."
 )
@@ -27,11 +34,15 @@ CHECKPOINTS = (".pt", ".pth", ".ckpt", ".th", ".tar", ".bin", ".safetensors")
 @click.option("--successive", is_flag=True, help="Between successive levels of one imp artifact; trains nothing.")
 @click.option("--network", help="The points are two checkpoints (.pt, .safetensors) of this network.")
 @click.option("--dataset", help="Data set for two checkpoints [default: cifar10].")
-@click.option("--normalization", type=click.Choice(["dataset", "imagenet"]),
-              help="Constants for two checkpoints [default: the data set's protocol's].")  # fmt: skip
+@click.option(
+    "--normalization",
+    type=click.Choice(["dataset", "imagenet"]),
+    help="Constants for two checkpoints [default: the data set's protocol's].",
+)
 @options(MACHINE)
-def barrier(points, out, children, alphas, batch_norm, level, replicates, successive, network, dataset, normalization,
-            **given):  # fmt: skip
+def barrier(
+    points, out, children, alphas, batch_norm, level, replicates, successive, network, dataset, normalization, **given
+):
     """Loss barrier on the line between networks: children of rewind points, levels of a run, or two checkpoints.
 
     POINTS are imp or pretrain artifacts; each parent's children are trained to the end with other data orders.
@@ -76,8 +87,9 @@ def barrier(points, out, children, alphas, batch_norm, level, replicates, succes
             raise UsageError(f"--successive takes one imp artifact, and {len(points)} files are given: name one")
         result = stages.successive(out, points[0], replicates=replicates, **common)
     else:
-        result = stages.barrier(out, points, children=2 if children is None else children, level=level or 0,
-                                replicates=replicates, **common)  # fmt: skip
+        result = stages.barrier(
+            out, points, children=2 if children is None else children, level=level or 0, replicates=replicates, **common
+        )
     click.echo(str(result))
 
 

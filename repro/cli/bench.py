@@ -11,8 +11,13 @@ from repro.cli.options import DEVICE, PATH
 @main.command("bench")
 @DEVICE
 @click.option("--minutes", type=float, help="Time to take; what it is too short for is left out. [7.5, on a GPU 3.5]")
-@click.option("--out", type=PATH, default=Path("results/bench.json"), show_default=True,
-              help="Rows to write (JSON); the table goes beside it (.md).")  # fmt: skip
+@click.option(
+    "--out",
+    type=PATH,
+    default=Path("results/bench.json"),
+    show_default=True,
+    help="Rows to write (JSON); the table goes beside it (.md).",
+)
 def bench_command(out, **given):
     """Measure this machine: images/s and memory of every engine against a plain script and SparseProp, and the limit.
 

@@ -11,12 +11,19 @@ from repro.errors import UsageError
 @main.command()
 @click.argument("run", type=PATH)
 @click.option("--levels", help="Pruning levels of the run, like 8,10 [default: all but the dense one].")
-@click.option("--mask", default="own", show_default=True,
-              help="own, shuffled (within layers), random (as many weights, anywhere), or a file: an imp or branch "
-              "artifact, .npy, .pt or .safetensors.")  # fmt: skip
-@click.option("--weights", default="rewound", show_default=True,
-              help="rewound, reinitialised (clock at t all the same), or a pretrain or imp artifact to rewind "
-              "to.")  # fmt: skip
+@click.option(
+    "--mask",
+    default="own",
+    show_default=True,
+    help="own, shuffled (within layers), random (as many weights, anywhere), or a file: an imp or branch "
+    "artifact, .npy, .pt or .safetensors.",
+)
+@click.option(
+    "--weights",
+    default="rewound",
+    show_default=True,
+    help="rewound, reinitialised (clock at t all the same), or a pretrain or imp artifact to rewind to.",
+)
 @options(REPLICATES, OUT, MACHINE)
 def branch(run, levels, mask, weights, replicates, out, **given):
     """Retrain levels of a stored run, an imp artifact, with another mask or other weights.

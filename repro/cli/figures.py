@@ -6,27 +6,20 @@ import click
 from click.core import ParameterSource
 
 from repro.cli.group import Failure, main
-from repro.cli.options import (
-    CONTROL,
-    DEVICE,
-    PANELS,
-    PATH,
-    REPLICATES,
-    RESULTS,
-    SEED,
-    options,
-    without_effect,
-)
+from repro.cli.options import CONTROL, DEVICE, PANELS, PATH, REPLICATES, RESULTS, SEED, options, without_effect
 from repro.errors import UsageError
 from repro.experiment import MOST
 from repro.protocol import SCALES
 
 FIGURE_OPTIONS = (
     click.option("--scale", type=click.Choice(SCALES), help="[default: demo; a figure of your own has none]"),
-    PANELS, CONTROL, SEED, REPLICATES,
+    PANELS,
+    CONTROL,
+    SEED,
+    REPLICATES,
     click.option("--levels", type=click.IntRange(1, MOST), help="Pruning levels [default: the scale's]."),
     RESULTS,
-)  # fmt: skip
+)
 FIGURE = options(click.argument("name", metavar="FIGURE"), *FIGURE_OPTIONS)
 
 
@@ -142,11 +135,15 @@ def archive_command(name, out, **given):
 
     study = study_of(name, given)
     if study.own:  # who checks an archive runs nothing that is in it
-        raise UsageError(f"{name} is a figure of your own, and an archive holds the paper's alone: keep {name} with "
-                         f"{study.results}")  # fmt: skip
+        raise UsageError(
+            f"{name} is a figure of your own, and an archive holds the paper's alone: keep {name} with {study.results}"
+        )
     if lacking := archive.missing(study):
-        raise Failure(f"{len(lacking)} artifacts are missing, incomplete or made from others than those that are there, "
-                      f"the first {lacking[0]}: make them with {study.how}", 3)  # fmt: skip
+        raise Failure(
+            f"{len(lacking)} artifacts are missing, incomplete or made from others than those that are there, "
+            f"the first {lacking[0]}: make them with {study.how}",
+            3,
+        )
     path, count = archive.write(study, out)
     click.echo(f"{path}: {count} files, {path.stat().st_size:,} bytes")
 

@@ -17,7 +17,7 @@ from repro.cli.options import (
     say_unused_data_options,
     training,
     without_effect,
-)  # fmt: skip
+)
 from repro.cli.stages import show
 from repro.errors import UsageError
 from repro.experiment import MOST
@@ -29,8 +29,9 @@ from repro.protocol import protocol
 @options(DATASET, SCALE)
 @click.option("-t", "--rewind-step", "t", type=int, help="Steps of training [paper's appendix: 1600].")
 @click.option("--every", type=int, default=10, show_default=True, help="Steps between measurements.")
-@click.option("--batches", type=click.IntRange(2, MOST), default=16, show_default=True,
-              help="Mini-batches per measurement.")  # fmt: skip
+@click.option(
+    "--batches", type=click.IntRange(2, MOST), default=16, show_default=True, help="Mini-batches per measurement."
+)
 @options(TRAINING, SEED, REPLICATES, OUT, MACHINE)
 def gradients(subset, dataset, scale, t, every, batches, network, normalization, seed, replicates, out, **given):
     """Agreement of mini-batch gradients while pre-training: cosine similarity of each to their mean.
@@ -49,8 +50,19 @@ def gradients(subset, dataset, scale, t, every, batches, network, normalization,
     say_unused_data_options(p.dataset)
     if t == 0:
         without_effect("-t 0 trains nothing", "every", "checkpoint_seconds")
-    show(stages.gradients(out, dataset=dataset, subset=subset, t=p.t_star if t is None else t, every=every,
-                          batches=batches, network=network or p.network, training=training(p.training, given),
-                          normalization=normalization or (None if subset else p.normalization),
-                          replicates=replicates or p.replicates, seed=p.seed if seed is None else seed,
-                          machine=place))  # fmt: skip
+    show(
+        stages.gradients(
+            out,
+            dataset=dataset,
+            subset=subset,
+            t=p.t_star if t is None else t,
+            every=every,
+            batches=batches,
+            network=network or p.network,
+            training=training(p.training, given),
+            normalization=normalization or (None if subset else p.normalization),
+            replicates=replicates or p.replicates,
+            seed=p.seed if seed is None else seed,
+            machine=place,
+        )
+    )

@@ -12,12 +12,12 @@ from repro.cli.printable import prepare_streams, sentence
 from repro.cli.streams import steady
 from repro.errors import RunError, UsageError
 
-
 MAY_BE_EMPTY = ("milestones", "extra")  # no milestones; make's options, where there are none
 LESS = {
-    "--replicates": "fewer --replicates at a time", "--batch-size": "a smaller --batch-size",
+    "--replicates": "fewer --replicates at a time",
+    "--batch-size": "a smaller --batch-size",
     "--network": "another --network",
-}  # fmt: skip
+}
 
 
 class Interrupted(click.ClickException):
@@ -98,7 +98,9 @@ class Command(click.Command):
         given, _, order = self.make_parser(ctx).parse_args(args=list(args))
         for parameter in order:
             values = given.get(parameter.name)
-            if parameter.name not in MAY_BE_EMPTY and (values == "" or isinstance(values, (list, tuple)) and "" in values):
+            if parameter.name not in MAY_BE_EMPTY and (
+                values == "" or isinstance(values, (list, tuple)) and "" in values
+            ):
                 raise click.UsageError(f"{parameter.get_error_hint(ctx)} is empty: give a value, or leave it out", ctx)
         return super().parse_args(ctx, args)
 
@@ -114,8 +116,10 @@ def _told(error: OSError) -> str:
         return "no temporary file can be written: set TMPDIR to a folder that can be written and has room"
 
     if error.errno in FULL:
-        return (f"no space left on device{f' for {error.filename}' if error.filename else ''}: free some space and run the "
-                "same command again; what was finished is kept")  # fmt: skip
+        return (
+            f"no space left on device{f' for {error.filename}' if error.filename else ''}: free some space and run the "
+            "same command again; what was finished is kept"
+        )
     reason = (error.strerror or str(error) or type(error).__name__).lower()
     return f"cannot read or write {error.filename or 'a file'} ({reason}): allow it, or choose another place"
 
@@ -128,8 +132,12 @@ class Failure(click.ClickException):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="lottery-data-diet", prog_name="repro")
-@click.option("--log", type=click.Path(path_type=Path), metavar="FILE",
-              help="Append to FILE what the commands print, with begin and end; one process at a time.")  # fmt: skip
+@click.option(
+    "--log",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Append to FILE what the commands print, with begin and end; one process at a time.",
+)
 @click.option("--quiet", is_flag=True, help="Print to the log alone, and only why it failed here.")
 @click.pass_context
 def main(context, log, quiet):

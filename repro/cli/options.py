@@ -36,24 +36,33 @@ def DATASET(function):
     @functools.wraps(function)
     def with_size(*args, dataset, image_size, **given):
         if image_size is not None and dataset is None:
-            raise UsageError(f"--image-size {image_size} shrinks the images of --dataset: give that one too, or leave "
-                             "both out where a subset or scores say which images")  # fmt: skip
+            raise UsageError(
+                f"--image-size {image_size} shrinks the images of --dataset: give that one too, or leave "
+                "both out where a subset or scores say which images"
+            )
         return function(*args, dataset=dataset and sized(dataset, image_size), **given)
 
     return options(
         click.option("--dataset", help="cifar10, cifar100, cinic10, digits, or folder:PATH (train/ and test/ inside)."),
-        click.option("--image-size", type=click.IntRange(1), metavar="N",
-                     help="Shrink the images to N x N by means of whole boxes; the data set is then cifar10@N, which "
-                     "--dataset takes too [default: as they are]."),
-    )(with_size)  # fmt: skip
+        click.option(
+            "--image-size",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Shrink the images to N x N by means of whole boxes; the data set is then cifar10@N, which "
+            "--dataset takes too [default: as they are].",
+        ),
+    )(with_size)
 
 
 SCALE = click.option(
     "--scale", type=click.Choice(SCALES), help="Protocol to take defaults from [default: the data set's]."
 )
 SEED = click.option("--seed", type=int, help="Base seed of all random streams [default: the protocol's].")
-REPLICATES = click.option("--replicates", type=click.IntRange(1, MOST),
-                          help="Number of replicates [default: the protocol's; imp, barrier, branch: all of their input].")  # fmt: skip
+REPLICATES = click.option(
+    "--replicates",
+    type=click.IntRange(1, MOST),
+    help="Number of replicates [default: the protocol's; imp, barrier, branch: all of their input].",
+)
 OUT = click.option("--out", type=PATH, required=True, help="Artifact to write (HDF5). It grows: nothing is redone.")
 RESULTS = click.option("--results", type=PATH, help="Folder of artifacts [default: results/SCALE].")
 CONTROL = click.option(
@@ -63,21 +72,37 @@ PANELS = click.option("--dataset", "datasets", multiple=True, help="Only these p
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 MACHINE = options(
     DEVICE,
-    click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True,
-                 help="How replicates are trained together."),
+    click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default="auto",
+        show_default=True,
+        help="How replicates are trained together.",
+    ),
     click.option("--threads", type=click.IntRange(1), help="CPU threads [default: OMP_NUM_THREADS, or all CPUs]."),
     click.option("--data-dir", type=PATH, help="Folder that holds the data sets [default: data]."),
     click.option("--download", is_flag=True, help="Fetch a missing CIFAR archive (checksummed)."),
-    click.option("--checkpoint-seconds", type=float, default=60, show_default=True,
-                 help="Time between checkpoints within a level."),
+    click.option(
+        "--checkpoint-seconds",
+        type=float,
+        default=60,
+        show_default=True,
+        help="Time between checkpoints within a level.",
+    ),
     click.option("--force", is_flag=True, help="Begin anew, whatever stands at --out."),
     click.option("--dry-run", is_flag=True, help="Say what would be computed, and stop."),
-    click.option("--tensorboard", type=PATH, metavar="DIR",
-                 help="Write curves for TensorBoard there (an extra: make .venv/.extras) [default: none]."),
-)  # fmt: skip
+    click.option(
+        "--tensorboard",
+        type=PATH,
+        metavar="DIR",
+        help="Write curves for TensorBoard there (an extra: make .venv/.extras) [default: none].",
+    ),
+)
 TRAINING = options(
-    click.option("--network", help="cifar_resnet20, cifar_resnet14_w4 (width 4) … or any timm name "
-                 "[paper: cifar_resnet20, 32, 56]."),
+    click.option(
+        "--network",
+        help="cifar_resnet20, cifar_resnet14_w4 (width 4) … or any timm name [paper: cifar_resnet20, 32, 56].",
+    ),
     click.option("--steps", type=int, help="Steps of a whole training [paper: 62400, 62400, 31250]."),
     click.option("--batch-size", type=int, help="[paper: 128, 128, 256]"),
     click.option("--lr", type=float, help="Peak learning rate [paper: 0.1]."),
@@ -85,11 +110,16 @@ TRAINING = options(
     click.option("--weight-decay", type=float, help="On all parameters [paper: 1e-4]."),
     click.option("--augment/--no-augment", default=None, help="Random crop and flip [paper: on]."),
     click.option("--border", type=click.IntRange(0), help="Black pixels around an image before the crop [paper: 4]."),
-    click.option("--drop-last/--keep-last", default=None, help="Last partial batch [paper: CIFAR kept, CINIC dropped]."),
+    click.option(
+        "--drop-last/--keep-last", default=None, help="Last partial batch [paper: CIFAR kept, CINIC dropped]."
+    ),
     click.option("--precision", type=click.Choice(PRECISIONS), help="[default: fp32]"),
-    click.option("--normalization", type=click.Choice(["dataset", "imagenet"]),
-                 help="Constants [paper: imagenet for CIFAR, dataset for CINIC]."),
-)  # fmt: skip
+    click.option(
+        "--normalization",
+        type=click.Choice(["dataset", "imagenet"]),
+        help="Constants [paper: imagenet for CIFAR, dataset for CINIC].",
+    ),
+)
 
 
 def is_given(name: str) -> bool:
@@ -118,8 +148,16 @@ def say_unused_data_options(dataset: str) -> None:
 
 
 MACHINE_FIELDS = (
-    "device", "engine", "threads", "data_dir", "download", "checkpoint_seconds", "force", "dry_run", "tensorboard",
-)  # fmt: skip
+    "device",
+    "engine",
+    "threads",
+    "data_dir",
+    "download",
+    "checkpoint_seconds",
+    "force",
+    "dry_run",
+    "tensorboard",
+)
 
 
 def machine(given: dict):

@@ -24,7 +24,9 @@ def sentence(text: str) -> str:
 def _nearest(error: UnicodeEncodeError) -> tuple[str, int]:
     """The letters that stand for those an encoding has not; '?' where nothing is near (parts of undecoded names)."""
     letters = error.object[error.start : error.end]
-    near = (_PLAIN.get(c) or unicodedata.normalize("NFKD", c).encode("ascii", "ignore").decode() or "?" for c in letters)
+    near = (
+        _PLAIN.get(c) or unicodedata.normalize("NFKD", c).encode("ascii", "ignore").decode() or "?" for c in letters
+    )
     return "".join(near), error.end
 
 

@@ -44,7 +44,7 @@ def run_command(context, name, address, extra, gpus, cpus, retries, yes, **given
     Example:
       repro run figure2 --ray local
       repro run figure2 --scale paper --ray 10.0.0.1:6379 --cpus 4 --options '--data-dir /shared/data'
-    """  # fmt: skip
+    """
     from repro import cost, on_ray, plan
 
     study, options = study_of(name, given), plan.words_of(extra)
@@ -71,11 +71,15 @@ def run_command(context, name, address, extra, gpus, cpus, retries, yes, **given
             _say(each)
         if failed:
             waiting = sum(bool(each.waits) for each in failed)
-            raise RunError(f"{len(failed) - waiting} of {len(jobs)} jobs failed and {waiting} wait for them: the same "
-                           "command takes up what is missing")  # fmt: skip
+            raise RunError(
+                f"{len(failed) - waiting} of {len(jobs)} jobs failed and {waiting} wait for them: the same "
+                "command takes up what is missing"
+            )
         if lost := plan.unfinished(steps):
-            raise RunError(f"every job ended well, but {lost[0].target} is not complete here: {study.results} has to "
-                           "be one folder that all nodes share")  # fmt: skip
+            raise RunError(
+                f"every job ended well, but {lost[0].target} is not complete here: {study.results} has to "
+                "be one folder that all nodes share"
+            )
     else:
         without_effect("nothing is left to make", "extra", "gpus", "cpus", "retries")
         click.echo(cost.report(name, steps, todo))

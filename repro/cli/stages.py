@@ -18,19 +18,32 @@ from repro.cli.options import (
     say_unused_data_options,
     training,
     without_effect,
-)  # fmt: skip
+)
 from repro.errors import UsageError
 from repro.experiment import MOST
 from repro.protocol import Scoring, protocol
 
 LABELS = options(
-    click.option("--label-noise", type=float, default=0.0, show_default=True,
-                 help="Share of labels drawn at random [paper, Figure 4: 0.1, 0.5]. Mask search has the true ones."),
-    click.option("--noise-draw", type=click.Choice(["shared", "replicate"]), default="shared", show_default=True,
-                 help="One draw of the noise, or one per replicate."),
-    click.option("--labels", type=PATH, help="Labels of your own, of all images or the training ones: FILE or FILE:KEY "
-                 "(human.pt:worse_label)."),
-)  # fmt: skip
+    click.option(
+        "--label-noise",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="Share of labels drawn at random [paper, Figure 4: 0.1, 0.5]. Mask search has the true ones.",
+    ),
+    click.option(
+        "--noise-draw",
+        type=click.Choice(["shared", "replicate"]),
+        default="shared",
+        show_default=True,
+        help="One draw of the noise, or one per replicate.",
+    ),
+    click.option(
+        "--labels",
+        type=PATH,
+        help="Labels of your own, of all images or the training ones: FILE or FILE:KEY (human.pt:worse_label).",
+    ),
+)
 
 
 def show(result) -> None:
@@ -45,12 +58,29 @@ def say_unused_labels(label_noise: float, noise_draw: str) -> None:
 @main.command()
 @options(DATASET, SCALE)
 @click.option("--networks", type=click.IntRange(1, MOST), help="K, networks of the ensemble [paper: 10].")
-@click.option("--batch-norm", type=click.Choice(["batch", "running"]),
-              help="Statistics when scoring: of batches of 1000 images, or running ones [published code: batch].")  # fmt: skip
+@click.option(
+    "--batch-norm",
+    type=click.Choice(["batch", "running"]),
+    help="Statistics when scoring: of batches of 1000 images, or running ones [published code: batch].",
+)
 @click.option("--grand", is_flag=True, help="GraNd too: a backward pass for each image and network.")
 @options(LABELS, TRAINING, SEED, REPLICATES, OUT, MACHINE)
-def score(dataset, scale, networks, batch_norm, grand, label_noise, noise_draw, labels, network, normalization, seed,
-          replicates, out, **given):  # fmt: skip
+def score(
+    dataset,
+    scale,
+    networks,
+    batch_norm,
+    grand,
+    label_noise,
+    noise_draw,
+    labels,
+    network,
+    normalization,
+    seed,
+    replicates,
+    out,
+    **given,
+):
     """Scores of every training image, the mean over K networks: EL2N, margin, forgetting events, GraNd.
 
     \b
@@ -68,11 +98,24 @@ def score(dataset, scale, networks, batch_norm, grand, label_noise, noise_draw, 
     if p.folds == 1 and noise_draw == "shared":
         without_effect(f"{dataset} has no folds, so that all replicates share one set of scores", "replicates")
     own = p.scoring
-    scoring = Scoring(network or own.network, training(own.training, given), networks or own.networks,
-                      batch_norm or own.batch_norm)  # fmt: skip
-    show(stages.score(out, dataset=dataset, scoring=scoring, normalization=normalization or p.normalization,
-                       replicates=replicates or p.replicates, seed=p.seed if seed is None else seed,
-                       label_noise=label_noise, noise_draw=noise_draw, labels=labels, grand=grand, machine=place))  # fmt: skip
+    scoring = Scoring(
+        network or own.network, training(own.training, given), networks or own.networks, batch_norm or own.batch_norm
+    )
+    show(
+        stages.score(
+            out,
+            dataset=dataset,
+            scoring=scoring,
+            normalization=normalization or p.normalization,
+            replicates=replicates or p.replicates,
+            seed=p.seed if seed is None else seed,
+            label_noise=label_noise,
+            noise_draw=noise_draw,
+            labels=labels,
+            grand=grand,
+            machine=place,
+        )
+    )
 
 
 @main.command()
@@ -84,8 +127,11 @@ def score(dataset, scale, networks, batch_norm, grand, label_noise, noise_draw, 
     help="What ranks the images (easy and hard): a score artifact, a barrier artifact, "
     "or a file of your own (FILE:COLUMN), easiest lowest.",
 )
-@click.option("--score", type=click.Choice(["el2n", "margin", "forgetting", "grand"]),
-              help="Which one of a score artifact [paper: el2n].")  # fmt: skip
+@click.option(
+    "--score",
+    type=click.Choice(["el2n", "margin", "forgetting", "grand"]),
+    help="Which one of a score artifact [paper: el2n].",
+)
 @options(DATASET, SCALE)
 @click.option(
     "--balanced/--unbalanced", default=None, help="As many of each class [paper: random yes, easy and hard no]."
@@ -135,9 +181,20 @@ def select(kind, size, scores, dataset, scale, seed, replicates, out, **given):
         without_effect("other options say all that it would", "scale")
     if given["balanced"] is None and kind != "random":
         given["balanced"] = p.balanced
-    show(stages.select(out, kind=kind, size=p.subset_size if size is None else size, scores=scores, dataset=dataset,
-                        normalization=None if source else p.normalization, replicates=replicates or p.replicates,
-                        seed=p.seed if seed is None else seed, machine=place, **given))  # fmt: skip
+    show(
+        stages.select(
+            out,
+            kind=kind,
+            size=p.subset_size if size is None else size,
+            scores=scores,
+            dataset=dataset,
+            normalization=None if source else p.normalization,
+            replicates=replicates or p.replicates,
+            seed=p.seed if seed is None else seed,
+            machine=place,
+            **given,
+        )
+    )
 
 
 @main.command()
@@ -145,8 +202,9 @@ def select(kind, size, scores, dataset, scale, seed, replicates, out, **given):
 @options(DATASET, SCALE)
 @click.option("-t", "--rewind-step", "t", type=int, help="Steps of pre-training, t_r [paper: 400, 800, 800 and half].")
 @options(LABELS, TRAINING, SEED, REPLICATES, OUT, MACHINE)
-def pretrain(subset, dataset, scale, t, label_noise, noise_draw, labels, network, normalization, seed, replicates, out,
-             **given):  # fmt: skip
+def pretrain(
+    subset, dataset, scale, t, label_noise, noise_draw, labels, network, normalization, seed, replicates, out, **given
+):
     """Train the dense network for t steps: its weights are the rewind point.
 
     \b
@@ -164,11 +222,23 @@ def pretrain(subset, dataset, scale, t, label_noise, noise_draw, labels, network
     say_unused_labels(label_noise, noise_draw)
     if t == 0:
         without_effect("-t 0 trains nothing", "label_noise", "labels", "checkpoint_seconds")
-    show(stages.pretrain(out, dataset=dataset, subset=subset, t=p.t_star if t is None else t,
-                          network=network or p.network, training=training(p.training, given),
-                          normalization=normalization or (None if subset else p.normalization),
-                          replicates=replicates or p.replicates, seed=p.seed if seed is None else seed,
-                          label_noise=label_noise, noise_draw=noise_draw, labels=labels, machine=place))  # fmt: skip
+    show(
+        stages.pretrain(
+            out,
+            dataset=dataset,
+            subset=subset,
+            t=p.t_star if t is None else t,
+            network=network or p.network,
+            training=training(p.training, given),
+            normalization=normalization or (None if subset else p.normalization),
+            replicates=replicates or p.replicates,
+            seed=p.seed if seed is None else seed,
+            label_noise=label_noise,
+            noise_draw=noise_draw,
+            labels=labels,
+            machine=place,
+        )
+    )
 
 
 @main.command()
@@ -192,5 +262,8 @@ def imp(rewind_point, levels, prune_fraction, replicates, out, **given):
     say_unused_data_options(named)
     if levels is None:
         levels = protocol(named).levels
-    show(stages.imp(out, rewind_point, levels=levels, replicates=replicates, prune_fraction=prune_fraction,
-                    machine=place))  # fmt: skip
+    show(
+        stages.imp(
+            out, rewind_point, levels=levels, replicates=replicates, prune_fraction=prune_fraction, machine=place
+        )
+    )

@@ -45,8 +45,11 @@ def inspect(artifact):
 @main.command()
 @click.argument("artifact", type=PATH)
 @click.option("--out", type=PATH, required=True, help="File to write: .csv, .parquet; .pt, .safetensors (a network).")
-@click.option("--part", type=click.Choice(("ticket", "trained", "rewind", "mask")),
-              help="Of a network: mask × rewind point, trained weights, rewind point, or mask.")  # fmt: skip
+@click.option(
+    "--part",
+    type=click.Choice(("ticket", "trained", "rewind", "mask")),
+    help="Of a network: mask × rewind point, trained weights, rewind point, or mask.",
+)
 @click.option("--replicate", type=click.IntRange(0), help="Whose network.")
 @click.option("--level", type=click.IntRange(0), help="Its pruning level; a rewind point has none.")
 def export(artifact, out, part, replicate, level):
@@ -73,8 +76,9 @@ def export(artifact, out, part, replicate, level):
         click.echo(files.export(artifact, out))
         return
     if part is None or replicate is None:
-        raise UsageError(f"--out {out} holds one network: say --part and --replicate, and --level unless it is a "
-                         "rewind point")  # fmt: skip
+        raise UsageError(
+            f"--out {out} holds one network: say --part and --replicate, and --level unless it is a rewind point"
+        )
     from repro.stages import tickets
 
     click.echo(tickets.export(artifact, out, replicate=replicate, level=level, part=part))

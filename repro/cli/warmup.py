@@ -16,7 +16,7 @@ from repro.cli.options import (
     options,
     say_unused_data_options,
     training,
-)  # fmt: skip
+)
 from repro.cli.stages import show
 from repro.errors import UsageError
 from repro.protocol import protocol
@@ -26,8 +26,13 @@ NEEDED = {"steps": "--steps", "batch_size": "--batch-size", "lr": "--lr", "miles
 
 @main.command()
 @options(DATASET, SCALE)
-@click.option("--subset", "subsets", type=PATH, multiple=True,
-              help="Subset artifact to warm up on (repeatable); all training images always are one condition.")  # fmt: skip
+@click.option(
+    "--subset",
+    "subsets",
+    type=PATH,
+    multiple=True,
+    help="Subset artifact to warm up on (repeatable); all training images always are one condition.",
+)
 @click.option("--warmup-steps", help="The w's of the sweep, with commas [default: the protocol's].")
 @options(TRAINING, SEED, REPLICATES, OUT, MACHINE)
 def warmup(dataset, scale, subsets, warmup_steps, network, normalization, seed, replicates, out, **given):
@@ -55,11 +60,20 @@ def warmup(dataset, scale, subsets, warmup_steps, network, normalization, seed, 
     if p.warmup is None and missing:
         raise UsageError(f"the protocol of {p.dataset} has no warm-up: give {', '.join(missing)}")
     base = p.warmup.training if p.warmup else p.training
-    show(stages.warmup(out, dataset=dataset, subsets=subsets, steps=p.warmup.steps if steps is None else steps,
-                        network=network or p.network, training=training(base, given),
-                        normalization=normalization or (None if subsets else p.normalization),
-                        replicates=replicates or (p.warmup or p).replicates, seed=p.seed if seed is None else seed,
-                        machine=place))  # fmt: skip
+    show(
+        stages.warmup(
+            out,
+            dataset=dataset,
+            subsets=subsets,
+            steps=p.warmup.steps if steps is None else steps,
+            network=network or p.network,
+            training=training(base, given),
+            normalization=normalization or (None if subsets else p.normalization),
+            replicates=replicates or (p.warmup or p).replicates,
+            seed=p.seed if seed is None else seed,
+            machine=place,
+        )
+    )
 
 
 def _steps(text: str | None) -> list[int] | None:

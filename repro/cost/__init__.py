@@ -97,8 +97,14 @@ def _spoken(seconds: float) -> str:
     return f"{seconds / 3600:,.{int(seconds < 36_000)}f} hours"
 
 
-def predict(todo: list[Step], *, jobs: int, device: str = "auto", network: str | None = None,
-            measure: Callable[[str, Protocol, str], Speed] | None = None) -> Prediction:  # fmt: skip
+def predict(
+    todo: list[Step],
+    *,
+    jobs: int,
+    device: str = "auto",
+    network: str | None = None,
+    measure: Callable[[str, Protocol, str], Speed] | None = None,
+) -> Prediction:
     """The time the steps would take, at the speed of one network.
 
     Arguments:
@@ -130,10 +136,17 @@ def predict(todo: list[Step], *, jobs: int, device: str = "auto", network: str |
     stored = {step.target: stored_bytes(step) for step in todo}
     moved = [moved_bytes(step, takes(step), stored) for step in todo]
     return Prediction(
-        network, speed, sum(seconds), schedule(found, seconds, jobs).clock, jobs, longest,
+        network,
+        speed,
+        sum(seconds),
+        schedule(found, seconds, jobs).clock,
+        jobs,
+        longest,
         tuple((f"{step.target.parent.name}/{step.target.stem}", time) for step, time in told if time > TOLD * longest),
-        sum(stored.values()), sum(written for written, _ in moved), sum(read for _, read in moved),
-    )  # fmt: skip
+        sum(stored.values()),
+        sum(written for written, _ in moved),
+        sum(read for _, read in moved),
+    )
 
 
 def predict_each(todo: list[Step], places: Sequence[int], **options) -> list[Prediction]:
@@ -194,8 +207,10 @@ def _table(predictions: Sequence[Prediction]) -> list[str]:
     lines = ["", "devices  hours on the clock  device-hours  efficiency   written a device"]
     for each in predictions:
         traffic = each.written / each.work * each.efficiency / 1e6
-        lines.append(f"{each.jobs:7,}  {each.clock / 3600:18,.2f}  {each.work / 3600:12,.2f}  {each.efficiency:10.0%}"
-                     f"  {traffic:12.2g} MB/s")  # fmt: skip
+        lines.append(
+            f"{each.jobs:7,}  {each.clock / 3600:18,.2f}  {each.work / 3600:12,.2f}  {each.efficiency:10.0%}"
+            f"  {traffic:12.2g} MB/s"
+        )
     chain = ", ".join(f"{name} {_spoken(time)}" for name, time in first.chain)
     lines += [
         f"one process on each, {first.rates}",

@@ -41,8 +41,10 @@ class Batcher:
     ):
         count, self._height, self._width, self._channels = images.shape
         if augment and border > min(self._height, self._width):
-            raise UsageError(f"border (={border}) is wider than the images of {self._height} x {self._width} pixels: "
-                             "choose a smaller --border, or --no-augment")  # fmt: skip
+            raise UsageError(
+                f"border (={border}) is wider than the images of {self._height} x {self._width} pixels: "
+                "choose a smaller --border, or --no-augment"
+            )
         assert images.dtype == torch.uint8 and len(mean) == len(std) == self._channels
         self.device = torch.device(device)
         self._augment, self._pad = augment, border if augment else 0

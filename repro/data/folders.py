@@ -41,8 +41,10 @@ class _Told:
         self.first.setdefault(what, path)
 
     def say(self) -> None:
-        parts = [f"{count} {what} (the first: {os.path.relpath(self.first[what], self.root)})"
-                 for what, count in sorted(self.counts.items())]
+        parts = [
+            f"{count} {what} (the first: {os.path.relpath(self.first[what], self.root)})"
+            for what, count in sorted(self.counts.items())
+        ]
         if parts:
             _say_once(f"{self.root}: {'; '.join(parts)}")
 
@@ -89,8 +91,13 @@ def count_folder(folder: Path) -> dict[str, int]:
     shapes = [_shape(path) for path, _ in found.samples]
     for (path, _), shape in zip(found.samples, shapes):
         _require_size(path, shape, shapes[0])
-    return {"image_size": shapes[0][0], "in_chans": 3, "num_classes": len(found.classes),
-            "train_images": found.train_size, "test_images": len(found.samples) - found.train_size}
+    return {
+        "image_size": shapes[0][0],
+        "in_chans": 3,
+        "num_classes": len(found.classes),
+        "train_images": found.train_size,
+        "test_images": len(found.samples) - found.train_size,
+    }
 
 
 def read_images(root: Path, train: list[str], test: list[str]) -> Arrays:
@@ -114,8 +121,7 @@ def _halves(folder: Path) -> tuple[list[str], list[str]]:
         there = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
         found = f", and has {', '.join(there)}" if there else ""
         raise UsageError(
-            f"{folder} is no image folder: it needs train/ and test/ (or val/), with a folder a "
-            f"class{found}"
+            f"{folder} is no image folder: it needs train/ and test/ (or val/), with a folder a class{found}"
         )
     return ["train"], [test]
 
@@ -139,8 +145,7 @@ def _scan(root: Path, train: list[str], test: list[str]) -> _Scan:
                 )
             if len(classes) < 2:
                 raise UsageError(
-                    f"{root / part} holds one class ({classes[0]}): give a folder to each of two classes "
-                    "or more"
+                    f"{root / part} holds one class ({classes[0]}): give a folder to each of two classes or more"
                 )
         label_of = {_composed(name): label for label, name in enumerate(classes)}
         if odd := label_of.keys() ^ set(map(_composed, names)):

@@ -79,11 +79,7 @@ class ImageSet:
 
 
 def load(
-    name: str,
-    *,
-    data_dir: str | Path | None = None,
-    download: bool = False,
-    normalization: str = "dataset",
+    name: str, *, data_dir: str | Path | None = None, download: bool = False, normalization: str = "dataset"
 ) -> ImageSet:
     """Read an image set into memory.
 

@@ -151,9 +151,7 @@ def _only(array: np.ndarray, key: str | None) -> np.ndarray:
     return array
 
 
-def _of_named(
-    names: list[str], get: Callable[[str], np.ndarray], file: Path, name: str, key: str | None
-) -> Found:
+def _of_named(names: list[str], get: Callable[[str], np.ndarray], file: Path, name: str, key: str | None) -> Found:
     chosen, index = _choice(names, file, name, key)
     with _library():
         numbers, index = get(chosen), None if index is None else get(index)

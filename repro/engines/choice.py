@@ -20,8 +20,17 @@ WIDE = 16  # channels of the first convolution: at least
 LARGE = 32  # side of the images in pixels: at least
 
 
-def choose(asked: str, network: str, *, image_size: int, in_chans: int, num_classes: int, density: float,
-           device: torch.device, precision: str) -> str:  # fmt: skip
+def choose(
+    asked: str,
+    network: str,
+    *,
+    image_size: int,
+    in_chans: int,
+    num_classes: int,
+    density: float,
+    device: torch.device,
+    precision: str,
+) -> str:
     """The engine for ``asked``, which may be 'auto'.
 
     Arguments:
@@ -51,14 +60,30 @@ def choose(asked: str, network: str, *, image_size: int, in_chans: int, num_clas
     return "sparse"
 
 
-def create(engine: str, network: str, *, replicas: int, num_classes: int, in_chans: int, image_size: int,
-           device: torch.device, precision: str = "fp32", threads: int = 1) -> Cohort:  # fmt: skip
+def create(
+    engine: str,
+    network: str,
+    *,
+    replicas: int,
+    num_classes: int,
+    in_chans: int,
+    image_size: int,
+    device: torch.device,
+    precision: str = "fp32",
+    threads: int = 1,
+) -> Cohort:
     """A cohort of an engine that `choose` gave; the arguments are those of `Cohort`.
 
     The sparse engine computes in float32 where bf16 is asked for.
     """
-    how = dict(replicas=replicas, num_classes=num_classes, in_chans=in_chans, image_size=image_size, device=device,
-               threads=threads)  # fmt: skip
+    how = dict(
+        replicas=replicas,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        image_size=image_size,
+        device=device,
+        threads=threads,
+    )
     if engine == "sparse":
         from repro.engines.sparse import SparseCohort  # Numba takes a second to import
 

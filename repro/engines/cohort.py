@@ -37,8 +37,18 @@ class Cohort(ABC):
     engine: ClassVar[str]
     steps_at_once: ClassVar[int] = 1  # blocks of a multiple of this are trained fastest
 
-    def __init__(self, network: str, *, replicas: int, num_classes: int, in_chans: int, image_size: int,
-                 device: torch.device, precision: str = "fp32", threads: int = 1):  # fmt: skip
+    def __init__(
+        self,
+        network: str,
+        *,
+        replicas: int,
+        num_classes: int,
+        in_chans: int,
+        image_size: int,
+        device: torch.device,
+        precision: str = "fp32",
+        threads: int = 1,
+    ):
         self.network, self.replicas, self.device, self.precision = network, replicas, device, precision
         self.num_classes, self.in_chans, self.image_size, self.threads = num_classes, in_chans, image_size, threads
         self.dtype = torch.float64 if precision == "fp64" else torch.float32
@@ -88,8 +98,9 @@ class Cohort(ABC):
             self.state[:, : self.layout.num_prunable].mul_(self.masks)
 
     @abstractmethod
-    def train(self, block: Block, batcher: Batcher, targets: Tensor, sgd: Sgd, *,
-              logits: bool = False) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    def train(
+        self, block: Block, batcher: Batcher, targets: Tensor, sgd: Sgd, *, logits: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """Train the steps of a block.
 
         Arguments:
@@ -101,8 +112,14 @@ class Cohort(ABC):
         """
 
     @abstractmethod
-    def predict(self, batcher: Batcher, index: Tensor, *, batch_norm: str = "running",
-                report: Callable[[int], None] | None = None) -> Tensor:  # fmt: skip
+    def predict(
+        self,
+        batcher: Batcher,
+        index: Tensor,
+        *,
+        batch_norm: str = "running",
+        report: Callable[[int], None] | None = None,
+    ) -> Tensor:
         """Logits float32 [R, n, num_classes], on the CPU, of un-augmented images. The state is left as it was.
 
         Arguments:

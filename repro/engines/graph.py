@@ -63,11 +63,13 @@ class GraphCohort(SerialCohort):
         super().load_masks(masks)
         self.kept.fill_(True) if self.masks is None else self.kept.copy_(self.masks)  # recordings read it there
 
-    def train(self, block: Block, batcher: Batcher, targets: Tensor, sgd: Sgd, *,
-              logits: bool = False) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    def train(
+        self, block: Block, batcher: Batcher, targets: Tensor, sgd: Sgd, *, logits: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         if self.engine == "graph" and not batcher.resident:
-            self._fall_back(f"needs the images in the memory of {self.device}, where they take more than half of what "
-                            "is free")  # fmt: skip
+            self._fall_back(
+                f"needs the images in the memory of {self.device}, where they take more than half of what is free"
+            )
         if self.engine != "graph":
             return super().train(block, batcher, targets, sgd, logits=logits)
         self._mode(training=True)
@@ -176,8 +178,10 @@ class GraphCohort(SerialCohort):
             for tensor, before in zip(state, kept):
                 tensor.copy_(before)
         if not difference <= TOLERANCE[self.precision]:
-            return (f"differs from eager training by {difference:.1e} (relatively), more than "
-                    f"{TOLERANCE[self.precision]:.0e}")  # fmt: skip
+            return (
+                f"differs from eager training by {difference:.1e} (relatively), more than "
+                f"{TOLERANCE[self.precision]:.0e}"
+            )
         static.run = run
         return None
 
@@ -195,9 +199,11 @@ class GraphCohort(SerialCohort):
         wanted, _ = twin.train(static.block, static.batcher, self.targets, static.sgd)
         run()
         pairs = (
-            (static.losses.t(), wanted.t()), (self.weights - before, twin.weights - before),
-            (self.momentum, twin.momentum), (self.buffers, twin.buffers),
-        )  # fmt: skip
+            (static.losses.t(), wanted.t()),
+            (self.weights - before, twin.weights - before),
+            (self.momentum, twin.momentum),
+            (self.buffers, twin.buffers),
+        )
         return max(_apart(mine, its) for mine, its in pairs)
 
     def _twin(self) -> SerialCohort:

@@ -42,8 +42,9 @@ class SerialCohort(Cohort):
                 tensors[entry.name].grad = self.gradients[r, at].view(entry.shape)
         return module
 
-    def train(self, block: Block, batcher: Batcher, targets: Tensor, sgd: Sgd, *,
-              logits: bool = False) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    def train(
+        self, block: Block, batcher: Batcher, targets: Tensor, sgd: Sgd, *, logits: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         self._mode(training=True)
         losses = self.state.new_empty(block.rates.shape)
         seen = self.state.new_empty(*block.index.shape, self.num_classes) if logits else None
@@ -51,8 +52,9 @@ class SerialCohort(Cohort):
             self._step(block, k, batcher, targets, sgd, losses[k], None if seen is None else seen[k])
         return losses, seen
 
-    def _step(self, block: Block, k: int, batcher: Batcher, targets: Tensor, sgd: Sgd, losses: Tensor,
-              logits: Tensor | None) -> None:  # fmt: skip
+    def _step(
+        self, block: Block, k: int, batcher: Batcher, targets: Tensor, sgd: Sgd, losses: Tensor, logits: Tensor | None
+    ) -> None:
         """Step ``k`` of a block, by tensor operations alone: a CUDA graph cannot wait for numbers of the device.
 
         ``losses`` [R] and ``logits`` [R, B, num_classes] are written to.
@@ -105,8 +107,14 @@ class SerialCohort(Cohort):
                 report(chunk.numel())
 
     @torch.no_grad()
-    def predict(self, batcher: Batcher, index: Tensor, *, batch_norm: str = "running",
-                report: Callable[[int], None] | None = None) -> Tensor:  # fmt: skip
+    def predict(
+        self,
+        batcher: Batcher,
+        index: Tensor,
+        *,
+        batch_norm: str = "running",
+        report: Callable[[int], None] | None = None,
+    ) -> Tensor:
         buffers = self.buffers.clone()
         self._mode(training=batch_norm == "batch")
         logits = [each.float() for each in self._batches(batcher, index, report)]

@@ -11,8 +11,23 @@ BLOCK = 1024
 
 
 @triton.jit
-def _masked_sgd(weights, gradients, momentum, masks, rates, weights_row, gradients_row, momentum_row, masks_row, n, m,
-                factor, weight_decay, NESTEROV: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+def _masked_sgd(
+    weights,
+    gradients,
+    momentum,
+    masks,
+    rates,
+    weights_row,
+    gradients_row,
+    momentum_row,
+    masks_row,
+    n,
+    m,
+    factor,
+    weight_decay,
+    NESTEROV: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     row = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     there = at < n
@@ -29,12 +44,23 @@ def _masked_sgd(weights, gradients, momentum, masks, rates, weights_row, gradien
     tl.store(weights + at, (weight - tl.load(rates + row) * change) * keep, mask=there)
 
 
-def triton_masked_sgd(weights: Tensor, gradients: Tensor, momentum: Tensor, masks: Tensor, rates: Tensor,
-                      sgd: Sgd) -> None:  # fmt: skip
+def triton_masked_sgd(
+    weights: Tensor, gradients: Tensor, momentum: Tensor, masks: Tensor, rates: Tensor, sgd: Sgd
+) -> None:
     """See `repro.engines.update.masked_sgd`; ``masks`` cannot be None."""
     replicas, n = weights.shape
     rows = [tensor.stride(0) for tensor in (weights, gradients, momentum, masks)]
     _masked_sgd[(triton.cdiv(n, BLOCK), replicas)](
-        weights, gradients, momentum, masks.view(torch.uint8), rates, *rows, n, masks.shape[1], sgd.momentum,
-        sgd.weight_decay, NESTEROV=sgd.nesterov, BLOCK=BLOCK,
-    )  # fmt: skip
+        weights,
+        gradients,
+        momentum,
+        masks.view(torch.uint8),
+        rates,
+        *rows,
+        n,
+        masks.shape[1],
+        sgd.momentum,
+        sgd.weight_decay,
+        NESTEROV=sgd.nesterov,
+        BLOCK=BLOCK,
+    )

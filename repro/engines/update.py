@@ -8,8 +8,9 @@ from torch import Tensor
 from repro.engines.block import Sgd
 
 
-def masked_sgd(weights: Tensor, gradients: Tensor, momentum: Tensor, masks: Tensor | None, rates: Tensor,
-               sgd: Sgd) -> None:  # fmt: skip
+def masked_sgd(
+    weights: Tensor, gradients: Tensor, momentum: Tensor, masks: Tensor | None, rates: Tensor, sgd: Sgd
+) -> None:
     """One update in place. ``gradients`` is used up. The reference for `repro.engines.triton_update`.
 
     Pruned weights are set back to zero after the update, so neither momentum nor weight decay can revive them.

@@ -22,8 +22,10 @@ def create(network: str, *, num_classes: int, in_chans: int) -> nn.Module:
     try:
         module = maker(num_classes=num_classes, in_chans=in_chans)
     except Exception as error:
-        raise UsageError(f"{name} of {path} fails with {asked} ({usercode.reason(error, path)}): it has to take both "
-                         "and return a torch.nn.Module") from error  # fmt: skip
+        raise UsageError(
+            f"{name} of {path} fails with {asked} ({usercode.reason(error, path)}): it has to take both "
+            "and return a torch.nn.Module"
+        ) from error
     if not isinstance(module, nn.Module):
         raise UsageError(f"{name} of {path} returns {type(module).__name__}: it has to be a torch.nn.Module")
     _require_weights(module, name, path)
@@ -42,11 +44,14 @@ def _require_weights(module: nn.Module, name: str, path: Path) -> None:
     try:
         count = layout_of(module).num_prunable
     except (RuntimeError, ValueError) as error:  # parameters without a shape: lazy modules
-        raise UsageError(f"{name} of {path} has parameters that cannot be laid out ({usercode.reason(error, path)}): "
-                         "give every layer its size") from error  # fmt: skip
+        raise UsageError(
+            f"{name} of {path} has parameters that cannot be laid out ({usercode.reason(error, path)}): "
+            "give every layer its size"
+        ) from error
     if not count:
-        raise UsageError(f"{name} of {path} has no weights to prune: it needs an nn.Conv2d or an nn.Linear that "
-                         "is trained")
+        raise UsageError(
+            f"{name} of {path} has no weights to prune: it needs an nn.Conv2d or an nn.Linear that is trained"
+        )
 
 
 def _check_first_output(module: nn.Module, name: str, path: Path, num_classes: int) -> None:
@@ -55,7 +60,8 @@ def _check_first_output(module: nn.Module, name: str, path: Path, num_classes: i
         found, wanted = getattr(logits, "shape", type(logits).__name__), (len(given[0]), num_classes)
         if found != wanted:
             shown = f"shape {tuple(found)}" if isinstance(found, tuple) else found
-            raise UsageError(f"{name} of {path} gives {shown} for {wanted[0]} image(s): it has to give logits of shape "
-                             f"{wanted}")  # fmt: skip
+            raise UsageError(
+                f"{name} of {path} gives {shown} for {wanted[0]} image(s): it has to give logits of shape {wanted}"
+            )
 
     handle = module.register_forward_hook(check)

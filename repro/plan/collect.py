@@ -62,8 +62,10 @@ def _open(steps: list[Step], look: Look) -> store.Artifact:
     if not path.exists():
         raise UsageError(f"{path} is missing: run make, or the commands that repro plan --make writes")
     if wrong := next((step for step in steps if step.target.exists() and step.mislabelled()), None):
-        raise UsageError(f"{wrong.target} was made with other labels than those of {wrong.labels}: put back the file "
-                         "that it was made with, or choose another --results folder")  # fmt: skip
+        raise UsageError(
+            f"{wrong.target} was made with other labels than those of {wrong.labels}: put back the file "
+            "that it was made with, or choose another --results folder"
+        )
     artifact = store.read(path)
     _require_as_planned(path, artifact.lineage, path, known, look)
     return artifact
@@ -73,21 +75,32 @@ def _require_as_planned(path: Path, made: store.Lineage, target: Path, known: di
     """Raises UsageError unless ``made``, of the lineage of the artifact at ``path``, is what the plan has at ``target``,
     of the inputs that the plan has, which are those that are there."""
     if made.name != target.stem:
-        raise UsageError(f"{path} is not in its place: {made.name} is where {target.stem} is needed; rename it back, or "
-                         "run make with another --results folder")  # fmt: skip
+        raise UsageError(
+            f"{path} is not in its place: {made.name} is where {target.stem} is needed; rename it back, or "
+            "run make with another --results folder"
+        )
     if target != path and target.exists() and (there := look(target).identity) != made.identity:
-        raise UsageError(f"{path} was made from another {target.stem} (identity {made.identity[:12]}…) than stands at "
-                         f"{target} ({there[:12]}…): bring that one back, or run make with another --results folder")  # fmt: skip
+        raise UsageError(
+            f"{path} was made from another {target.stem} (identity {made.identity[:12]}…) than stands at "
+            f"{target} ({there[:12]}…): bring that one back, or run make with another --results folder"
+        )
     if target not in known:  # whoever asks for one artifact alone
         return
     for field, there, here in known[target].differing(made.recipe):
         of = "" if target == path else f" of {made.name}"
-        raise UsageError(f"{path} is of another experiment: {field}{of} is {there} there and {here} here; "
-                         "choose another --results folder, or its --seed and --scale")  # fmt: skip
-    sources, needs = {each.name: each for each in made.inputs.values()}, {need.stem: need for need in known[target].needs}
+        raise UsageError(
+            f"{path} is of another experiment: {field}{of} is {there} there and {here} here; "
+            "choose another --results folder, or its --seed and --scale"
+        )
+    sources, needs = (
+        {each.name: each for each in made.inputs.values()},
+        {need.stem: need for need in known[target].needs},
+    )
     if sources.keys() != needs.keys():
-        raise UsageError(f"{path} is of another experiment: {made.name} was made from {', '.join(sources) or 'nothing'} and "
-                         f"not from {', '.join(needs) or 'nothing'}; choose another --results folder")  # fmt: skip
+        raise UsageError(
+            f"{path} is of another experiment: {made.name} was made from {', '.join(sources) or 'nothing'} and "
+            f"not from {', '.join(needs) or 'nothing'}; choose another --results folder"
+        )
     for name, need in needs.items():
         _require_as_planned(path, sources[name], need, known, look)
 
@@ -98,8 +111,15 @@ def _wanted(steps: list[Step], look: Look) -> pd.DataFrame:
 
 
 def _labels(cell: Cell, condition: str | None = None) -> dict:
-    return dict(dataset=cell.protocol.dataset, condition=condition or cell.condition, size=cell.size, t=cell.t,
-                noise=cell.noise, promised=cell.promised, labels=cell.labels)  # fmt: skip
+    return dict(
+        dataset=cell.protocol.dataset,
+        condition=condition or cell.condition,
+        size=cell.size,
+        t=cell.t,
+        noise=cell.noise,
+        promised=cell.promised,
+        labels=cell.labels,
+    )
 
 
 def _growth(item: Item, steps: list[Step], look: Look):
@@ -134,8 +154,10 @@ def _of_barrier(barrier: Barrier, steps: list[Step], look: Look):
             loss, test_loss = artifact[f"{piece}/train_loss"], artifact[f"{piece}/test_loss"]
             middle = int(np.flatnonzero(artifact["alphas"] == 0.5)[0])
             per_example.append(loss[middle] - (loss[0] + loss[-1]) / 2)
-            wrong = [_unpacked(artifact[f"{piece}/{split}_wrong"], n) for split, n in
-                     (("train", loss.shape[1]), ("test", test_loss.shape[1]))]  # fmt: skip
+            wrong = [
+                _unpacked(artifact[f"{piece}/{split}_wrong"], n)
+                for split, n in (("train", loss.shape[1]), ("test", test_loss.shape[1]))
+            ]
             along.append([a.mean(1, dtype=np.float64) for a in (loss, wrong[0], test_loss, wrong[1])])
         counts = np.histogram(np.clip(np.concatenate(per_example), BINS[0], BINS[-1]), BINS)[0]
         yield "histograms", pd.DataFrame({**labels, "bin_lo": BINS[:-1], "count": counts})
@@ -162,8 +184,14 @@ def _of_chosen(item: Chosen, steps: list[Step], look: Look):
     yield from ()  # what is told of any subset is told of this one
 
 
-_TABLES = {Cell: _of_cell, Chosen: _of_chosen, Branch: _of_branch, Barrier: _of_barrier, WarmupSweep: _of_warmup,
-           Gradients: _of_gradients}  # fmt: skip
+_TABLES = {
+    Cell: _of_cell,
+    Chosen: _of_chosen,
+    Branch: _of_branch,
+    Barrier: _of_barrier,
+    WarmupSweep: _of_warmup,
+    Gradients: _of_gradients,
+}
 
 
 def _beside(item: Item, steps: list[Step], look: Look):

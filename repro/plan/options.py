@@ -44,8 +44,14 @@ def recipe_of(p: Protocol, training: Training) -> dict:
 
 @lru_cache(maxsize=64)  # thousands of steps are of a few protocols
 def _recipe(p: Protocol, training: Training) -> dict:
-    said = {"dataset": p.dataset, "network": p.network, "normalization": p.normalization, "seed": p.seed,
-            **asdict(training), "milestones": list(training.milestones)}  # fmt: skip
+    said = {
+        "dataset": p.dataset,
+        "network": p.network,
+        "normalization": p.normalization,
+        "seed": p.seed,
+        **asdict(training),
+        "milestones": list(training.milestones),
+    }
     if not training.augment:  # nothing is cropped
         del said["border"]
     return said

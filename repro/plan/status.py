@@ -58,8 +58,9 @@ class Status:
     def counts(self) -> str:
         """'12 done, 2 running, 1 failed, 20 waiting; about 14 min left with 2 at once'."""
         words = [state.word for state in self.states]
-        said = ", ".join(f"{words.count(word)} {word}" for word in ("done", "running", "failed", "waiting")
-                         if word in words)  # fmt: skip
+        said = ", ".join(
+            f"{words.count(word)} {word}" for word in ("done", "running", "failed", "waiting") if word in words
+        )
         if all(word == "done" for word in words):
             return said
         left = "time left not known yet" if self.clock is None else f"about {spoken(self.clock)} left"
@@ -205,8 +206,12 @@ class _Speed:
         every = [run for runs in recent.values() for run in runs]
         self.any = sum(run[1] for run in every) / sum(run[2] for run in every) if every else None
         if not every:
-            said = [(match, state.step) for state in states if state.word == "running"
-                    if (match := _SPEED.search(state.note))]  # fmt: skip
+            said = [
+                (match, state.step)
+                for state in states
+                if state.word == "running"
+                if (match := _SPEED.search(state.note))
+            ]
             rates = [float(match[1].replace(",", "")) * self.unit(step) for match, step in said]
             self.any = sum(rates) / len(rates) if rates and min(rates) > 0 else None
 

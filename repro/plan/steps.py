@@ -132,22 +132,50 @@ def _cell(cell: Cell, results: Path) -> list[Step]:
     recipe = recipe_of(p, p.training) | {"t": cell.t} | label_fields(cell)
     options = options_of(p, cell.promised, p.training)
     pretrain = Step(
-        target, ("pretrain", *source, "-t", str(cell.t), *options, "--out", str(target)),
-        tuple(step.target for step in before[-1:]), _replicates(cell.promised), recipe, p.network, p,
-        cell.promised if cell.t else 0, cell.promised * cell.t * p.training.batch_size,
-        cell.promised * p.test_images, labels=cell.labels,
-    )  # fmt: skip
+        target,
+        ("pretrain", *source, "-t", str(cell.t), *options, "--out", str(target)),
+        tuple(step.target for step in before[-1:]),
+        _replicates(cell.promised),
+        recipe,
+        p.network,
+        p,
+        cell.promised if cell.t else 0,
+        cell.promised * cell.t * p.training.batch_size,
+        cell.promised * p.test_images,
+        labels=cell.labels,
+    )
     return [*before, pretrain, _imp(cell, pretrain, results)]
 
 
 def _imp(cell: Cell, pretrain: Step, results: Path) -> Step:
     p, target = cell.protocol, cell.path(results)
     wanted = _levels(cell.promised, range(cell.depth + 1))
-    command = ("imp", str(pretrain.target), "--levels", str(cell.depth), "--replicates", str(cell.promised),
-               "--prune-fraction", str(p.prune_fraction), "--out", str(target))  # fmt: skip
+    command = (
+        "imp",
+        str(pretrain.target),
+        "--levels",
+        str(cell.depth),
+        "--replicates",
+        str(cell.promised),
+        "--prune-fraction",
+        str(p.prune_fraction),
+        "--out",
+        str(target),
+    )
     recipe = recipe_of(p, p.training) | {"t": cell.t, "prune_fraction": p.prune_fraction}
-    return Step(target, command, (pretrain.target,), wanted, recipe, p.network, p, len(wanted),
-                _whole_runs(len(wanted), cell), len(wanted) * p.all_images, _density(wanted, p))  # fmt: skip
+    return Step(
+        target,
+        command,
+        (pretrain.target,),
+        wanted,
+        recipe,
+        p.network,
+        p,
+        len(wanted),
+        _whole_runs(len(wanted), cell),
+        len(wanted) * p.all_images,
+        _density(wanted, p),
+    )
 
 
 def _whole_runs(count: int, cell: Cell) -> int:
@@ -159,12 +187,33 @@ def _branch(branch: Branch, results: Path) -> list[Step]:
     before, cell, target = _cell(branch.cell, results), branch.cell, branch.path(results)
     levels = range(1, cell.depth + 1)
     wanted = _levels(cell.promised, levels)
-    command = ("branch", str(before[-1].target), "--mask", branch.mask, "--levels", ",".join(map(str, levels)),
-               "--replicates", str(cell.promised), "--out", str(target))  # fmt: skip
+    command = (
+        "branch",
+        str(before[-1].target),
+        "--mask",
+        branch.mask,
+        "--levels",
+        ",".join(map(str, levels)),
+        "--replicates",
+        str(cell.promised),
+        "--out",
+        str(target),
+    )
     p = cell.protocol
     recipe = recipe_of(p, p.training) | {"t": cell.t, "mask": branch.mask}
-    step = Step(target, command, (before[-1].target,), wanted, recipe, p.network, p, len(wanted),
-                _whole_runs(len(wanted), cell), len(wanted) * p.all_images, _density(wanted, p))  # fmt: skip
+    step = Step(
+        target,
+        command,
+        (before[-1].target,),
+        wanted,
+        recipe,
+        p.network,
+        p,
+        len(wanted),
+        _whole_runs(len(wanted), cell),
+        len(wanted) * p.all_images,
+        _density(wanted, p),
+    )
     return [*before, step]
 
 
@@ -179,15 +228,36 @@ def _barrier(barrier: Barrier, results: Path) -> list[Step]:
         for mode in ("averaged", "recalibrated")
     )
     alphas = ("--alphas", str(barrier.alphas)) if barrier.alphas else ()
-    command = ("barrier", str(before[-1].target), "--children", str(p.children), *alphas, "--batch-norm", "both",
-               "--replicates", str(cell.promised), "--out", str(target))  # fmt: skip
+    command = (
+        "barrier",
+        str(before[-1].target),
+        "--children",
+        str(p.children),
+        *alphas,
+        "--batch-norm",
+        "both",
+        "--replicates",
+        str(cell.promised),
+        "--out",
+        str(target),
+    )
     recipe, points = recipe_of(p, p.training), (barrier.alphas or 3) - 1
     del recipe["seed"]
     recipe |= {"form": "children", "level": 0, "alphas": sorted({0.5, *(k / points for k in range(points + 1))})}
     on_lines = p.children + 1 + len(pairs) * (points - 1)  # networks of a parent, measured with either batch norm
     each = on_lines * (2 * p.all_images + p.train_images) + p.train_images + (2 + p.children) * p.test_images
-    step = Step(target, command, (before[-1].target,), wanted, recipe, p.network, p, networks,
-                _whole_runs(networks, cell), cell.promised * each)  # fmt: skip
+    step = Step(
+        target,
+        command,
+        (before[-1].target,),
+        wanted,
+        recipe,
+        p.network,
+        p,
+        networks,
+        _whole_runs(networks, cell),
+        cell.promised * each,
+    )
     return [*before, step]
 
 
@@ -201,12 +271,30 @@ def _warmup(sweep: WarmupSweep, results: Path) -> list[Step]:
         for w in study.steps
         for r in range(study.replicates)
     )
-    command = ("warmup", "--dataset", p.dataset, *(word for path in sources for word in ("--subset", str(path))),
-               "--warmup-steps", ",".join(map(str, study.steps)), *options_of(p, study.replicates, study.training),
-               "--out", str(target))  # fmt: skip
+    command = (
+        "warmup",
+        "--dataset",
+        p.dataset,
+        *(word for path in sources for word in ("--subset", str(path))),
+        "--warmup-steps",
+        ",".join(map(str, study.steps)),
+        *options_of(p, study.replicates, study.training),
+        "--out",
+        str(target),
+    )
     images = len(wanted) * study.training.steps * study.training.batch_size
-    step = Step(target, command, tuple(sources), wanted, recipe_of(p, study.training), p.network, p, len(wanted),
-                images, len(wanted) * p.all_images)  # fmt: skip
+    step = Step(
+        target,
+        command,
+        tuple(sources),
+        wanted,
+        recipe_of(p, study.training),
+        p.network,
+        p,
+        len(wanted),
+        images,
+        len(wanted) * p.all_images,
+    )
     return [step for chain in chains for step in chain] + [step]
 
 
@@ -216,12 +304,31 @@ def _gradients(item: Gradients, results: Path) -> list[Step]:
     source = ("--subset", str(before[-1].target)) if before else ("--dataset", p.dataset)
     measured = [*range(0, item.steps, item.every), item.steps]
     wanted = frozenset(f"replicate_{r}/step_{s}" for r in range(item.promised) for s in measured)
-    command = ("gradients", *source, "-t", str(item.steps), "--every", str(item.every),
-               *options_of(p, item.promised, p.training), "--out", str(target))  # fmt: skip
+    command = (
+        "gradients",
+        *source,
+        "-t",
+        str(item.steps),
+        "--every",
+        str(item.every),
+        *options_of(p, item.promised, p.training),
+        "--out",
+        str(target),
+    )
     images = item.promised * (item.steps + 16 * len(measured)) * p.training.batch_size
     recipe = recipe_of(p, p.training) | {"t": item.steps, "every": item.every, "batches": 16}
-    step = Step(target, command, tuple(s.target for s in before[-1:]), wanted, recipe, p.network, p, item.promised,
-                images, len(wanted) * p.test_images)  # fmt: skip
+    step = Step(
+        target,
+        command,
+        tuple(s.target for s in before[-1:]),
+        wanted,
+        recipe,
+        p.network,
+        p,
+        item.promised,
+        images,
+        len(wanted) * p.test_images,
+    )
     return [*before, step]
 
 
@@ -243,8 +350,14 @@ def _select(cell: Cell, results: Path) -> list[Step]:
     """The steps that make a cell's subset: its scores, or the subset it is like, first."""
     p, subset, replicates = cell.protocol, cell.subset, cell.promised
     target, balanced = cell.path(results, "subset"), subset.is_balanced(p)
-    recipe = {"dataset": p.dataset, "normalization": p.normalization, "subset": subset.kind, "size": subset.size,
-              "balanced": balanced, **label_fields(cell)}  # fmt: skip
+    recipe = {
+        "dataset": p.dataset,
+        "normalization": p.normalization,
+        "subset": subset.kind,
+        "size": subset.size,
+        "balanced": balanced,
+        **label_fields(cell),
+    }
     if subset.own_scores:
         recipe |= {"score": "file", "scores_sha256": sha256_of_scores(subset.score, p)}
     elif subset.ranked:
@@ -268,8 +381,21 @@ def _select(cell: Cell, results: Path) -> list[Step]:
     control = ("--permute-scores",) if subset.permuted else ()
     balance = ("--balanced" if balanced else "--unbalanced",) if subset.ranked else ()
     seed = ("--seed", str(p.seed)) if not subset.ranked or subset.permuted or "--label-noise" in source else ()
-    command = ("select", "--kind", subset.kind, "--size", str(subset.size), *source, *balance, *control, *seed,
-               "--replicates", str(replicates), "--out", str(target))  # fmt: skip
+    command = (
+        "select",
+        "--kind",
+        subset.kind,
+        "--size",
+        str(subset.size),
+        *source,
+        *balance,
+        *control,
+        *seed,
+        "--replicates",
+        str(replicates),
+        "--out",
+        str(target),
+    )
     needs = tuple(step.target for step in before[-1:])
     return [*before, Step(target, command, needs, _replicates(replicates), recipe, p.network, p, labels=cell.labels)]
 
@@ -281,15 +407,35 @@ def _score(cell: Cell, results: Path) -> Step:
         f"fold_{f}/network_{k}" for f in range(min(p.folds, replicates)) for k in range(p.scoring.networks)
     )
     recipe = recipe_of(p, p.scoring.training) | {
-        "network": p.scoring.network, "networks": p.scoring.networks, "batch_norm": p.scoring.batch_norm,
+        "network": p.scoring.network,
+        "networks": p.scoring.networks,
+        "batch_norm": p.scoring.batch_norm,
         **label_fields(cell),
-    }  # fmt: skip
+    }
     images = len(wanted) * p.scoring.training.steps * p.scoring.training.batch_size
     several = replicates if p.folds > 1 else None  # without folds all replicates share one set of scores
-    command = ("score", "--dataset", p.dataset, *label_options(cell),
-               *options_of(p, several, p.scoring.training, p.scoring), "--out", str(target))  # fmt: skip
-    return Step(target, command, (), wanted, recipe, p.scoring.network, p, len(wanted), images,
-                len(wanted) * p.train_images, labels=cell.labels)  # fmt: skip
+    command = (
+        "score",
+        "--dataset",
+        p.dataset,
+        *label_options(cell),
+        *options_of(p, several, p.scoring.training, p.scoring),
+        "--out",
+        str(target),
+    )
+    return Step(
+        target,
+        command,
+        (),
+        wanted,
+        recipe,
+        p.scoring.network,
+        p,
+        len(wanted),
+        images,
+        len(wanted) * p.train_images,
+        labels=cell.labels,
+    )
 
 
 def _replicates(count: int) -> frozenset[str]:

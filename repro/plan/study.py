@@ -33,7 +33,16 @@ class Study:
     """
 
     def __init__(
-        self, name, scale=None, datasets=(), control=None, seed=None, replicates=None, levels=None, results=None, *,
+        self,
+        name,
+        scale=None,
+        datasets=(),
+        control=None,
+        seed=None,
+        replicates=None,
+        levels=None,
+        results=None,
+        *,
         read=None,
     ):
         self.own = (read or own.read(name)) if own.is_own(name) else None
@@ -139,5 +148,11 @@ class Study:
 
         unspoiled = (plain := self.unspoiled()) and collect(plain.items(), plain.results)
         evidence = collect(self.finished(), self.results)
-        return judge(evidence, self.protocols, figures=self.claims, control=self.control, unspoiled=unspoiled,
-                     complete=not self.lacking())  # fmt: skip
+        return judge(
+            evidence,
+            self.protocols,
+            figures=self.claims,
+            control=self.control,
+            unspoiled=unspoiled,
+            complete=not self.lacking(),
+        )

@@ -11,8 +11,16 @@ from repro.plan.steps import Step
 from repro.plan.study import Study
 from repro.report.tables import Cell, Table, number, table
 
-KINDS = {"score": "scoring", "select": "subsets", "pretrain": "pre-training", "imp": "pruning", "branch": "other masks",
-         "barrier": "barriers", "warmup": "warm-up", "gradients": "gradients"}  # fmt: skip
+KINDS = {
+    "score": "scoring",
+    "select": "subsets",
+    "pretrain": "pre-training",
+    "imp": "pruning",
+    "branch": "other masks",
+    "barrier": "barriers",
+    "warmup": "warm-up",
+    "gradients": "gradients",
+}
 
 
 @dataclass(frozen=True)
@@ -83,8 +91,14 @@ def _sums(group: Iterable[Made]) -> tuple[Cell, ...]:
     costs = [m.cost() for m in group]
     networks, images, wall, cpu = (sum(column) for column in zip(*costs)) if costs else (0, 0, 0.0, 0.0)
     speed = images / wall if wall and images else None
-    return (number(len(costs), "d"), number(networks, ",d"), number(images, ",d"), number(wall / 3600, ".3f"),
-            number(cpu / 3600, ".3f"), number(speed, ",.0f"))  # fmt: skip
+    return (
+        number(len(costs), "d"),
+        number(networks, ",d"),
+        number(images, ",d"),
+        number(wall / 3600, ".3f"),
+        number(cpu / 3600, ".3f"),
+        number(speed, ",.0f"),
+    )
 
 
 def machines(there: list[Made]) -> dict[str, dict]:
@@ -104,8 +118,20 @@ def provenance(study: Study, there: list[Made]) -> list[Table]:
     """A row per artifact, a row per machine with its software, and the checksums of the data."""
     known = machines(there)
     names = {_machine(run): name for name, run in known.items()}
-    heads = ("artifact", "kind", "identity", "content sha256", "revision", "lock sha256", "image digest", "device",
-             "machine", "made", "wall, s", "command")  # fmt: skip
+    heads = (
+        "artifact",
+        "kind",
+        "identity",
+        "content sha256",
+        "revision",
+        "lock sha256",
+        "image digest",
+        "device",
+        "machine",
+        "made",
+        "wall, s",
+        "command",
+    )
     rows = []
     for m in there:
         run = m.runs[-1] if m.runs else {}
@@ -113,19 +139,33 @@ def provenance(study: Study, there: list[Made]) -> list[Table]:
         used = ", ".join(dict.fromkeys(names[_machine(each)] for each in m.runs))
         device = ", ".join(filter(None, (run.get("device"), run.get("gpu"), run.get("engine"))))
         when = run.get("finished", "").replace("T", " ").replace("+00:00", " UTC")
-        rows.append((
-            Cell(m.step.target.relative_to(study.results).as_posix()), m.artifact.kind, _hash(m.artifact.identity),
-            _hash(m.artifact.content_sha256), _hash(revision), _hash(run.get("requirements_sha256") or "unknown"),
-            _hash(run.get("image_digest") or "none"), device, used, when, number(m.wall, ",.1f"),
-            Cell(shlex.join(m.step.command), kind="command"),
-        ))  # fmt: skip
+        rows.append(
+            (
+                Cell(m.step.target.relative_to(study.results).as_posix()),
+                m.artifact.kind,
+                _hash(m.artifact.identity),
+                _hash(m.artifact.content_sha256),
+                _hash(revision),
+                _hash(run.get("requirements_sha256") or "unknown"),
+                _hash(run.get("image_digest") or "none"),
+                device,
+                used,
+                when,
+                number(m.wall, ",.1f"),
+                Cell(shlex.join(m.step.command), kind="command"),
+            )
+        )
     return [
         table("Artifacts: what each is, its checksums, and what made it last", heads, rows),
-        table("Machines and software", ("machine", "processor", "GPU", "system", "threads", "versions"),
-              [_machine_row(name, run) for name, run in known.items()]),
-        table("Checksums of the data", ("data set", "sha256 of the images", "sha256 of randomised labels"),
-              _data(there)),
-    ]  # fmt: skip
+        table(
+            "Machines and software",
+            ("machine", "processor", "GPU", "system", "threads", "versions"),
+            [_machine_row(name, run) for name, run in known.items()],
+        ),
+        table(
+            "Checksums of the data", ("data set", "sha256 of the images", "sha256 of randomised labels"), _data(there)
+        ),
+    ]
 
 
 def _machine_row(name: str, run: dict) -> tuple:
@@ -143,8 +183,14 @@ def _machine_row(name: str, run: dict) -> tuple:
 
 
 def _data(there: list[Made]) -> list[tuple]:
-    sums = {(m.artifact.recipe.get("dataset", ""), m.artifact.recipe.get("data_sha256", ""),
-             m.artifact.recipe.get("labels_sha256", "")) for m in there}  # fmt: skip
+    sums = {
+        (
+            m.artifact.recipe.get("dataset", ""),
+            m.artifact.recipe.get("data_sha256", ""),
+            m.artifact.recipe.get("labels_sha256", ""),
+        )
+        for m in there
+    }
     return [(name, _hash(images), _hash(labels)) for name, images, labels in sorted(sums) if images]
 
 
@@ -167,8 +213,14 @@ def make_command(study: Study) -> str:
     if study.own:
         return study.how.replace("`", "")
     asked = study.asked
-    words = {"SCALE": asked["scale"], "DATASETS": " ".join(asked["datasets"]), "CONTROL": asked["control"],
-             "SEED": asked["seed"], "REPLICATES": asked["replicates"], "LEVELS": asked["levels"]}  # fmt: skip
+    words = {
+        "SCALE": asked["scale"],
+        "DATASETS": " ".join(asked["datasets"]),
+        "CONTROL": asked["control"],
+        "SEED": asked["seed"],
+        "REPLICATES": asked["replicates"],
+        "LEVELS": asked["levels"],
+    }
     given = [f"{name}={shlex.quote(str(value))}" for name, value in words.items() if value not in (None, "")]
     if study.results != Path("results") / asked["scale"]:
         given.append(f"RESULTS={shlex.quote(str(study.results))}")

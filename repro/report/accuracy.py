@@ -51,10 +51,16 @@ def level_axis(p: Protocol) -> Axis:
 
 
 def curve_pair(
-    title: str, table: pd.DataFrame, p: Protocol, arms: Sequence[Arm], origins: Origins, *,
-    published: Callable[[Protocol], Sequence[Arm]], looks: dict[Arm, Look] | None = None,
+    title: str,
+    table: pd.DataFrame,
+    p: Protocol,
+    arms: Sequence[Arm],
+    origins: Origins,
+    *,
+    published: Callable[[Protocol], Sequence[Arm]],
+    looks: dict[Arm, Look] | None = None,
     looks_published: dict[Arm, Look] | None = None,
-) -> Pair:  # fmt: skip
+) -> Pair:
     """Accuracy against pruning level. table: `curves.panel_of`; published: the arms of a protocol of the paper."""
     dense = Look(style.LOOKS["dense"].color, "", style.LOOKS["dense"].line)
     points, known = [], {style.LOOKS["dense"].label: dense}
@@ -62,9 +68,17 @@ def curve_pair(
         known[arm.label] = (looks or {}).get(arm) or look_of(arm.condition)
         for row in arm.of(table).itertuples():
             artifact = origins.run(p.dataset, arm.condition, arm.size, arm.t, arm.noise, arm.labels)
-            points.append(Point(arm.label, row.level, 100 * row.mean_acc,
-                                f"level {row.level}, {row.weights_left_pct:.3g} % of the weights",
-                                100 * row.std_acc, int(row.n), artifact))  # fmt: skip
+            points.append(
+                Point(
+                    arm.label,
+                    row.level,
+                    100 * row.mean_acc,
+                    f"level {row.level}, {row.weights_left_pct:.3g} % of the weights",
+                    100 * row.std_acc,
+                    int(row.n),
+                    artifact,
+                )
+            )
     own = Panel(title, tuple(points), known, level_axis(p), ACCURACY, _dense(table, p, arms, origins))
     other = paper_of(p)
     points, known, rules = [], {style.LOOKS["dense"].label: dense}, ()
@@ -89,16 +103,32 @@ def _dense(table: pd.DataFrame, p: Protocol, arms: Sequence[Arm], origins: Origi
     rows = arm.of(table)
     rows = rows[rows["level"] == 0]
     artifact = origins.run(p.dataset, arm.condition, 0, arm.t, arm.noise)
-    return tuple(Point(style.LOOKS["dense"].label, 0, 100 * row.mean_acc, "all the weights", 100 * row.std_acc,
-                       int(row.n), artifact) for row in rows.itertuples())  # fmt: skip
+    return tuple(
+        Point(
+            style.LOOKS["dense"].label,
+            0,
+            100 * row.mean_acc,
+            "all the weights",
+            100 * row.std_acc,
+            int(row.n),
+            artifact,
+        )
+        for row in rows.itertuples()
+    )
 
 
 def phases(runs: pd.DataFrame, p: Protocol, arms: Sequence[Arm], origins: Origins) -> Pair:
     """Figure 1 quotes accuracies before pruning and at the sparsest level of the sweep."""
     table = curves.panel_of(runs, p, arms)
     quoted = table[table["level"].isin((0, p.sweep_levels[-1]))]
-    return curve_pair(f"{style.panel_title(p)}: accuracy before and after pruning", quoted, p, arms, origins,
-                      published=lambda other: ())  # fmt: skip
+    return curve_pair(
+        f"{style.panel_title(p)}: accuracy before and after pruning",
+        quoted,
+        p,
+        arms,
+        origins,
+        published=lambda other: (),
+    )
 
 
 def figure_2(runs: pd.DataFrame, p: Protocol, control: str | None, origins: Origins) -> list[Pair]:
@@ -111,8 +141,16 @@ def figure_4(runs: pd.DataFrame, p: Protocol, origins: Origins) -> list[Pair]:
     pairs = []
     for noise in p.noise:
         title, arms = f"{style.panel_title(p)}, {100 * noise:.3g} % of labels randomised", figure4.arms(p, noise)
-        pairs.append(curve_pair(title, curves.panel_of(runs, p, arms), p, arms, origins,
-                                published=lambda other, noise=noise: figure4.arms(other, noise)))  # fmt: skip
+        pairs.append(
+            curve_pair(
+                title,
+                curves.panel_of(runs, p, arms),
+                p,
+                arms,
+                origins,
+                published=lambda other, noise=noise: figure4.arms(other, noise),
+            )
+        )
     return pairs
 
 
@@ -127,8 +165,15 @@ def figure_3(runs: pd.DataFrame, p: Protocol, origins: Origins) -> list[Pair]:
         own = Panel(title, points, _size_looks(p), _size_axis(points), ACCURACY, rules)
         shown = other.sweep_levels[place] if place < len(other.sweep_levels) else level
         points, rules = _published_sizes(other, shown)
-        paper = Panel(f"{style.panel_title(other)}, level {shown}", points, _size_looks(other), _size_axis(points),
-                      ACCURACY, rules, whose="the paper")  # fmt: skip
+        paper = Panel(
+            f"{style.panel_title(other)}, level {shown}",
+            points,
+            _size_looks(other),
+            _size_axis(points),
+            ACCURACY,
+            rules,
+            whose="the paper",
+        )
         pairs.append(pair(title, own, paper, p, other))
     return pairs
 
@@ -140,8 +185,12 @@ def _size_looks(p: Protocol) -> dict[str, Look]:
 
 
 def _size_axis(points: Sequence[Point]) -> Axis:
-    return Axis("examples in the subset", kind="log2", ticks=tuple(sorted({p.x for p in points})),
-                label="format(datum.value, ',')")  # fmt: skip
+    return Axis(
+        "examples in the subset",
+        kind="log2",
+        ticks=tuple(sorted({p.x for p in points})),
+        label="format(datum.value, ',')",
+    )
 
 
 def _sizes(table: pd.DataFrame, p: Protocol, level: int, origins: Origins) -> tuple[tuple[Point, ...], tuple]:
@@ -174,8 +223,10 @@ def _published_sizes(other: Protocol, level: int) -> tuple[tuple[Point, ...], tu
     for kind in curves.SUBSETS:
         for size in other.sizes:
             rows = curves.reference(other.dataset, curves.subsets(other, size, [kind])[0])
-            points += [_published(figure3.WORDS[kind], size, row, f"{size:,} examples")
-                       for row in rows[rows["level"] == level].itertuples()]  # fmt: skip
+            points += [
+                _published(figure3.WORDS[kind], size, row, f"{size:,} examples")
+                for row in rows[rows["level"] == level].itertuples()
+            ]
     return tuple(points), tuple(rules)
 
 
@@ -186,9 +237,18 @@ def appendix_sizes(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pa
     for kind, word in KINDS.items():
         arms, looks = _by_size(p, sorted(set(table["size"]) - {0}), kind)
         _, published = _by_size(paper_of(p), paper_of(p).sizes, kind)
-        pairs.append(curve_pair(f"{style.panel_title(p)}: every subset size, {word} examples", table, p, arms, origins,
-                                looks=looks, looks_published=published,
-                                published=lambda other, kind=kind: _by_size(other, other.sizes, kind)[0]))  # fmt: skip
+        pairs.append(
+            curve_pair(
+                f"{style.panel_title(p)}: every subset size, {word} examples",
+                table,
+                p,
+                arms,
+                origins,
+                looks=looks,
+                looks_published=published,
+                published=lambda other, kind=kind: _by_size(other, other.sizes, kind)[0],
+            )
+        )
     return pairs
 
 
@@ -200,13 +260,19 @@ def _by_size(p: Protocol, sizes: Sequence[int], kind: str) -> tuple[list[Arm], d
 
 def appendix_scores(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
     """Other scores than EL2N, and what the composition of easy subsets does."""
-    topics = {"other scores": ("other scores than EL2N", ("random", "easy", *SCORES)),
-              "composition": ("easiness or choice of classes",
-                              ("random", "random_like_easy", "easy", *COMPOSITION[:2]))}  # fmt: skip
+    topics = {
+        "other scores": ("other scores than EL2N", ("random", "easy", *SCORES)),
+        "composition": ("easiness or choice of classes", ("random", "random_like_easy", "easy", *COMPOSITION[:2])),
+    }
     tables = appendix.TOPICS["scores"].tables(evidence, p)
     return [
-        curve_pair(f"{style.panel_title(p)}: {topic}", tables[name], p,
-                   [*curves.all_data(p)[1:], *curves.subsets(p, p.subset_size, conditions)], origins,
-                   published=lambda other: ())
+        curve_pair(
+            f"{style.panel_title(p)}: {topic}",
+            tables[name],
+            p,
+            [*curves.all_data(p)[1:], *curves.subsets(p, p.subset_size, conditions)],
+            origins,
+            published=lambda other: (),
+        )
         for name, (topic, conditions) in topics.items()
-    ]  # fmt: skip
+    ]

@@ -112,8 +112,10 @@ class Panel:
     @property
     def description(self) -> str:
         """What a screen reader says of the whole chart."""
-        return (f"{self.title}, {self.whose}: {self.y.title} against {self.x.title}, {len(self.everything)} points of "
-                f"{len(self.legend)} series. The arrow keys go from point to point.")  # fmt: skip
+        return (
+            f"{self.title}, {self.whose}: {self.y.title} against {self.x.title}, {len(self.everything)} points of "
+            f"{len(self.legend)} series. The arrow keys go from point to point."
+        )
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,17 @@ def _numbers(pair: Pair) -> Table:
     for panel in pair.panels:
         for p in panel.everything:
             x = number(p.x, ",.4g") if p in panel.points else number(None)
-            rows.append((panel.whose, p.series, replace(x, text=p.at), number(p.y, ",.4f", panel.y.unit),
-                         number(p.std, ",.4f"), number(p.n, "d"), p.artifact))  # fmt: skip
+            rows.append(
+                (
+                    panel.whose,
+                    p.series,
+                    replace(x, text=p.at),
+                    number(p.y, ",.4f", panel.y.unit),
+                    number(p.std, ",.4f"),
+                    number(p.n, "d"),
+                    p.artifact,
+                )
+            )
     heads = ("whose", "series", pair.own.x.title, pair.own.y.title, "± 1 std", "n", "artifact")
     return table(f"{pair.title}: the numbers of the chart", heads, rows)
 
@@ -175,8 +186,12 @@ def spec(panel: Panel) -> dict:
     """The Vega-Lite specification of a panel, as wide as its place in the page."""
     series = list(panel.legend)
     looks = [panel.looks[name] for name in series]
-    color = {"field": "series", "type": "nominal", "legend": None,
-             "scale": {"domain": series, "range": [look.variable for look in looks]}}  # fmt: skip
+    color = {
+        "field": "series",
+        "type": "nominal",
+        "legend": None,
+        "scale": {"domain": series, "range": [look.variable for look in looks]},
+    }
     shape = color | {"scale": {"domain": series, "range": [look.path for look in looks]}}
     dash = color | {"scale": {"domain": series, "range": [DASHES.get(look.line, DASHES["-"]) for look in looks]}}
     y_scale = {"zero": False} | ({"domain": panel.y.domain} if panel.y.domain else {})
@@ -218,9 +233,18 @@ TOLD = ("series", "at", "value", "n", "artifact")
 """Fields of a point that hover and focus show."""
 SAID = "datum.series + '; ' + datum.at + '; ' + datum.value + '; n = ' + datum.n + '; ' + datum.artifact"
 """The same as a sentence for screen readers."""
-_INK = {"labelColor": "currentColor", "titleColor": "currentColor", "domainColor": "currentColor",
-        "tickColor": "currentColor", "gridColor": "currentColor", "gridOpacity": 0.13, "titleFontWeight": "normal",
-        "labelFontSize": 12, "titleFontSize": 13, "tickCount": 6}  # fmt: skip
+_INK = {
+    "labelColor": "currentColor",
+    "titleColor": "currentColor",
+    "domainColor": "currentColor",
+    "tickColor": "currentColor",
+    "gridColor": "currentColor",
+    "gridOpacity": 0.13,
+    "titleFontWeight": "normal",
+    "labelFontSize": 12,
+    "titleFontSize": 13,
+    "tickCount": 6,
+}
 CONFIG = {"background": "transparent", "font": "system-ui, sans-serif", "view": {"stroke": None}, "axis": _INK}
 """The text's own colour everywhere: the style sheet alone decides between light, dark and print."""
 
@@ -228,8 +252,13 @@ CONFIG = {"background": "transparent", "font": "system-ui, sans-serif", "view": 
 def _values(panel: Panel, points: Sequence[Point]) -> list[dict]:
     found = []
     for p in points:
-        shown = {"series": p.series, "at": p.at, "value": value(p, panel.y.unit),
-                 "n": "1" if p.n is None else str(p.n), "artifact": p.artifact or panel.whose}  # fmt: skip
+        shown = {
+            "series": p.series,
+            "at": p.at,
+            "value": value(p, panel.y.unit),
+            "n": "1" if p.n is None else str(p.n),
+            "artifact": p.artifact or panel.whose,
+        }
         place = {"x": p.x, "y": p.y} | ({"small": True} if p.small else {})
         if p.std and np.isfinite(p.std):
             place |= dict(zip(("low", "high"), _band(p, panel.y)))

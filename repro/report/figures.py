@@ -78,8 +78,11 @@ def _figure1(evidence: Evidence, p: Protocol, control: str | None, origins: Orig
 
 
 def _appendix(evidence: Evidence, p: Protocol, control: str | None, origins: Origins) -> list[Pair]:
-    return [*accuracy.appendix_sizes(evidence, p, origins), *accuracy.appendix_scores(evidence, p, origins),
-            *other.appendix_rest(evidence, p, origins)]  # fmt: skip
+    return [
+        *accuracy.appendix_sizes(evidence, p, origins),
+        *accuracy.appendix_scores(evidence, p, origins),
+        *other.appendix_rest(evidence, p, origins),
+    ]
 
 
 _CHARTS = {

@@ -17,8 +17,10 @@ from repro.verify import published_points
 from repro.verify.evidence import Evidence, own_labels
 
 ALPHA = Axis("α: weights (1 − α) a + α b", ticks=(0, 0.25, 0.5, 0.75, 1))
-LINE = {"train_loss": ("train loss", Axis("train loss (nats)", "nats"), 1),
-        "train_error": ("train error", Axis("train error (%)", "%"), 100)}  # fmt: skip
+LINE = {
+    "train_loss": ("train loss", Axis("train loss (nats)", "nats"), 1),
+    "train_error": ("train error", Axis("train error (%)", "%"), 100),
+}
 
 
 def alone(title: str, points: Sequence[Point], looks: dict[str, Look], x: Axis, y: Axis, **options) -> Pair:
@@ -27,8 +29,10 @@ def alone(title: str, points: Sequence[Point], looks: dict[str, Look], x: Axis, 
 
 
 def _line(word: str, rows: pd.DataFrame, column: str, scale: float, artifact: str) -> list[Point]:
-    return [Point(word, row.alpha, scale * getattr(row, column), f"α = {row.alpha:.2g}", None, int(row.n), artifact)
-            for row in rows.sort_values("alpha").itertuples()]  # fmt: skip
+    return [
+        Point(word, row.alpha, scale * getattr(row, column), f"α = {row.alpha:.2g}", None, int(row.n), artifact)
+        for row in rows.sort_values("alpha").itertuples()
+    ]
 
 
 def paths(evidence: Evidence, p: Protocol, origins: Origins, arms: Sequence[Arm]) -> list[Pair]:
@@ -69,8 +73,9 @@ def _histograms(evidence: Evidence, p: Protocol, origins: Origins) -> Pair:
         condition = kind if size else "all_tstar_half" if 2 * t < other.t_star else "all_tstar"
         label = style.LOOKS[kind].label.format(size=size, t=t) if size else f"all data, t = {t:,}"
         looks[label] = look_of(condition)
-        published += [_bin(label, row.bin_lo, 100 * row.count / rows["count"].sum(), 2, "the paper")
-                      for row in rows.itertuples()]  # fmt: skip
+        published += [
+            _bin(label, row.bin_lo, 100 * row.count / rows["count"].sum(), 2, "the paper") for row in rows.itertuples()
+        ]
     paper = Panel(f"{style.panel_title(other)}, read off a picture", tuple(published), looks, *axes, whose="the paper")
     return pair(title, own, paper, p, other)
 
@@ -94,21 +99,45 @@ def _scatter(evidence: Evidence, p: Protocol, origins: Origins, x: str) -> Pair:
             at = f"{scale * getattr(row, x):.3g} {unit}" + (f", {row.size:,} examples" if row.size else "")
             at += f", parent {row.replicate}" if small else ", mean over parents"
             n = 1 if small else int(row.n)
-            points.append(Point(label, scale * getattr(row, x), 100 * row.final_acc, at, None, n,
-                                origins.barrier(p.dataset, row.condition, row.size, row.t), small))  # fmt: skip
+            points.append(
+                Point(
+                    label,
+                    scale * getattr(row, x),
+                    100 * row.final_acc,
+                    at,
+                    None,
+                    n,
+                    origins.barrier(p.dataset, row.condition, row.size, row.t),
+                    small,
+                )
+            )
     title = f"{style.panel_title(p)}: final accuracy against {figure5.X[x].rpartition(' (')[0]}"
     own = Panel(title, tuple(points), looks, *axes, joined=False)
     published = [
-        Point("all data" if row.condition == "all" else style.LOOKS[row.condition].label.split(" {")[0],
-              scale * getattr(row, x), 100 * row.final, f"{scale * getattr(row, x):.3g} {unit}, a parent",
-              None, 1, "the paper")
+        Point(
+            "all data" if row.condition == "all" else style.LOOKS[row.condition].label.split(" {")[0],
+            scale * getattr(row, x),
+            100 * row.final,
+            f"{scale * getattr(row, x):.3g} {unit}, a parent",
+            None,
+            1,
+            "the paper",
+        )
         for row in published_points.scatter(other.dataset).itertuples()
-    ]  # fmt: skip
-    known = {"all data" if kind == "all" else style.LOOKS[kind].label.split(" {")[0]: Look(color)
-             for kind, color in figure5.KINDS.items()}  # fmt: skip
+    ]
+    known = {
+        "all data" if kind == "all" else style.LOOKS[kind].label.split(" {")[0]: Look(color)
+        for kind, color in figure5.KINDS.items()
+    }
     axes = (axes[0], replace(axes[1], title=f"test accuracy at level {other.barrier_level} (%)"))
-    paper = Panel(f"{style.panel_title(other)}, read off a picture", tuple(published), known, *axes, joined=False,
-                  whose="the paper")  # fmt: skip
+    paper = Panel(
+        f"{style.panel_title(other)}, read off a picture",
+        tuple(published),
+        known,
+        *axes,
+        joined=False,
+        whose="the paper",
+    )
     return pair(title, own, paper, p, other)
 
 
@@ -119,14 +148,22 @@ def figure_6(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
     for kind in figure6.KINDS:
         own = table[table["kind"].isin((kind, "all"))]
         looks = figure6.sizes(own)
-        points = [_warm(row, row.mean_acc, row.std_acc, p, origins.other("warmup", p.dataset))
-                  for row in own.dropna(subset="mean_acc").sort_values(["size", "w"]).itertuples()]  # fmt: skip
+        points = [
+            _warm(row, row.mean_acc, row.std_acc, p, origins.other("warmup", p.dataset))
+            for row in own.dropna(subset="mean_acc").sort_values(["size", "w"]).itertuples()
+        ]
         title = f"{style.panel_title(p)}: warm-up on {figure6.TITLES[kind]} examples"
         mine = Panel(title, tuple(points), _sized(looks, p), _steps(own), Axis("test accuracy (%)", "%"))
         rows = published[published["panel"] == kind]
         points = [_warm(row, row.mean, row.std, other, "the paper") for row in rows.itertuples()]
-        paper = Panel(f"{style.panel_title(other)}, read off a picture", tuple(points),
-                      _sized(figure6.sizes(rows), other), _steps(rows), mine.y, whose="the paper")  # fmt: skip
+        paper = Panel(
+            f"{style.panel_title(other)}, read off a picture",
+            tuple(points),
+            _sized(figure6.sizes(rows), other),
+            _steps(rows),
+            mine.y,
+            whose="the paper",
+        )
         pairs.append(pair(title, mine, paper, p, other))
     return pairs
 
@@ -150,19 +187,36 @@ def _steps(rows: pd.DataFrame) -> Axis:
 
 def appendix_rest(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
     """Spread of scores, linear mode connectivity, gradient agreement."""
-    return [half_ensembles(evidence.scores, p, origins), *_connectivity(evidence, p, origins),
-            *_gradients(evidence, p, origins)]  # fmt: skip
+    return [
+        half_ensembles(evidence.scores, p, origins),
+        *_connectivity(evidence, p, origins),
+        *_gradients(evidence, p, origins),
+    ]
 
 
 def half_ensembles(scores: pd.DataFrame, p: Protocol, origins: Origins) -> Pair:
     scores = own_labels(scores)
-    points = [Point("a fold", 100 * row.noise, row.half_correlation,
-                    f"{100 * row.noise:.3g} % of the labels randomised, fold {row.fold}", None, 1,
-                    origins.other("scores", p.dataset, float(row.noise))) for row in scores.itertuples()]  # fmt: skip
+    points = [
+        Point(
+            "a fold",
+            100 * row.noise,
+            row.half_correlation,
+            f"{100 * row.noise:.3g} % of the labels randomised, fold {row.fold}",
+            None,
+            1,
+            origins.other("scores", p.dataset, float(row.noise)),
+        )
+        for row in scores.itertuples()
+    ]
     ticks = tuple(sorted({point.x for point in points}))
-    return alone(f"{style.panel_title(p)}: EL2N of two half-ensembles", points, {"a fold": Look("#0173b2")},
-                 Axis("labels randomised (%)", ticks=ticks), Axis("Spearman rank correlation"),
-                 joined=False)  # fmt: skip
+    return alone(
+        f"{style.panel_title(p)}: EL2N of two half-ensembles",
+        points,
+        {"a fold": Look("#0173b2")},
+        Axis("labels randomised (%)", ticks=ticks),
+        Axis("Spearman rank correlation"),
+        joined=False,
+    )
 
 
 def _connectivity(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
@@ -179,19 +233,35 @@ def _connectivity(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pai
         pairs.append(alone(title, points, looks, ALPHA, axis))
     looks = {"train error": Look("#0173b2", "s"), "test error": Look("#d55e00", "^")}
     points = [
-        Point(f"{split} error", row.t, 100 * getattr(row, f"{split}_error_max"), f"t = {row.t:,}",
-              100 * getattr(row, f"{split}_error_max_std"), int(row.n),
-              origins.barrier(p.dataset, row.condition, 0, row.t))
-        for split in ("train", "test") for row in steps.itertuples() if row.t > 0
-    ]  # fmt: skip
+        Point(
+            f"{split} error",
+            row.t,
+            100 * getattr(row, f"{split}_error_max"),
+            f"t = {row.t:,}",
+            100 * getattr(row, f"{split}_error_max_std"),
+            int(row.n),
+            origins.barrier(p.dataset, row.condition, 0, row.t),
+        )
+        for split in ("train", "test")
+        for row in steps.itertuples()
+        if row.t > 0
+    ]
     axis = Axis(
         "rewind step t",
         kind="log2",
         ticks=tuple(sorted({point.x for point in points})),
         label="format(datum.value, ',')",
     )
-    return [*pairs, alone(f"{style.panel_title(p)}: onset of linear mode connectivity", points, looks, axis,
-                          Axis("largest 0–1 barrier on the line (%)", "%"))]  # fmt: skip
+    return [
+        *pairs,
+        alone(
+            f"{style.panel_title(p)}: onset of linear mode connectivity",
+            points,
+            looks,
+            axis,
+            Axis("largest 0–1 barrier on the line (%)", "%"),
+        ),
+    ]
 
 
 def _gradients(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
@@ -199,21 +269,38 @@ def _gradients(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
     published = published_points.rebuttal_curves()
     kinds = {"all": ("all data", "all_tstar", "all"), "easy": ("easiest", "easy", "easy_2048")}
     looks = {label: look_of(condition) for label, condition, _ in kinds.values()}
-    topics = {"cosine": ("cosine of mini-batch gradients with their mean", "", 1,
-                         "grad_cosine_similarity_to_mean(16 batches)"),
-              "acc": ("test accuracy (%)", "%", 100, "test_acc")}  # fmt: skip
+    topics = {
+        "cosine": (
+            "cosine of mini-batch gradients with their mean",
+            "",
+            1,
+            "grad_cosine_similarity_to_mean(16 batches)",
+        ),
+        "acc": ("test accuracy (%)", "%", 100, "test_acc"),
+    }
     for column, (word, unit, scale, quantity) in topics.items():
         points, theirs = [], []
         for kind, (label, _, name) in kinds.items():
             rows = table[table["trained_on"] == kind].dropna(subset=[f"mean_{column}"]) if len(table) else table
-            points += [Point(label, row.step, scale * getattr(row, f"mean_{column}"), f"step {row.step:,}",
-                             scale * getattr(row, f"std_{column}"), int(row.n),
-                             origins.other("gradients", p.dataset, kind))
-                       for row in rows.itertuples()]  # fmt: skip
+            points += [
+                Point(
+                    label,
+                    row.step,
+                    scale * getattr(row, f"mean_{column}"),
+                    f"step {row.step:,}",
+                    scale * getattr(row, f"std_{column}"),
+                    int(row.n),
+                    origins.other("gradients", p.dataset, kind),
+                )
+                for row in rows.itertuples()
+            ]
             rows = published[(published["quantity"] == quantity) & (published["trained_on"] == name)]
-            theirs += [Point(label, row.step, scale * row.value, f"step {row.step:,}", None,
-                             int(row.n_replicates), "the paper")
-                       for row in rows.sort_values("step").itertuples()]  # fmt: skip
+            theirs += [
+                Point(
+                    label, row.step, scale * row.value, f"step {row.step:,}", None, int(row.n_replicates), "the paper"
+                )
+                for row in rows.sort_values("step").itertuples()
+            ]
         title = f"{style.panel_title(p)}: {word.removesuffix(' (%)')} in the first steps"
         own = Panel(title, tuple(points), looks, Axis("training step"), Axis(word, unit))
         paper = Panel("CIFAR-100 + ResNet-50", tuple(theirs), looks, own.x, own.y, whose="the paper")
@@ -226,14 +313,24 @@ def _gradients(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
 def scores(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
     """The figure `scores`: wrong labels inside subsets, and how reliable the scores are."""
     points = [
-        Point(KINDS[row.condition], 100 * row.noise, row.mean_wrong_pct,
-              f"{100 * row.noise:.3g} % of the labels randomised",
-              row.std_wrong_pct, int(row.n), origins.other("subset", p.dataset, row.condition, float(row.noise)))
+        Point(
+            KINDS[row.condition],
+            100 * row.noise,
+            row.mean_wrong_pct,
+            f"{100 * row.noise:.3g} % of the labels randomised",
+            row.std_wrong_pct,
+            int(row.n),
+            origins.other("subset", p.dataset, row.condition, float(row.noise)),
+        )
         for row in wrong_labels(evidence.subsets, p).itertuples()
-    ]  # fmt: skip
+    ]
     looks = {word: look_of(kind) for kind, word in KINDS.items()}
     ticks = tuple(sorted({float(np.round(point.x, 6)) for point in points}))
-    shares = alone(f"wrong labels among {p.noise_size:,} images", points, looks,
-                   Axis("labels randomised (%)", ticks=ticks),
-                   Axis("wrong labels (%)", "%"))  # fmt: skip
+    shares = alone(
+        f"wrong labels among {p.noise_size:,} images",
+        points,
+        looks,
+        Axis("labels randomised (%)", ticks=ticks),
+        Axis("wrong labels (%)", "%"),
+    )
     return [shares, half_ensembles(evidence.scores, p, origins)]

@@ -77,8 +77,13 @@ def render(*, study: Study, figures: Sequence, **content) -> str:
     colors = sorted({color for pair in pairs for color in pair.colors})
     specs = [spec(panel) for pair in pairs for panel in pair.panels]
     protocols = study.protocols
-    environment = Environment(loader=PackageLoader("repro.report"), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    environment = Environment(
+        loader=PackageLoader("repro.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"bold": bold, "slug": slug}
     return environment.get_template("report.html.j2").render(
         study=study,

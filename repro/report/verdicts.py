@@ -50,16 +50,18 @@ def section(study: Study, known: dict) -> Section:
     found = [v for p in study.protocols for v in verdicts_on(evidence, p, figures=study.claims)]
     agreements = [
         agreement(evidence.runs, p.dataset, chance=1 / p.num_classes, replicates=p.replicates, levels=p.judging_levels)
-        for p in study.protocols if p.full and "figure2" in study.claims
-    ]  # fmt: skip
+        for p in study.protocols
+        if p.full and "figure2" in study.claims
+    ]
     return Section(
         counts=counts(found),
-        tables=[_verdicts([v for v in found if v.dataset == p.dataset], p, looks(evidence, p))
-                for p in study.protocols],
+        tables=[
+            _verdicts([v for v in found if v.dataset == p.dataset], p, looks(evidence, p)) for p in study.protocols
+        ],
         sentences=[(place(v), CLAIMS[v.claim].figure, word(v), sentence(v, scale)) for v in found],
         agreements=[_agreement(a) for a in agreements],
         controls=controls(_controls(study)),
-    )  # fmt: skip
+    )
 
 
 def word(verdict: Verdict) -> str:
@@ -81,18 +83,36 @@ def place(verdict: Verdict) -> str:
 
 
 def _verdicts(verdicts: list[Verdict], p: Protocol, looks: str) -> Table:
-    heads = ("P", "claim", "figure", f"effect [{100 * p.confidence:g} %]", "n", "p", "levels", f"on {p.dataset}",
-             "the paper's claim", "the paper's own numbers")  # fmt: skip
+    heads = (
+        "P",
+        "claim",
+        "figure",
+        f"effect [{100 * p.confidence:g} %]",
+        "n",
+        "p",
+        "levels",
+        f"on {p.dataset}",
+        "the paper's claim",
+        "the paper's own numbers",
+    )
     rows = []
     for v in verdicts:
         row = cells(v, p.scale)
         effect = Cell(row["effect"].replace("-", MINUS), v.effect, "number")
-        rows.append((
-            row["P"], Cell(row["claim"], v.claim, "claim", place(v)), CLAIMS[v.claim].figure, effect, number(v.n, "d"),
-            number(v.p, ".2g"), row["levels"],
-            Cell(row["data"], kind=f"word {word(v).replace(' ', '-')}"), row["paper"],
-            row["published"].replace("-", MINUS) if "[" in row["published"] else row["published"],
-        ))  # fmt: skip
+        rows.append(
+            (
+                row["P"],
+                Cell(row["claim"], v.claim, "claim", place(v)),
+                CLAIMS[v.claim].figure,
+                effect,
+                number(v.n, "d"),
+                number(v.p, ".2g"),
+                row["levels"],
+                Cell(row["data"], kind=f"word {word(v).replace(' ', '-')}"),
+                row["paper"],
+                row["published"].replace("-", MINUS) if "[" in row["published"] else row["published"],
+            )
+        )
     head = f"Verdicts on {p.dataset}, {p.scale} scale, judged over {levels_in_words(p.judging_levels)}"
     return table(head + (f": {looks}" if looks else ""), heads, rows)
 
@@ -103,10 +123,16 @@ def _agreement(found: Agreement) -> Table:
     if found.largest_z is not None:
         caption += f"; largest |z| {found.largest_z:.2f}, bound {found.bound:.2f}, s = {found.s:.2f} pp; {found.limits}"
     rows = [
-        (label(c.condition), number(c.own, "+.2f"), number(c.published, "+.2f"), number(c.allowed, ".2f"),
-         number(c.z, "+.2f"), number(c.offset, "+.2f"))
+        (
+            label(c.condition),
+            number(c.own, "+.2f"),
+            number(c.published, "+.2f"),
+            number(c.allowed, ".2f"),
+            number(c.z, "+.2f"),
+            number(c.offset, "+.2f"),
+        )
         for c in found.conditions
-    ]  # fmt: skip
+    ]
     heads = ("condition", f"own {MINUS} all@t*, pp", "published, pp", "allowed, pp", "z", "offset, pp")
     return table(caption, heads, rows)
 
@@ -125,10 +151,16 @@ def controls(studies: list[Study]) -> Table | None:
     """Experiments that have to fail, as `repro verify` judges them; None without any."""
     judged = [c for study in studies for c in json.loads(study.judge().json)["controls"]]
     rows = [
-        (c["control"], c["dataset"], Cell(c["verdict"], kind=f"word {c['verdict']}"), number(c["effect"], "+.2f", "pp"),
-         "" if c["low"] is None else f"[{c['low']:+.2f}, {c['high']:+.2f}]".replace("-", MINUS),
-         number(c["n"], "d"), c["note"])
+        (
+            c["control"],
+            c["dataset"],
+            Cell(c["verdict"], kind=f"word {c['verdict']}"),
+            number(c["effect"], "+.2f", "pp"),
+            "" if c["low"] is None else f"[{c['low']:+.2f}, {c['high']:+.2f}]".replace("-", MINUS),
+            number(c["n"], "d"),
+            c["note"],
+        )
         for c in judged
-    ]  # fmt: skip
+    ]
     heads = ("control", "data set", "verdict", "effect", "95 % interval", "n", "what is compared")
     return table("Controls: experiments that have to fail", heads, rows) if rows else None

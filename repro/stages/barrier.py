@@ -87,9 +87,12 @@ def barrier(
         for new in measured(trainer, families, alphas, modes, set(cell.rows), cell.ticker):
             cell.add(new)
         return cell.finish(
-            order=ORDER, extra={"alphas": np.array(alphas)}, lines=_summary(cell, opened), **trainer.provenance,
+            order=ORDER,
+            extra={"alphas": np.array(alphas)},
+            lines=_summary(cell, opened),
+            **trainer.provenance,
             seed=recipe["seed"],
-        )  # fmt: skip
+        )
 
 
 def successive(
@@ -132,8 +135,13 @@ def successive(
         for new in measured(trainer, families, alphas, modes, set(cell.rows), cell.ticker):
             cell.add({piece: (arrays, {**row, "level": row["a"]}) for piece, (arrays, row) in new.items()})
         lines = summary(cell.table(), ["level", "b", "batch_norm"])
-        return cell.finish(order=ORDER, extra={"alphas": np.array(alphas)}, lines=tuple(lines),
-                           **trainer.provenance, seed=source.recipe["seed"])  # fmt: skip
+        return cell.finish(
+            order=ORDER,
+            extra={"alphas": np.array(alphas)},
+            lines=tuple(lines),
+            **trainer.provenance,
+            seed=source.recipe["seed"],
+        )
 
 
 def _levels(point: Point, replicate: int, lines: dict[str, int], data: ImageSet) -> Family:
@@ -142,10 +150,14 @@ def _levels(point: Point, replicate: int, lines: dict[str, int], data: ImageSet)
     stored = {level: Parent(point, replicate, level, False, data) for level in wanted}
     parent = stored[wanted[0]]
     return Family(
-        f"{point.artifact.path}, replicate {replicate}", parent.split,
-        {level: each.own for level, each in stored.items()}, {level: each.own_acc for level, each in stored.items()},
-        {name: (k, k + 1) for name, k in lines.items()}, {**parent.row, "fresh": False}, parent.rewind,
-    )  # fmt: skip
+        f"{point.artifact.path}, replicate {replicate}",
+        parent.split,
+        {level: each.own for level, each in stored.items()},
+        {level: each.own_acc for level, each in stored.items()},
+        {name: (k, k + 1) for name, k in lines.items()},
+        {**parent.row, "fresh": False},
+        parent.rewind,
+    )
 
 
 def _open(paths: Sequence[str | Path]) -> list[Point]:
@@ -153,8 +165,10 @@ def _open(paths: Sequence[str | Path]) -> list[Point]:
     for path in paths:
         artifact = store.read(path)
         if artifact.kind not in ("imp", "pretrain"):
-            raise UsageError(f"{path} is a {artifact.kind} artifact where an imp or a pretrain artifact is needed: "
-                             "give the path of one")  # fmt: skip
+            raise UsageError(
+                f"{path} is a {artifact.kind} artifact where an imp or a pretrain artifact is needed: "
+                "give the path of one"
+            )
         points.append(Point(artifact))
     names = [point.name for point in points]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -198,14 +212,18 @@ def _require(points: list[Point], level: int, replicates: int | None) -> int:
     for point in points:
         path = point.artifact.path
         if level and not point.stored:
-            raise UsageError(f"--level {level}, but {path} is a pretrain artifact, which has no masks: give the imp "
-                             "artifact made from it")  # fmt: skip
+            raise UsageError(
+                f"--level {level}, but {path} is a pretrain artifact, which has no masks: give the imp "
+                "artifact made from it"
+            )
         found = point.replicates(level)
         if not found:
             raise UsageError(f"{path} has no level {level}: run its imp command with --levels {level} first")
         if replicates and replicates > found:
-            raise UsageError(f"{replicates} replicates, but {path} holds {found}: run its {point.artifact.kind} "
-                             f"command with --replicates {replicates} first")  # fmt: skip
+            raise UsageError(
+                f"{replicates} replicates, but {path} holds {found}: run its {point.artifact.kind} "
+                f"command with --replicates {replicates} first"
+            )
     return replicates or min(point.replicates(level) for point in points)
 
 

@@ -35,10 +35,15 @@ class Beginning:
     def fields(self) -> dict:
         """For the recipe."""
         return {
-            "dataset": self.data.name, "data_sha256": self.data.checksum, "normalization": self.normalization,
-            **network_fields(self.data, self.network), "t": self.t, "seed": self.seed, **self.labels.fields,
+            "dataset": self.data.name,
+            "data_sha256": self.data.checksum,
+            "normalization": self.normalization,
+            **network_fields(self.data, self.network),
+            "t": self.t,
+            "seed": self.seed,
+            **self.labels.fields,
             **training_fields(self.training),
-        }  # fmt: skip
+        }
 
     @property
     def inputs(self) -> dict[str, store.Artifact]:
@@ -49,8 +54,15 @@ class Beginning:
         return self.subset[f"replicate_{replicate}/index"] if self.subset else self.data.split(replicate)[0].numpy()
 
     def job(self, trainer: Trainer, replicate: int) -> Job:
-        return Job(trainer.initial(self.seed, replicate), self.images(replicate), 0, self.t, self.seed, replicate,
-                   labels=self.labels.for_job(replicate))  # fmt: skip
+        return Job(
+            trainer.initial(self.seed, replicate),
+            self.images(replicate),
+            0,
+            self.t,
+            self.seed,
+            replicate,
+            labels=self.labels.for_job(replicate),
+        )
 
 
 def begin(

@@ -85,12 +85,16 @@ def branch(
             "random or a file) or other --weights (reinitialised or a rewind point)"
         )
     if recipe["t"] >= recipe["steps"]:
-        raise UsageError(f"{weights} is trained to the end (t = {recipe['t']} of {recipe['steps']} steps), which "
-                         "leaves nothing to train: give a rewind point of a smaller -t")  # fmt: skip
+        raise UsageError(
+            f"{weights} is trained to the end (t = {recipe['t']} of {recipe['steps']} steps), which "
+            "leaves nothing to train: give a rewind point of a smaller -t"
+        )
     wanted = _wanted(source, levels, replicates)
     if fixed is not None and len({level for _, level in wanted}) > 1:
-        raise UsageError(f"{mask} is one mask, for which every level would be the same: give the one of --levels that "
-                         "it is to be compared with")  # fmt: skip
+        raise UsageError(
+            f"{mask} is one mask, for which every level would be the same: give the one of --levels that "
+            "it is to be compared with"
+        )
     with Growing(out, "branch", recipe, inputs, machine) as cell:
         work = _Branch(cell, fixed, data, machine)
         work.require(wanted)
@@ -103,9 +107,12 @@ def branch(
         for rows in work.chunks([row for row in missing if not work.is_lost(*row)]):
             work.train(rows, [work.job(r, work.weights(r), work.mask(r, level)) for r, level in rows])
         return cell.finish(
-            order=["replicate", "level"], extra=work.rewind_weights(), lines=work.summary(),
-            **work.trainer.provenance, seed=recipe["seed"],
-        )  # fmt: skip
+            order=["replicate", "level"],
+            extra=work.rewind_weights(),
+            lines=work.summary(),
+            **work.trainer.provenance,
+            seed=recipe["seed"],
+        )
 
 
 def _there(path: str | Path, option: str, names: tuple[str, ...]) -> Path:
@@ -118,12 +125,16 @@ def _read(path: str | Path, kinds: tuple[str, str], option: str, source: store.A
     """An artifact of one of two kinds, of the same images and network as the run."""
     artifact = store.read(path)
     if artifact.kind not in kinds:
-        raise UsageError(f"{path} is a {artifact.kind} artifact where --{option} needs one of {' or '.join(kinds)}: "
-                         "give the path of one")  # fmt: skip
+        raise UsageError(
+            f"{path} is a {artifact.kind} artifact where --{option} needs one of {' or '.join(kinds)}: "
+            "give the path of one"
+        )
     for field in ("dataset", "network", "normalization", "data_sha256"):
         if artifact.recipe[field] != source.recipe[field]:
-            raise UsageError(f"{path} is of {artifact.recipe[field]}, {source.path} of {source.recipe[field]}: "
-                             f"give --{option} of the same {field}")  # fmt: skip
+            raise UsageError(
+                f"{path} is of {artifact.recipe[field]}, {source.path} of {source.recipe[field]}: "
+                f"give --{option} of the same {field}"
+            )
     return artifact
 
 
@@ -134,8 +145,10 @@ def _wanted(source: store.Artifact, levels: Sequence[int] | None, replicates: in
     replicates = held if replicates is None else replicates
     require_replicates(replicates)
     if replicates > held:
-        raise UsageError(f"{replicates} replicates, but {source.path} holds {held}: "
-                         f"run its imp command with --replicates {replicates} first")  # fmt: skip
+        raise UsageError(
+            f"{replicates} replicates, but {source.path} holds {held}: "
+            f"run its imp command with --replicates {replicates} first"
+        )
     there = {(int(level), int(r)) for r, level in zip(table.replicate, table.level)}
     if levels is None:
         wanted = {(level, r) for level, r in there if level and r < replicates}
@@ -147,8 +160,10 @@ def _wanted(source: store.Artifact, levels: Sequence[int] | None, replicates: in
         if level < 1:
             raise UsageError(f"level (={level}) must be 1 or more: level 0 is dense, ask `repro imp` for it")
         if (level, r) not in there:
-            raise UsageError(f"{source.path} has no level {level} of replicate {r}: ask for other --levels or fewer "
-                             "--replicates, or run its imp command with more")  # fmt: skip
+            raise UsageError(
+                f"{source.path} has no level {level} of replicate {r}: ask for other --levels or fewer "
+                "--replicates, or run its imp command with more"
+            )
     return [(r, level) for level, r in sorted(wanted)]
 
 
@@ -166,14 +181,20 @@ class _Branch(Levels):
         there = set(self.masks.table().piece)
         for r, level in wanted:
             if piece_of(r, level) not in there:
-                raise UsageError(f"{self.masks.path} has no level {level} of replicate {r}: ask for other --levels or "
-                                 f"fewer --replicates, or run its {self.masks.kind} command with more")  # fmt: skip
+                raise UsageError(
+                    f"{self.masks.path} has no level {level} of replicate {r}: ask for other --levels or "
+                    f"fewer --replicates, or run its {self.masks.kind} command with more"
+                )
             if self.point and self._key(self.point, r) not in self.point:
-                raise UsageError(f"{self.point.path} has no replicate {r}: ask for fewer --replicates, or run its "
-                                 f"{self.point.kind} command with more")  # fmt: skip
+                raise UsageError(
+                    f"{self.point.path} has no replicate {r}: ask for fewer --replicates, or run its "
+                    f"{self.point.kind} command with more"
+                )
         if all(self.is_lost(*row) for row in wanted):
-            raise UsageError(f"{self.masks.path} has no mask for any of these levels, since it diverged: "
-                             "choose other --levels or another run")  # fmt: skip
+            raise UsageError(
+                f"{self.masks.path} has no mask for any of these levels, since it diverged: "
+                "choose other --levels or another run"
+            )
 
     def is_lost(self, replicate: int, level: int) -> bool:
         """Whether there is no mask, because the level it was to be made from diverged."""

@@ -58,10 +58,16 @@ def between_checkpoints(
         lines = lines or ["dry run: would measure one line, and train nothing"]
         return Result(Path(a), "", lines=tuple(lines))
     fields = {
-        "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization, "network": pinned(network),
-        "form": "checkpoints", "a_sha256": _sha256(networks[0]), "b_sha256": _sha256(networks[1]), "alphas": list(alphas),
+        "dataset": data.name,
+        "data_sha256": data.checksum,
+        "normalization": normalization,
+        "network": pinned(network),
+        "form": "checkpoints",
+        "a_sha256": _sha256(networks[0]),
+        "b_sha256": _sha256(networks[1]),
+        "alphas": list(alphas),
         "precision": training_fields(trainer.training)["precision"],
-    }  # fmt: skip
+    }
     with Growing(out, "barrier", fields, {}, machine) as cell:
         wanted = [f"replicate_0/pair_0_1/{mode}" for mode in modes]
         if machine.dry_run:
@@ -70,8 +76,13 @@ def between_checkpoints(
         for new in measured(trainer, [family], alphas, modes, set(cell.rows), cell.ticker):
             cell.add(new)
         lines = [line for name in wanted for line in path_table(_arrays(cell, name), alphas, name)]
-        return cell.finish(order=["batch_norm"], extra={"alphas": np.array(alphas)}, lines=tuple(lines),
-                           **trainer.provenance, seed=p.seed)  # fmt: skip
+        return cell.finish(
+            order=["batch_norm"],
+            extra={"alphas": np.array(alphas)},
+            lines=tuple(lines),
+            **trainer.provenance,
+            seed=p.seed,
+        )
 
 
 def path_table(arrays: dict[str, np.ndarray], alphas: tuple[float, ...], piece: str) -> list[str]:

@@ -141,10 +141,18 @@ class Children:
             names.append(child_name(parent, number))
             recipe = parent.point.recipe
             role = f"child{number}." if number else ""  # without a role, data order and augmentation are imp's
-            jobs.append(Job(
-                parent.rewind, parent.split[0], recipe["t"], training.steps, recipe["seed"], parent.replicate,
-                mask=parent.mask(self.trainer.layout.num_prunable), role=role,
-            ))  # fmt: skip
+            jobs.append(
+                Job(
+                    parent.rewind,
+                    parent.split[0],
+                    recipe["t"],
+                    training.steps,
+                    recipe["seed"],
+                    parent.replicate,
+                    mask=parent.mask(self.trainer.layout.num_prunable),
+                    role=role,
+                )
+            )
         where = place("network", self.todo.index(names[0]), len(names), len(self.todo))
         trained = self.trainer.train(self.cell, jobs, names, where)
         tests = [parent.split[1] for parent, _ in chunk]

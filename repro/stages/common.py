@@ -15,10 +15,23 @@ from repro.train.schedule import Training
 
 # Fields left out of an identity while they have these values, so that an option added later renames nothing.
 DEFAULTS = {
-    "balanced": False, "permute_scores": False, "pruning": "magnitude", "prune_fraction": 0.2, "precision": "fp32",
-    "nesterov": False, "momentum": 0.9, "weight_decay": 1e-4, "drop_last": True, "augment": True, "score": "el2n",
-    "label_noise": 0.0, "noise_draw": "shared", "labels_sha256": "", "grand": False, "border": 4,
-}  # fmt: skip
+    "balanced": False,
+    "permute_scores": False,
+    "pruning": "magnitude",
+    "prune_fraction": 0.2,
+    "precision": "fp32",
+    "nesterov": False,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "drop_last": True,
+    "augment": True,
+    "score": "el2n",
+    "label_noise": 0.0,
+    "noise_draw": "shared",
+    "labels_sha256": "",
+    "grand": False,
+    "border": 4,
+}
 
 
 MOST_THREADS = 1024

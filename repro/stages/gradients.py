@@ -56,8 +56,17 @@ def gradients(
 
     Raises UsageError where pretrain does, and for a subset below one batch.
     """
-    start = begin(dataset=dataset, subset=subset, t=t, replicates=replicates, network=network, training=training,
-                  normalization=normalization, seed=seed, machine=machine)  # fmt: skip
+    start = begin(
+        dataset=dataset,
+        subset=subset,
+        t=t,
+        replicates=replicates,
+        network=network,
+        training=training,
+        normalization=normalization,
+        seed=seed,
+        machine=machine,
+    )
     training = start.training
     if every < 1:
         raise UsageError(f"steps between measurements (={every}) must be at least 1: try --every 10")
@@ -67,8 +76,10 @@ def gradients(
     with Growing(out, "gradients", fields, start.inputs, machine) as cell:
         trainer = Trainer(start.data, start.network, training, machine)
         if (size := len(start.images(0))) < training.batch_size:
-            raise UsageError(f"a subset of {size} images has no full batch of {training.batch_size} to measure: "
-                             "choose a larger --size or a smaller --batch-size")  # fmt: skip
+            raise UsageError(
+                f"a subset of {size} images has no full batch of {training.batch_size} to measure: "
+                "choose a larger --size or a smaller --batch-size"
+            )
         work = _Gradients(cell, trainer, [*range(0, t, every), t])
         if machine.dry_run:
             wanted = [_piece(r, step) for r in range(replicates) for step in work.steps]
@@ -80,8 +91,13 @@ def gradients(
             where = place("network", replicates - len(missing), len(rows), replicates)
             work.run([start.job(trainer, r) for r in rows], where)
             missing = missing[len(rows) :]
-        return cell.finish(order=["replicate", "step"], extra=start.labels.arrays(replicates), lines=work.summary(),
-                           **trainer.provenance, seed=start.seed)  # fmt: skip
+        return cell.finish(
+            order=["replicate", "step"],
+            extra=start.labels.arrays(replicates),
+            lines=work.summary(),
+            **trainer.provenance,
+            seed=start.seed,
+        )
 
 
 def _piece(replicate: int, step: int) -> str:
@@ -123,9 +139,13 @@ class _Gradients:
             if state and state.step > step:
                 continue
             trained = self.trainer.run(
-                [_until(job, step) for job in jobs], resume=state, checkpoint=keep, checkpoint_seconds=every,
-                report=self.cell.ticker, watch=watch,
-            )  # fmt: skip
+                [_until(job, step) for job in jobs],
+                resume=state,
+                checkpoint=keep,
+                checkpoint_seconds=every,
+                report=self.cell.ticker,
+                watch=watch,
+            )
             state = trained.state
             fresh |= self._measure(trained)
             if step < self.steps[-1] and time.monotonic() - saved > every:
@@ -154,10 +174,13 @@ class _Gradients:
         for j in missing:
             correct = evaluate.correct(logits[j], self.data.labels[tests[j]])
             row = {
-                "replicate": jobs[j].replicate, "step": step, "cosine": cosines[j].mean().item(),
-                "acc": self.trainer.accuracy(trained, j, correct), "diverged": bool(trained.diverged[j]),
+                "replicate": jobs[j].replicate,
+                "step": step,
+                "cosine": cosines[j].mean().item(),
+                "acc": self.trainer.accuracy(trained, j, correct),
+                "diverged": bool(trained.diverged[j]),
                 "engine": trained.engines[j],
-            }  # fmt: skip
+            }
             arrays = {"cosines": cosines[j].numpy()}
             if step == self.steps[-1]:
                 arrays["weights"] = trained.vectors[j].numpy()
@@ -209,12 +232,16 @@ class _Gradients:
         table = self.cell.table()
         bad = sorted(set(table.replicate[table.diverged]))
         if len(bad) == table.replicate.nunique():
-            raise RunError(f"all replicates of {self.cell.path.stem} diverged (loss not finite): {self._advice(table)} "
-                           "and pass --force")  # fmt: skip
+            raise RunError(
+                f"all replicates of {self.cell.path.stem} diverged (loss not finite): {self._advice(table)} "
+                "and pass --force"
+            )
         lines = [" step  cosine similarity  test accuracy"]
         for step, rows in table.groupby("step"):
-            lines.append(f"{step:5d}  {rows.cosine.mean():17.4f}  {rows.acc.mean():.4f} ± {rows.acc.std(ddof=0):.4f} "
-                         f"(n={len(rows)})")  # fmt: skip
+            lines.append(
+                f"{step:5d}  {rows.cosine.mean():17.4f}  {rows.acc.mean():.4f} ± {rows.acc.std(ddof=0):.4f} "
+                f"(n={len(rows)})"
+            )
         if bad:
             lines.append(f"warning: replicates {bad} diverged: {self._advice(table)}")
         return tuple(lines)

@@ -54,8 +54,10 @@ class Growing:
     def __enter__(self) -> "Growing":
         require_replaceable(self.path, "artifact")
         if self.machine.force and (there := _kind_at(self.path)) not in (None, self.kind):
-            raise UsageError(f"--out {self.path} is of kind {there}, and --force begins one of kind {self.kind} anew: choose "
-                             "another --out")  # fmt: skip
+            raise UsageError(
+                f"--out {self.path} is of kind {there}, and --force begins one of kind {self.kind} anew: choose "
+                "another --out"
+            )
         if self.machine.dry_run:
             self._look()
             return self
@@ -149,10 +151,12 @@ class Growing:
         behind = sum(images_of(training, job, resume.step) for job in jobs) if resume else 0
         self.ticker.begin(where, jobs, training, behind)
         return {
-            "resume": resume, "checkpoint": self.save_checkpoint(pieces),
-            "checkpoint_seconds": self.machine.checkpoint_seconds, "report": self.ticker,
+            "resume": resume,
+            "checkpoint": self.save_checkpoint(pieces),
+            "checkpoint_seconds": self.machine.checkpoint_seconds,
+            "report": self.ticker,
             "watch": self.curves and self.curves.watch(pieces, jobs),
-        }  # fmt: skip
+        }
 
     def save_checkpoint(self, jobs: list[str]) -> Callable[[Progress], None]:
         """A function that saves the training state of ``jobs`` (their pieces) in the work folder."""
@@ -190,8 +194,11 @@ class Growing:
     def _say_of_other_vectors(self, path: Path, then: str | None) -> None:
         """Clusters mix CPUs: what one began another may end, with the same numbers to rounding."""
         if then is not None and then != vectors() and self.machine.torch_device.type == "cpu":
-            print(f"warning: {path} was begun on a CPU with {then}, this one has {vectors()}: it goes on, and bits may "
-                  "differ from a run on one CPU", file=sys.stderr)  # fmt: skip
+            print(
+                f"warning: {path} was begun on a CPU with {then}, this one has {vectors()}: it goes on, and bits may "
+                "differ from a run on one CPU",
+                file=sys.stderr,
+            )
 
     def table(self) -> pd.DataFrame:
         """One row per piece so far."""
@@ -200,8 +207,9 @@ class Growing:
             table["engine"] = table["engine"].fillna("")  # rows made before it was recorded
         return table
 
-    def finish(self, *, order: list[str], extra: dict[str, np.ndarray] | None = None, lines: tuple[str, ...] = (),
-               **provenance) -> Result:  # fmt: skip
+    def finish(
+        self, *, order: list[str], extra: dict[str, np.ndarray] | None = None, lines: tuple[str, ...] = (), **provenance
+    ) -> Result:
         """Write the artifact if anything is new, drop the work folder, and say what was computed and reused.
 
         Arguments:
@@ -216,15 +224,23 @@ class Growing:
             engines = {*provenance["engine"].split("/"), *(row.get("engine", "") for row in new)}  # some were taken up
             provenance["engine"] = "/".join(sorted(engines - {""}))
             run = store.provenance(
-                started=self.began, wall_seconds=time.monotonic() - self.clock, threads=torch.get_num_threads(),
-                vectors=vectors(), **provenance
+                started=self.began,
+                wall_seconds=time.monotonic() - self.clock,
+                threads=torch.get_num_threads(),
+                vectors=vectors(),
+                **provenance,
             )
             made = table.replicate.nunique() if "replicate" in table else 0
             store.write(
-                self.path, kind=self.kind, recipe=self.recipe, inputs=self.inputs, defaults=DEFAULTS,
-                arrays={**self.arrays, **(extra or {})}, table=table,
+                self.path,
+                kind=self.kind,
+                recipe=self.recipe,
+                inputs=self.inputs,
+                defaults=DEFAULTS,
+                arrays={**self.arrays, **(extra or {})},
+                table=table,
                 provenance={"runs": [*self.history, {**run, "pieces": len(new), "replicates": made}]},
-            )  # fmt: skip
+            )
         self.work.discard()
         return Result(self.path, self.identity, tuple(self.computed), tuple(self.reused), lines)
 

@@ -116,4 +116,6 @@ class _Imp(Levels):
 
     def train_level(self, rows: list[tuple[int, int]]) -> None:
         """Train one level of each (replicate, level), and keep it."""
-        self.train(rows, [self.job(r, torch.from_numpy(self.rewind_weights(r)), self.mask(r, level)) for r, level in rows])
+        self.train(
+            rows, [self.job(r, torch.from_numpy(self.rewind_weights(r)), self.mask(r, level)) for r, level in rows]
+        )

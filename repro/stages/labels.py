@@ -133,8 +133,9 @@ def _from_file(data: ImageSet, path: Path) -> np.ndarray:
     own = data.labels.numpy()
     trained_on = np.unique(np.concatenate([train.numpy() for train, _ in data.splits]))
     if len(absent := trained_on[np.isnan(given[trained_on])]):
-        raise UsageError(f"{path} has no label for {len(absent)} training images, the first of them {absent[0]}: "
-                         "label them all")  # fmt: skip
+        raise UsageError(
+            f"{path} has no label for {len(absent)} training images, the first of them {absent[0]}: label them all"
+        )
     labels = np.where(np.isnan(given), own, given)
     wrong = np.flatnonzero(~np.isin(labels, np.arange(data.num_classes)))
     if len(wrong):

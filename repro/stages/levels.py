@@ -97,16 +97,22 @@ class Levels(ABC):
                 "loss": evaluate.losses(on_test[j], test_labels).double().mean().item(),
                 "train_acc": evaluate.correct(on_train[j], train_labels).double().mean().item(),
                 "train_loss": evaluate.losses(on_train[j], train_labels).double().mean().item(),
-                "diverged_at": int(trained.diverged_at[j]), "seconds": trained.seconds, "engine": trained.engines[j],
-            }  # fmt: skip
+                "diverged_at": int(trained.diverged_at[j]),
+                "seconds": trained.seconds,
+                "engine": trained.engines[j],
+            }
             pieces[piece_of(r, level)] = (arrays, row)
         return pieces
 
     def _row(self, replicate: int, level: int, remaining: int, diverged: bool) -> dict:
         density = remaining / self.layout.num_prunable
         return {
-            "replicate": replicate, "level": level, "remaining": remaining, "density": density, "diverged": diverged
-        }  # fmt: skip
+            "replicate": replicate,
+            "level": level,
+            "remaining": remaining,
+            "density": density,
+            "diverged": diverged,
+        }
 
     def add_lost(self, rows: list[tuple[int, int]]) -> None:
         """Levels without a mask, because what it is taken from diverged: they count as chance, with nothing kept."""
@@ -130,9 +136,7 @@ class Levels(ABC):
             lines.append(f"{level:5d}  {100 * rows.density.mean():10.2f} %  {spread}")
         bad = sorted(set(table.replicate[table.diverged]))
         if bad:
-            lines.append(
-                f"warning: replicates {bad} diverged and count as chance: {self._advice(table)}"
-            )
+            lines.append(f"warning: replicates {bad} diverged and count as chance: {self._advice(table)}")
         return tuple(lines)
 
     def _advice(self, table: pd.DataFrame) -> str:

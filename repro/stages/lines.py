@@ -16,9 +16,17 @@ from repro.train.interpolate import AVERAGED, MODES, RECALIBRATED, Measured, acc
 
 BELOW = 0.5  # nats: examples with a smaller barrier are counted as connected (the first bins of Figure 5)
 NUMBERS = (
-    "train_ce", "test_ce", "train_error", "test_error", "train_ce_max", "train_error_max", "test_error_max",
-    "share_below_half", "acc_a", "acc_b",
-)  # fmt: skip
+    "train_ce",
+    "test_ce",
+    "train_error",
+    "test_error",
+    "train_ce_max",
+    "train_error_max",
+    "test_error_max",
+    "share_below_half",
+    "acc_a",
+    "acc_b",
+)
 
 
 @dataclass
@@ -223,13 +231,17 @@ def numbers(values: dict[str, np.ndarray], alphas: tuple[float, ...]) -> dict[st
     accuracy = (~values["test_wrong"]).mean(1)
     loss, ends = values["train_loss"], values["train_loss"][[0, -1]].astype(np.float64)
     return {
-        "train_ce": mean["train_loss"][half], "test_ce": mean["test_loss"][half],
-        "train_error": mean["train_wrong"][half], "test_error": mean["test_wrong"][half],
-        "train_ce_max": mean["train_loss"].max(), "train_error_max": mean["train_wrong"].max(),
+        "train_ce": mean["train_loss"][half],
+        "test_ce": mean["test_loss"][half],
+        "train_error": mean["train_wrong"][half],
+        "test_error": mean["test_wrong"][half],
+        "train_ce_max": mean["train_loss"].max(),
+        "train_error_max": mean["train_wrong"].max(),
         "test_error_max": mean["test_wrong"].max(),
         "share_below_half": (loss[half] - ends.mean(0) < BELOW).mean(),
-        "acc_a": accuracy[0], "acc_b": accuracy[-1],
-    }  # fmt: skip
+        "acc_a": accuracy[0],
+        "acc_b": accuracy[-1],
+    }
 
 
 def summary(table: pd.DataFrame, by: list[str]) -> list[str]:
@@ -238,12 +250,17 @@ def summary(table: pd.DataFrame, by: list[str]) -> list[str]:
     for group, rows in table.groupby(by):
         mean = rows.loc[~rows.diverged, list(NUMBERS)].mean()
         parents, pairs = rows.replicate.nunique(), len(rows[["a", "b"]].drop_duplicates())
-        groups.append({
-            **dict(zip(by, group)), "parents x pairs": f"{parents} x {pairs}", "train loss": f"{mean.train_ce:.4f}",
-            "train error": f"{100 * mean.train_error:.2f} %", "test loss": f"{mean.test_ce:.4f}",
-            "test error": f"{100 * mean.test_error:.2f} %",
-            "examples below 0.5": f"{100 * mean.share_below_half:.2f} %",
-        })  # fmt: skip
+        groups.append(
+            {
+                **dict(zip(by, group)),
+                "parents x pairs": f"{parents} x {pairs}",
+                "train loss": f"{mean.train_ce:.4f}",
+                "train error": f"{100 * mean.train_error:.2f} %",
+                "test loss": f"{mean.test_ce:.4f}",
+                "test error": f"{100 * mean.test_error:.2f} %",
+                "examples below 0.5": f"{100 * mean.share_below_half:.2f} %",
+            }
+        )
     lines = ["mean barrier at alpha = 1/2", *pd.DataFrame(groups).to_string(index=False).splitlines()]
     if bad := int(table.diverged.sum()):
         lines.append(f"warning: {bad} of {len(table)} pairs have a diverged network and are left out of the means")

@@ -45,10 +45,19 @@ def pretrain(
     Raises UsageError for a t beyond the schedule, a subset of other images or of fewer replicates.
     """
     start = begin(
-        dataset=dataset, subset=subset, t=t, replicates=replicates, network=network, training=training,
-        normalization=normalization, seed=seed, machine=machine, label_noise=label_noise, noise_draw=noise_draw,
+        dataset=dataset,
+        subset=subset,
+        t=t,
+        replicates=replicates,
+        network=network,
+        training=training,
+        normalization=normalization,
+        seed=seed,
+        machine=machine,
+        label_noise=label_noise,
+        noise_draw=noise_draw,
         labels=labels,
-    )  # fmt: skip
+    )
     data, training = start.data, start.training
     with Growing(out, "pretrain", start.fields, start.inputs, machine) as cell:
         trainer = Trainer(data, start.network, training, machine)
@@ -71,11 +80,13 @@ def pretrain(
             for j, r in enumerate(rows):
                 truth = data.labels[tests[j]]
                 row = {
-                    "replicate": r, "acc": trainer.accuracy(trained, j, evaluate.correct(logits[j], truth)),
+                    "replicate": r,
+                    "acc": trainer.accuracy(trained, j, evaluate.correct(logits[j], truth)),
                     "loss": evaluate.losses(logits[j], truth).double().mean().item(),
-                    "diverged_at": int(trained.diverged_at[j]), "seconds": trained.seconds,
+                    "diverged_at": int(trained.diverged_at[j]),
+                    "seconds": trained.seconds,
                     "engine": trained.engines[j],
-                }  # fmt: skip
+                }
                 new[pieces[j]] = ({"weights": trained.vectors[j].numpy()}, row)
             cell.add(new)
         table = cell.table()
@@ -92,5 +103,10 @@ def pretrain(
             bad = ", ".join(map(str, diverged))
             hint = advice(min(table.diverged_at[diverged.index]), 0, training.lr)
             lines.append(f"warning: replicates {bad} diverged (loss not finite): {hint}")
-        return cell.finish(order=["replicate"], extra=start.labels.arrays(int(cell.table().replicate.max()) + 1), lines=tuple(lines),
-                           **trainer.provenance, seed=start.seed)  # fmt: skip
+        return cell.finish(
+            order=["replicate"],
+            extra=start.labels.arrays(int(cell.table().replicate.max()) + 1),
+            lines=tuple(lines),
+            **trainer.provenance,
+            seed=start.seed,
+        )

@@ -77,11 +77,17 @@ def score(
     data = open_data(dataset, normalization, machine)
     used = labels_in_use(data, label_noise=label_noise, noise_draw=noise_draw, labels=labels, seed=seed)
     fields = {
-        "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization,
-        **network_fields(data, scoring.network), "networks": count, "batch_norm": scoring.batch_norm, "seed": seed,
-        "grand": grand, **used.fields,
+        "dataset": data.name,
+        "data_sha256": data.checksum,
+        "normalization": normalization,
+        **network_fields(data, scoring.network),
+        "networks": count,
+        "batch_norm": scoring.batch_norm,
+        "seed": seed,
+        "grand": grand,
+        **used.fields,
         **training_fields(training),
-    }  # fmt: skip
+    }
     # networks are trained for each group: a fold, or a replicate with labels of its own
     unit, groups = ("replicate", replicates) if used.per_replicate else ("fold", min(len(data.splits), replicates))
     with Growing(out, "score", fields, {}, machine) as cell:
@@ -109,10 +115,18 @@ def score(
             pieces = [f"{unit}_{g}/network_{k}" for g, k in chunk]
             pools = [pool(g) for g, _ in chunk]
             jobs = [
-                Job(trainer.initial(seed, k, f"score{g}."), index, 0, training.steps, seed, k,
-                    labels=used.for_job(g), role=f"score{g}.")
+                Job(
+                    trainer.initial(seed, k, f"score{g}."),
+                    index,
+                    0,
+                    training.steps,
+                    seed,
+                    k,
+                    labels=used.for_job(g),
+                    role=f"score{g}.",
+                )
                 for (g, k), index in zip(chunk, pools)
-            ]  # fmt: skip
+            ]
             truth = torch.stack([torch.from_numpy(used.of(g)) for g, _ in chunk])
             forgetting = Forgetting(truth, len(chunk))
             where = place("network", len(wanted) - len(cell.ticker.pending), len(chunk), len(wanted))
@@ -137,18 +151,26 @@ def score(
                 }
                 if grand:
                     norms = gradient_norms(
-                        trainer.module(trained.vectors[j]), trainer.batcher, pools[j], label,
+                        trainer.module(trained.vectors[j]),
+                        trainer.batcher,
+                        pools[j],
+                        label,
                         report=lambda images: cell.ticker.measured(images, work=1),
-                    )  # fmt: skip
+                    )
                     arrays["grand"] = norms.float().numpy()
                 if odd := [name for name, values in arrays.items() if not np.isfinite(values).all()]:
                     cell.drop_checkpoint()
-                    raise RunError(f"scoring network {pieces[j]} gives {' and '.join(odd)} scores that are not finite: "
-                                   f"lower --lr (={training.lr})")  # fmt: skip
+                    raise RunError(
+                        f"scoring network {pieces[j]} gives {' and '.join(odd)} scores that are not finite: "
+                        f"lower --lr (={training.lr})"
+                    )
                 row = {
-                    unit: g, "network": k, "train_acc": evaluate.correct(logits[j], label).double().mean().item(),
-                    "seconds": trained.seconds, "engine": trained.engines[j],
-                }  # fmt: skip
+                    unit: g,
+                    "network": k,
+                    "train_acc": evaluate.correct(logits[j], label).double().mean().item(),
+                    "seconds": trained.seconds,
+                    "engine": trained.engines[j],
+                }
                 new[pieces[j]] = (arrays, row)
             cell.add(new)
         groups = sorted({row[unit] for row in cell.rows.values()})
@@ -169,9 +191,7 @@ def score(
                 extra[f"{unit}_{g}/half_correlation"] = np.float64(rho)
                 said = _reliable(rho)
             lines.append(f"{unit} {g} (K={count}): {'; '.join([*said, *_early(accuracy)])}")
-        return cell.finish(
-            order=[unit, "network"], extra=extra, lines=tuple(lines), **trainer.provenance, seed=seed
-        )
+        return cell.finish(order=[unit, "network"], extra=extra, lines=tuple(lines), **trainer.provenance, seed=seed)
 
 
 def half_ensemble_correlation(scores: np.ndarray, rng: np.random.Generator, splits: int = 20) -> float:

@@ -97,9 +97,14 @@ def select(
         data, source=with_labels, label_noise=label_noise, noise_draw=noise_draw, labels=labels, seed=seed
     )
     fields = {
-        "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization, "subset": kind,
-        "size": size, "balanced": balanced, **used.fields,
-    }  # fmt: skip
+        "dataset": data.name,
+        "data_sha256": data.checksum,
+        "normalization": normalization,
+        "subset": kind,
+        "size": size,
+        "balanced": balanced,
+        **used.fields,
+    }
     if kind == "random" or permute_scores:
         fields |= {"seed": seed, "permute_scores": permute_scores}
     if score and not (ranked and ranked.kind == "score"):
@@ -126,8 +131,16 @@ def select(
                 values = stream(seed, group, "permute").permutation(values)
             values = _by_dataset_index(values, pool, len(data.labels))
         model_index = model[f"replicate_{r}/index"] if model else None
-        return choose(kind, size, labels=used.of(r), pool=pool, scores=values, balanced=balanced,
-                      rng=stream(seed, r, "subset"), like=model_index)  # fmt: skip
+        return choose(
+            kind,
+            size,
+            labels=used.of(r),
+            pool=pool,
+            scores=values,
+            balanced=balanced,
+            rng=stream(seed, r, "subset"),
+            like=model_index,
+        )
 
     with Growing(out, "subset", fields, inputs, machine) as cell:
         new = {}  # all are chosen before any is kept: what does not fit one fold is refused as a whole
@@ -137,10 +150,12 @@ def select(
                 label = used.of(r)[index]
                 counts = histogram(label, data.num_classes)
                 row = {
-                    "replicate": r, "fold": r % len(data.splits), "size": len(index),
+                    "replicate": r,
+                    "fold": r % len(data.splits),
+                    "size": len(index),
                     "missing_classes": len(missing_classes(label, data.num_classes)),
                     "wrong_labels": float((label != data.labels.numpy()[index]).mean()),
-                }  # fmt: skip
+                }
                 new[f"replicate_{r}"] = ({"index": index, "histogram": counts}, row)
         if machine.dry_run:
             return cell.preview(f"replicate_{r}" for r in range(replicates))
@@ -150,8 +165,14 @@ def select(
         if not used.own:
             wrong = cell.table().wrong_labels
             lines.append(f"labels that are not the data set's own: {100 * wrong.mean():.1f} % (n={len(wrong)})")
-        return cell.finish(order=["replicate"], extra=used.arrays(int(cell.table().replicate.max()) + 1), lines=tuple(lines), device="cpu",
-                           engine="none", seed=seed)  # fmt: skip
+        return cell.finish(
+            order=["replicate"],
+            extra=used.arrays(int(cell.table().replicate.max()) + 1),
+            lines=tuple(lines),
+            device="cpu",
+            engine="none",
+            seed=seed,
+        )
 
 
 def ranking_artifact(path: str | Path) -> store.Artifact | None:
@@ -192,8 +213,10 @@ def _of_score_artifact(
             )
         if key not in ranked:
             there = [name for name in SCORES if f"{unit}_{group}/{name}" in ranked]
-            raise UsageError(f"{ranked.path} has no score {score!r}: choose {' or '.join(there)}, or make it anew "
-                             "by its score command with --force (and --grand for grand)")  # fmt: skip
+            raise UsageError(
+                f"{ranked.path} has no score {score!r}: choose {' or '.join(there)}, or make it anew "
+                "by its score command with --force (and --grand for grand)"
+            )
         return -ranked[key] if score == "margin" else ranked[key]
 
     return values
@@ -217,8 +240,10 @@ def _of_barrier_artifact(ranked: store.Artifact, folds: int) -> Callable[[int], 
         barriers = [loss[middle] - (loss[start] + loss[end]) / 2 for loss in losses]
         barriers = [each for each in barriers if np.isfinite(each).all()]  # a child that diverged says nothing
         if not barriers:
-            raise UsageError(f"{ranked.path} has no barriers with averaged batch norm for fold {r % folds}: run its "
-                             "barrier command for a replicate of that fold first")  # fmt: skip
+            raise UsageError(
+                f"{ranked.path} has no barriers with averaged batch norm for fold {r % folds}: run its "
+                "barrier command for a replicate of that fold first"
+            )
         return np.mean(barriers, 0)
 
     return values
@@ -229,8 +254,9 @@ def _of_file(path: Path, data: ImageSet) -> np.ndarray:
     scores = read_numbers(path, "score", size=len(data.labels), train=only_train_index(data))
     trained_on = np.unique(np.concatenate([train.numpy() for train, _ in data.splits]))
     if len(absent := trained_on[np.isnan(scores[trained_on])]):
-        raise UsageError(f"{path} has no score for {len(absent)} training images, the first of them {absent[0]}: "
-                         "score them all")  # fmt: skip
+        raise UsageError(
+            f"{path} has no score for {len(absent)} training images, the first of them {absent[0]}: score them all"
+        )
     return scores
 
 

@@ -84,8 +84,10 @@ def read_mask(path: str | Path, layout: Layout) -> Tensor:
         except UsageError:
             raise
         except Exception as error:  # what NumPy and torch raise
-            raise UsageError(f"{path} cannot be read as a mask ({type(error).__name__}): give a .npy array or a .pt or "
-                             ".safetensors dict of tensors") from error
+            raise UsageError(
+                f"{path} cannot be read as a mask ({type(error).__name__}): give a .npy array or a .pt or "
+                ".safetensors dict of tensors"
+            ) from error
         parts, shapes = {"the mask": given}, {"the mask": (layout.num_prunable,)}
     else:
         shapes = {entry.name: entry.shape for entry in layout.prunable}
@@ -118,7 +120,8 @@ def _mask_parts(path: str | Path, content: object, shapes: Mapping[str, tuple]) 
             masks = {name.removesuffix("_mask"): value for name, value in given.items() if name.endswith("_mask")}
             masks |= {
                 re.sub(r"mask_(?=[^.]+$)", "", name).replace("___", "."): value
-                for name, value in given.items() if re.search(r"(^|\.)mask_[^.]+$", name)
+                for name, value in given.items()
+                if re.search(r"(^|\.)mask_[^.]+$", name)
             }
             masks = masks or given
             if key not in fits and (prefix := _prefix(path, masks, {name: {name} for name in shapes})) is not None:

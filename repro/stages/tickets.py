@@ -129,8 +129,10 @@ def _new(artifact: store.Artifact, num_classes: int, in_chans: int) -> nn.Module
 
 def _require_networks(artifact: store.Artifact) -> None:
     if artifact.kind not in REWIND_WEIGHTS:
-        raise UsageError(f"{artifact.path} is a {artifact.kind} artifact, which has no levels and no rewind points: "
-                         "give an imp, branch or pretrain artifact")  # fmt: skip
+        raise UsageError(
+            f"{artifact.path} is a {artifact.kind} artifact, which has no levels and no rewind points: "
+            "give an imp, branch or pretrain artifact"
+        )
 
 
 def tensors_of(
@@ -145,8 +147,10 @@ def tensors_of(
             raise UsageError(f"level {level} of a rewind point, which all levels share: leave the level out")
         return layout.state_dict(_array(artifact, replicate, REWIND_WEIGHTS[artifact.kind]))
     if artifact.kind == "pretrain":
-        raise UsageError(f"{artifact.path} is a pretrain artifact, which has no {part}: ask for part rewind, or give "
-                         "the imp artifact made from it")  # fmt: skip
+        raise UsageError(
+            f"{artifact.path} is a pretrain artifact, which has no {part}: ask for part rewind, or give "
+            "the imp artifact made from it"
+        )
     if level is None:
         raise UsageError(f"part {part} without a level: give one, 0 is the dense network")
     packed = _array(artifact, replicate, f"level_{level}/mask")
@@ -168,6 +172,5 @@ def _array(artifact: store.Artifact, replicate: int, name: str) -> Tensor:
     if name not in REWIND_WEIGHTS.values():
         place = f"{name.partition('/')[0].replace('_', ' ')} of {place}"
     if key.rpartition("/")[0] in set(artifact.table().piece):
-        raise UsageError(f"{artifact.path} kept nothing of {place}, since the level before it diverged: "
-                         "choose another")  # fmt: skip
+        raise UsageError(f"{artifact.path} kept nothing of {place}, since the level before it diverged: choose another")
     raise UsageError(f"{artifact.path} has no {place}: see repro inspect {artifact.path}")

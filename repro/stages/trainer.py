@@ -88,7 +88,11 @@ class Trainer:
         _tune_process(self.machine.cpu_threads)
         self.device = self.machine.torch_device
         self.batcher = Batcher(
-            self.data.images, self.data.mean, self.data.std, augment=self.training.augment, border=self.training.border,
+            self.data.images,
+            self.data.mean,
+            self.data.std,
+            augment=self.training.augment,
+            border=self.training.border,
             device=self.device,
         )
         self.labels = self.data.labels.to(self.device)
@@ -117,8 +121,10 @@ class Trainer:
                 network.eval()(torch.zeros(1, self.data.in_chans, size, size))
         except Exception as error:  # of other people's code
             reason = " ".join(str(error).split()).rstrip(".")
-            raise UsageError(f"network {self.network!r} cannot take the {size} x {size} images of {self.data.name} "
-                             f"({reason}): choose another --network") from error  # fmt: skip
+            raise UsageError(
+                f"network {self.network!r} cannot take the {size} x {size} images of {self.data.name} "
+                f"({reason}): choose another --network"
+            ) from error
         require_finite(initialise(network, torch.Generator()), self.network, self.data)
 
     def require_batches(self, size: int, *, scoring: bool = False) -> None:
@@ -131,9 +137,14 @@ class Trainer:
         if scoring:
             batch_size, drop_last, advice = EVALUATION_BATCH, False, "--batch-norm running"
         check.require_batches(
-            self._network, self.network, self.image_shape, size=size, batch_size=batch_size, drop_last=drop_last,
+            self._network,
+            self.network,
+            self.image_shape,
+            size=size,
+            batch_size=batch_size,
+            drop_last=drop_last,
             advice=advice,
-        )  # fmt: skip
+        )
 
     @property
     def provenance(self) -> dict:
@@ -155,10 +166,15 @@ class Trainer:
     def engine(self, kept: Tensor | None = None) -> str:
         """The engine for a network with this mask, bool [num_prunable]; None is dense."""
         return choose(
-            self.machine.engine, self.network, image_size=self.data.image_size, in_chans=self.data.in_chans,
-            num_classes=self.data.num_classes, density=1.0 if kept is None else kept.double().mean().item(),
-            device=self.device, precision=self.training.precision,
-        )  # fmt: skip
+            self.machine.engine,
+            self.network,
+            image_size=self.data.image_size,
+            in_chans=self.data.in_chans,
+            num_classes=self.data.num_classes,
+            density=1.0 if kept is None else kept.double().mean().item(),
+            device=self.device,
+            precision=self.training.precision,
+        )
 
     def engine_of(self, vector: Tensor) -> str:
         """The engine for measuring a network [layout.size], by its weights that are not zero."""
@@ -172,10 +188,16 @@ class Trainer:
 
     def _create(self, replicas: int, engine: str) -> Cohort:
         return create(
-            engine, self.network, replicas=replicas, num_classes=self.data.num_classes, in_chans=self.data.in_chans,
-            image_size=self.data.image_size, device=self.device, precision=self.training.precision,
+            engine,
+            self.network,
+            replicas=replicas,
+            num_classes=self.data.num_classes,
+            in_chans=self.data.in_chans,
+            image_size=self.data.image_size,
+            device=self.device,
+            precision=self.training.precision,
             threads=self.machine.cpu_threads,
-        )  # fmt: skip
+        )
 
     def _cohort_of(self, jobs: Sequence[Job]) -> Cohort:
         engines = {self.engine(job.mask) for job in jobs}
@@ -249,8 +271,13 @@ class Trainer:
         self.engines.update(engines)
         return Trained(jobs, state, engines)
 
-    def measure(self, trained: Trained, *splits: Sequence[np.ndarray], batch_norm: str = "running",
-                report: Callable[[int], None] | None = None) -> list[list[Tensor]]:  # fmt: skip
+    def measure(
+        self,
+        trained: Trained,
+        *splits: Sequence[np.ndarray],
+        batch_norm: str = "running",
+        report: Callable[[int], None] | None = None,
+    ) -> list[list[Tensor]]:
         """Logits of the networks, a list for each of ``splits`` (see `repro.train.evaluate.predict`).
 
         Networks with a logit that is not finite have diverged from then on.

@@ -65,8 +65,10 @@ def warmup(
         raise UsageError("a warm-up needs --dataset, or a subset artifact to take it from")
     recipe = protocol(dataset or first.recipe["dataset"])
     if recipe.warmup is None and (training is None or steps is None):
-        raise UsageError(f"the protocol of {recipe.dataset} has no warm-up: give the steps, batch size, learning rate "
-                         "and milestones of the training, and the steps of the warm-up")  # fmt: skip
+        raise UsageError(
+            f"the protocol of {recipe.dataset} has no warm-up: give the steps, batch size, learning rate "
+            "and milestones of the training, and the steps of the warm-up"
+        )
     training = training or recipe.warmup.training
     steps = sorted(set(recipe.warmup.steps if steps is None else steps))
     if replicates is None:
@@ -88,9 +90,13 @@ def warmup(
     for subset in chosen.values():
         _check(subset, data, normalization, replicates)
     fields = {
-        "dataset": data.name, "data_sha256": data.checksum, "normalization": normalization,
-        **network_fields(data, network), "seed": seed, **training_fields(training),
-    }  # fmt: skip
+        "dataset": data.name,
+        "data_sha256": data.checksum,
+        "normalization": normalization,
+        **network_fields(data, network),
+        "seed": seed,
+        **training_fields(training),
+    }
     conditions = [_Condition(name, w, r) for name in (ALL, *chosen) for w in steps for r in range(replicates)]
     with Growing(out, "warmup", fields, chosen, machine) as cell:
         trainer = Trainer(data, network, training, machine)
@@ -141,14 +147,20 @@ def _named(subsets: list[store.Artifact]) -> dict[str, store.Artifact]:
 def _check(subset: store.Artifact, data: ImageSet, normalization: str, replicates: int) -> None:
     own = subset.recipe
     if own["data_sha256"] != data.checksum:
-        raise UsageError(f"{subset.path} is a subset of {own['dataset']} (sha256 {own['data_sha256'][:12]}…), not of "
-                         f"{data.name} as here ({data.checksum[:12]}…): give subsets of the same images")  # fmt: skip
+        raise UsageError(
+            f"{subset.path} is a subset of {own['dataset']} (sha256 {own['data_sha256'][:12]}…), not of "
+            f"{data.name} as here ({data.checksum[:12]}…): give subsets of the same images"
+        )
     if own["normalization"] != normalization:
-        raise UsageError(f"normalization {normalization!r}, but {subset.path} has {own['normalization']!r}: leave the "
-                         "option out, and give subsets of one normalization")  # fmt: skip
+        raise UsageError(
+            f"normalization {normalization!r}, but {subset.path} has {own['normalization']!r}: leave the "
+            "option out, and give subsets of one normalization"
+        )
     if own.get("label_noise", 0) or own.get("labels_sha256", ""):
-        raise UsageError(f"{subset.path} was chosen with other labels than the data set's own, and warm-up is on clean "
-                         "labels: select a subset without label noise")  # fmt: skip
+        raise UsageError(
+            f"{subset.path} was chosen with other labels than the data set's own, and warm-up is on clean "
+            "labels: select a subset without label noise"
+        )
     require_replicates(replicates, subset)
 
 
@@ -181,8 +193,16 @@ class _Sweep:
             self.cell.ticker.expect({each.piece: work})
 
     def _job(self, each: _Condition, vector: torch.Tensor | None = None) -> Job:
-        return Job(vector, self.images(each.subset, each.replicate), 0, self.training.steps, self.cell.recipe["seed"],
-                   each.replicate, warmup=each.w, then=self.images(ALL, each.replicate))  # fmt: skip
+        return Job(
+            vector,
+            self.images(each.subset, each.replicate),
+            0,
+            self.training.steps,
+            self.cell.recipe["seed"],
+            each.replicate,
+            warmup=each.w,
+            then=self.images(ALL, each.replicate),
+        )
 
     def run(self, chunk: list[_Condition]) -> None:
         """Train one cohort to the end, evaluate it, and keep what was measured."""
@@ -200,14 +220,19 @@ class _Sweep:
             correct = evaluate.correct(on_test[j], test_labels)
             source = self.subsets[each.subset].recipe if each.subset != ALL else {"subset": ALL, "size": 0}
             row = {
-                "subset": each.subset, "kind": source["subset"], "size": source["size"], "w": each.w,
+                "subset": each.subset,
+                "kind": source["subset"],
+                "size": source["size"],
+                "w": each.w,
                 "replicate": each.replicate,
                 "acc": self.trainer.accuracy(trained, j, correct),
                 "loss": evaluate.losses(on_test[j], test_labels).double().mean().item(),
                 "train_loss": evaluate.losses(on_train[j], train_labels).double().mean().item(),
-                "diverged": bool(trained.diverged[j]), "diverged_at": int(trained.diverged_at[j]),
-                "seconds": trained.seconds, "engine": trained.engines[j],
-            }  # fmt: skip
+                "diverged": bool(trained.diverged[j]),
+                "diverged_at": int(trained.diverged_at[j]),
+                "seconds": trained.seconds,
+                "engine": trained.engines[j],
+            }
             pieces[each.piece] = ({"test_correct": np.packbits(correct.numpy())}, row)
         return pieces
 

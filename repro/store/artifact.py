@@ -172,7 +172,9 @@ def read(path: str | Path, kind: str | None = None, verify: bool = True) -> Arti
         raise UsageError(f"{path} is a file of this program, but no artifact: give an artifact") from error
     try:
         if recorded != lineage.identity:
-            raise UsageError(f"{path} has another identity than its recipe and inputs: delete it and run its command again")
+            raise UsageError(
+                f"{path} has another identity than its recipe and inputs: delete it and run its command again"
+            )
         require_types(path, lineage)
         if kind not in (None, lineage.kind):
             raise UsageError(f"{path} is {_an(lineage.kind)} where {_an(kind)} is needed: give the path of one")

@@ -22,15 +22,21 @@ def open_changed(path: Path, refusal: UsageError) -> h5py.File:
     """The open file, after a line about it, if its arrays and attributes are as they were. Raises ``refusal`` if not."""
     if not holds(path):
         raise refusal
-    say_once(f"note: {path} was changed by another program after it was written; its arrays and its recipe are "
-             f"as they were: `repro reseal {path}` ends this note", path.stat().st_mtime_ns)  # fmt: skip
+    say_once(
+        f"note: {path} was changed by another program after it was written; its arrays and its recipe are "
+        f"as they were: `repro reseal {path}` ends this note",
+        path.stat().st_mtime_ns,
+    )
     return hdf5.open_image(path)
 
 
 def holds(path: Path) -> bool:
     """Whether the arrays and the attributes of a file have the checksums that it records, found out at a distance."""
     root = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]),
+    }
     command = [sys.executable, "-c", "from repro.store import changed; changed.main()", str(path)]
     try:
         told = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -88,8 +94,9 @@ def reseal(path: Path) -> bool:
     if superblock.open_for_writing(image):
         raise UsageError(f"{path} is open for writing in another program: close it there first")
     if not holds(path):
-        raise UsageError(f"{path} is no artifact of repro, or was altered in its arrays or its recipe: bring back a copy "
-                         "of it")  # fmt: skip
+        raise UsageError(
+            f"{path} is no artifact of repro, or was altered in its arrays or its recipe: bring back a copy of it"
+        )
     with files.writer_lock(path):
         files.write_whole(path, [whole])
     read(path)

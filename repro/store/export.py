@@ -9,8 +9,8 @@ import pandas as pd
 from repro.errors import UsageError
 from repro.store.artifact import read
 from repro.store.files import write_whole
-from repro.store.targets import require_replaceable
 from repro.store.query import runs_and_sources, source_of
+from repro.store.targets import require_replaceable
 
 TABLES = (".csv", ".parquet")
 NETWORKS = (".pt", ".safetensors")  # written by `repro.stages.tickets`
@@ -48,8 +48,9 @@ def suffix_of(target: Path) -> str:
     """What a file is to hold: one of TABLES or NETWORKS; CSV for a folder or no suffix. Raises UsageError."""
     suffix = "" if target.is_dir() else target.suffix.lower()
     if suffix not in ("", *TABLES, *NETWORKS):
-        raise UsageError(f"--out {target} ends in {suffix}: take .csv or .parquet for a table, .pt or .safetensors for "
-                         "a network")  # fmt: skip
+        raise UsageError(
+            f"--out {target} ends in {suffix}: take .csv or .parquet for a table, .pt or .safetensors for a network"
+        )
     return suffix or ".csv"
 
 

@@ -9,10 +9,30 @@ from collections.abc import Iterable
 METHODS = {"contains", "startswith", "endswith", "isin", "isna", "notna", "between", "abs"}  # of a column, or its .str
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`([^`]*)`")
 _NODES = (
-    ast.Expression, ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple, ast.Compare, ast.BoolOp, ast.And, ast.Or,
-    ast.UnaryOp, ast.Not, ast.Invert, ast.USub, ast.UAdd, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv,
-    ast.Mod, ast.cmpop,
-)  # fmt: skip
+    ast.Expression,
+    ast.Name,
+    ast.Load,
+    ast.Constant,
+    ast.List,
+    ast.Tuple,
+    ast.Compare,
+    ast.BoolOp,
+    ast.And,
+    ast.Or,
+    ast.UnaryOp,
+    ast.Not,
+    ast.Invert,
+    ast.USub,
+    ast.UAdd,
+    ast.BinOp,
+    ast.Add,
+    ast.Sub,
+    ast.Mult,
+    ast.Div,
+    ast.FloorDiv,
+    ast.Mod,
+    ast.cmpop,
+)
 _VALUES = (bool, int, float, str)
 
 

@@ -8,13 +8,32 @@ from repro.store.lineage import Lineage
 
 NUMBER = (int, float)
 TYPES = {
-    **dict.fromkeys(("dataset", "data_sha256", "normalization", "network", "subset", "score", "noise_draw", "labels_sha256",
-                     "precision", "batch_norm", "mask", "weights", "form"), str),
-    **dict.fromkeys(("steps", "batch_size", "t", "seed", "border", "size", "networks", "every", "batches", "level"), int),
+    **dict.fromkeys(
+        (
+            "dataset",
+            "data_sha256",
+            "normalization",
+            "network",
+            "subset",
+            "score",
+            "noise_draw",
+            "labels_sha256",
+            "precision",
+            "batch_norm",
+            "mask",
+            "weights",
+            "form",
+        ),
+        str,
+    ),
+    **dict.fromkeys(
+        ("steps", "batch_size", "t", "seed", "border", "size", "networks", "every", "batches", "level"), int
+    ),
     **dict.fromkeys(("lr", "momentum", "weight_decay", "prune_fraction", "label_noise"), NUMBER),
     **dict.fromkeys(("nesterov", "drop_last", "augment", "balanced", "permute_scores", "grand"), bool),
-    "milestones": [int], "alphas": [NUMBER],
-}  # fmt: skip
+    "milestones": [int],
+    "alphas": [NUMBER],
+}
 """Field -> its type; a list of a type holds any number of them. None is the same as no such field."""
 LEAST = {"t": 0, "size": 1, "networks": 1, "batches": 1, "every": 1, "level": 0}
 
@@ -27,7 +46,9 @@ class Recipe(dict):
         self._path = path
 
     def __missing__(self, field: str):
-        raise UsageError(f"the recipe of {self._path} has no {field}: give an artifact whose recipe is as repro wrote it")
+        raise UsageError(
+            f"the recipe of {self._path} has no {field}: give an artifact whose recipe is as repro wrote it"
+        )
 
 
 def require_types(path: Path, lineage: Lineage) -> None:
@@ -37,8 +58,9 @@ def require_types(path: Path, lineage: Lineage) -> None:
             continue
         if not _fits(value, TYPES[field]) or (field in LEAST and value < LEAST[field]):
             of = "" if lineage.name == path.stem else f" of {lineage.name}"
-            raise UsageError(f"the recipe of {path} has {field}{of} = {value!r}: give an artifact whose recipe is as repro "
-                             "wrote it")  # fmt: skip
+            raise UsageError(
+                f"the recipe of {path} has {field}{of} = {value!r}: give an artifact whose recipe is as repro wrote it"
+            )
     for source in lineage.inputs.values():
         require_types(path, source)
 

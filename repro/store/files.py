@@ -150,7 +150,9 @@ def require_lock(lock: Path) -> None:
                     return
             raise UsageError(f"{lock} is no lock of this program: move it away, or choose another --out")
     except IsADirectoryError:
-        raise UsageError(f"{lock} is a folder where a lock has to stand: move it away, or choose another --out") from None
+        raise UsageError(
+            f"{lock} is a folder where a lock has to stand: move it away, or choose another --out"
+        ) from None
 
 
 def acquire(lock: Path) -> TextIO | None:

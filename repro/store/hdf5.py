@@ -29,8 +29,18 @@ FORMAT, FORMAT_VERSION = kinds.ARTIFACT, 1
 SEAL_BYTES = 512  # the smallest user block that HDF5 knows
 CHUNK_BYTES = 8 << 20  # arrays are read whole: one chunk each, up to this size
 AGAIN = "delete it and run its command again"  # only said of a file that has our seal
-ATTRIBUTES = ("format", "format_version", "kind", "name", "identity", "recipe", "defaults", "inputs", "provenance",
-              "content_sha256")  # fmt: skip
+ATTRIBUTES = (
+    "format",
+    "format_version",
+    "kind",
+    "name",
+    "identity",
+    "recipe",
+    "defaults",
+    "inputs",
+    "provenance",
+    "content_sha256",
+)
 ATTRIBUTES_SHA256 = "attributes_sha256"
 _SEAL = re.compile(rb"%b, format (\d+); bytes (\d+); sha256 ([0-9a-f]{64})\n" % FORMAT.encode())
 
@@ -172,8 +182,11 @@ def open_sealed(path: Path, *, verify: bool) -> h5py.File:
     """
     checked = check(path, verify=verify)
     if checked.handled:
-        say_once(f"note: another HDF5 program had {path} open for writing, and all that it holds is as it was: "
-                 f"`repro reseal {path}` ends this note", checked.digest)  # fmt: skip
+        say_once(
+            f"note: another HDF5 program had {path} open for writing, and all that it holds is as it was: "
+            f"`repro reseal {path}` ends this note",
+            checked.digest,
+        )
     return open_image(path)
 
 
@@ -227,7 +240,9 @@ def _check_seal(path: Path, seal: bytes, start: bytes, size: int, digest: str | 
         raise UsageError(f"{path} is truncated ({size + SEAL_BYTES} of {length + SEAL_BYTES} bytes are there): {AGAIN}")
     if seal != _seal(size, recorded) or digest not in (None, recorded):
         if superblock.open_for_writing(start):
-            raise Changed(f"{path} was altered by a program that has it open, or had when it ended: close it there first")
+            raise Changed(
+                f"{path} was altered by a program that has it open, or had when it ended: close it there first"
+            )
         raise Changed(f"{path} was altered after it was written: {AGAIN}")
 
 

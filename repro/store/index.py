@@ -100,8 +100,11 @@ class _Folder:
                     if not _LINE.fullmatch(file.readline(200)):
                         return
             there = set(os.listdir(self.folder))
-            lines = ("\t".join((json.dumps((name, *state)), said.about, said.record, said.columns, said.options))
-                     for name, (*state, said) in self.lines.items() if name in there)  # fmt: skip
+            lines = (
+                "\t".join((json.dumps((name, *state)), said.about, said.record, said.columns, said.options))
+                for name, (*state, said) in self.lines.items()
+                if name in there
+            )
             body = "".join(f"{line}\n" for line in lines).encode()
             files.write_whole(self.path, [_first(body), body])
 

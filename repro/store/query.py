@@ -93,7 +93,9 @@ class _Column:
         values.append(value)
 
     def each(self, artifact: int, dtype: str, values: list) -> None:
-        self.tables.setdefault(MISSABLE.get(dtype[1], dtype if dtype[1] == "f" else "str"), []).append((artifact, values))
+        self.tables.setdefault(MISSABLE.get(dtype[1], dtype if dtype[1] == "f" else "str"), []).append(
+            (artifact, values)
+        )
 
     def series(self, starts: np.ndarray) -> pd.Series:
         """All rows; pandas chooses the dtype that holds all values, and fills in what is missing.
@@ -120,9 +122,7 @@ def _whole(values: list[int]) -> str:
 
 def source_of(artifact: Artifact) -> dict:
     """Where rows come from, in JSON types: path, checksum of the contents, and the lineage (identity, recipe …)."""
-    return {
-        "path": _text(artifact.path), "content_sha256": artifact.content_sha256, **artifact.lineage.to_json()
-    }  # fmt: skip
+    return {"path": _text(artifact.path), "content_sha256": artifact.content_sha256, **artifact.lineage.to_json()}
 
 
 def _text(path: Path) -> str:

@@ -22,7 +22,11 @@ def as_packed(block: bytes, size: int, offset: int) -> bytes | None:
     if len(block) < BYTES:
         return None
     signature, version, *sizes, flags, base, extension, end, root, checksum = _LAYOUT.unpack(block)
-    if (flags, base, end) == (0, 0, size):  # nothing of it was changed, or more than HDF5 changes: the file's sha256 tells
+    if (flags, base, end) == (
+        0,
+        0,
+        size,
+    ):  # nothing of it was changed, or more than HDF5 changes: the file's sha256 tells
         return block
     if (signature, version, sizes) != (SIGNATURE, 3, [8, 8]) or checksum != lookup3(block[:-4]):
         return None

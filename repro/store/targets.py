@@ -21,7 +21,9 @@ def require_target(path: Path, option: str = "--out") -> None:
     except UnicodeDecodeError:
         raise UsageError(f"{option} {os.fsencode(path)!r} is not UTF-8: choose another name") from None
     if len(name) > LONGEST:
-        raise UsageError(f"{option} has a name of {len(name)} bytes, {path.name[:20]}…: choose one of at most {LONGEST}")
+        raise UsageError(
+            f"{option} has a name of {len(name)} bytes, {path.name[:20]}…: choose one of at most {LONGEST}"
+        )
     if files.in_circle(path):
         raise UsageError(f"{option} {path} is a link that leads back to itself: remove it, or choose another {option}")
     if os.path.exists(path) and not path.is_file():
@@ -42,7 +44,9 @@ def require_replaceable(path: Path, kind: str, contents: bytes = b"", option: st
         start = file.read(1 << 16)
         if _OURS[kind](path, start, contents):
             return
-    raise UsageError(f"{option} {path} is there and is {kinds.described(start)}, not {_NAMES[kind]}: choose another {option}")
+    raise UsageError(
+        f"{option} {path} is there and is {kinds.described(start)}, not {_NAMES[kind]}: choose another {option}"
+    )
 
 
 def _is_archive(path: Path, start: bytes, contents: bytes) -> bool:
@@ -60,10 +64,14 @@ def _is_table(path: Path, start: bytes, contents: bytes) -> bool:
 
 
 _NAMES = {
-    "artifact": "an artifact that repro made", "archive": "an archive that repro made",
-    "report": "a report that repro made", "rules": "make rules of repro", "log": "a log of repro",
-    "table": "a table of the same columns", "network": "the same network",
-}  # fmt: skip
+    "artifact": "an artifact that repro made",
+    "archive": "an archive that repro made",
+    "report": "a report that repro made",
+    "rules": "make rules of repro",
+    "log": "a log of repro",
+    "table": "a table of the same columns",
+    "network": "the same network",
+}
 _OURS = {
     "artifact": lambda path, start, contents: start.startswith(hdf5.FORMAT.encode()),
     "archive": _is_archive,
@@ -72,4 +80,4 @@ _OURS = {
     "log": lambda path, start, contents: not start or start.startswith(b"# began "),
     "table": _is_table,
     "network": lambda path, start, contents: path.read_bytes() == contents,
-}  # fmt: skip
+}

@@ -113,7 +113,9 @@ class WorkFolder:
 
     def numbered(self, prefix: str) -> list[str]:
         """The saved names of a series, ``<prefix><digits>``, in order; whatever else begins so is nobody's."""
-        found = {name: int(match[1]) for name in self.names() if (match := re.fullmatch(rf"{re.escape(prefix)}(\d+)", name))}
+        found = {
+            name: int(match[1]) for name in self.names() if (match := re.fullmatch(rf"{re.escape(prefix)}(\d+)", name))
+        }
         return sorted(found, key=found.get)
 
     def next_name(self, prefix: str) -> str:

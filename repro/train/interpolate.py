@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from repro.data import Batcher
-from repro.errors import UsageError
 from repro.engines import Cohort
+from repro.errors import UsageError
 from repro.train import evaluate
 
 AVERAGED, RECALIBRATED = "averaged", "recalibrated"
@@ -79,8 +79,14 @@ class Measured:
     test_wrong: np.ndarray
 
 
-def _load(cohort: Cohort, batcher: Batcher, vectors: list[Tensor], splits: list, batch_norm: str,
-          report: Callable[[int], None] | None) -> None:  # fmt: skip
+def _load(
+    cohort: Cohort,
+    batcher: Batcher,
+    vectors: list[Tensor],
+    splits: list,
+    batch_norm: str,
+    report: Callable[[int], None] | None,
+) -> None:
     evaluate.load(cohort, vectors)
     if batch_norm == RECALIBRATED:
         cohort.recalibrate(batcher, torch.from_numpy(np.stack([train for train, _ in splits])), report=report)
@@ -111,10 +117,12 @@ def measure(
         index = [split[part] for split in splits]
         logits = evaluate.predict(cohort, batcher, index, report=report)
         truth = [labels[torch.from_numpy(rows)] for rows in index]
-        found.append([
-            (evaluate.losses(each, own).numpy(), ~evaluate.correct(each, own).numpy())
-            for each, own in zip(logits, truth)
-        ])  # fmt: skip
+        found.append(
+            [
+                (evaluate.losses(each, own).numpy(), ~evaluate.correct(each, own).numpy())
+                for each, own in zip(logits, truth)
+            ]
+        )
     return [Measured(*on_train, *on_test) for on_train, on_test in zip(*found)]
 
 

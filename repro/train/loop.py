@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from repro.data import Batcher
-from repro.errors import RunError
 from repro.engines import Cohort
+from repro.errors import RunError
 from repro.train.job import NEVER, Job, Observer, Progress
 from repro.train.keeper import Keeper
 from repro.train.runner import Runner
@@ -105,8 +105,11 @@ def _halve(cohort: Cohort | None, size: int, training: Training, device: torch.d
             "what else runs there, or take a device with more memory or --device cpu"
         )
     if cohort is None or not cohort.too_large:  # else it was said before
-        print(f"warning: {size} networks do not fit into the free memory of {device} together: training at most "
-              f"{-(-size // 2)} at a time", file=sys.stderr)  # fmt: skip
+        print(
+            f"warning: {size} networks do not fit into the free memory of {device} together: training at most "
+            f"{-(-size // 2)} at a time",
+            file=sys.stderr,
+        )
     if cohort:
         cohort.release()
     gc.collect()

@@ -25,9 +25,16 @@ class Runner:
     Arguments: those of `repro.train.loop.train`.
     """
 
-    def __init__(self, jobs: list[Job], training: Training, batcher: Batcher, labels: Tensor,
-                 report: Callable[[int, int], None] | None, observe: Observer | None,
-                 watch: Callable[[int, list[int], Tensor], None] | None):  # fmt: skip
+    def __init__(
+        self,
+        jobs: list[Job],
+        training: Training,
+        batcher: Batcher,
+        labels: Tensor,
+        report: Callable[[int, int], None] | None,
+        observe: Observer | None,
+        watch: Callable[[int, list[int], Tensor], None] | None,
+    ):
         self.jobs, self.training, self.batcher, self.labels = jobs, training, batcher, labels
         self.report, self.observe, self.watch = report, observe, watch
         self.sgd = Sgd(training.momentum, training.weight_decay, training.nesterov)
@@ -38,8 +45,9 @@ class Runner:
         self.first = [order(job, job.subset) for job in jobs]
         self.later = [one if job.then is None else order(job, job.then) for job, one in zip(jobs, self.first)]
 
-    def train(self, cohort: Cohort, state: Progress, rows: list[int], begin: int, end: int,
-              keeper: Keeper | None) -> Progress:  # fmt: skip
+    def train(
+        self, cohort: Cohort, state: Progress, rows: list[int], begin: int, end: int, keeper: Keeper | None
+    ) -> Progress:
         """The state with the jobs ``rows`` trained as one cohort from step ``begin`` to ``end``.
 
         With a ``keeper``, checkpoints are made in between.
@@ -52,9 +60,7 @@ class Runner:
         while step < end:
             block = self._block(cohort, rows, step, min(end, step + pace.steps))
             with pace:
-                losses, logits = cohort.train(
-                    block, self.batcher, targets, self.sgd, logits=self.observe is not None
-                )
+                losses, logits = cohort.train(block, self.batcher, targets, self.sgd, logits=self.observe is not None)
             diverged = torch.where(diverged == NEVER, _first_lost(losses, step), diverged)
             for k in range(len(block) if self.observe else 0):
                 self.observe(step + k, rows, block.index[k], logits[k])

@@ -45,8 +45,10 @@ class Training:
         if list(self.milestones) != sorted(self.milestones) or min(self.milestones, default=1) < 1:
             raise UsageError(f"milestones (={self.milestones}) must be steps from 1 on, and ascend")
         if not 0 <= self.weight_decay <= LARGEST:
-            raise UsageError(f"weight decay (={self.weight_decay}) must be 0 or a positive finite number of single "
-                             "precision: try 1e-4")  # fmt: skip
+            raise UsageError(
+                f"weight decay (={self.weight_decay}) must be 0 or a positive finite number of single "
+                "precision: try 1e-4"
+            )
         if self.precision not in PRECISIONS:
             raise UsageError(f"unknown precision {self.precision!r}: choose {', '.join(PRECISIONS)}")
 

@@ -135,8 +135,9 @@ def random_alike(samples: Mapping[str, Sample], dataset: str, note: str = "", co
     tests: random - half - gap/2 below 0 and random - half + gap/2 above it, 90 % intervals (TOST)."""
     terms = [(1.0, samples["random"]), (-1.0, samples["half"])]
     estimate, (gap, gap_note) = contrast(terms, confidence=confidence), _gap(samples, confidence)
-    shifted = [[(1.0, samples["random"]), (-1 - sign / 2, samples["half"]), (sign / 2, samples["full"])]
-               for sign in (1, -1)]  # fmt: skip
+    shifted = [
+        [(1.0, samples["random"]), (-1 - sign / 2, samples["half"]), (sign / 2, samples["full"])] for sign in (1, -1)
+    ]
     sides = [contrast(side, confidence=confidence) for side in shifted]
     p = max(side.p / 2 if sign * side.effect < 0 else 1 - side.p / 2 for sign, side in zip((1, -1), sides))
     if inner_interval(sides[0])[1] < 0 < inner_interval(sides[1])[0]:

@@ -75,12 +75,19 @@ class Agreement:
             return ""
         ends = dict.fromkeys(f"{f(c.allowed for c in self.conditions):.2f}" for f in (min, max))
         pairs = ", ".join(f"{label(a)} with {label(b)}" for a, b in self.unnoticed)
-        return (f"differences of up to {' to '.join(ends)} points are allowed; exchanges it could not have noticed: "
-                f"{pairs or 'none'}")  # fmt: skip
+        return (
+            f"differences of up to {' to '.join(ends)} points are allowed; exchanges it could not have noticed: "
+            f"{pairs or 'none'}"
+        )
 
 
 def agreement(
-    runs: pd.DataFrame, dataset: str, *, chance: float, size: int | None = None, replicates: int = 2,
+    runs: pd.DataFrame,
+    dataset: str,
+    *,
+    chance: float,
+    size: int | None = None,
+    replicates: int = 2,
     levels: tuple[int, ...] = JUDGED,
 ) -> Agreement:
     """Compare a runs table with the published curves of the same data set and subset size.

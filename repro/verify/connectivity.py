@@ -73,8 +73,16 @@ def _wanted(number: int, p: Protocol) -> list[tuple[str, int, int]]:
     swept = [(c, s, t) for c in ("random", "easy") for s in p.barrier_sizes for t in p.barrier_subsets]
     everything = [(roles.get(t, "all_t"), 0, t) for t in p.barrier_all] + swept
     pair = [full, first]
-    return {18: pair, 19: [*pair, ("random", size, half)], 20: [*pair, ("easy", size, half)], 21: pair,
-            22: everything, 23: swept, 24: [], 25: [full]}[number]  # fmt: skip
+    return {
+        18: pair,
+        19: [*pair, ("random", size, half)],
+        20: [*pair, ("easy", size, half)],
+        21: pair,
+        22: everything,
+        23: swept,
+        24: [],
+        25: [full],
+    }[number]
 
 
 def _lacking(rows: pd.DataFrame, wanted: Sequence[tuple[str, int, int]]) -> str:
@@ -141,8 +149,9 @@ def _more_is_lower(samples: dict[str, Sample], below: Sequence[Sample], protocol
         ("share of barriers below 0.5, all@t* - all@t*/2", "pp", [(1.0, below[0]), (-1.0, below[1])]),
     ]
     estimates = [contrast(terms, confidence=protocol.confidence) for _, _, terms in parts]
-    found = [judged(18, protocol.dataset, e, text, unit, terms=terms)
-             for e, (text, unit, terms) in zip(estimates, parts)]  # fmt: skip
+    found = [
+        judged(18, protocol.dataset, e, text, unit, terms=terms) for e, (text, unit, terms) in zip(estimates, parts)
+    ]
     note = "; ".join(f"{v.statistic}: {v.effect:+.2f} [{v.low:+.2f}, {v.high:+.2f}] {v.unit}" for v in found)
     worst = max(range(len(parts)), key=lambda i: against(estimates[i])[0])  # nats and points cannot be compared
     return replace(found[worst], verdict=joint([v.verdict for v in found]), note=note)
@@ -273,8 +282,10 @@ def _figure5(averaged: pd.DataFrame, evidence: Evidence, protocol: Protocol) -> 
         return missing(22, dataset, f"{len(points)} of {FEWEST_CONDITIONS} conditions with barriers and accuracies")
     main = _compare(points, protocol)
     single = _compare(parents, protocol, parents.groupby(CONDITION).ngroup().to_numpy())
-    notes = [f"over {len(points)} conditions, each the mean of {parents['replicate'].nunique()} parents",
-             f"over single parents: {single.effect:+.2f} [{single.low:+.2f}, {single.high:+.2f}]"]  # fmt: skip
+    notes = [
+        f"over {len(points)} conditions, each the mean of {parents['replicate'].nunique()} parents",
+        f"over single parents: {single.effect:+.2f} [{single.low:+.2f}, {single.high:+.2f}]",
+    ]
     words = {"as published": decide(main)}
     recalibrated = "recalibrated batch norm for"
     for name, mode, column, fresh in (

@@ -34,7 +34,12 @@ class ControlVerdict:
 
 
 def control_verdict(
-    runs: pd.DataFrame, control: str, *, dataset: str, chance: float, size: int | None = None,
+    runs: pd.DataFrame,
+    control: str,
+    *,
+    dataset: str,
+    chance: float,
+    size: int | None = None,
     levels: tuple[int, ...] = JUDGED,
 ) -> ControlVerdict:
     """Judge the runs of a control.

@@ -35,8 +35,15 @@ class Judgement:
         return [(stem.with_name(stem.name + ".md"), self.markdown), (stem.with_name(stem.name + ".json"), self.json)]
 
 
-def judge(evidence: Evidence, protocols: Sequence[Protocol], *, figures: Sequence[str], control: str | None = None,
-          unspoiled: Evidence | None = None, complete: bool = True) -> Judgement:  # fmt: skip
+def judge(
+    evidence: Evidence,
+    protocols: Sequence[Protocol],
+    *,
+    figures: Sequence[str],
+    control: str | None = None,
+    unspoiled: Evidence | None = None,
+    complete: bool = True,
+) -> Judgement:
     """Judge the claims of some figures on what was measured; promised data that are missing make missing verdicts.
 
     Claims of other figures are shown where their data are there, and never promised. With a control the runs are
@@ -57,8 +64,11 @@ def judge(evidence: Evidence, protocols: Sequence[Protocol], *, figures: Sequenc
         if note := looks(evidence, p):
             told[p.dataset] = note
         if p.full and "figure2" in figures:
-            agreements.append(agreement(evidence.runs, p.dataset, chance=1 / p.num_classes, replicates=p.replicates,
-                                        levels=p.judging_levels))  # fmt: skip
+            agreements.append(
+                agreement(
+                    evidence.runs, p.dataset, chance=1 / p.num_classes, replicates=p.replicates, levels=p.judging_levels
+                )
+            )
     parts = dict(scale=scale, agreements=agreements, controls=controls, looks=told)
     status = exit_status(verdicts, scale, controls) if complete else 3
     return Judgement(
@@ -70,10 +80,20 @@ def verdicts_on(evidence: Evidence, p: Protocol, *, figures: Sequence[str]) -> l
     """The verdicts of `judge` on one data set: Holm is over the primary hypotheses of all figures together."""
     own = evidence.of(p.dataset).without_own_labels()
     found = evaluate(
-        own.runs, figures=figures, dataset=p.dataset, scale=p.scale, chance=1 / p.num_classes, size=p.subset_size,
-        noise=p.noise, noise_size=p.noise_size, smallest=min(p.sizes, default=p.subset_size), balanced=p.balanced,
-        replicates=p.replicates, confidence=p.confidence, levels=p.judging_levels,
-    )  # fmt: skip
+        own.runs,
+        figures=figures,
+        dataset=p.dataset,
+        scale=p.scale,
+        chance=1 / p.num_classes,
+        size=p.subset_size,
+        noise=p.noise,
+        noise_size=p.noise_size,
+        smallest=min(p.sizes, default=p.subset_size),
+        balanced=p.balanced,
+        replicates=p.replicates,
+        confidence=p.confidence,
+        levels=p.judging_levels,
+    )
     for others in ([passes(p)], contamination(own, p), connectivity.verdicts(own, p), warmup.verdicts(own, p)):
         found += [replace(v, promised=v.promised and CLAIMS[v.claim].figure in figures) for v in others]
     computed = {number for number, claim in CLAIMS.items() if claim.source == "arithmetic"}  # need no data
@@ -129,6 +149,8 @@ def reference() -> Judgement:
 def _informed(control: ControlVerdict, unspoiled: ControlVerdict) -> ControlVerdict:
     if control.verdict == "missing" or unspoiled.effect is None or unspoiled.low > 0 or unspoiled.high < 0:
         return control
-    note = (f"{control.note}; without the control it is {unspoiled.effect:+.2f} "
-            f"[{unspoiled.low:+.2f}, {unspoiled.high:+.2f}] pp: no effect that a control could destroy")  # fmt: skip
+    note = (
+        f"{control.note}; without the control it is {unspoiled.effect:+.2f} "
+        f"[{unspoiled.low:+.2f}, {unspoiled.high:+.2f}] pp: no effect that a control could destroy"
+    )
     return replace(control, verdict="uninformative", note=note)

@@ -76,7 +76,11 @@ def panels(dataset: str) -> pd.DataFrame:
 
 
 def outcomes(
-    dataset: str, *, size: int | None = None, noise_size: int = NOISE_SIZE, table: pd.DataFrame | None = None,
+    dataset: str,
+    *,
+    size: int | None = None,
+    noise_size: int = NOISE_SIZE,
+    table: pd.DataFrame | None = None,
     levels: tuple[int, ...] = JUDGED,
 ) -> Outcomes:
     """The published counterpart of a runs table: summaries without replicates.

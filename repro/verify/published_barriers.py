@@ -11,14 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from repro.verify.barrier_claims import (
-    BY_NUMBER,
-    judged,
-    missing,
-    modes_compared,
-    random_alike,
-    ranked,
-)
+from repro.verify.barrier_claims import BY_NUMBER, judged, missing, modes_compared, random_alike, ranked
 from repro.verify.correlation import Advantage, advantage, regression
 from repro.verify.published_points import histograms, scatter
 from repro.verify.stats import Sample, contrast, decide, one_sample

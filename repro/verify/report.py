@@ -229,10 +229,18 @@ def _agreement_lines(found: Agreement) -> list[str]:
         _row(["---"] * 6),
     ]
     lines += [
-        _row([label(c.condition), f"{c.own:+.2f}", f"{c.published:+.2f}", f"{c.allowed:.2f}", f"{c.z:+.2f}",
-              f"{c.offset:+.2f}"])
+        _row(
+            [
+                label(c.condition),
+                f"{c.own:+.2f}",
+                f"{c.published:+.2f}",
+                f"{c.allowed:.2f}",
+                f"{c.z:+.2f}",
+                f"{c.offset:+.2f}",
+            ]
+        )
         for c in found.conditions
-    ]  # fmt: skip
+    ]
     lines += ["", _row(["level", "curves", "within", "bias, pp", "rms, pp"]), _row(["---"] * 5)]
     return lines + [
         _row([str(k.level), str(k.points), f"{k.share_within:.0%}", f"{k.bias:+.2f}", f"{k.rms:.2f}"])

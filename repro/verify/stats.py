@@ -110,7 +110,9 @@ def _student(effect, se, df, n, method, margin, confidence) -> Estimate:
     flat = np.asarray(se) <= _NO_SPREAD
     t = np.where(flat, 0.0, (effect - margin) / np.where(flat, 1.0, se))
     half = np.where(flat, np.inf, scipy.stats.t.ppf((1 + confidence) / 2, df) * se)
-    return Estimate(effect, se, df, effect - half, effect + half, 2 * scipy.stats.t.sf(abs(t), df), n, method, confidence)
+    return Estimate(
+        effect, se, df, effect - half, effect + half, 2 * scipy.stats.t.sf(abs(t), df), n, method, confidence
+    )
 
 
 def contrast(terms: Sequence[tuple[float, Sample]], *, margin: float = 0.0, confidence: float = 0.95) -> Estimate:
@@ -151,7 +153,9 @@ def lower_bound(estimate: Estimate) -> float:
     """One-sided lower bound of an effect at the estimate's confidence, as the assay check uses it; -inf without
     spread."""
     flat = np.asarray(estimate.se) <= _NO_SPREAD
-    return np.where(flat, -np.inf, estimate.effect - scipy.stats.t.ppf(estimate.confidence, estimate.df) * estimate.se)[()]
+    return np.where(flat, -np.inf, estimate.effect - scipy.stats.t.ppf(estimate.confidence, estimate.df) * estimate.se)[
+        ()
+    ]
 
 
 def decide(estimate: Estimate, margin: float = 0.0) -> str:

@@ -56,8 +56,9 @@ def evaluate(
     """
     check_scale(scale)
     size = paper_size(runs, dataset, scale, size)
-    given = dict(chance=chance, replicates=replicates, noise_size=noise_size, smallest=smallest, levels=levels,
-                 balanced=balanced)  # fmt: skip
+    given = dict(
+        chance=chance, replicates=replicates, noise_size=noise_size, smallest=smallest, levels=levels, balanced=balanced
+    )
     planned = {"", *map(noise_panel, noise)}
     return with_holm(
         [
@@ -68,11 +69,7 @@ def evaluate(
 
 
 def from_published(
-    dataset: str,
-    *,
-    size: int | None = None,
-    noise_size: int = published.NOISE_SIZE,
-    table: pd.DataFrame | None = None,
+    dataset: str, *, size: int | None = None, noise_size: int = published.NOISE_SIZE, table: pd.DataFrame | None = None
 ) -> list[Verdict]:
     """What the paper's own numbers support, by the same claims; no claim is promised.
 

@@ -131,9 +131,17 @@ def _missing(number: int, dataset: str, note: str) -> Verdict:
 
 
 def _verdict(
-    number: int, sweep: Sweep, estimate: Estimate, text: str, *, word: str, p: float,
-    terms: Sequence[tuple[float, Sample]], notes: Sequence[str], margin: float = 0.0,
-) -> Verdict:  # fmt: skip
+    number: int,
+    sweep: Sweep,
+    estimate: Estimate,
+    text: str,
+    *,
+    word: str,
+    p: float,
+    terms: Sequence[tuple[float, Sample]],
+    notes: Sequence[str],
+    margin: float = 0.0,
+) -> Verdict:
     values = within_replicates(terms) if terms else None
     return Verdict(
         claim=number,
@@ -174,9 +182,15 @@ def _slopes(sweep: Sweep) -> Verdict:
         f"{sweep.at('easy', s, longest).mean - sweep.at('random', s, longest).mean:+.2f} at {s}" for s in known
     )
     return _verdict(
-        26, sweep, estimate, f"random - easy at {size}, pp per doubling of w", word=decide(estimate), p=estimate.p,
-        terms=terms, notes=[f"slope of easy - random {slopes}", f"easy - random at w = {longest} {at_end}"],
-    )  # fmt: skip
+        26,
+        sweep,
+        estimate,
+        f"random - easy at {size}, pp per doubling of w",
+        word=decide(estimate),
+        p=estimate.p,
+        terms=terms,
+        notes=[f"slope of easy - random {slopes}", f"easy - random at w = {longest} {at_end}"],
+    )
 
 
 def long_steps(steps: Sequence[int]) -> list[int]:
@@ -246,8 +260,11 @@ def _baseline(own: Sweep, paper: Sweep) -> Verdict:
     word = "contradicted" if outside else "inconclusive" if word == "contradicted" else word
     each = ", ".join(f"{e.effect:+.2f} ({own.inner} [{q.low:+.2f}, {q.high:+.2f}]) at {w}" for w, e, q in parts)
     offset = np.mean([own.at("all", 0, w).mean - paper.at("all", 0, w).mean for w in paper.steps])
-    notes = [f"equivalence within {MARGIN} at every length: {each}",
-             f"mean offset of the accuracy {offset:+.2f} pp, not tested", *paper.notes]  # fmt: skip
+    notes = [
+        f"equivalence within {MARGIN} at every length: {each}",
+        f"mean offset of the accuracy {offset:+.2f} pp, not tested",
+        *paper.notes,
+    ]
     text = f"own - published gain from w = {first} to {w}, the least favourable of {len(rest)}"
     return _verdict(29, own, estimate, text, word=word, p=worst.p, terms=[], notes=notes, margin=MARGIN)
 

@@ -67,9 +67,14 @@ def own_sweep(rows: pd.DataFrame, protocol: Protocol) -> Sweep:
     notes = (f"runs diverged: {int(failed.sum())}",) if failed.any() else ()
     study = protocol.warmup
     return Sweep(
-        protocol.dataset, cells, tuple(sorted(study.steps)), tuple(sorted(study.sizes)), study.replicates, notes,
+        protocol.dataset,
+        cells,
+        tuple(sorted(study.steps)),
+        tuple(sorted(study.sizes)),
+        study.replicates,
+        notes,
         protocol.confidence,
-    )  # fmt: skip
+    )
 
 
 def published_sweep(panel: str, table: pd.DataFrame | None = None) -> Sweep:

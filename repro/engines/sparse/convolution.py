@@ -70,8 +70,15 @@ def convolve_back(c, a, step, number, batch, blocks, ragged, tables, lists, room
                     rows = (done - rest + stride - 1) // stride, (whole - rest + stride - 1) // stride
                     entries, values = lists.offset[lists.entries[which] :], room.back[lists.slots[which] :]
                     gather_backward(
-                        lists.four[which], arena, back, rows, d, into, (lists.first, entries, values), (beside, act, x),
+                        lists.four[which],
+                        arena,
+                        back,
+                        rows,
+                        d,
+                        into,
+                        (lists.first, entries, values),
+                        (beside, act, x),
                         (room.s1, room.s2),
-                    )  # fmt: skip
+                    )
                 done = whole
             y = end
