@@ -51,7 +51,7 @@ def noise_panel(noise: float) -> str:
 
 
 def levels_in_words(levels: Sequence[int]) -> str:
-    """ "levels 6 to 10", or "levels 6, 8, 10" where some between are left out."""
+    """Like "levels 6 to 10", or "levels 6, 8, 10" where some between are left out."""
     between = list(levels) == list(range(levels[0], levels[-1] + 1)) and len(levels) > 1
     return f"levels {levels[0]} to {levels[-1]}" if between else f"levels {', '.join(map(str, levels))}"
 
