@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from repro.errors import UsageError
 from repro.plan import Barrier, Branch, Cell, Chosen, Gradients, Subset, WarmupSweep
-from repro.plan.declare import Item
+from repro.plan.items import Item
 from repro.protocol import Protocol
 
 CONTROLS = ("permute-scores", "swap-easy-hard", "shuffle-mask")

@@ -5,7 +5,7 @@ score("scores.h5", dataset="digits")
 select("easy.h5", kind="easy", size=256, scores="scores.h5", replicates=8)
 pretrain("easy-t10.h5", subset="easy.h5", t=10, replicates=8)
 imp("imp.h5", "easy-t10.h5", levels=12)
-load("imp.h5").table            # pandas; see repro.notebook
+load("imp.h5").table            # pandas; see repro.reading.notebook
 """
 
 from importlib import import_module
@@ -20,11 +20,11 @@ _HOME = {
     "branch": "repro.stages",
     "gradients": "repro.stages",
     "Machine": "repro.stages",
-    "load": "repro.notebook",
-    "Training": "repro.train.schedule",
+    "load": "repro.reading.notebook",
+    "Training": "repro.recipes.training",
     "Scoring": "repro.protocol",
     "read": "repro.store",
-    "runs": "repro.store.query",
+    "runs": "repro.reading.query",
     "create": "repro.nets",
     "UsageError": "repro.errors",
     "RunError": "repro.errors",

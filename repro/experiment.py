@@ -6,7 +6,7 @@ those of docs/protocol.md, the facts of the published runs. The experiments them
 
 from dataclasses import dataclass
 
-from repro.train.schedule import Training
+from repro.recipes.training import Training
 
 FULL = ("day", "paper")
 """Those with the published training schedule: their verdicts on the paper's data are verdicts on its claims."""

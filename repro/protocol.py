@@ -11,7 +11,7 @@ from pathlib import Path
 from repro.data.shrink import sized, split_size
 from repro.errors import UsageError
 from repro.experiment import FULL, JUDGED, OWN, Protocol, Scoring, Warmup  # noqa: F401  (FULL: of other modules)
-from repro.train.schedule import Training
+from repro.recipes.training import Training
 from repro.usercode import pinned
 
 SCALES = ("demo", "scores", "small", "cpu", "day", "paper")

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro import cost
-from repro.cost import speed
+from repro.plan import measure, price
 from tests import tiny_demo
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # which stages follow, here and in processes of their own
@@ -22,14 +21,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(autouse=True)
 def short_predictions(monkeypatch):
     """A plan's prediction of its time may be as poor as it likes: the measurement for a good one takes 20 s."""
-    assert speed.CALIBRATION == 20.0
-    monkeypatch.setattr(speed, "CALIBRATION", 1.0)
+    assert measure.CALIBRATION == 20.0
+    monkeypatch.setattr(measure, "CALIBRATION", 1.0)
 
 
 @pytest.fixture
 def nothing_is_measured(monkeypatch):
     """For tests that plan often; tests/test_cost.py has the arithmetic of a prediction."""
-    monkeypatch.setattr(cost, "calibrate", lambda *_: cost.Speed(400.0, 400.0, 1200.0, 5.0, "CPU"))
+    monkeypatch.setattr(price, "calibrate", lambda *_: price.Speed(400.0, 400.0, 1200.0, 5.0, "CPU"))
 
 
 @pytest.fixture(scope="session")

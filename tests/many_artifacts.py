@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from repro.plan.study import Study
+from repro.study.study import Study
 from tests import simulated_artifacts
 
 SIZES = 1001

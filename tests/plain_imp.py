@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from repro.train.streams import stream
+from repro.train.random_streams import stream
 
 
 class PlainBlock(nn.Module):

@@ -4,7 +4,7 @@ import numpy as np
 
 from repro import plan, store
 from repro.plan.options import given_labels
-from repro.plan.study import Study
+from repro.study.study import Study
 
 KINDS = {"select": "subset"}
 CENTRES = {"all": 0.97, "random": 0.965, "easy": 0.96, "hard": 0.955}

@@ -14,15 +14,16 @@ from repro import store
 from repro.data import Batcher, load
 from repro.errors import RunError, UsageError
 from repro.nets import create, layout_of
-from repro.stages import Machine, barrier, imp, pretrain, successive
+from repro.recipes.onset import onset
+from repro.recipes.training import Training
+from repro.stages import Machine, imp, pretrain, successive
 from repro.stages import trainer as trainer_module
-from repro.stages.children import Point
-from repro.stages.lines import Family, measured
+from repro.stages.barriers import barrier
+from repro.stages.barriers.children import Point
+from repro.stages.barriers.measure import Family, measured
 from repro.stages.trainer import Trainer
 from repro.store import read
-from repro.train import interpolate, loop, order
-from repro.train.schedule import Training
-from repro.verify.connectivity_onset import onset
+from repro.train import data_order, interpolate, loop
 from tests import plain_imp
 from tests.command_line import complaint
 from tests.plain_lines import NETWORK, on_the_line, plain
@@ -195,8 +196,8 @@ def test_children_have_a_data_order_of_their_own(folder, tmp_path, monkeypatch):
         asked.append((seed, replicate, purpose))
         return stream(seed, replicate, purpose, *address)
 
-    stream = order.stream
-    monkeypatch.setattr(order, "stream", watched)
+    stream = data_order.stream
+    monkeypatch.setattr(data_order, "stream", watched)
     barrier(tmp_path / "b.h5", folder / "w.h5", replicates=1, machine=CPU)
     assert set(asked) == {(SEED, 0, f"{role}order") for role in ("", "child1.", "child2.")}
     stored = read(tmp_path / "b.h5")
@@ -296,7 +297,7 @@ def test_growing_trains_and_measures_nothing_again(folder, tmp_path, trained):
 
 def test_trained_children_outlive_an_interruption(folder, tmp_path, trained, monkeypatch):
     out = tmp_path / "b.h5"
-    stage = sys.modules["repro.stages.barrier"]
+    stage = sys.modules["repro.stages.barriers.barrier"]
     with monkeypatch.context() as broken:
         broken.setattr(stage, "measured", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):

@@ -11,10 +11,11 @@ from repro import store
 from repro.data import Batcher, load
 from repro.errors import UsageError
 from repro.nets import create, initialise, layout_of
-from repro.stages import branch, imp, pretrain, tickets
+from repro.reading import networks
+from repro.recipes.training import Training
+from repro.stages import branch, imp, pretrain
 from repro.stages.common import DEFAULTS
-from repro.train.schedule import Training
-from repro.train.streams import stream, torch_stream
+from repro.train.random_streams import stream, torch_stream
 from tests import plain_imp
 from tests.command_line import CPU, TINY, complaint, contents, repro
 
@@ -140,7 +141,7 @@ def test_levels_become_what_plain_pytorch_makes_of_mask_and_weights(run, tmp_pat
         with torch.no_grad():
             correct = net.eval()(x[test]).argmax(1) == data.labels[test]
         assert row.acc == correct.double().mean().item()
-        ticket = tickets.state_dict(out, r, level, "ticket", num_classes=10, in_chans=1)
+        ticket = networks.state_dict(out, r, level, "ticket", num_classes=10, in_chans=1)
         started = torch.cat([tensor.flatten() for tensor in ticket.values()])
         expected = weights.double().numpy().copy()
         expected[: LAYOUT.num_prunable] *= mask

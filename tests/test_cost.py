@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 
 from paper_figures.cells import figure2, figures_at, needed
-from repro import cost, plan, protocol
-from repro.cost import room
-from repro.cost import speed as speed_module
+from repro import plan, protocol
 from repro.engines.serial import SerialCohort
 from repro.engines.sparse import SparseCohort
 from repro.errors import UsageError
+from repro.plan import measure as speed_module
+from repro.plan import price, room
 from repro.protocol import CIFAR10, DIGITS, SCORES, datasets_at
 from repro.train import evaluate
 from tests.command_line import complaint, repro
 
-SPEED = cost.Speed(dense=1000.0, sparse=4000.0, forward=8000.0, start=3.0, device="CPU")
+SPEED = price.Speed(dense=1000.0, sparse=4000.0, forward=8000.0, start=3.0, device="CPU")
 RESULTS = Path("results")
 ALL = plan.Cell("all_tstar", DIGITS, 20)
 
@@ -74,7 +74,7 @@ def test_the_images_that_networks_are_measured_on_are_counted(tiny, tmp_path, mo
         sizes = []  # what is stored, before compression, array by array
         with h5py.File(step.target) as file:
             file.visititems(lambda name, item, to=sizes: to.append(0 if name.startswith("table/") else _bytes(item)))
-        assert cost.stored_bytes(step) == pytest.approx(sum(sizes), rel=2e-3), step.target
+        assert price.stored_bytes(step) == pytest.approx(sum(sizes), rel=2e-3), step.target
     path = (
         step_of(plan.Barrier(ALL)).evaluated
         - step_of(plan.Barrier(dataclasses.replace(cell, protocol=DIGITS))).evaluated
@@ -119,17 +119,17 @@ def test_a_prediction_is_the_sum_over_steps_and_processes():
     steps = plan.steps(figure2(CIFAR10), RESULTS)
     scoring = [step for step in steps if step.command[0] == "score"]
     others = [step for step in steps if step.command[0] != "score"]
-    ratio = cost.flops_per_image("lowres_resnet18", CIFAR10) / cost.flops_per_image("cifar_resnet20", CIFAR10)
+    ratio = price.flops_per_image("lowres_resnet18", CIFAR10) / price.flops_per_image("cifar_resnet20", CIFAR10)
     assert 13 < ratio < 14 and len(scoring) == 1
     expected = SPEED.seconds(scoring[0]) * ratio + sum(map(SPEED.seconds, others))
     started = len(plan.as_jobs(steps))
-    found = cost.predict(steps, jobs=1, measure=measure)
+    found = price.predict(steps, jobs=1, measure=measure)
     assert asked == [("cifar_resnet20", CIFAR10)]
     assert found.work == pytest.approx(expected + 3.0 * started) and found.clock == found.work
-    two = cost.predict(steps, jobs=2, measure=measure)
+    two = price.predict(steps, jobs=2, measure=measure)
     assert two.work == pytest.approx(found.work) and found.work / 2 <= two.clock < 0.6 * found.work
     longest = [step for step in steps if step.target.stem in ("pretrain-easy3200-t200", "imp-easy3200-t200")]
-    many = cost.predict(steps, jobs=1000, measure=measure)  # nobody waits for a free place, but easy for its scores
+    many = price.predict(steps, jobs=1000, measure=measure)  # nobody waits for a free place, but easy for its scores
     chain = 6.0 + SPEED.seconds(scoring[0]) * ratio + sum(map(SPEED.seconds, longest))
     assert many.clock == many.longest == found.longest == pytest.approx(chain)
     assert dict(many.chain) == {
@@ -137,7 +137,7 @@ def test_a_prediction_is_the_sum_over_steps_and_processes():
         "cifar10/imp-easy3200-t200": pytest.approx(SPEED.seconds(longest[1])),
     }
     assert many.efficiency == pytest.approx(found.work / (1000 * chain))
-    assert cost.predict(scoring, jobs=1, measure=measure).network == "lowres_resnet18"
+    assert price.predict(scoring, jobs=1, measure=measure).network == "lowres_resnet18"
 
 
 def test_three_processes_take_two_rounds_of_two():
@@ -146,32 +146,32 @@ def test_three_processes_take_two_rounds_of_two():
     assert len(plan.as_jobs(steps)) == 3
     each = 3.0 + (9_984_000 / SPEED.dense + 500_000 / SPEED.forward)  # 10 networks, 7,800 steps of 128; 50,000 images
     for jobs, rounds in ((1, 3), (2, 2), (3, 1), (8, 1)):
-        found = cost.predict(steps, jobs=jobs, measure=lambda *_: SPEED)
+        found = price.predict(steps, jobs=jobs, measure=lambda *_: SPEED)
         assert (found.work, found.clock) == (pytest.approx(3 * each), pytest.approx(rounds * each))
 
 
 def test_what_is_said_of_a_prediction():
     steps = plan.steps(figure2(dataclasses.replace(DIGITS, replicates=4)), RESULTS)
-    found = cost.predict(steps, jobs=2, measure=lambda *_: SPEED)
-    text = cost.report("figure2", steps, steps, found)
+    found = price.predict(steps, jobs=2, measure=lambda *_: SPEED)
+    text = price.report("figure2", steps, steps, found)
     assert text.splitlines()[-1] == str(found) and "GPU-hours" not in text
     assert f"about {round(found.clock / 60)} minutes here with 2 processes at once" in text
     assert "1,000 images/s dense, 4,000 with 10% of the weights" in text
     same = dataclasses.replace(SPEED, sparse=1050.0)  # an engine that masks do not speed up
-    assert "of the weights" not in str(cost.predict(steps, jobs=1, measure=lambda *_: same))
+    assert "of the weights" not in str(price.predict(steps, jobs=1, measure=lambda *_: same))
     long = dataclasses.replace(found, clock=40 * 3600.0)
-    assert "GPU-hours at 10 TFLOP/s" in cost.report("figure2", steps, steps, long)
+    assert "GPU-hours at 10 TFLOP/s" in price.report("figure2", steps, steps, long)
     with pytest.raises(UsageError, match=r"this would take about 40 hours here: add YES=1 \(or --yes\)"):
-        cost.require_sensible(long, yes=False)
+        price.require_sensible(long, yes=False)
     for prediction, yes in ((long, True), (found, False), (None, False), (dataclasses.replace(long, clock=9e3), False)):
-        cost.require_sensible(prediction, yes=yes)
-    assert cost.report("figure2", steps, []) == "figure2: all 16 artifacts are complete, nothing to do"
+        price.require_sensible(prediction, yes=yes)
+    assert price.report("figure2", steps, []) == "figure2: all 16 artifacts are complete, nothing to do"
 
 
 def test_only_what_takes_long_is_worth_measuring():
     demo = plan.steps([item for name in figures_at("demo") for item in needed(name, DIGITS)], RESULTS)
-    assert cost.worth_measuring(demo) and not cost.worth_measuring(demo[:1]) and not cost.worth_measuring([])
-    assert cost.worth_measuring(plan.steps(needed("scores", SCORES), RESULTS))
+    assert price.worth_measuring(demo) and not price.worth_measuring(demo[:1]) and not price.worth_measuring([])
+    assert price.worth_measuring(plan.steps(needed("scores", SCORES), RESULTS))
 
 
 def test_a_given_speed_and_several_numbers_of_devices(tiny, tmp_path):
@@ -221,19 +221,19 @@ def test_a_rate_is_images_by_time_and_keeps_to_its_time(seconds_a_round):
 
 def test_calibration_measures_with_the_programs_own_engine(tiny, monkeypatch):
     monkeypatch.setattr(speed_module, "_start_up", lambda: 1.5)
-    speed = cost.calibrate("cifar_resnet8_w4", tiny, seconds=0.1)
+    speed = price.calibrate("cifar_resnet8_w4", tiny, seconds=0.1)
     assert speed.start == 1.5 and np.isfinite([speed.dense, speed.sparse, speed.forward]).all()
     assert speed.forward > speed.dense > 0  # a third of the work
 
 
 def test_a_day_and_an_hour():
     """Images of ResNet-20, or as many FLOPs, at 250,000 a second: everything at day scale, Figure 2 at small."""
-    unit = cost.flops_per_image("cifar_resnet20", CIFAR10)
+    unit = price.flops_per_image("cifar_resnet20", CIFAR10)
     for scale, figures, seconds in (("day", figures_at("day"), 86_400), ("small", ("figure2",), 3_600)):
         [p] = datasets_at(scale)
         steps = plan.steps([item for name in figures for item in needed(name, p)], RESULTS)
         images = sum(
-            (step.images + step.evaluated / 3) * cost.flops_per_image(step.network, p) / unit for step in steps
+            (step.images + step.evaluated / 3) * price.flops_per_image(step.network, p) / unit for step in steps
         )
         assert images / 250_000 < seconds, scale
 
@@ -241,15 +241,15 @@ def test_a_day_and_an_hour():
 def test_a_plan_that_fills_the_disk_or_the_memory_is_refused_beforehand(tmp_path, monkeypatch):
     """Of 16 artifacts, the largest twice for each process at once; by the formula that is held to the bytes above."""
     steps = plan.steps(figure2(DIGITS), RESULTS)
-    sizes = sorted(cost.stored_bytes(step) for step in steps)
+    sizes = sorted(price.stored_bytes(step) for step in steps)
     monkeypatch.setattr(room, "_available", lambda: 2 * room.PROCESS)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free[path])
     free = {tmp_path: SimpleNamespace(free=sum(sizes) + sum(sizes[-2:]))}
     results = tmp_path / "not" / "there"
-    cost.require_room(steps, results, 1, yes=False)
+    price.require_room(steps, results, 1, yes=False)
     with pytest.raises(UsageError, match=r"the runs need up to .* of disk in .*there, and .* are free there"):
-        cost.require_room(steps, results, 3, yes=False)
+        price.require_room(steps, results, 3, yes=False)
     with pytest.raises(UsageError, match=r"2 processes at once need 1\.\d* GB of memory at least, and 1\.22 GB are"):
-        cost.require_room(steps, results, 2, yes=False)
-    cost.require_room(steps, results, 3, yes=True)
-    cost.require_room([], results, 3, yes=False)
+        price.require_room(steps, results, 2, yes=False)
+    price.require_room(steps, results, 3, yes=True)
+    price.require_room([], results, 3, yes=False)

@@ -9,12 +9,13 @@ import torch
 from repro import store
 from repro.errors import RunError
 from repro.protocol import Scoring
-from repro.stages import Machine, barrier, gradients, imp, pretrain, score, warmup
+from repro.recipes.training import Training
+from repro.stages import Machine, gradients, imp, pretrain, score, warmup
+from repro.stages.barriers import barrier
 from repro.stages.score import half_ensemble_correlation
 from repro.stages.trainer import Trained, Trainer
 from repro.train.job import NEVER, Job, Progress
-from repro.train.schedule import Training
-from repro.train.streams import stream
+from repro.train.random_streams import stream
 
 SCORE = import_module("repro.stages.score")
 NETWORK, T = "cifar_resnet8_w4", 1

@@ -10,10 +10,10 @@ from repro import engines
 from repro.data import Batcher
 from repro.engines.graph import GraphCohort
 from repro.nets import create, initialise, layout_of
+from repro.recipes.training import Training
 from repro.train.loop import NEVER, Job, train
 from repro.train.prune import prune_by_magnitude
 from repro.train.runner import Pace
-from repro.train.schedule import Training
 from tests import plain_imp
 
 ENGINES = ["serial", "graph", "sparse"]

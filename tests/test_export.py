@@ -17,8 +17,8 @@ from pyarrow import parquet
 from repro import store
 from repro.errors import UsageError
 from repro.nets import create
-from repro.stages import tickets
-from repro.store.export import export
+from repro.reading import networks
+from repro.reading.export_tables import export
 from tests.command_line import HANG, ROOT, complaint, repro
 
 ROWS = {
@@ -131,9 +131,9 @@ def test_kinds_without_that_part(tmp_path):
             arrays={"replicate_0/weights": np.zeros(5310, "f4")},
         )
     with pytest.raises(UsageError, match="s.h5 is a score artifact, which has no levels and no rewind points"):
-        tickets.export(tmp_path / "s.h5", tmp_path / "x.pt", replicate=0, level=None, part="rewind")
+        networks.export(tmp_path / "s.h5", tmp_path / "x.pt", replicate=0, level=None, part="rewind")
     with pytest.raises(UsageError, match="p.h5 is a pretrain artifact, which has no ticket: ask for part rewind"):
-        tickets.export(tmp_path / "p.h5", tmp_path / "x.pt", replicate=0, level=1, part="ticket")
+        networks.export(tmp_path / "p.h5", tmp_path / "x.pt", replicate=0, level=1, part="ticket")
 
 
 def by_hand(net):
@@ -244,22 +244,22 @@ def test_numbers_of_another_network_are_refused(tmp_path):
     recipe = {"dataset": "digits", "network": "cifar_resnet8_w4"}
     write(tmp_path / "p.h5", "pretrain", recipe=recipe, arrays={"replicate_0/weights": np.zeros(5311, "f4")})
     with pytest.raises(UsageError, match="keeps 5311 numbers a network, which cifar_resnet8_w4 has for no number of"):
-        tickets.export(tmp_path / "p.h5", tmp_path / "p.pt", replicate=0, level=None, part="rewind")
+        networks.export(tmp_path / "p.h5", tmp_path / "p.pt", replicate=0, level=None, part="rewind")
 
 
 def test_trained_weights_in_place_of_the_ticket_would_be_noticed(tmp_path, monkeypatch):
     """STYLE: "trained weights exported where the ticket was meant", planted."""
     source = tmp_path / "net.h5"
     groups = write_network(source, "cifar_resnet8_w4", 10, 1)
-    right = tickets.tensors_of
+    right = networks.tensors_of
     monkeypatch.setattr(
-        tickets,
+        networks,
         "tensors_of",
         lambda artifact, layout, r, level, part: right(
             artifact, layout, r, level, "trained" if part == "ticket" else part
         ),
     )
-    tickets.export(source, tmp_path / "ticket.pt", replicate=0, level=2, part="ticket")
+    networks.export(source, tmp_path / "ticket.pt", replicate=0, level=2, part="ticket")
     with pytest.raises(AssertionError):
         check_ticket(tmp_path / "ticket.pt", source, groups)
 

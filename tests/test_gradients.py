@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from repro import store
 from repro.data import Batcher, load
 from repro.nets import create, initialise, layout_of
+from repro.recipes.training import Training
 from repro.stages import gradients, select
-from repro.train.schedule import Training
-from repro.train.streams import stream, torch_stream
+from repro.train.random_streams import stream, torch_stream
 from tests import plain_imp
 from tests.command_line import CPU, TINY, complaint, contents, repro
 from tests.test_engine import ENGINES

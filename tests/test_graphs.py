@@ -18,11 +18,11 @@ from repro.engines.update import masked_sgd
 from repro.errors import RunError
 from repro.nets import create as create_network
 from repro.nets import layout_of
+from repro.recipes.training import Training
 from repro.stages import Machine
 from repro.stages.trainer import Trainer
 from repro.train.job import NEVER, Job
 from repro.train.loop import train
-from repro.train.schedule import Training
 from repro.train.scores import Forgetting
 from tests.test_blocks import block_of
 from tests.test_engine import CLASSES, NETWORK, SIZE, N, batcher_of, initial, various_jobs

@@ -9,7 +9,8 @@ import pytest
 
 from repro import store
 from repro.errors import UsageError
-from repro.store import index, query
+from repro.reading import query
+from repro.store import index
 from repro.store.glance import flat
 
 COUNT = 30

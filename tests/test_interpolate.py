@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from repro.errors import UsageError
-from repro.stages.lines import numbers
+from repro.recipes.onset import onset
+from repro.stages.barriers.measure import numbers
 from repro.train import interpolate
-from repro.verify.connectivity_onset import onset
 
 
 def test_the_barrier_of_a_convex_loss_is_never_positive():

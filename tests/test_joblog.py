@@ -12,10 +12,11 @@ import click
 import pytest
 
 from paper_figures.cells import figure2
-from repro import joblog, plan
+from repro import plan
 from repro.cli import main
 from repro.errors import RunError, UsageError
 from repro.protocol import DIGITS
+from repro.run import job_log
 from repro.store import files
 from tests.command_line import ROOT, one_sentence, repro
 
@@ -63,7 +64,7 @@ def test_a_log_holds_both_streams_of_all_commands(commands, tmp_path):
     assert lines == ["one two", "warning: heard", "three", "warning: heard"] and re.fullmatch(
         f"# ended {MARK}: done", end
     )
-    found = joblog.last_attempt(log)
+    found = job_log.last_attempt(log)
     assert (found.state, found.sentence, found.progress) == ("done", "", "")
     assert before <= found.began <= found.ended <= datetime.now(UTC)
     repro("--log", log, "say", "again")
@@ -95,7 +96,7 @@ def test_a_failure_is_told_in_the_log_and_to_the_user(commands, tmp_path, failur
     said = repro("--log", log, *quiet, "say", "one", "then", "fail", "then", "say", "two", code=status)
     expected = f"exit status {status}: {sentence}" if sentence else f"exit status {status}"
     assert re.fullmatch(f"# ended {MARK}: {re.escape(expected)}", log.read_text(encoding="utf-8").splitlines()[-1])
-    found = joblog.last_attempt(log)
+    found = job_log.last_attempt(log)
     assert (found.state, found.sentence) == ("failed", sentence) and "two" not in found.progress
     if sentence and quiet:
         assert " ".join(said.stderr.split()) == f"Error: {sentence}" and said.stdout == ""
@@ -110,7 +111,7 @@ def test_a_defect_leaves_its_traceback(commands, tmp_path):
     with pytest.raises(ZeroDivisionError):
         repro("--log", tmp_path / "x.log", "--quiet", "fail")
     text = (tmp_path / "x.log").read_text(encoding="utf-8")
-    assert "Traceback" in text and joblog.last_attempt(tmp_path / "x.log").sentence == "ZeroDivisionError: a defect"
+    assert "Traceback" in text and job_log.last_attempt(tmp_path / "x.log").sentence == "ZeroDivisionError: a defect"
 
 
 @pytest.mark.parametrize(
@@ -152,10 +153,10 @@ class Terminal:
 
 def test_a_terminals_progress_is_kept_every_half_minute(monkeypatch, tmp_path):
     clock, terminal = [0.0], Terminal()
-    monkeypatch.setattr(joblog.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(job_log.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(sys, "stderr", terminal)
     lines = [f"imp x: level {k} of 200, epoch 1 of 20, 5 images/s, 4 min left" for k in range(200)]
-    with joblog.recorded(tmp_path / "x.log", ["imp"]):
+    with job_log.recorded(tmp_path / "x.log", ["imp"]):
         assert sys.stderr.isatty()
         for k, line in enumerate(lines):
             clock[0] = k / 2
@@ -164,12 +165,12 @@ def test_a_terminals_progress_is_kept_every_half_minute(monkeypatch, tmp_path):
         print("warning: hot", file=sys.stderr)
     assert "".join(terminal.shown) == "".join(f"\r\x1b[K{line}" for line in lines) + "\r\x1b[Kwarning: hot\n"
     assert (tmp_path / "x.log").read_text(encoding="utf-8").splitlines()[1:-1] == [*lines[::60], "warning: hot"]
-    assert joblog.last_attempt(tmp_path / "x.log").progress == lines[180]
+    assert job_log.last_attempt(tmp_path / "x.log").progress == lines[180]
 
 
 def test_a_full_disk_ends_the_log_and_not_the_work(capsys, tmp_path):
     with open("/dev/full", "w", buffering=1, encoding="utf-8") as full:
-        record = joblog.Record(tmp_path / "x.log", full, quiet=True)
+        record = job_log.Record(tmp_path / "x.log", full, quiet=True)
         record.keep("one\n")
         record.keep("two\n")
         assert not record.quiet  # else nobody would hear the rest
@@ -192,28 +193,28 @@ def begin(log) -> subprocess.Popen:
 
 def test_one_at_a_time_and_a_killed_one_is_stopped(tmp_path):
     log = tmp_path / "x.log"
-    assert joblog.last_attempt(log) is None
+    assert job_log.last_attempt(log) is None
     first = begin(log)
     assert first.stdout.readline() == "ready\n"
-    found = joblog.last_attempt(log)
+    found = job_log.last_attempt(log)
     assert (found.state, found.command, found.ended) == ("running", "repro imp 'a b.h5'", None)
     assert found.owner.startswith(f"process {first.pid} on ") and found.progress.endswith("4 min left")
     second = begin(log)
     assert second.stderr.readline() == f"waiting: {log} is held by {found.owner}\n"
-    assert joblog.last_attempt(log) == found
+    assert job_log.last_attempt(log) == found
     second.kill()
     second.communicate()
-    assert joblog.last_attempt(log) == found  # who only waited has left nothing
+    assert job_log.last_attempt(log) == found  # who only waited has left nothing
     first.kill()
     first.communicate()
     assert first.returncode == -signal.SIGKILL
-    stopped = joblog.last_attempt(log)
+    stopped = job_log.last_attempt(log)
     assert (stopped.state, stopped.owner, stopped.progress) == ("stopped", found.owner, found.progress)
-    assert stopped.sentence == joblog.STOPPED and stopped.ended is None
+    assert stopped.sentence == job_log.STOPPED and stopped.ended is None
     third = begin(log)
-    assert third.stdout.readline() == "ready\n" and joblog.last_attempt(log).owner.startswith(f"process {third.pid} ")
+    assert third.stdout.readline() == "ready\n" and job_log.last_attempt(log).owner.startswith(f"process {third.pid} ")
     third.communicate("\n")
-    assert joblog.last_attempt(log).state == "done" and third.returncode == 0
+    assert job_log.last_attempt(log).state == "done" and third.returncode == 0
 
 
 def test_looking_disturbs_nobody(tmp_path):
@@ -222,7 +223,7 @@ def test_looking_disturbs_nobody(tmp_path):
 
     def look():
         while not over.is_set():
-            assert not isinstance(joblog.last_attempt(log), Exception)
+            assert not isinstance(job_log.last_attempt(log), Exception)
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -251,14 +252,14 @@ def test_looking_disturbs_nobody(tmp_path):
             "# began 2026-11-23T22:00:00+00:00, process 1 on far: repro imp\n# ended 2026-11-23T23:00:00+00:00: exit status 3\n"
             "# began 2026-11-24T22:00:00+00:00, process 2 on far: repro imp\nx.h5: computed 2, reused 0\n",
             "stopped",
-            joblog.STOPPED,
+            job_log.STOPPED,
             "",
         ),
     ],
 )
 def test_the_last_attempt_of_a_log(tmp_path, text, state, sentence, progress):
     (tmp_path / "x.log").write_bytes(text.encode("latin-1"))
-    found = joblog.last_attempt(tmp_path / "x.log")
+    found = job_log.last_attempt(tmp_path / "x.log")
     assert (found and (found.state, found.sentence, found.progress)) == (state and (state, sentence, progress))
     assert found is None or (found.owner, found.began) == ("process 2 on far", datetime(2026, 11, 24, 22, tzinfo=UTC))
 
@@ -275,7 +276,7 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_log_is_no_reason_to_fail(name, tmp_path):
     (tmp_path / "x.log").write_bytes(DAMAGED[name])
-    found = joblog.last_attempt(tmp_path / "x.log")
+    found = job_log.last_attempt(tmp_path / "x.log")
     assert found is None if name != "an end that is none" else found.state == "stopped"
     steps = plan.steps(figure2(plan.resize(DIGITS, replicates=1)), tmp_path)
     steps[0].target.parent.mkdir()
@@ -286,4 +287,4 @@ def test_a_damaged_log_is_no_reason_to_fail(name, tmp_path):
 
 def test_a_log_that_is_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "x.log")
-    assert joblog.last_attempt(tmp_path / "x.log") is None
+    assert job_log.last_attempt(tmp_path / "x.log") is None

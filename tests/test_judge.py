@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from repro.plan.collect import collect
-from repro.plan.study import Study
 from repro.protocol import CIFAR10, CIFAR100
+from repro.study.collect import collect
+from repro.study.study import Study
 from repro.verify import evaluate, published
 from repro.verify.evidence import COLUMNS, Evidence
 from repro.verify.judge import judge, verdicts_on

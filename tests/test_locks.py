@@ -13,8 +13,9 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from repro import joblog, store
+from repro import store
 from repro.errors import RunError
+from repro.run import job_log
 from repro.store import files
 from tests import tiny_demo
 from tests.command_line import HANG, contents
@@ -35,7 +36,7 @@ def test_a_file_system_without_locks(monkeypatch, tmp_path, number):
     )
     with pytest.raises(RunError, match=said), store.writer_lock(tmp_path / "x.h5"):
         pass
-    with pytest.raises(RunError, match=said), joblog.recorded(tmp_path / "x.log", ["imp"]):
+    with pytest.raises(RunError, match=said), job_log.recorded(tmp_path / "x.log", ["imp"]):
         pass
 
 
@@ -161,7 +162,7 @@ def check(results, made_by_make) -> list[list[tuple[int, int]]]:
         log = results / "digits" / f"{name}.log"
         told = re.findall(rf"{name}.h5: computed (\d+), reused (\d+)", log.read_text(encoding="utf-8"))
         found.append([(int(computed), int(reused)) for computed, reused in told])
-        assert joblog.last_attempt(log).state == "done"
+        assert job_log.last_attempt(log).state == "done"
     assert not [path.name for path in (results / "digits").iterdir() if path.suffix not in (".h5", ".log")]
     return found
 
@@ -180,7 +181,7 @@ def test_kill_of_one_make_frees_the_other(plan_rules, tiny_environment, made_by_
     results = tmp_path / "results"
     rules, work = plan_rules(results), results / "digits" / f"{JOBS[0]}.h5.work"
     with make(rules, results, tiny_environment) as first:
-        wait_until(lambda: all(joblog.last_attempt(results / "digits" / f"{name}.log") for name in JOBS))
+        wait_until(lambda: all(job_log.last_attempt(results / "digits" / f"{name}.log") for name in JOBS))
         with make(rules, results, tiny_environment) as second:
             wait_until(lambda: list(work.glob("pieces-*.h5")))
             os.killpg(first.pid, signal.SIGKILL)

@@ -16,7 +16,7 @@ from repro.errors import UsageError
 from repro.protocol import Scoring
 from repro.stages import common, imp, labels, pretrain, score, select
 from repro.store import read
-from repro.train.streams import stream
+from repro.train.random_streams import stream
 from tests import plain_imp
 from tests.command_line import TINY, complaint, repro
 from tests.test_stages import NETWORK, RECIPE, SEED, plain, trained, x  # noqa: F401  (x is a fixture)
@@ -335,7 +335,9 @@ def test_more_replicates_of_an_interrupted_run_keep_their_labels(tmp_path, monke
         tmp_path / "s.h5",
     )
     with monkeypatch.context() as broken:
-        broken.setattr("repro.stages.growing.Growing.finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr(
+            "repro.stages.artifact_writer.Growing.finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         complaint(*command, "--replicates", 2, code=130)
     repro(*command, "--replicates", 1)
     assert "computed 0, reused 2" in repro(*command, "--replicates", 2).stdout

@@ -125,7 +125,7 @@ def test_folders_and_tables(net, tmp_path):
     (tmp_path / "figure.csv").write_text("condition,acc\nall,0.30000000000000004\n", encoding="utf-8")
     pd.testing.assert_frame_equal(repro.load(tmp_path), repro.runs(tmp_path))
     assert repro.load(str(tmp_path / "figure.csv")).acc.tolist() == [0.1 + 0.2]
-    from repro.store.export import export
+    from repro.reading.export_tables import export
 
     export(tmp_path, tmp_path / "all.parquet")
     pd.testing.assert_frame_equal(repro.load(tmp_path / "all.parquet"), repro.runs(tmp_path))

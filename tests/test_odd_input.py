@@ -14,8 +14,8 @@ from repro import store
 from repro.cli import group, status
 from repro.data import images
 from repro.errors import RunError
-from repro.plan import words_of
-from repro.stages import growing
+from repro.run.make_rules import words_of
+from repro.stages import artifact_writer
 from repro.store import files, leftovers
 from repro.verify import judge
 from tests import odd_inputs
@@ -137,7 +137,7 @@ def test_links_in_a_circle(tmp_path):
 
 def test_a_clock_that_is_set_back(tmp_path, monkeypatch):
     hours = iter(range(10**6, 0, -1))
-    monkeypatch.setattr(growing.time, "time", lambda: 3600.0 * next(hours))
+    monkeypatch.setattr(artifact_writer.time, "time", lambda: 3600.0 * next(hours))
     repro(*SELECT, "--out", tmp_path / "x.h5")
     assert store.read(tmp_path / "x.h5").provenance["runs"][-1]["wall_seconds"] >= 0
 
@@ -161,7 +161,7 @@ def test_shortage_of_memory_advises_what_helps(monkeypatch, made, tmp_path):
         == "out of memory (unable to allocate 5.00 gib for an array): end other programs, or use a machine with more memory"
     )
     monkeypatch.undo()
-    monkeypatch.setattr("repro.store.query.describe", short)
+    monkeypatch.setattr("repro.reading.query.describe", short)
     assert complaint("inspect", made["easy"], code=1) == told
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from repro.data.user_numbers import read_numbers
 from repro.plan import options, steps
-from repro.plan.study import Study
 from repro.protocol import DIGITS
+from repro.study.study import Study
 from repro.verify.evidence import Evidence
 from repro.verify.judge import judge
 from tests.command_line import complaint, repro

@@ -16,10 +16,11 @@ from paper_figures.curves import Arm, panel_of
 from repro.data.folders import count_folder
 from repro.data.images import load
 from repro.errors import UsageError
-from repro.plan import Cell, collect
-from repro.plan.study import Study
+from repro.plan import Cell
 from repro.protocol import DIGITS
 from repro.store import read
+from repro.study.collect import collect
+from repro.study.study import Study
 from repro.verify.outcomes import from_runs
 from tests.command_line import ROOT, complaint, repro
 from tests.test_own_values import PROTOCOL

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from repro.plan.study import Study
 from repro.protocol import protocol
+from repro.study.study import Study
 from tests.command_line import repro
 from tests.simulated_artifacts import make
 

@@ -7,10 +7,13 @@ import torch
 
 import paper_figures
 from paper_figures.cells import CONTROLS, FIGURES, figure2, needed
-from repro import cost, plan, store
+from repro import plan, store
 from repro.errors import UsageError
 from repro.nets import create
+from repro.plan import price
 from repro.protocol import CIFAR10, DIGITS, datasets_at
+from repro.run import make_rules
+from repro.study.collect import collect
 from repro.verify.evidence import Evidence
 from repro.verify.judge import looks
 from tests.command_line import complaint, repro
@@ -118,7 +121,7 @@ def test_what_is_complete_is_not_made_again(results):
     for step in steps:
         pretend(step)
     assert todo(steps) == []
-    assert plan.rules([], program=("repro",)) == ".SILENT:\n.PHONY: all \nall: \n\t@:\n"
+    assert make_rules.rules([], program=("repro",)) == ".SILENT:\n.PHONY: all \nall: \n\t@:\n"
     by_name = {step.target.stem: step for step in steps}
     more_levels = todo(plan.steps(figure2(plan.resize(PROTOCOL, levels=4)), results))
     assert more_levels == [name for name in by_name if name.startswith("imp")]
@@ -141,9 +144,9 @@ def test_a_figure_is_not_drawn_from_another_experiment(results):
     for step in plan.steps(figure2(PROTOCOL), results):
         pretend(step, **({"lr": 0.25} if step.target.stem == "imp-random256-t10" else {}))
     with pytest.raises(UsageError, match="imp-random256-t10.h5 is of another experiment: lr is 0.25 there and 1.0 he"):
-        plan.collect(figure2(PROTOCOL)[3:], results)
+        collect(figure2(PROTOCOL)[3:], results)
     with pytest.raises(UsageError, match="seed is 1 there and 7 here; choose another --results folder"):
-        plan.collect(figure2(plan.resize(PROTOCOL, seed=7)), results)
+        collect(figure2(plan.resize(PROTOCOL, seed=7)), results)
 
 
 def test_what_an_artifact_was_made_from_is_looked_at_too(results):
@@ -154,7 +157,7 @@ def test_what_an_artifact_was_made_from_is_looked_at_too(results):
     with pytest.raises(
         UsageError, match="imp-easy256-t10.h5 is of another experiment: subset of subset-easy256 is hard"
     ):
-        plan.collect(easy, results)
+        collect(easy, results)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +189,7 @@ def test_growth_is_read_from_what_the_artifacts_record(results):
         item = plan.Chosen(plan.resize(PROTOCOL, replicates=replicates), plan.Subset("random", 80))
         (step,) = plan.steps([item], results)
         repro(*step.command)
-        return plan.collect([item], results).growth
+        return collect([item], results).growth
 
     found = [made(n) for n in (1, 2, 3, 4)]
     assert [len(table) for table in found] == [0, 0, 1, 2]
@@ -236,7 +239,7 @@ def test_cost(results):
     images = 64 * (scores * DIGITS.scoring.training.steps + 8 * before + 8 * 13 * after)
     assert f"in all {scores + pretrained + levels:,} trainings, {images:,} images" in shown
     steps = plan.steps(figure2(dataclasses.replace(DIGITS, replicates=8, levels=12)), results)
-    assert cost.total_flops(steps) == images * cost.flops_per_image(DIGITS.network, DIGITS)
+    assert price.total_flops(steps) == images * price.flops_per_image(DIGITS.network, DIGITS)
     said = complaint("plan", "figure2", "--results", results / "my results", "--make", results / "x.mk")
     assert said.startswith("make cannot have ' ' in the path")
 
@@ -261,4 +264,4 @@ def test_flops_are_six_per_multiply_and_add(protocol):
     with torch.no_grad():
         network(torch.zeros(1, protocol.in_chans, protocol.image_size, protocol.image_size))
     counted.append(network.fc.weight.numel())
-    assert cost.flops_per_image(protocol.network, protocol) == 6 * sum(counted)
+    assert price.flops_per_image(protocol.network, protocol) == 6 * sum(counted)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from repro.data import Passes
+from repro.recipes.training import Training
 from repro.stages import progress
 from repro.stages.progress import FORWARD, Ticker, images_of, place, spoken
 from repro.train import loop
 from repro.train.loop import Job
-from repro.train.schedule import Training
 from tests.command_line import CPU, TINY, repro
 
 RECIPE = Training(steps=100, batch_size=10, lr=0.1, drop_last=False)

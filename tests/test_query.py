@@ -10,8 +10,8 @@ import pytest
 
 from repro import load, store
 from repro.errors import RunError, UsageError
-from repro.store import query
-from repro.store.export import export
+from repro.reading import query
+from repro.reading.export_tables import export
 
 DEFAULTS = {"balanced": False}
 

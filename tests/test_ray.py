@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from repro import joblog, on_ray
+from repro.run import job_log, ray_cluster
 from tests import tiny_demo
 from tests.command_line import HANG, ROOT, complaint, contents
 
@@ -188,7 +188,7 @@ def at_work_on(raylet: int, results: Path) -> dict[Path, int]:
     """Logs of the jobs that run on a node, with their processes."""
     found = {}
     for path in results.glob("*/*.log"):
-        attempt = joblog.last_attempt(path)
+        attempt = job_log.last_attempt(path)
         pid = int(attempt.owner.split()[1]) if attempt and attempt.state == "running" else 0
         if pid and exists(pid) and parents(pid)[1] == raylet:
             found[path] = pid
@@ -251,7 +251,7 @@ def test_what_is_no_address(tmp_path, address, said):
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_an_address_where_no_cluster_answers(tmp_path, monkeypatch, scheme):
-    monkeypatch.setattr(on_ray, "ANSWER", 0.5)
+    monkeypatch.setattr(ray_cluster, "ANSWER", 0.5)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -269,17 +269,17 @@ def test_without_the_package(tmp_path, monkeypatch):
 
 def test_a_node_without_the_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no folder .*elsewhere: put it on a file system all nodes share"):
-        on_ray._task()(["false"], str(tmp_path), str(tmp_path / "elsewhere"), "1")
+        ray_cluster._task()(["false"], str(tmp_path), str(tmp_path / "elsewhere"), "1")
 
 
 @pytest.mark.parametrize(
     ("share", "count"),
     [
-        (on_ray.Share(1, 1), 3),
-        (on_ray.Share(0.25, 1), 10),
-        (on_ray.Share(0.3, 1), 9),
-        (on_ray.Share(0, 4), 2),
-        (on_ray.Share(1, 8), 0),
+        (ray_cluster.Share(1, 1), 3),
+        (ray_cluster.Share(0.25, 1), 10),
+        (ray_cluster.Share(0.3, 1), 9),
+        (ray_cluster.Share(0, 4), 2),
+        (ray_cluster.Share(1, 8), 0),
     ],
 )
 def test_how_many_jobs_run_at_once(share, count):

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 
 import paper_figures
-from repro.plan.study import Study
 from repro.protocol import datasets_at
 from repro.report import figures
 from repro.report.charts import CONTRAST, DARK, MARKERS, contrast, readable
 from repro.report.origins import Origins
 from repro.report.page import bold, bundle, deviations
 from repro.report.tables import number
+from repro.study.study import Study
 from repro.verify.evidence import Evidence
 from tests.command_line import complaint, repro
 from tests.html_tables import Tables

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from repro.cost import longest_chain, schedule
-from repro.plan import Job
+from repro.plan import Job, schedule
+from repro.plan.price import longest_chain
 
 
 def jobs_of(needs: dict[str, str]) -> list[Job]:

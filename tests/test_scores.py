@@ -22,8 +22,8 @@ from repro.stages.score import half_ensemble_correlation
 from repro.stages.trainer import Trainer
 from repro.store import read
 from repro.train.job import Job
+from repro.train.random_streams import stream, torch_stream
 from repro.train.scores import Forgetting, gradient_norms
-from repro.train.streams import stream, torch_stream
 from tests.command_line import complaint, repro
 from tests.test_noise import by_the_rule
 from tests.test_stages import NETWORK, RECIPE, SEED, plain, trained, x  # noqa: F401  (x is a fixture)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from repro import joblog
+from repro.run import job_log
 from tests import slurm_node, tiny_demo
 from tests.command_line import HANG, contents
 
@@ -43,7 +43,7 @@ def stop_in_the_middle(slurm, results) -> None:
     while not list(pieces.glob("pieces-*.h5")):
         assert time.monotonic() < deadline, log.read_text(encoding="utf-8") if log.exists() else "never began"
         time.sleep(0.002)
-    process = int(joblog.last_attempt(log).owner.split()[1])
+    process = int(job_log.last_attempt(log).owner.split()[1])
     os.kill(process, signal.SIGSTOP)
     number = re.search(rb"\0SLURM_JOB_ID=(\d+)", Path(f"/proc/{process}/environ").read_bytes())[1].decode()
     subprocess.run(["scontrol", "update", f"JobId={number}", "EndTime=now+1"], env=slurm, check=True)
@@ -76,9 +76,9 @@ def test_a_failing_cell_leaves_the_others_running_and_is_named(first, results, m
     for name in whole:
         assert contents(results / "digits" / name) == contents(made_by_make / "digits" / name)
     assert "DUE TO TIME LIMIT" in stderr
-    attempt = joblog.last_attempt(logs(results)[FAULTY])
+    attempt = job_log.last_attempt(logs(results)[FAULTY])
     assert attempt.state == "failed" and f"{FAULTY}.h5" in attempt.sentence
-    assert joblog.last_attempt(logs(results)[LATE]).state == "stopped"
+    assert job_log.last_attempt(logs(results)[LATE]).state == "stopped"
     at_the_end = stderr.rpartition("Error 1")[2]  # of the make that runs the rules
     assert all(str(logs(results)[cell]) in stderr for cell in (FAULTY, LATE))
     assert attempt.sentence in at_the_end and "computed" not in stdout  # jobs talk to their logs
@@ -106,4 +106,4 @@ def test_every_job_has_one_log_that_begins_and_ends(first, results, made_by_make
         text = path.read_text(encoding="utf-8")
         began, ended = (len(re.findall(rf"^# {word} ", text, re.M)) for word in ("began", "ended"))
         assert (began, ended) == {FAULTY: (2, 2), LATE: (2, 1)}.get(name, (1, 1)), text
-        assert joblog.last_attempt(path).state == "done"
+        assert job_log.last_attempt(path).state == "done"

@@ -17,6 +17,7 @@ from paper_figures.cells import figures_at, needed
 from repro import protocol
 from repro.cli import main
 from repro.protocol import DIGITS
+from repro.study.collect import collect
 from tests.command_line import CPU, TINY, contents, repro, start
 
 IMAGES = {"digits": 1437, "cifar10": 50000}
@@ -254,9 +255,8 @@ def check_barriers_and_warmup(results):
         for r in range(2):
             pairs = [file[f"replicate_{r}/pair_{a}_{b}/averaged/train_loss"][:] for a, b in ((0, 1), (0, 2), (1, 2))]
             found.append(np.mean([(x[middle] - (x[0] + x[-1]) / 2).mean(dtype=float) for x in pairs]))
-    from repro import plan  # as the figures read them
 
-    evidence = plan.collect(needed("figure5", protocol.protocol("digits", "demo")), results)
+    evidence = collect(needed("figure5", protocol.protocol("digits", "demo")), results)
     rows = evidence.barriers.query("condition == 'easy' and size == 80 and batch_norm == 'averaged'")
     assert rows.groupby("replicate").train_ce.mean().to_list() == pytest.approx(found, rel=1e-6)
     histogram = evidence.histograms.query("condition == 'easy' and size == 80 and batch_norm == 'averaged'")
@@ -303,7 +303,7 @@ def test_help_has_examples_whose_options_exist(words):
 def test_the_program_starts_as_a_module_and_without_torch():
     process = start("--version")
     assert process.communicate()[0].startswith("repro, version ") and process.returncode == 0
-    code = "import sys, repro.cli, repro.store.query, repro.verify, repro.plan; print({'torch'} & set(sys.modules))"
+    code = "import sys, repro.cli, repro.reading.query, repro.verify, repro.plan; print({'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 

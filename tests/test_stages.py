@@ -10,12 +10,12 @@ from repro import protocol
 from repro.data import Batcher, load
 from repro.nets import create, initialise, layout_of
 from repro.protocol import Scoring
+from repro.recipes.training import Training
 from repro.stages import Machine, imp, pretrain, score, select
 from repro.stages.score import half_ensemble_correlation
 from repro.stages.trainer import Trainer
 from repro.store import read
-from repro.train.schedule import Training
-from repro.train.streams import torch_stream
+from repro.train.random_streams import torch_stream
 from tests import plain_imp
 
 NETWORK = "cifar_resnet8_w4"

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 import pytest
 
 from repro import plan, protocol, store
-from repro.plan import status as told
-from repro.plan.study import Study
 from repro.protocol import DIGITS
+from repro.run import status as told
+from repro.study.study import Study
 from tests.command_line import CPU, repro
 
 
@@ -97,8 +97,8 @@ def test_pieces_in_a_work_folder_count(results):
     step = next(step for step in steps_of(results) if step.target.stem == "imp-all-t2")
     whole = store.read(step.target)
     rows = [row for row in whole.table().to_dict("records") if row["level"] == 0]
+    from repro.stages.artifact_writer import Growing
     from repro.stages.common import Machine
-    from repro.stages.growing import Growing
 
     inputs = {"pretrain": store.read(step.needs[0])}
     os.remove(step.target)
@@ -172,7 +172,7 @@ def test_a_plan_of_one_network_does_without_what_is_slow_to_import(tmp_path):
 
     code = (
         "import sys\nfrom repro import plan\n"
-        "from repro.plan.status import status\nfrom repro.plan.study import Study\n"
+        "from repro.run.status import status\nfrom repro.study.study import Study\n"
         f"s = Study('all', 'demo', results=__import__('pathlib').Path({str(tmp_path)!r}))\n"
         "status(plan.steps(s.items(), s.results))\nassert not {'torch', 'scipy.stats'} & {*sys.modules}"
     )

@@ -8,8 +8,8 @@ import pytest
 
 from repro import store
 from repro.archive import tables
-from repro.plan.collect import collect
-from repro.plan.study import Study
+from repro.study.collect import collect
+from repro.study.study import Study
 from repro.verify.evidence import COLUMNS
 from tests.command_line import complaint, repro
 from tests.simulated_artifacts import make

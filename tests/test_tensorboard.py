@@ -16,12 +16,12 @@ from repro import store
 from repro.data import Batcher, load
 from repro.errors import UsageError
 from repro.nets import create, initialise, layout_of
+from repro.recipes.training import Training
 from repro.stages import Machine, imp, pretrain
-from repro.stages.curves import Curves
+from repro.stages.tensorboard import Curves
 from repro.train import loop
 from repro.train.losses import Losses
-from repro.train.schedule import Training
-from repro.train.streams import torch_stream
+from repro.train.random_streams import torch_stream
 from tests import plain_imp
 from tests.command_line import CPU, TINY, complaint, contents, repro
 

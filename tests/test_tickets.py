@@ -8,9 +8,10 @@ import torch
 
 from repro.data import Batcher, load
 from repro.errors import UsageError
-from repro.stages import imp, pretrain, tickets
+from repro.reading import networks
+from repro.recipes.training import Training
+from repro.stages import imp, pretrain
 from repro.store import read
-from repro.train.schedule import Training
 from tests import plain_imp
 from tests.command_line import ROOT
 from tests.test_export import page_block, without_repro
@@ -43,9 +44,9 @@ def accuracy(net, data, replicate):
 @pytest.mark.parametrize("replicate", [0, 1])
 @pytest.mark.parametrize("level", [0, LEVELS])
 def test_trained_weights_give_the_recorded_accuracy(stored, digits, replicate, level):
-    net = tickets.network(stored, replicate, level, "trained", data=digits).double()
+    net = networks.network(stored, replicate, level, "trained", data=digits).double()
     net.load_state_dict(
-        tickets.state_dict(stored, replicate, level, "trained", num_classes=10, in_chans=1), strict=False
+        networks.state_dict(stored, replicate, level, "trained", num_classes=10, in_chans=1), strict=False
     )
     row = read(stored).table().query("replicate == @replicate and level == @level").iloc[0]
     assert accuracy(net, digits, replicate) == pytest.approx(row.acc, abs=1e-12)
@@ -56,7 +57,7 @@ def test_trained_weights_give_the_recorded_accuracy(stored, digits, replicate, l
 def test_a_ticket_trained_by_plain_pytorch_gives_the_recorded_accuracy(stored, digits):
     train_index, _ = digits.split(1)
     x = Batcher(digits.images, digits.mean, digits.std, augment=False).normalise(digits.images, torch.float64)
-    ticket = tickets.state_dict(stored, 1, LEVELS, "ticket", num_classes=10, in_chans=1)
+    ticket = networks.state_dict(stored, 1, LEVELS, "ticket", num_classes=10, in_chans=1)
     net = plain_imp.PlainResNet(8, 4, 1, 10).double()
     own = [name for name in net.state_dict() if "num_batches" not in name]
     by_name = dict(zip(_order(net), ticket.values()))
@@ -87,7 +88,7 @@ def _order(net):
 
 def test_ticket_and_trained_weights_are_not_mixed_up(stored):
     ticket, trained = (
-        tickets.state_dict(stored, 0, 1, part, num_classes=10, in_chans=1) for part in ("ticket", "trained")
+        networks.state_dict(stored, 0, 1, part, num_classes=10, in_chans=1) for part in ("ticket", "trained")
     )
     rewind = read(stored)["replicate_0/level_0/rewind_weights"]
     flat = torch.cat([tensor.flatten() for tensor in ticket.values()]).numpy()
@@ -98,13 +99,13 @@ def test_ticket_and_trained_weights_are_not_mixed_up(stored):
 
 def test_a_level_that_is_not_there_is_refused(stored):
     with pytest.raises(UsageError, match="no level 9 of replicate 0"):
-        tickets.state_dict(stored, 0, 9, "ticket", num_classes=10, in_chans=1)
+        networks.state_dict(stored, 0, 9, "ticket", num_classes=10, in_chans=1)
 
 
 @pytest.mark.parametrize("level", [0, LEVELS])
 def test_an_exported_network_gives_the_recorded_accuracy_in_a_plain_program(stored, digits, tmp_path, level):
     """Strictly loaded into a network written for the tests alone, from the file alone."""
-    file = tickets.export(stored, tmp_path / "net.pt", replicate=1, level=level, part="trained")
+    file = networks.export(stored, tmp_path / "net.pt", replicate=1, level=level, part="trained")
     net = plain_imp.PlainResNet(8, 4, 1, 10).double()
     held = torch.load(file, weights_only=True)
     words = {"conv": "stem", "blocks": "layers", "shortcut": "project"}  # what the tests' network calls its modules
@@ -114,17 +115,17 @@ def test_an_exported_network_gives_the_recorded_accuracy_in_a_plain_program(stor
 
 
 def test_what_data_would_say_about_the_network_is_found_in_the_file(stored, digits):
-    ours = [tickets.network(stored, 0, 1, "ticket", **given).state_dict() for given in ({}, {"data": digits})]
+    ours = [networks.network(stored, 0, 1, "ticket", **given).state_dict() for given in ({}, {"data": digits})]
     assert ours[0].keys() == ours[1].keys() and all(torch.equal(ours[0][name], ours[1][name]) for name in ours[0])
 
 
 def test_the_file_of_a_network_stands_alone(stored, tmp_path):
     """repro/nets/resnet.py is all that a ticket of a CIFAR ResNet needs. Nothing of repro can be imported."""
     shutil.copy(ROOT / "repro" / "nets" / "resnet.py", tmp_path)
-    tickets.export(stored, tmp_path / "ticket.pt", replicate=0, level=LEVELS, part="ticket")
+    networks.export(stored, tmp_path / "ticket.pt", replicate=0, level=LEVELS, part="ticket")
     lines = page_block("A CIFAR ResNet is as plain").replace("CifarResNet(14", "CifarResNet(8")
     printed = without_repro(
         lines + "\nprint(int((net.fc.weight == 0).sum()), net.eval()(torch.ones(2, 1, 8, 8)).shape)", tmp_path
     )
-    ticket = tickets.state_dict(stored, 0, LEVELS, "ticket", num_classes=10, in_chans=1)
+    ticket = networks.state_dict(stored, 0, LEVELS, "ticket", num_classes=10, in_chans=1)
     assert printed == f"{int((ticket['fc.weight'] == 0).sum())} torch.Size([2, 10])\n"

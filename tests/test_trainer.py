@@ -9,9 +9,9 @@ import torch
 from repro import store
 from repro.data import load
 from repro.errors import UsageError
+from repro.recipes.training import Training
 from repro.stages import Machine, branch, imp, pretrain
 from repro.train.job import Job
-from repro.train.schedule import Training
 from tests.command_line import CPU, TINY, complaint, repro
 
 TRAINER = import_module("repro.stages.trainer")

@@ -8,7 +8,7 @@ import torch
 
 from repro.data.user_numbers import read_numbers, split_key
 from repro.errors import UsageError
-from repro.plan.declare import Subset
+from repro.plan.items import Subset
 from repro.protocol import DIGITS
 from tests.command_line import complaint, repro
 

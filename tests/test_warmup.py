@@ -16,13 +16,13 @@ import repro.cli.warmup
 from repro.data import Batcher, load
 from repro.errors import UsageError
 from repro.nets import create, initialise, layout_of
+from repro.recipes.training import Training
 from repro.stages import Machine, select
 from repro.stages.trainer import Trainer
 from repro.stages.warmup import warmup
 from repro.store import read, table
 from repro.train.job import Job
-from repro.train.schedule import Training
-from repro.train.streams import stream, torch_stream
+from repro.train.random_streams import stream, torch_stream
 from tests import plain_imp
 from tests.command_line import CPU, TINY, complaint, contents, repro
 from tests.test_engine import ENGINES

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from repro import store
-from repro.plan.study import Study
 from repro.store import files, targets
+from repro.study.study import Study
 from tests import simulated_artifacts
 from tests.command_line import CPU, ROOT, TINY, complaint, no_hang, one_sentence, repro
 from tests.test_bad_machine import process

@@ -13,8 +13,8 @@ from repro.archive.contents import RESULTS, made_here, record_of, runs_of
 from repro.archive.recipe import read_recipe
 from repro.archive.zipped import METADATA, PREVIEW, RECIPE, SUMS, sha256, unpack
 from repro.errors import RunError, UsageError
-from repro.plan.own import is_own
-from repro.plan.study import Study
+from repro.study.own_figure import is_own
+from repro.study.study import Study
 
 CLOSE = 1e-9
 """Relative: another processor or numpy may round the last digits of a statistic differently."""

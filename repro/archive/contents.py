@@ -12,10 +12,10 @@ from pathlib import Path
 from repro import plan, store
 from repro.archive.zipped import METADATA, PREVIEW, RECIPE, SUMS, pack, sha256, sums_text
 from repro.errors import UsageError
-from repro.plan.study import Study
 from repro.store.files import write_whole
 from repro.store.provenance import ROOT
 from repro.store.targets import require_replaceable
+from repro.study.study import Study
 
 FORMAT, FORMAT_VERSION = "lottery-data-diet archive", 1
 RESULTS = "results"  # folder of the archive: a results folder as the program leaves it

@@ -9,8 +9,8 @@ from repro.archive.contents import FORMAT, FORMAT_VERSION, RESULTS
 from repro.archive.zipped import RECIPE
 from repro.errors import RunError, UsageError
 from repro.experiment import MOST
-from repro.plan.own import is_own
 from repro.protocol import OWN, SCALES
+from repro.study.own_figure import is_own
 
 _SEED = 1 << 63
 

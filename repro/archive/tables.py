@@ -11,9 +11,9 @@ from repro.archive.contents import recipe_of, record_of
 from repro.archive.recipe import read_recipe
 from repro.archive.zipped import RECIPE
 from repro.errors import UsageError
-from repro.plan.collect import collect
-from repro.plan.study import Study
 from repro.store.files import write_text
+from repro.study.collect import collect
+from repro.study.study import Study
 from repro.verify.evidence import COLUMNS, Evidence
 from repro.verify.judge import Judgement, judge
 

@@ -19,7 +19,7 @@ from torchvision import transforms
 
 from repro.data import Batcher, ImageSet
 from repro.nets import layout_of
-from repro.train.schedule import Training
+from repro.recipes.training import Training
 
 
 class Pictures(Dataset):

@@ -12,13 +12,13 @@ from repro.data import ImageSet
 from repro.engines import Block, Cohort, Sgd
 from repro.nets import create, initialise, layout_of
 from repro.protocol import CIFAR10, DIGITS, Protocol
+from repro.recipes.training import Training
 from repro.stages import Machine
 from repro.stages.trainer import Trainer
-from repro.train.order import Order, send
+from repro.train.data_order import Order, send
 from repro.train.prune import random_mask
+from repro.train.random_streams import stream
 from repro.train.runner import MOST
-from repro.train.schedule import Training
-from repro.train.streams import stream
 
 PLAIN, SPARSEPROP, PEAK = "plain", "sparseprop", "peak"
 DENSITIES = (1.0, 0.4, 0.1, 0.03)  # shares of the prunable weights

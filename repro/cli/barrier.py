@@ -55,7 +55,7 @@ def barrier(
       repro barrier A.pt B.pt --network cifar_resnet20 --dataset cifar10 --alphas 11
     """
     from repro import stages, store
-    from repro.stages.checkpoints import between_checkpoints
+    from repro.stages.barriers.checkpoints import between_checkpoints
 
     files = [path for path in points if path.suffix.lower() in CHECKPOINTS]
     _refuse({"--dataset": dataset, "--normalization": normalization}, network is None, "two checkpoints and --network")

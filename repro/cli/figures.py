@@ -24,9 +24,9 @@ FIGURE = options(click.argument("name", metavar="FIGURE"), *FIGURE_OPTIONS)
 
 
 def study_of(name: str, given: dict):
-    """The `repro.plan.study.Study` that the options ask for; warns of those that change none of its runs."""
+    """The `repro.study.Study` that the options ask for; warns of those that change none of its runs."""
     from repro import plan
-    from repro.plan.study import Study
+    from repro.study.study import Study
 
     study = Study(name, **given)
     for option in ("seed", "replicates", "levels"):
@@ -66,13 +66,15 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
       repro plan figure2 --scale paper --dataset cifar10
       repro plan all --scale paper --jobs 1,8,64 --speed cifar_resnet20=250000
     """
-    from repro import cost, plan
+    from repro import plan
+    from repro.plan import price
+    from repro.run import make_rules
     from repro.store.files import write_text
     from repro.store.leftovers import sweep_rules
     from repro.store.targets import require_replaceable
 
-    places = cost.places(jobs)
-    network, measure = cost.speed_of(speed) if speed else (None, None)
+    places = price.places(jobs)
+    network, measure = price.speed_of(speed) if speed else (None, None)
     if makefile and len(places) > 1:
         raise UsageError(f"--make writes rules for one number of processes, not for --jobs {jobs}: give one number")
 
@@ -86,17 +88,17 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
     if makefile:
         require_replaceable(makefile, "rules", option="--make")
         sweep_rules(makefile.parent)
-        write_text(makefile, plan.rules(todo, program=(sys.executable, "-m", "repro"), options=extra))
+        write_text(makefile, make_rules.rules(todo, program=(sys.executable, "-m", "repro"), options=extra))
     predictions = []
-    if cost.worth_measuring(todo) or (todo and (speed or len(places) > 1)):
-        predictions = cost.predict_each(todo, places, device=device, network=network, measure=measure)
+    if price.worth_measuring(todo) or (todo and (speed or len(places) > 1)):
+        predictions = price.predict_each(todo, places, device=device, network=network, measure=measure)
     elif not makefile:
         why = "what is left takes minutes anywhere, and is not predicted" if todo else "nothing is left to do"
         without_effect(why, "device", "jobs", "speed")
-    click.echo(cost.report(name, steps, todo, *predictions))
+    click.echo(price.report(name, steps, todo, *predictions))
     if makefile:
-        cost.require_sensible(predictions[0] if predictions else None, yes=yes)
-        cost.require_room(todo, study.results, places[0], yes=yes)
+        price.require_sensible(predictions[0] if predictions else None, yes=yes)
+        price.require_room(todo, study.results, places[0], yes=yes)
 
 
 @main.command("figure")

@@ -163,7 +163,7 @@ def main(context, log, quiet):
     if quiet and not log:
         raise UsageError("--quiet prints to the log alone: add --log FILE")
     if log:
-        from repro import joblog
+        from repro.run import job_log
 
         command = attempt.words[attempt.words.index(context.invoked_subcommand) :]
-        attempt.record = attempt.enter_context(joblog.recorded(log, command, quiet=quiet))
+        attempt.record = attempt.enter_context(job_log.recorded(log, command, quiet=quiet))

@@ -45,28 +45,30 @@ def run_command(context, name, address, extra, gpus, cpus, retries, yes, **given
       repro run figure2 --ray local
       repro run figure2 --scale paper --ray 10.0.0.1:6379 --cpus 4 --options '--data-dir /shared/data'
     """
-    from repro import cost, on_ray, plan
+    from repro import plan
+    from repro.plan import price
+    from repro.run import make_rules, ray_cluster
 
-    study, options = study_of(name, given), plan.words_of(extra)
+    study, options = study_of(name, given), make_rules.words_of(extra)
     if address != "local":
         without_effect("how long it takes is predicted for --ray local alone", "yes")
     steps = plan.steps(study.items(), study.results)
     if todo := plan.unfinished(steps):
         jobs = plan.as_jobs(todo)
-        with on_ray.connected(address):
-            share = on_ray.share(gpus, cpus)
-            places = on_ray.at_once(share)
+        with ray_cluster.connected(address):
+            share = ray_cluster.share(gpus, cpus)
+            places = ray_cluster.at_once(share)
             prediction = None
             if address == "local":
-                on_ray.require_place(share, places)
-                if cost.worth_measuring(todo):
-                    prediction = cost.predict(todo, jobs=places)
+                ray_cluster.require_place(share, places)
+                if price.worth_measuring(todo):
+                    prediction = price.predict(todo, jobs=places)
             elif not places:
                 _say(f"warning: no node of {address} has {share} now: the jobs wait until one comes")
-            click.echo(cost.report(name, steps, todo, prediction) if prediction else cost.report(name, steps, todo))
-            cost.require_sensible(prediction, yes=yes)
+            click.echo(price.report(name, steps, todo, prediction) if prediction else price.report(name, steps, todo))
+            price.require_sensible(prediction, yes=yes)
             _say(f"{len(jobs)} jobs with {share} each, {places} at once")
-            failed = on_ray.run(jobs, study.results, options=options, share=share, retries=retries, say=_say)
+            failed = ray_cluster.run(jobs, study.results, options=options, share=share, retries=retries, say=_say)
         for each in failed:
             _say(each)
         if failed:
@@ -82,7 +84,7 @@ def run_command(context, name, address, extra, gpus, cpus, retries, yes, **given
             )
     else:
         without_effect("nothing is left to make", "extra", "gpus", "cpus", "retries")
-        click.echo(cost.report(name, steps, todo))
+        click.echo(price.report(name, steps, todo))
     context.invoke(figure_command, name=name, **given)
     context.invoke(verify_command, name=name, **given)
 

@@ -25,7 +25,7 @@ def status_command(name, failed, **given):
       repro status --failed
     """
     from repro import plan
-    from repro.plan.status import status
+    from repro.run.status import status
 
     study = study_of(name, given)
     found = status(plan.steps(study.items(), study.results))

@@ -21,7 +21,7 @@ def ls_command(expression, results, columns, csv):
     Example:
       repro ls 'dataset=="digits" and level==8' --columns name,acc,density,t --csv
     """
-    from repro.store import query
+    from repro.reading import query
 
     chosen = [column.strip() for column in columns.split(",")] if columns else None
     rows = query.select(query.runs(results), expression, chosen)
@@ -37,7 +37,7 @@ def inspect(artifact):
     Example:
       repro inspect imp.h5
     """
-    from repro.store import query
+    from repro.reading import query
 
     click.echo(query.describe(artifact))
 
@@ -62,7 +62,7 @@ def export(artifact, out, part, replicate, level):
       repro export imp.h5 --replicate 0 --level 8 --part ticket --out ticket.pt
       repro export pretrain.h5 --replicate 0 --part rewind --out rewind.pt
     """
-    from repro.store import export as files
+    from repro.reading import export_tables as files
     from repro.store.targets import require_target
 
     if out.exists() and artifact.exists() and out.samefile(artifact) and not out.is_dir():
@@ -79,9 +79,9 @@ def export(artifact, out, part, replicate, level):
         raise UsageError(
             f"--out {out} holds one network: say --part and --replicate, and --level unless it is a rewind point"
         )
-    from repro.stages import tickets
+    from repro.reading import networks
 
-    click.echo(tickets.export(artifact, out, replicate=replicate, level=level, part=part))
+    click.echo(networks.export(artifact, out, replicate=replicate, level=level, part=part))
 
 
 @main.command()

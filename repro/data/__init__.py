@@ -8,7 +8,7 @@ from importlib import import_module
 
 from repro.data.subsets import Passes, choose, histogram, missing_classes
 
-_NEEDS_TORCH = {"Batcher": "augment", "ImageSet": "images", "load": "images"}
+_NEEDS_TORCH = {"Batcher": "batcher", "ImageSet": "images", "load": "images"}
 
 __all__ = ["Batcher", "ImageSet", "Passes", "choose", "histogram", "load", "missing_classes"]
 

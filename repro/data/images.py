@@ -1,6 +1,6 @@
 """The image sets of the experiments, whole and in memory: `load` returns one `ImageSet`.
 
-Images stay uint8 and channels last from the file to the batch; `repro.data.augment` crops, flips and normalises them.
+Images stay uint8 and channels last from the file to the batch; `repro.data.batcher` crops, flips and normalises them.
 How each set lies on disk is the matter of `cifar`, `cinic10` and `folders` beside it.
 """
 

@@ -113,9 +113,9 @@ def _numbers(file: Path, name: str, key: str | None, lengths: Sequence[int]) -> 
                 stored.visititems(lambda place, item: found.update({place: item} if hasattr(item, "dtype") else {}))
             return _of_named(list(found), lambda place: np.asarray(found[place][()]), file, name, key)
     if suffix in TORCH:
-        from repro import torchfile  # which needs torch
+        from repro.data import torch_file  # which needs torch
 
-        content = torchfile.read(file)
+        content = torch_file.read(file)
         if not isinstance(content, dict):
             return _only(_array(content), key), None, False
         arrays = {str(place): _array(value) for place, value in content.items() if np.ndim(value)}

@@ -31,7 +31,7 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """Where its process writes what it says; see `repro.joblog`."""
+        """Where its process writes what it says; see `repro.run.job_log`."""
         return self.target.with_suffix(".log")
 
     def words(self, options: tuple[str, ...] = ()) -> list[str]:

@@ -9,9 +9,9 @@ import numpy as np
 
 from repro.data.user_numbers import read_numbers, split_key
 from repro.errors import UsageError
-from repro.plan.declare import Cell
+from repro.plan.items import Cell
 from repro.protocol import OWN, Protocol, Scoring, protocol
-from repro.train.schedule import Training
+from repro.recipes.training import Training
 
 _FLAGS = {"augment": ("--augment", "--no-augment"), "drop_last": ("--drop-last", "--keep-last")}
 _VALUES = ("steps", "batch_size", "lr", "weight_decay", "precision", "border")

@@ -8,7 +8,7 @@ import numpy as np
 
 from repro import store
 from repro.errors import UsageError
-from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Item, WarmupSweep
+from repro.plan.items import Barrier, Branch, Cell, Chosen, Gradients, Item, WarmupSweep
 from repro.plan.options import given_labels, label_fields, label_options, options_of, recipe_of, sha256_of_scores
 from repro.protocol import Protocol
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from repro import plan, store
 from repro.errors import UsageError
 from repro.plan.steps import Step
-from repro.plan.study import Study
 from repro.report.tables import Cell, Table, number, table
+from repro.study.study import Study
 
 KINDS = {
     "score": "scoring",

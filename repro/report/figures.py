@@ -10,13 +10,13 @@ import pandas as pd
 import paper_figures
 from paper_figures import figure1
 from repro.errors import RunError, UsageError
-from repro.plan.collect import collect, finished
-from repro.plan.study import Study
 from repro.protocol import Protocol
 from repro.report import accuracy, other
 from repro.report.charts import Pair
 from repro.report.origins import Origins
 from repro.report.tables import Table, frame
+from repro.study.collect import collect, finished
+from repro.study.study import Study
 from repro.verify.evidence import Evidence
 
 

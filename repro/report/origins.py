@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Item, WarmupSweep
+from repro.plan.items import Barrier, Branch, Cell, Chosen, Gradients, Item, WarmupSweep
 from repro.plan.steps import chain
 
 

@@ -15,12 +15,12 @@ from markupsafe import Markup, escape
 
 from paper_figures import style
 from repro.errors import RunError, UsageError
-from repro.plan.study import Study
 from repro.report import account, figures, verdicts
 from repro.report.charts import css_name, readable, spec
 from repro.report.tables import Table, table
 from repro.store.files import write_whole
 from repro.store.targets import require_replaceable
+from repro.study.study import Study
 from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC
 
 MEANING = {

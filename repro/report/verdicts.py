@@ -5,10 +5,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from paper_figures.cells import CONTROLS
-from repro.plan.collect import collect
-from repro.plan.study import Study
 from repro.protocol import Protocol
 from repro.report.tables import MINUS, Cell, Table, number, table
+from repro.study.collect import collect
+from repro.study.study import Study
 from repro.verify.claims import CLAIMS
 from repro.verify.compare import Agreement, agreement
 from repro.verify.judge import looks, verdicts_on

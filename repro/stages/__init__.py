@@ -1,6 +1,6 @@
 """The verbs: one module each, from artifacts and a recipe to one artifact."""
 
-from repro.stages.barrier import barrier, successive
+from repro.stages.barriers.barrier import barrier, successive
 from repro.stages.branch import branch
 from repro.stages.common import Machine, Result
 from repro.stages.gradients import gradients

@@ -9,12 +9,12 @@ from repro import store
 from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.protocol import protocol
+from repro.recipes.training import Training
 from repro.stages.common import Machine, data_of, open_data, require_replicates, training_fields
 from repro.stages.labels import Labels, labels_in_use
 from repro.stages.networks import network_fields
 from repro.stages.trainer import Trainer
 from repro.train.job import Job
-from repro.train.schedule import Training
 from repro.usercode import pinned
 
 

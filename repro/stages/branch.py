@@ -12,13 +12,13 @@ from repro import store
 from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.nets import layout_of
+from repro.stages.artifact_writer import Growing
 from repro.stages.common import Machine, Result, data_of, require_replicates
-from repro.stages.growing import Growing
 from repro.stages.levels import Levels, piece_of
 from repro.stages.networks import network_for
 from repro.stages.state_dicts import read_mask
 from repro.train.prune import random_mask, shuffle_within_layers
-from repro.train.streams import stream
+from repro.train.random_streams import stream
 
 MASKS = ("own", "shuffled", "random")
 WEIGHTS = ("rewound", "reinitialised")

@@ -10,8 +10,8 @@ from repro import store
 from repro.data import ImageSet, load
 from repro.data.shrink import sized, split_size
 from repro.errors import UsageError
-from repro.stages.curves import require_tensorboard
-from repro.train.schedule import Training
+from repro.recipes.training import Training
+from repro.stages.tensorboard import require_tensorboard
 
 # Fields left out of an identity while they have these values, so that an option added later renames nothing.
 DEFAULTS = {
@@ -50,7 +50,7 @@ class Machine:
         download: fetch a missing CIFAR archive.
         force: begin anew, whatever stands at the output path.
         dry_run: compute and write nothing, only say what would be done.
-        tensorboard: folder for curves (`repro.stages.curves`), which needs an extra; None draws none.
+        tensorboard: folder for curves (`repro.stages.tensorboard`), which needs an extra; None draws none.
 
     Raises UsageError for a device that is not there, a number of threads that no machine has, and an extra that is not
     installed.

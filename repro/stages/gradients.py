@@ -10,16 +10,16 @@ import torch
 from repro.data import Passes
 from repro.engines import Block, Sgd
 from repro.errors import RunError, UsageError
+from repro.recipes.training import Training
+from repro.stages.artifact_writer import Growing
 from repro.stages.beginning import begin
 from repro.stages.common import Machine, Result
 from repro.stages.first_look import advice
-from repro.stages.growing import Growing
 from repro.stages.progress import FORWARD, images_between, images_of, place
 from repro.stages.trainer import Trained, Trainer
 from repro.train import evaluate
 from repro.train.job import Job, Progress
-from repro.train.schedule import Training
-from repro.train.streams import stream
+from repro.train.random_streams import stream
 
 
 def gradients(

@@ -19,7 +19,7 @@ from repro.data.noise import corrupt
 from repro.data.user_numbers import read_numbers
 from repro.errors import UsageError
 from repro.stages.common import DEFAULTS
-from repro.train.streams import stream
+from repro.train.random_streams import stream
 
 DRAWS = ("shared", "replicate")
 FIELDS = ("label_noise", "noise_draw", "labels_sha256")

@@ -4,15 +4,15 @@ from pathlib import Path
 
 from repro.data import Passes
 from repro.errors import RunError
+from repro.recipes.training import Training
+from repro.stages.artifact_writer import Growing
 from repro.stages.beginning import begin
 from repro.stages.common import Machine, Result
 from repro.stages.first_look import advice
-from repro.stages.growing import Growing
 from repro.stages.progress import FORWARD, images_between, place
 from repro.stages.trainer import Trainer
 from repro.train import evaluate
 from repro.train.job import NEVER
-from repro.train.schedule import Training
 
 
 def pretrain(

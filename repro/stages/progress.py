@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 
 from repro.data import Passes
+from repro.recipes.training import Training
 from repro.train.job import Job
-from repro.train.schedule import Training
 
 FORWARD = 1 / 3  # work of an image that a network is only measured on
 WINDOW = 30.0  # seconds that a rate is measured over

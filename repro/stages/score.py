@@ -12,9 +12,9 @@ import torch
 
 from repro.errors import RunError, UsageError
 from repro.protocol import Scoring, protocol
+from repro.stages.artifact_writer import Growing
 from repro.stages.common import Machine, Result, open_data, require_replicates, training_fields
 from repro.stages.first_look import advice
-from repro.stages.growing import Growing
 from repro.stages.labels import labels_in_use
 from repro.stages.networks import network_fields
 from repro.stages.progress import FORWARD, images_between, place
@@ -22,8 +22,8 @@ from repro.stages.select import SCORES
 from repro.stages.trainer import Trainer
 from repro.train import evaluate
 from repro.train.job import Job
+from repro.train.random_streams import stream
 from repro.train.scores import Forgetting, gradient_norms
-from repro.train.streams import stream
 from repro.usercode import pinned
 
 LEARNED = 0.99  # above this mean training accuracy, a score is no longer early (paper, section 3)

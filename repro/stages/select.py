@@ -12,12 +12,12 @@ from repro.data import ImageSet, choose, histogram, missing_classes
 from repro.data.user_numbers import HDF5, SUFFIXES, read_numbers, split_key
 from repro.errors import UsageError
 from repro.protocol import protocol
+from repro.stages.artifact_writer import Growing
 from repro.stages.common import Machine, Result, data_of, open_data, require_replicates
-from repro.stages.growing import Growing
 from repro.stages.labels import labels_in_use, only_train_index
 from repro.store.files import open_regular
 from repro.store.superblock import SIGNATURE
-from repro.train.streams import stream
+from repro.train.random_streams import stream
 
 KINDS = ("easy", "hard", "random")
 SCORES = ("el2n", "margin", "forgetting", "grand")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repro import torchfile
+from repro.data import torch_file
 from repro.errors import UsageError
 from repro.nets import Layout
 from repro.store.files import open_regular
@@ -37,7 +37,7 @@ def load_checkpoint(path: str | Path, layout: Layout, network: str, module: nn.M
     Raises UsageError, naming what was found, where no dict or several fit, or a tensor has another shape or is not
     finite.
     """
-    content = torchfile.read(path)
+    content = torch_file.read(path)
     ties, unsaved = _ties(module), _unsaved(module)
     named = {entry.name: {entry.name, *ties.get(entry.name, ())} for entry in layout.entries}
     needed = {name: names for name, names in named.items() if name not in unsaved}
@@ -91,7 +91,7 @@ def read_mask(path: str | Path, layout: Layout) -> Tensor:
         parts, shapes = {"the mask": given}, {"the mask": (layout.num_prunable,)}
     else:
         shapes = {entry.name: entry.shape for entry in layout.prunable}
-        parts = _mask_parts(path, torchfile.read(path), shapes)
+        parts = _mask_parts(path, torch_file.read(path), shapes)
     if odd := sorted(map(str, parts.keys() ^ shapes.keys())):
         what = "no mask of" if odd[0] in shapes else "a mask of something that is not prunable,"
         raise UsageError(f"{path} has {what} {odd[0]}: give one for each of the {len(shapes)} prunable tensors")
@@ -223,7 +223,7 @@ def _described(content: object) -> str:
     if isinstance(content, dict):
         return f"a dict of {_listed(content)}" if content else "an empty dict"
     kind = type(content)
-    return f"a whole {kind.__name__}" if issubclass(kind, torchfile.Foreign) else f"a {kind.__name__}"
+    return f"a whole {kind.__name__}" if issubclass(kind, torch_file.Foreign) else f"a {kind.__name__}"
 
 
 def _listed(names: Mapping) -> str:

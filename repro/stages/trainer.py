@@ -15,17 +15,17 @@ from repro.engines import EVALUATION_BATCH, Cohort, choose, create
 from repro.errors import UsageError, say_once
 from repro.nets import Layout, check, classic, initialise, layout_of
 from repro.nets.resnet import CifarResNet
+from repro.recipes.training import Training
 from repro.stages.common import Machine
 from repro.stages.first_look import require_finite
 from repro.stages.networks import network_for
 from repro.train import evaluate
 from repro.train.job import NEVER, Job, Progress
 from repro.train.loop import train
-from repro.train.schedule import Training
-from repro.train.streams import torch_stream
+from repro.train.random_streams import torch_stream
 
 if TYPE_CHECKING:
-    from repro.stages.growing import Growing
+    from repro.stages.artifact_writer import Growing
 
 
 @dataclass

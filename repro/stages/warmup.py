@@ -11,15 +11,15 @@ from repro import store
 from repro.data import ImageSet, Passes
 from repro.errors import UsageError
 from repro.protocol import protocol
+from repro.recipes.training import Training
+from repro.stages.artifact_writer import Growing
 from repro.stages.common import Machine, Result, data_of, open_data, require_replicates, training_fields
 from repro.stages.first_look import advice
-from repro.stages.growing import Growing
 from repro.stages.networks import network_fields
 from repro.stages.progress import FORWARD, images_of, place
 from repro.stages.trainer import Trained, Trainer
 from repro.train import evaluate
 from repro.train.job import Job
-from repro.train.schedule import Training
 from repro.usercode import pinned
 
 ALL = "all"  # name and kind of the baseline, which warms up on all training images

@@ -1,6 +1,6 @@
 """HDF5 artifacts: identity, checksums, provenance, whole writes, and the work folders of long stages.
 
-`repro.store.query` (which loads pandas) lists, describes and exports them.
+`repro.reading.query` (which loads pandas) lists, describes and exports them.
 """
 
 from repro.store.artifact import Artifact, check_same, read, read_header, table, write

@@ -14,7 +14,7 @@ from repro.store.artifact import Artifact, read
 from repro.store.lineage import Lineage
 
 HEAD = ("kind", "name", "identity", "content_sha256")
-COLUMNS = ("path", "kind", "name", "identity")  # of every row of `repro.store.query.runs`
+COLUMNS = ("path", "kind", "name", "identity")  # of every row of `repro.reading.query.runs`
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def glance(path: Path) -> Glance:
 
 def flat(lineage: Lineage, columns) -> tuple[dict, dict[str, str]]:
     """The fields of a recipe and of the recipes of all it was made from: {column: value}, and {prefixed column: the
-    nearer column of the plain name}; see `repro.store.query.runs`.
+    nearer column of the plain name}; see `repro.reading.query.runs`.
 
     Arguments:
         columns: the names of the artifact's table, which come first.

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from repro.train.schedule import Training
+from repro.recipes.training import Training
 
 NEVER = -1
 

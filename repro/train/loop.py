@@ -15,10 +15,10 @@ from torch import Tensor
 from repro.data import Batcher
 from repro.engines import Cohort
 from repro.errors import RunError
+from repro.recipes.training import Training
 from repro.train.job import NEVER, Job, Observer, Progress
 from repro.train.keeper import Keeper
 from repro.train.runner import Runner
-from repro.train.schedule import Training
 
 __all__ = ["NEVER", "Job", "Observer", "Progress", "train"]
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from repro.data import Batcher
 from repro.engines import Block, Cohort, Sgd
 from repro.errors import RunError
+from repro.recipes.training import Training
+from repro.train.data_order import Order, send
 from repro.train.job import NEVER, Job, Observer, Progress
 from repro.train.keeper import Keeper
-from repro.train.order import Order, send
-from repro.train.schedule import Training
 
 MOST = 50  # steps of a block
 SECONDS = 1.0  # that a block may take, about: progress is told and checkpoints are made between blocks

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from repro.protocol import Protocol
+from repro.recipes.onset import CONNECTED, onset
 from repro.verify.barrier_claims import (
     BY_NUMBER,
     CLAIMS,
@@ -25,7 +26,6 @@ from repro.verify.barrier_claims import (
     random_alike,
     ranked,
 )
-from repro.verify.connectivity_onset import CONNECTED, onset
 from repro.verify.correlation import FEWEST_CONDITIONS, Advantage, advantage, mode_shift, spearman
 from repro.verify.evidence import Evidence, same_replicates
 from repro.verify.outcomes import label, levels_in_words

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from repro.errors import UsageError
 from repro.experiment import MOST, Protocol, Scoring, Warmup
-from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Item, Subset, WarmupSweep
-from repro.train.schedule import Training
+from repro.plan.items import Barrier, Branch, Cell, Chosen, Gradients, Item, Subset, WarmupSweep
+from repro.recipes.training import Training
 
 
 def whole(low: int, high: float = math.inf):

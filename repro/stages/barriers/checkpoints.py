@@ -9,9 +9,9 @@ from torch import Tensor
 
 from repro.nets import create
 from repro.protocol import protocol
+from repro.stages.artifact_writer import Growing
+from repro.stages.barriers.measure import Family, measured, measuring, modes_of
 from repro.stages.common import Machine, Result, open_data, training_fields
-from repro.stages.growing import Growing
-from repro.stages.lines import Family, measured, measuring, modes_of
 from repro.stages.progress import ticker
 from repro.stages.state_dicts import load_checkpoint
 from repro.stages.trainer import Trainer

@@ -4,9 +4,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from repro.cost.size import numbers_of, spoken, stored_bytes
 from repro.errors import UsageError
 from repro.plan import Step
+from repro.plan.size import numbers_of, spoken, stored_bytes
 
 PROCESS = 580 * 2**20  # bytes of a process that has imported PyTorch and this program (docs/performance.md)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from paper_figures.cells import FIGURES, figures_at, needed
 from repro import store
 from repro.errors import UsageError
-from repro.plan import own
-from repro.plan.collect import collect, finished
-from repro.plan.declare import resize
+from repro.plan.items import resize
 from repro.plan.steps import last
 from repro.protocol import OWN, Protocol, datasets_at
+from repro.study import own_figure
+from repro.study.collect import collect, finished
 
 UNSPOILED = ("permute-scores", "swap-easy-hard")
 """Controls that are judged beside the same figure without them, where its runs are there."""
@@ -20,7 +20,7 @@ class Study:
     """One figure (or ``all``) at a scale, on some data sets; or a user's own figure.
 
     Arguments:
-        name: a figure, 'all', or the path of a user's Python file (`repro.plan.own`); control: an experiment that has
+        name: a figure, 'all', or the path of a user's Python file (`repro.study.own_figure`); control: an experiment that has
             to fail, of Figure 2.
         scale: None is 'demo'; a user's figure has none.
         datasets: only these; none is all of the scale, or of the file.
@@ -45,7 +45,7 @@ class Study:
         *,
         read=None,
     ):
-        self.own = (read or own.read(name)) if own.is_own(name) else None
+        self.own = (read or own_figure.read(name)) if own_figure.is_own(name) else None
         if self.own and (control or scale not in (None, OWN)):
             option = f"--control {control}" if control else f"--scale {scale}"
             raise UsageError(f"{name} is a figure of your own, and {option} is for the paper's: leave it out")

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from repro.errors import RunError, UsageError
+from repro.reading.query import runs
 from repro.store import Artifact, read
 from repro.store.hdf5 import FORMAT
-from repro.store.query import runs
 
 NETWORKS = ("masks", "ticket", "weights", "rewind_weights", "test_correct")
 
@@ -165,7 +165,7 @@ class Run:
         return self.arrays[key]
 
     def _tensors(self, replicate: int, level: int | None, part: str) -> dict[str, np.ndarray]:
-        from repro.stages.tickets import tensors_of  # torch takes seconds to import
+        from repro.reading.networks import tensors_of  # torch takes seconds to import
 
         found = tensors_of(self._artifact, self._layout, replicate, level, part)
         return {name: tensor.numpy() for name, tensor in found.items()}
@@ -173,7 +173,7 @@ class Run:
     @cached_property
     def _layout(self):
         from repro.nets import layout_of
-        from repro.stages.tickets import network_of
+        from repro.reading.networks import network_of
 
         return layout_of(network_of(self._artifact))
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from repro import usercode
 from repro.errors import RunError, UsageError
-from repro.plan.declare import Item
+from repro.plan.items import Item
 from repro.plan.options import require_options
-from repro.plan.values import require_values
 from repro.protocol import OWN, SCALES, Protocol
+from repro.study.own_values import require_values
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 
 from repro import store
 from repro.data import ImageSet
-from repro.stages.growing import Growing
-from repro.stages.lines import Family, vector
+from repro.stages.artifact_writer import Growing
+from repro.stages.barriers.measure import Family, vector
 from repro.stages.progress import FORWARD, images_between, place
 from repro.stages.trainer import Trainer
 from repro.train import evaluate

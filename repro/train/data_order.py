@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from repro.data import Batcher, Passes
-from repro.train.schedule import Training
-from repro.train.streams import stream
+from repro.recipes.training import Training
+from repro.train.random_streams import stream
 
 
 class Order:

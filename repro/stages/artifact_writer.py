@@ -17,13 +17,13 @@ import torch
 
 from repro import store
 from repro.errors import UsageError
+from repro.recipes.training import Training
 from repro.stages.common import DEFAULTS, Machine, Result
-from repro.stages.curves import Curves
 from repro.stages.progress import Ticker, images_of
+from repro.stages.tensorboard import Curves
 from repro.store.leftovers import sweep
 from repro.store.targets import require_replaceable
 from repro.train.loop import Job, Progress
-from repro.train.schedule import Training
 
 CHECKPOINT = "checkpoint"
 PIECES = "pieces-"

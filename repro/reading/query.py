@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from repro.errors import UsageError
+from repro.reading.expression import TooMuch, harmless
 from repro.store.artifact import Artifact, read
-from repro.store.expression import TooMuch, harmless
 from repro.store.glance import COLUMNS, Glance, in_table
 from repro.store.index import Index
 from repro.store.lineage import Lineage

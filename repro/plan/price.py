@@ -8,12 +8,12 @@ Jobs that wait for others are taken as make takes them (`schedule`). `size` has 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from repro.cost.room import require_room
-from repro.cost.schedule import Schedule, longest_chain, schedule
-from repro.cost.size import moved_bytes, spoken, stored_bytes
-from repro.cost.speed import SPARSE, Speed, assumed, calibrate, flops_per_image, total_flops
 from repro.errors import UsageError
 from repro.plan import Step, as_jobs
+from repro.plan.measure import SPARSE, Speed, assumed, calibrate, flops_per_image, total_flops
+from repro.plan.room import require_room
+from repro.plan.schedule import Schedule, longest_chain, schedule
+from repro.plan.size import moved_bytes, spoken, stored_bytes
 from repro.protocol import Protocol
 
 __all__ = [

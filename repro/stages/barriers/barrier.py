@@ -9,10 +9,10 @@ import numpy as np
 from repro import store
 from repro.data import ImageSet
 from repro.errors import UsageError
-from repro.stages.children import Children, Parent, Point
+from repro.stages.artifact_writer import Growing
+from repro.stages.barriers.children import Children, Parent, Point
+from repro.stages.barriers.measure import Family, measured, measuring, modes_of, summary
 from repro.stages.common import Machine, Result, data_of, training_fields, training_of
-from repro.stages.growing import Growing
-from repro.stages.lines import Family, measured, measuring, modes_of, summary
 from repro.stages.networks import require_idle
 from repro.stages.trainer import Trainer
 from repro.train.interpolate import grid
@@ -48,7 +48,7 @@ def barrier(
         replicates: the first so many of every point; None is as many as all points have.
 
     Kept: ``alphas`` float64 [A]; for a piece ``replicate_r/pair_a_b/<mode>``, with ``<point>/`` in front when there are
-    several points, the arrays of `repro.stages.lines.measured`; for each network that was trained here
+    several points, the arrays of `repro.stages.barriers.measure.measured`; for each network that was trained here
     ``replicate_r/child_c/weights`` [layout.size] and ``…/acc``, its test accuracy (NaN: diverged), from which more
     children, parents or modes are added without training anything twice.
     """
@@ -239,7 +239,7 @@ def _summary(cell: Growing, points: list[Point]) -> tuple[str, ...]:
     lines = summary(table, ["point", "t", "batch_norm"])
     sweep = table[table.point.isin([point.name for point in points if point.all_data])]
     if sweep.t.nunique() > 1:
-        from repro.verify.connectivity_onset import onset  # here: it imports what no training needs
+        from repro.recipes.onset import onset  # here: it imports what no training needs
 
         for mode, rows in sweep.groupby("batch_norm"):
             found = {part: onset(rows.t, rows[f"{part}_error_max"]) for part in ("train", "test")}

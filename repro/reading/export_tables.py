@@ -7,13 +7,13 @@ from pathlib import Path
 import pandas as pd
 
 from repro.errors import UsageError
+from repro.reading.query import runs_and_sources, source_of
 from repro.store.artifact import read
 from repro.store.files import write_whole
-from repro.store.query import runs_and_sources, source_of
 from repro.store.targets import require_replaceable
 
 TABLES = (".csv", ".parquet")
-NETWORKS = (".pt", ".safetensors")  # written by `repro.stages.tickets`
+NETWORKS = (".pt", ".safetensors")  # written by `repro.reading.networks`
 
 
 def export(source: str | Path, target: str | Path) -> Path:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from repro import store
 from repro.errors import UsageError
-from repro.plan.declare import Barrier, Branch, Cell, Chosen, Gradients, Item, WarmupSweep
+from repro.plan.items import Barrier, Branch, Cell, Chosen, Gradients, Item, WarmupSweep
 from repro.plan.steps import Look, Step, chain
 from repro.verify.evidence import COLUMNS, Evidence
 

@@ -262,9 +262,9 @@ def _follow(jobs: list[Job], refs: dict[Path, object], say: Callable[[str], None
 
 def _owner(job: Job) -> str | None:
     """The process that is at work on it."""
-    from repro import joblog
+    from repro.run import job_log
 
-    attempt = joblog.last_attempt(job.log)
+    attempt = job_log.last_attempt(job.log)
     return attempt.owner if attempt and attempt.state == "running" else None
 
 

@@ -10,10 +10,11 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from repro import joblog, store
+from repro import store
 from repro.errors import UsageError
 from repro.plan.jobs import Job, as_jobs
 from repro.plan.steps import Look, Step, unfinished
+from repro.run import job_log
 from repro.store import hdf5
 from repro.store.work import folder_of, older_folder_of
 
@@ -123,7 +124,7 @@ def _status(steps: list[Step], look: Look) -> Status:
 
 def _of_job(job: Job, look: Look) -> dict[Path, State]:
     """The states of a job's steps. The attempt that its log tells of is at, or ended at, the first unfinished one."""
-    attempt, found = joblog.last_attempt(job.log), {}
+    attempt, found = job_log.last_attempt(job.log), {}
     owners = {step.target: _owner(step.target) for step in job.steps}
     held = [step for step in job.steps if owners[step.target]]
     first = held[0] if held else job.steps[0]
@@ -227,7 +228,7 @@ class _Speed:
 
 
 def _flops(step: Step) -> float:
-    from repro.cost import flops_per_image  # PyTorch's own counter: a plan of one network does without
+    from repro.plan.price import flops_per_image  # PyTorch's own counter: a plan of one network does without
 
     return flops_per_image(step.network, step.protocol)
 
@@ -252,8 +253,8 @@ def _measured(step: Step, look: Look) -> tuple[str, float, float] | None:
 
 def _clock(jobs: list[Job], states: dict[Path, State], places: int) -> float:
     """Seconds until the jobs are done, the running ones first."""
-    from repro.cost.schedule import schedule
-    from repro.cost.speed import START
+    from repro.plan.measure import START
+    from repro.plan.schedule import schedule
 
     def seconds(job: Job) -> float:
         mine = [states[step.target] for step in job.steps]

@@ -1,0 +1,1 @@
+"""How jobs are started and watched: make rules, Ray, logs, status."""

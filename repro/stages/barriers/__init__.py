@@ -1,0 +1,1 @@
+"""Loss barriers on straight lines between networks (paper, section 4)."""

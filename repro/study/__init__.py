@@ -1,0 +1,1 @@
+"""A figure command: which figures on which data sets, and their finished runs as tables."""
