@@ -23,8 +23,8 @@ from tests.command_line import ROOT, one_sentence, repro
 MARK = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"
 PROCESS = """
 import sys, time
-from repro import joblog
-with joblog.recorded(sys.argv[1], ["imp", "a b.h5"]):
+from repro.run import job_log
+with job_log.recorded(sys.argv[1], ["imp", "a b.h5"]):
     print("imp x: level 1 of 10, epoch 2 of 20, 31,200 images/s, 4 min left", file=sys.stderr)
     print("ready", flush=True)
     sys.stdin.readline()
