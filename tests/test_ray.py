@@ -46,16 +46,16 @@ if word == "fail2":
 DRIVER = """
 import json, sys
 from pathlib import Path
-from repro import on_ray
+from repro.run import ray_cluster
 from repro.plan import Job, Step
 address, folder, gpus, retries, jobs = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 made = []
 for name, word, seconds, needs in json.loads(jobs):
     step = Step(folder / f"{name}.h5", (word, str(seconds)), (), frozenset(), {}, "", None)
     made.append(Job((step,), tuple(folder / f"{each}.h5" for each in needs)))
-with on_ray.connected(address):
+with ray_cluster.connected(address):
     say = lambda line: print(line, file=sys.stderr, flush=True)
-    failed = on_ray.run(made, folder, share=on_ray.Share(gpus, 1), retries=retries, say=say,
+    failed = ray_cluster.run(made, folder, share=ray_cluster.Share(gpus, 1), retries=retries, say=say,
                         program=(sys.executable, str(folder / "stub.py")))
 print(json.dumps([str(each) for each in failed]))
 """
