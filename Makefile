@@ -118,6 +118,7 @@ bench: $(VENV)/.installed
 # What docs/commands.md and docs/claims.md hold below their mark.
 docs: $(VENV)/.installed
 	$(VENV)/bin/python -m docs.generate
+	$(VENV)/bin/python -m docs.pictures
 
 lock: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install --quiet uv==0.13.9
