@@ -216,7 +216,10 @@ def cases() -> dict[str, dict[str, tuple[str, ...]]]:
 
 
 def furnish(folder: Path, artifacts: dict[str, Path]) -> None:
-    """Fills a folder with everything that the cases name. artifacts: scores, easy, rewind, imp, whole (trained to the end)."""
+    """Fills a folder with everything that the cases name.
+
+    artifacts: scores, easy, rewind, imp, whole (trained to the end).
+    """
     for name in ("results", "artifacts", "closed"):
         (folder / name).mkdir()
     for name in ("scores", "easy", "rewind", "imp"):

@@ -19,7 +19,7 @@ COLUMNS = {"runs": ["acc"], "warmup": ["acc"], "gradients": ["acc"], "barriers":
 
 @pytest.fixture(scope="module")
 def near_the_top():
-    """The demo's protocols, with evidence whose means (97.5 % of 4 replicates) and one standard deviation pass 100 %."""
+    """The demo's protocols, with evidence whose means (97.5 %) plus one standard deviation pass 100 %."""
     protocols = datasets_at("demo")
     evidence = simulate(protocols)
     changed = {}

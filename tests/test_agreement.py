@@ -24,21 +24,12 @@ def replication(dataset, *, n=8, seed=0, shift=None):
     for (condition, size), curve in table.groupby(["condition", "size"]):
         std = ddof1(curve.loc[curve["level"].between(6, 10), "std"].mean(), curve["n"].iloc[0])
         spread = std * (rng.normal(size=n) + rng.normal() / np.sqrt(curve["n"].iloc[0]))
-        for replicate in range(n):
-            rows.append(
-                pd.DataFrame(
-                    {
-                        "dataset": dataset,
-                        "condition": condition,
-                        "size": size,
-                        "t": curve["t"],
-                        "replicate": replicate,
-                        "level": curve["level"],
-                        "diverged": False,
-                        "acc": curve["mean"] + spread[replicate] + (shift or {}).get(condition, 0) / 100,
-                    }
-                )
-            )
+        same = {"dataset": dataset, "condition": condition, "size": size, "t": curve["t"], "level": curve["level"]}
+        acc = curve["mean"] + (shift or {}).get(condition, 0) / 100
+        rows.extend(
+            pd.DataFrame({**same, "replicate": replicate, "diverged": False, "acc": acc + spread[replicate]})
+            for replicate in range(n)
+        )
     return pd.concat(rows, ignore_index=True)
 
 

@@ -386,7 +386,7 @@ def test_a_bomb_is_not_unpacked(archive, tmp_path, monkeypatch):
 
 
 def test_what_unpacks_to_a_thousand_times_its_size(archive, tmp_path):
-    """One entry grown, and one that nobody vouches for: the list of checksums is looked at before anything is unpacked."""
+    """One entry grown, and one that nobody vouches for: the checksums are compared before anything is unpacked."""
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
             new.writestr(name, bytes(20_000_000) if name == "LICENSE" else old.read(name))

@@ -69,7 +69,8 @@ def test_a_full_disk_keeps_finished_levels(rewind, tmp_path):
 
 
 WITHOUT_PERMISSION = """
-import repro.stages, repro.reading.query, repro.plan.price, paper_figures.figure2  # another user may not read the program
+# Before the user changes: another one may not read the program.
+import repro.stages, repro.reading.query, repro.plan.price, paper_figures.figure2
 from repro.data import load; load("digits")
 os.chdir(sys.argv[1])  # relative paths from here, because pytest's folders are closed to others as a whole
 os.chmod(".", 0o555)

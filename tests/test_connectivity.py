@@ -39,8 +39,8 @@ def simulate(mean=None, *, parents=4, seed=0, recalibrated=None, noise=0.02, err
         for r in range(parents):
             final = 0.9 - 0.02 * own + 0.001 * parent[r]
             pretrain = shuffled - 0.1 * own
-            for level in range(11):
-                runs.append(("cinic10", condition, size, t, 0.0, r, level, final, 0.8**level, False))
+            run = ("cinic10", condition, size, t, 0.0, r)
+            runs.extend((*run, level, final, 0.8**level, False) for level in range(11))
             for mode, table in (("averaged", None), ("recalibrated", recalibrated)):
                 if mode == "recalibrated" and table is None:
                     continue

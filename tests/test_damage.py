@@ -98,7 +98,8 @@ def test_altered_bytes_are_looked_at_by_a_process_of_their_own(artifact, capsys)
 def test_a_file_that_brings_hdf5_down_is_refused(end, artifact, tmp_path, monkeypatch):
     """Simulated by a module that the process of the reader imports first."""
     artifact.write_bytes(artifact.read_bytes() + b"\0")
-    body = f"import os\nfrom repro.store import changed\nchanged.CPU_SECONDS = 2\ndef examine(path):\n    {end}\nchanged.examine = examine"
+    head = "import os\nfrom repro.store import changed\nchanged.CPU_SECONDS = 2\n"
+    body = f"{head}def examine(path):\n    {end}\nchanged.examine = examine"
     (tmp_path / "sitecustomize.py").write_text(body, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     with pytest.raises(UsageError, match="x.h5 was altered after it was written"):

@@ -1,4 +1,4 @@
-"""Archives and folders made up by somebody who corrects every checksum: nothing is run, nothing exchanged is believed."""
+"""Archives and folders by somebody who corrects every checksum: nothing is run, nothing exchanged is believed."""
 
 import json
 import shutil
@@ -11,8 +11,11 @@ import pytest
 from paper_figures.cells import figure2
 from repro import plan, store
 from repro.store import hdf5
+from tests import test_archive
 from tests.command_line import complaint, repro
-from tests.test_archive import METADATA, PROTOCOL, STUDY, archive, forged_files, results  # noqa: F401
+from tests.test_archive import METADATA, PROTOCOL, STUDY, forged_files
+
+results, archive = test_archive.results, test_archive.archive  # fixtures
 
 
 def asking(archive: Path, out: Path, more: dict[str, bytes] | None = None, **asked) -> Path:

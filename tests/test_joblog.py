@@ -242,14 +242,16 @@ def test_looking_disturbs_nobody(tmp_path):
         ("hello\n", None, None, None),
         (
             "# began 2026-11-23T22:00:00+00:00, process 1 on far: repro imp\n# ended 2026-11-23T23:00:00+00:00: done\n"
-            "# began 2026-11-24T22:00:00+00:00, process 2 on far: repro imp\nscore a: step 5 of 9, measuring\n\x00\xff\n"
+            "# began 2026-11-24T22:00:00+00:00, process 2 on far: repro imp\n"
+            "score a: step 5 of 9, measuring\n\x00\xff\n"
             "warning: 1 of 2 is left\n# ended 2026-11-24T23:00:00+00:00: exit status 2: size (=0): choose 1\n",
             "failed",
             "size (=0): choose 1",
             "score a: step 5 of 9, measuring",
         ),
         (
-            "# began 2026-11-23T22:00:00+00:00, process 1 on far: repro imp\n# ended 2026-11-23T23:00:00+00:00: exit status 3\n"
+            "# began 2026-11-23T22:00:00+00:00, process 1 on far: repro imp\n"
+            "# ended 2026-11-23T23:00:00+00:00: exit status 3\n"
             "# began 2026-11-24T22:00:00+00:00, process 2 on far: repro imp\nx.h5: computed 2, reused 0\n",
             "stopped",
             job_log.STOPPED,

@@ -41,7 +41,7 @@ def test_a_file_system_without_locks(monkeypatch, tmp_path, number):
 
 
 def test_what_this_node_remembers_of_a_removed_lock_is_not_believed(monkeypatch, tmp_path):
-    """NFS: the last holder removed the file that we have opened, a third makes a new one, `stat` still knows the old."""
+    """NFS: the last holder removed the file we opened, a third makes a new one, and `stat` still knows the old."""
     lock = tmp_path / "x.lock"
     lock.write_text("", encoding="utf-8")
     remembered, flock, calls = os.stat(lock), fcntl.flock, []

@@ -1,5 +1,7 @@
-"""Mistakes of all kinds, one small test for each: a sentence, and nothing of the user's changed. `test_three_hundred` tries
-many more, in minutes."""
+"""Mistakes of all kinds, one small test for each: a sentence, and nothing of the user's changed.
+
+`test_three_hundred` tries many more, in minutes.
+"""
 
 import os
 import re
@@ -156,9 +158,9 @@ def test_shortage_of_memory_advises_what_helps(monkeypatch, made, tmp_path):
 
     monkeypatch.setattr(images, "_digits", short)
     told = complaint(*PRETRAIN, "--out", tmp_path / "x.h5", code=1)
-    assert (
-        told
-        == "out of memory (unable to allocate 5.00 gib for an array): end other programs, or use a machine with more memory"
+    assert told == (
+        "out of memory (unable to allocate 5.00 gib for an array): "
+        "end other programs, or use a machine with more memory"
     )
     monkeypatch.undo()
     monkeypatch.setattr("repro.reading.query.describe", short)
