@@ -21,7 +21,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 DIRECT = "-r requirements"  # .in, or -extras.in
 LOCKS = ("requirements", "requirements-extras")
-FOLDERS = ("repro", "paper_figures", "tests")  # our code, and the names it is imported by
+FOLDERS = ("repro", "paper_figures", "benchmarks", "tests")  # our code, and the names it is imported by
 
 
 @dataclass
