@@ -1,4 +1,4 @@
-"""Claims on loss barriers (section 4, Figure 5), judged on own barriers; the paper's points: `published_barriers`.
+"""Claims on loss barriers (section 4, Figure 5), judged on own barriers; the paper's points: `reference`.
 
 The unit is the parent: pairs of its children are averaged first. What a claim compares is over the parents that all
 of its conditions have. Barriers are those of dense children at alpha = 1/2,
@@ -29,7 +29,7 @@ from repro.verify.barrier_claims import (
 from repro.verify.correlation import FEWEST_CONDITIONS, Advantage, advantage, mode_shift, spearman
 from repro.verify.evidence import Evidence, same_replicates
 from repro.verify.outcomes import label, levels_in_words
-from repro.verify.published_barriers import from_published
+from repro.verify.reference import from_published
 from repro.verify.stats import Sample, against, contrast, decide, joint, shared
 from repro.verify.verdict import Verdict
 
