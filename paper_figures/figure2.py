@@ -3,8 +3,8 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from paper_figures.curves import Arm, all_data, curve_panel, panel_of, subsets
-from paper_figures.style import heading, panel_title
+from paper_figures.shared.curves import Arm, all_data, curve_panel, panel_of, subsets
+from paper_figures.shared.drawing import heading, panel_title
 from repro.protocol import Protocol
 from repro.verify.evidence import Evidence
 

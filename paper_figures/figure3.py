@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper_figures.curves import SUBSETS, all_data, baseline, lost, panel_of, reference, subsets
-from paper_figures.style import (
+from paper_figures.shared.curves import SUBSETS, all_data, baseline, lost, panel_of, reference, subsets
+from paper_figures.shared.drawing import (
     LOOKS,
     STD,
     accuracy_axis,

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from paper_figures.curves import Arm
-from paper_figures.style import (
+from paper_figures.shared.curves import Arm
+from paper_figures.shared.drawing import (
     LOOKS,
     MARKERS,
     accuracy_axis,

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper_figures.style import (
+from paper_figures.shared.drawing import (
     STD,
     accuracy_axis,
     counts,

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from paper_figures.cells import FIGURES, figure2, figures_at, needed
+from paper_figures.shared.cells import FIGURES, figure2, figures_at, needed
 from repro import plan
 from repro.protocol import CIFAR10, CINIC10, CPU, DAY, DIGITS, SCALES, SCORES
 from repro.protocol import protocol as protocol_of

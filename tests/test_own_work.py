@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paper_figures.curves import Arm, panel_of
+from paper_figures.shared.curves import Arm, panel_of
 from repro.data.folders import count_folder
 from repro.data.images import load
 from repro.errors import UsageError

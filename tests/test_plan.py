@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import paper_figures
-from paper_figures.cells import CONTROLS, FIGURES, figure2, needed
+from paper_figures.shared.cells import CONTROLS, FIGURES, figure2, needed
 from repro import plan, store
 from repro.errors import UsageError
 from repro.nets import create

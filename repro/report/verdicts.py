@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
-from paper_figures.cells import CONTROLS
+from paper_figures.shared.cells import CONTROLS
 from repro.protocol import Protocol
 from repro.report.tables import MINUS, Cell, Table, number, table
 from repro.study.collect import collect

@@ -69,7 +69,7 @@ def is_own(name: str) -> bool:
 def read(name: str) -> OwnFigure:
     """The figure that a user's file defines. Raises UsageError for a file that cannot be run or lacks something."""
     import paper_figures
-    from paper_figures.cells import figure2
+    from paper_figures.shared.cells import figure2
 
     path = Path(name)
     if path.stem in (*paper_figures.NAMES, *SCALES, "all"):
