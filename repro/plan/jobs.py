@@ -87,9 +87,9 @@ def _chains(todo: list[Step]) -> list[list[Step]]:
 
     rest = []
     for step in todo:
-        if step.command[0] == "score":
+        if step.verb == "score":
             place(step, [])
-        elif step.command[0] == "select" and all(path in chain_of for path in step.needs):
+        elif step.verb == "select" and all(path in chain_of for path in step.needs):
             place(step, chain_of[step.needs[0]] if step.needs else loose)
         else:
             rest.append(step)

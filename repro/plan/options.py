@@ -1,7 +1,7 @@
 """What commands have to be told, of an own protocol what differs from the data set's; and what recipes then say."""
 
 import hashlib
-from dataclasses import asdict, fields
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from repro.data.user_numbers import read_numbers, split_key
 from repro.errors import UsageError
 from repro.plan.items import Cell
 from repro.protocol import OWN, Protocol, Scoring, protocol
+from repro.recipes.artifacts import training_fields
 from repro.recipes.training import Training
 
 _FLAGS = {"augment": ("--augment", "--no-augment"), "drop_last": ("--drop-last", "--keep-last")}
@@ -44,14 +45,8 @@ def recipe_of(p: Protocol, training: Training) -> dict:
 
 @lru_cache(maxsize=64)  # thousands of steps are of a few protocols
 def _recipe(p: Protocol, training: Training) -> dict:
-    said = {
-        "dataset": p.dataset,
-        "network": p.network,
-        "normalization": p.normalization,
-        "seed": p.seed,
-        **asdict(training),
-        "milestones": list(training.milestones),
-    }
+    said = {"dataset": p.dataset, "network": p.network, "normalization": p.normalization, "seed": p.seed}
+    said |= training_fields(training)
     if not training.augment:  # nothing is cropped
         del said["border"]
     return said

@@ -4,6 +4,7 @@ from functools import cache
 
 from repro.plan import Step
 from repro.protocol import Protocol
+from repro.recipes.artifacts import array_bytes
 
 CHECKPOINT_SECONDS = 60  # the default of --checkpoint-seconds
 
@@ -21,35 +22,9 @@ def numbers_of(network: str, protocol: Protocol) -> tuple[int, int]:
 
 
 def stored_bytes(step: Step) -> int:
-    """Bytes of the arrays of a complete artifact before compression: tables and HDF5's own structures are not in it.
-
-    Folds are taken to be of equal size. docs/artifact-format.md says what is kept.
-    """
-    p, pieces, verb = step.protocol, step.wanted, step.command[0]
-    prunable, numbers = numbers_of(step.network, p)
-    replicates = len({piece.split("/")[0] for piece in pieces})
-    packed, weights = -(-p.test_images // 8), 4 * numbers
-    if verb == "score":  # four bytes for each of three scores, of each network and their means; int64 indices
-        return len(pieces) * 12 * p.train_images + replicates * (20 * p.train_images + 8) + _labels(step)
-    if verb == "select":
-        return replicates * 8 * (step.recipe["size"] + p.num_classes) + _labels(step)
-    if verb == "pretrain":
-        return replicates * weights + _labels(step)
-    if verb in ("imp", "branch"):
-        each = -(-prunable // 8) + weights + packed + 2 * p.train_images
-        return len(pieces) * each + replicates * weights
-    if verb == "barrier":
-        points = len(step.recipe["alphas"])
-        images = 4 * p.all_images + -(-p.train_images // 8) + packed
-        return len(pieces) * points * images + replicates * p.children * (weights + 8) + 8 * points
-    if verb == "warmup":
-        return len(pieces) * packed
-    return len(pieces) * 8 * step.recipe["batches"] + replicates * weights  # gradients
-
-
-def _labels(step: Step) -> int:
-    """Bytes of the randomised labels that an artifact carries for whoever reads it."""
-    return 8 * step.protocol.all_images if step.recipe.get("label_noise") else 0
+    """Bytes of the arrays of a complete artifact before compression; see `array_bytes`."""
+    sizes = numbers_of(step.network, step.protocol)
+    return array_bytes(step.verb, step.wanted, step.recipe, step.protocol, *sizes)
 
 
 def moved_bytes(step: Step, seconds: float, stored: dict) -> tuple[float, float]:
@@ -59,7 +34,7 @@ def moved_bytes(step: Step, seconds: float, stored: dict) -> tuple[float, float]
     momentum of the cohort. Its inputs are read once. stored: target -> bytes, of all steps.
     """
     replicates = len({piece.split("/")[0] for piece in step.wanted})
-    cohort = replicates if step.command[0] in ("imp", "branch", "pretrain", "gradients") else step.networks
+    cohort = replicates if step.verb in ("imp", "branch", "pretrain", "gradients") else step.networks
     checkpoint = 8 * numbers_of(step.network, step.protocol)[1] * min(16, cohort)
     written = 2 * stored[step.target] + seconds / CHECKPOINT_SECONDS * checkpoint * bool(step.images)
     return written, sum(stored.get(path, 0) for path in step.needs)

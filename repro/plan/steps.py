@@ -11,9 +11,9 @@ from repro.errors import UsageError
 from repro.plan.items import Barrier, Branch, Cell, Chosen, Gradients, Item, WarmupSweep
 from repro.plan.options import given_labels, label_fields, label_options, options_of, recipe_of, sha256_of_scores
 from repro.protocol import Protocol
+from repro.recipes.artifacts import DEFAULTS, number, on_line, piece_name, piece_names, warmed_up
 
 Look = Callable[[Path], store.Glance]
-UNSAID = {"score": "el2n", "label_noise": 0.0, "labels_sha256": "", "border": 4}  # what a recipe may leave out
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,14 @@ class Step:
     density: float = 1.0
     labels: str = ""
 
+    @property
+    def verb(self) -> str:
+        """The command that makes it: 'pretrain'."""
+        return self.command[0]
+
     def differing(self, recipe: dict) -> list[tuple[str, object, object]]:
         """(field, there, here) wherever a recipe is not this step's."""
-        found = [(field, recipe.get(field, UNSAID.get(field)), here) for field, here in self.recipe.items()]
+        found = [(field, recipe.get(field, DEFAULTS.get(field)), here) for field, here in self.recipe.items()]
         return [each for each in found if each[1] != each[2]]
 
     def mislabelled(self) -> bool:
@@ -91,7 +96,7 @@ def steps(items: Iterable[Item], results: Path) -> list[Step]:
                 found[step.target] = step
             else:
                 assert step.wanted <= known.wanted, f"{step.target}: one item has more replicates, another more levels"
-    return sorted(found.values(), key=lambda step: step.command[0] != "score")
+    return sorted(found.values(), key=lambda step: step.verb != "score")
 
 
 def last(items: Iterable[Item], results: Path) -> list[Step]:
@@ -116,7 +121,7 @@ def unfinished(todo: list[Step], look: Look | None = None) -> list[Step]:
 
 def _density(pieces: Iterable[str], p: Protocol) -> float:
     """Mean share of the weights left over the (replicate, level) pieces of imp and branch; 1 of any others."""
-    levels = [int(piece.rpartition("/level_")[2]) for piece in pieces if "/level_" in piece]
+    levels = [level for piece in pieces if (level := number("level", piece)) is not None]
     return sum((1 - p.prune_fraction) ** level for level in levels) / len(levels) if levels else 1.0
 
 
@@ -135,7 +140,7 @@ def _cell(cell: Cell, results: Path) -> list[Step]:
         target,
         ("pretrain", *source, "-t", str(cell.t), *options, "--out", str(target)),
         tuple(step.target for step in before[-1:]),
-        _replicates(cell.promised),
+        piece_names(replicate=range(cell.promised)),
         recipe,
         p.network,
         p,
@@ -149,7 +154,7 @@ def _cell(cell: Cell, results: Path) -> list[Step]:
 
 def _imp(cell: Cell, pretrain: Step, results: Path) -> Step:
     p, target = cell.protocol, cell.path(results)
-    wanted = _levels(cell.promised, range(cell.depth + 1))
+    wanted = piece_names(replicate=range(cell.promised), level=range(cell.depth + 1))
     command = (
         "imp",
         str(pretrain.target),
@@ -186,7 +191,7 @@ def _whole_runs(count: int, cell: Cell) -> int:
 def _branch(branch: Branch, results: Path) -> list[Step]:
     before, cell, target = _cell(branch.cell, results), branch.cell, branch.path(results)
     levels = range(1, cell.depth + 1)
-    wanted = _levels(cell.promised, levels)
+    wanted = piece_names(replicate=range(cell.promised), level=levels)
     command = (
         "branch",
         str(before[-1].target),
@@ -222,7 +227,7 @@ def _barrier(barrier: Barrier, results: Path) -> list[Step]:
     p, networks = cell.protocol, cell.promised * cell.protocol.children
     pairs = [(a, b) for b in range(p.children + 1) for a in range(b)]
     wanted = frozenset(
-        f"replicate_{r}/pair_{a}_{b}/{mode}"
+        f"{on_line(piece_name(replicate=r), a, b)}/{mode}"
         for r in range(cell.promised)
         for a, b in pairs
         for mode in ("averaged", "recalibrated")
@@ -266,7 +271,7 @@ def _warmup(sweep: WarmupSweep, results: Path) -> list[Step]:
     chains = [_select(Cell("", p, 0, subset, replicates=study.replicates), results) for subset in sweep.subsets]
     sources = [chain[-1].target for chain in chains]
     wanted = frozenset(
-        f"{name}/w{w}/replicate_{r}"
+        warmed_up(name, w, r)
         for name in ("all", *(path.stem for path in sources))
         for w in study.steps
         for r in range(study.replicates)
@@ -303,7 +308,7 @@ def _gradients(item: Gradients, results: Path) -> list[Step]:
     before = _select(Cell("", p, 0, item.subset, replicates=item.replicates), results) if item.subset else []
     source = ("--subset", str(before[-1].target)) if before else ("--dataset", p.dataset)
     measured = [*range(0, item.steps, item.every), item.steps]
-    wanted = frozenset(f"replicate_{r}/step_{s}" for r in range(item.promised) for s in measured)
+    wanted = piece_names(replicate=range(item.promised), step=measured)
     command = (
         "gradients",
         *source,
@@ -397,15 +402,18 @@ def _select(cell: Cell, results: Path) -> list[Step]:
         str(target),
     )
     needs = tuple(step.target for step in before[-1:])
-    return [*before, Step(target, command, needs, _replicates(replicates), recipe, p.network, p, labels=cell.labels)]
+    return [
+        *before,
+        Step(
+            target, command, needs, piece_names(replicate=range(replicates)), recipe, p.network, p, labels=cell.labels
+        ),
+    ]
 
 
 def _score(cell: Cell, results: Path) -> Step:
     p, target = cell.protocol, cell.path(results, "scores")
     replicates = max(cell.promised, p.replicates)
-    wanted = frozenset(
-        f"fold_{f}/network_{k}" for f in range(min(p.folds, replicates)) for k in range(p.scoring.networks)
-    )
+    wanted = piece_names(fold=range(min(p.folds, replicates)), network=range(p.scoring.networks))
     recipe = recipe_of(p, p.scoring.training) | {
         "network": p.scoring.network,
         "networks": p.scoring.networks,
@@ -436,11 +444,3 @@ def _score(cell: Cell, results: Path) -> Step:
         len(wanted) * p.train_images,
         labels=cell.labels,
     )
-
-
-def _replicates(count: int) -> frozenset[str]:
-    return frozenset(f"replicate_{r}" for r in range(count))
-
-
-def _levels(replicates: int, levels: range) -> frozenset[str]:
-    return frozenset(f"replicate_{r}/level_{level}" for r in range(replicates) for level in levels)
