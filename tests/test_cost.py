@@ -17,7 +17,7 @@ from repro.engines.serial import SerialCohort
 from repro.engines.sparse import SparseCohort
 from repro.errors import UsageError
 from repro.plan import measure as speed_module
-from repro.plan import price, room
+from repro.plan import price
 from repro.protocol import CIFAR10, DIGITS, SCORES, datasets_at
 from repro.train import evaluate
 from tests.command_line import complaint, repro
@@ -242,7 +242,7 @@ def test_a_plan_that_fills_the_disk_or_the_memory_is_refused_beforehand(tmp_path
     """Of 16 artifacts, the largest twice for each process at once; by the formula that is held to the bytes above."""
     steps = plan.steps(figure2(DIGITS), RESULTS)
     sizes = sorted(price.stored_bytes(step) for step in steps)
-    monkeypatch.setattr(room, "_available", lambda: 2 * room.PROCESS)
+    monkeypatch.setattr(price, "_available", lambda: 2 * price.PROCESS)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free[path])
     free = {tmp_path: SimpleNamespace(free=sum(sizes) + sum(sizes[-2:]))}
     results = tmp_path / "not" / "there"

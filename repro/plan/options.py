@@ -1,14 +1,12 @@
 """What commands have to be told, of an own protocol what differs from the data set's; and what recipes then say."""
 
 import hashlib
-from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from repro.data.user_numbers import read_numbers, split_key
-from repro.errors import UsageError
 from repro.plan.items import Cell
 from repro.protocol import OWN, Protocol, Scoring, protocol
 from repro.recipes.artifacts import training_fields
@@ -79,21 +77,6 @@ def _own_options(p: Protocol, training: Training, scoring: Scoring | None) -> di
     pairs = [(name, getattr(ours, name), getattr(usual, name)) for name in names]
     pairs += [(name, getattr(training, name), getattr(plain, name)) for name in TRAINING]
     return {name: here for name, here, there in pairs if here != there and (name != "border" or training.augment)}
-
-
-def require_options(p: Protocol, path: Path) -> None:
-    """Raises UsageError for what no option of a command says."""
-    base = protocol(p.dataset)
-    fixed = {"normalization": (p.normalization, base.normalization)}
-    pairs = [("", p.training, base.training), ("scoring ", p.scoring.training, base.scoring.training)]
-    if p.warmup:
-        pairs.append(("warm-up ", p.warmup.training, (base.warmup or base).training))
-    for of, ours, usual in pairs:
-        for name in {field.name for field in fields(Training)} - {*TRAINING}:
-            fixed[of + name] = (getattr(ours, name), getattr(usual, name))
-    for name, (ours, usual) in sorted(fixed.items()):
-        if ours != usual:
-            raise UsageError(f"{path} asks for {name} {ours} on {p.dataset}, which is always {usual}: leave it out")
 
 
 def sha256_of_scores(path: str, p: Protocol) -> str:

@@ -229,7 +229,7 @@ class _Speed:
 
 
 def _flops(step: Step) -> float:
-    from repro.plan.price import flops_per_image  # PyTorch's own counter: a plan of one network does without
+    from repro.plan.measure import flops_per_image  # PyTorch's own counter: a plan of one network does without
 
     return flops_per_image(step.network, step.protocol)
 
@@ -254,8 +254,8 @@ def _measured(step: Step, look: Look) -> tuple[str, float, float] | None:
 
 def _clock(jobs: list[Job], states: dict[Path, State], places: int) -> float:
     """Seconds until the jobs are done, the running ones first."""
+    from repro.plan.jobs import schedule
     from repro.plan.measure import START
-    from repro.plan.schedule import schedule
 
     def seconds(job: Job) -> float:
         mine = [states[step.target] for step in job.steps]
