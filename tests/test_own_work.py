@@ -200,7 +200,7 @@ def made_with(figure, verb):
 
     study = Study(figure)
     steps = plan.steps(study.items(), study.results)
-    return next(step.command[3:] for step in steps if step.command[0] == verb and step.labels)
+    return next(step.command[3:] for step in steps if step.verb == verb and step.labels)
 
 
 def test_labels_of_the_training_images_alone(tmp_path, monkeypatch):
