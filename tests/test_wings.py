@@ -28,7 +28,6 @@ WINGS = (
     "report",
     "archive",
     "run",
-    "bench",
     "cli",
     "__main__",
 )
