@@ -14,7 +14,7 @@ from paper_figures.figure2 import Y_RANGES
 from paper_figures.style import LOOKS, STD, accuracy_axis, counts, grid, heading, no_runs, panel_title, series, tidy
 from repro.protocol import Protocol
 from repro.recipes.onset import CONNECTED, onset
-from repro.verify.evidence import Evidence, own_labels, same_replicates
+from repro.verify.outcomes import Evidence, own_labels, same_replicates
 from repro.verify.published_points import rebuttal_curves
 
 TITLE = "Appendix"
