@@ -25,7 +25,7 @@ from paper_figures.shared.drawing import (
 )
 from repro.protocol import Protocol
 from repro.recipes.onset import CONNECTED, onset
-from repro.verify.evidence import Evidence, own_labels, same_replicates
+from repro.verify.outcomes import Evidence, own_labels, same_replicates
 from repro.verify.published_points import rebuttal_curves
 
 TITLE = "Appendix"

@@ -23,7 +23,7 @@ from paper_figures.shared.drawing import (
     y_range,
 )
 from repro.protocol import Protocol
-from repro.verify.evidence import Evidence
+from repro.verify.outcomes import Evidence
 
 TITLE = "Figure 3"
 Y_RANGES = {"cifar10": (85, 92), "cifar100": (56, 69)}  # percent, as published; CINIC-10's are unknown

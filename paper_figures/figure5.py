@@ -24,7 +24,7 @@ from paper_figures.shared.drawing import (
 from repro.protocol import Protocol
 from repro.verify import published_points
 from repro.verify.correlation import spearman
-from repro.verify.evidence import Evidence, own_labels, same_replicates
+from repro.verify.outcomes import Evidence, own_labels, same_replicates
 from repro.verify.stats import RESAMPLES
 
 TITLE = "Figure 5"

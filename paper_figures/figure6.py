@@ -18,7 +18,7 @@ from paper_figures.shared.drawing import (
     y_range,
 )
 from repro.protocol import Protocol
-from repro.verify.evidence import Evidence
+from repro.verify.outcomes import Evidence
 from repro.verify.published_points import warmup_curves
 
 TITLE = "Figure 6"

@@ -10,7 +10,7 @@ import scipy.stats
 
 from repro.protocol import protocol
 from repro.verify import barriers, published_points, reference
-from repro.verify.evidence import COLUMNS, Evidence
+from repro.verify.outcomes import COLUMNS, Evidence
 
 SIZES = (25600, 51200)
 CINIC10 = replace(protocol("cinic10", "paper"), barrier_sizes=SIZES)

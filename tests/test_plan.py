@@ -14,8 +14,8 @@ from repro.plan import price
 from repro.protocol import CIFAR10, DIGITS, datasets_at
 from repro.run import make_rules
 from repro.study.collect import collect
-from repro.verify.evidence import Evidence
 from repro.verify.judge import looks
+from repro.verify.outcomes import Evidence
 from tests.command_line import complaint, repro
 
 pytestmark = pytest.mark.usefixtures("nothing_is_measured")

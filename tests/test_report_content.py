@@ -18,7 +18,7 @@ from repro.report.origins import Origins
 from repro.report.page import bold, bundle, deviations
 from repro.report.tables import number
 from repro.study.study import Study
-from repro.verify.evidence import Evidence
+from repro.verify.outcomes import Evidence
 from tests.command_line import complaint, repro
 from tests.html_tables import Tables
 from tests.simulated_artifacts import make

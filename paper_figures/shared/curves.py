@@ -12,7 +12,7 @@ from paper_figures.shared.drawing import LOOKS, STD, accuracy_axis, counts, grid
 from repro.errors import UsageError
 from repro.protocol import Protocol
 from repro.verify import published
-from repro.verify.evidence import own_labels, same_replicates
+from repro.verify.outcomes import own_labels, same_replicates
 
 KEYS = ["dataset", "condition", "size", "t", "noise", "level"]
 SUBSETS = ("random", "easy", "hard")

@@ -12,7 +12,7 @@ from repro.protocol import Protocol, protocol
 from repro.report.charts import Axis, Look, Pair, Panel, Point, same_axis
 from repro.report.origins import Origins
 from repro.verify.claim import PAPER_DATASETS
-from repro.verify.evidence import Evidence
+from repro.verify.outcomes import Evidence
 
 ACCURACY = Axis("test accuracy (%)", "%")
 NO_NUMBERS = "The paper has published no numbers for this panel."

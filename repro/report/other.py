@@ -15,7 +15,7 @@ from repro.report.accuracy import NO_NUMBERS, look_of, pair, paper_of
 from repro.report.charts import Axis, Look, Pair, Panel, Point
 from repro.report.origins import Origins
 from repro.verify import published_points
-from repro.verify.evidence import Evidence, own_labels
+from repro.verify.outcomes import Evidence, own_labels
 
 ALPHA = Axis("α: weights (1 − α) a + α b", ticks=(0, 0.25, 0.5, 0.75, 1))
 LINE = {

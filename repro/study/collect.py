@@ -12,7 +12,7 @@ from repro.errors import UsageError
 from repro.plan.items import Barrier, Branch, Cell, Chosen, Gradients, Item, WarmupSweep
 from repro.plan.steps import Look, Step, chain
 from repro.recipes.artifacts import array_name, number
-from repro.verify.evidence import COLUMNS, Evidence
+from repro.verify.outcomes import COLUMNS, Evidence
 
 BINS = np.arange(-5, 10.5, 0.5)
 """Edges of the published histograms of per-example barriers (protocol section 11)."""

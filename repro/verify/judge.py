@@ -11,7 +11,7 @@ from repro.verify.agreement import agreement
 from repro.verify.claim import PAPER_DATASETS, unshrunk
 from repro.verify.claims import CLAIMS
 from repro.verify.controls import ControlVerdict, control_verdict
-from repro.verify.evidence import Evidence
+from repro.verify.outcomes import Evidence
 from repro.verify.pruned_runs import evaluate, from_published, with_holm
 from repro.verify.report import exit_status, markdown, terminal, to_json
 from repro.verify.subsets import contamination, passes
