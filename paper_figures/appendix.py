@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
 
+from paper_figures import figure3
 from paper_figures.figure1 import line_means
 from paper_figures.figure2 import Y_RANGES
+from paper_figures.shared import cells
 from paper_figures.shared.curves import Arm, all_data, curve_panel, legend_below, panel_of, pick, subsets
 from paper_figures.shared.drawing import (
     LOOKS,
@@ -17,18 +17,23 @@ from paper_figures.shared.drawing import (
     accuracy_axis,
     counts,
     grid,
-    heading,
+    new_figure,
     no_runs,
     panel_title,
     series,
     tidy,
 )
+from repro.plan import Barrier, Cell, Chosen, Gradients, Subset
+from repro.plan.items import Item
 from repro.protocol import Protocol
-from repro.recipes.onset import CONNECTED, onset
+from repro.recipes.onset import CONNECTED
+from repro.recipes.onset import onset as onset_of
 from repro.verify.outcomes import Evidence, own_labels, same_replicates
 from repro.verify.published_points import rebuttal_curves
 
 TITLE = "Appendix"
+SCALES = ("demo", "small", "cpu", "paper")
+CLAIMS = (24, 32)
 SCORES = ("lmc", "forgetting")
 COMPOSITION = ("easy_balanced", "easy_unbalanced", "random_like_easy")
 KINDS = {"easy": "easiest", "random": "random", "hard": "hardest"}
@@ -38,24 +43,42 @@ ROW, ABSENT = 4.7, 0.45  # heights in inches
 Tables = dict[str, pd.DataFrame]
 
 
+def needed(p: Protocol) -> list[Item]:
+    """Every subset size, other scores, the composition of easy, the onset of linear mode connectivity, gradients."""
+    half, few, size = p.t_star // 2, p.more_replicates, p.subset_size
+    easy, other = Subset("easy", size), Subset("easy", size, balanced=not p.balanced)
+    unbalanced = other if p.balanced else easy
+    onset = [Cell("all_t", p, t, replicates=few, levels=0) for t in p.onset_steps]
+    return [
+        *figure3.needed(p),
+        *(cells.ranked_by(p, score, size) for score in SCORES),
+        *(Chosen(p, Subset("hard", p.noise_size), noise, few) for noise in p.noise),
+        Cell("easy_unbalanced" if p.balanced else "easy_balanced", p, half, other, replicates=few),
+        Cell("random_like_easy", p, half, Subset("random", size, like=unbalanced), replicates=few),
+        *onset,
+        *(Barrier(cell) for cell in (*(cells.all_at(p, t) for t in p.barrier_all), *onset)),
+        Gradients(p, replicates=few),
+        Gradients(p, easy, replicates=few),
+    ]
+
+
 @dataclass(frozen=True)
 class Topic:
     """A row of panels. tables: what it shows, by kind of panel; paint: draws that into the row."""
 
     title: str
     tables: Callable[[Evidence, Protocol], Tables]
-    paint: Callable[[SubFigure, Tables, Protocol], None]
+    paint: Callable[[object, Tables, Protocol], None]
 
 
-def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple[Figure, pd.DataFrame]:
+def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple:
     """All panels of the appendix, per data set one row for each topic, and the table of what they show.
 
     A topic without runs shrinks to a line that says so. The column ``panel`` of the table names the topic.
     """
     chosen = [(p, topic, topic.tables(evidence.of(p.dataset), p)) for p in protocols for topic in TOPICS.values()]
     heights = [ROW if any(map(len, found.values())) else ABSENT for _, _, found in chosen]
-    figure = Figure(figsize=(16, sum(heights) + 0.3), layout="constrained")
-    figure.suptitle(heading(TITLE, protocols, control), fontsize=8)
+    figure = new_figure((16, sum(heights) + 0.3), TITLE, protocols, control)
     rows = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     together: dict[str, list[pd.DataFrame]] = {}
     for row, height, (protocol, topic, found) in zip(rows, heights, chosen):
@@ -83,7 +106,7 @@ def _beside(runs: pd.DataFrame, protocol: Protocol, arms: list[Arm], others: lis
     return table if len(pick(table, arms)) else table[:0]
 
 
-def _paint_sizes(row: SubFigure, tables: Tables, protocol: Protocol) -> None:
+def _paint_sizes(row, tables: Tables, protocol: Protocol) -> None:
     table = tables["sizes"]
     looks = series(table.loc[table["size"] > 0, "size"], "magma")
     for panel, (kind, word) in zip(row.subplots(1, 3), KINDS.items()):
@@ -108,7 +131,7 @@ def _scores(evidence: Evidence, protocol: Protocol) -> Tables:
     return found | {"half-ensemble correlation": own_labels(evidence.scores)}
 
 
-def _paint_scores(row: SubFigure, tables: Tables, protocol: Protocol) -> None:
+def _paint_scores(row, tables: Tables, protocol: Protocol) -> None:
     size, panels = protocol.subset_size, row.subplots(1, 3)
     half, top = all_data(protocol)[1:]
     y_range = Y_RANGES.get(protocol.dataset)
@@ -135,7 +158,7 @@ def _paint_scores(row: SubFigure, tables: Tables, protocol: Protocol) -> None:
     half_ensembles(panels[2], tables["half-ensemble correlation"])
 
 
-def half_ensembles(panel: Axes, scores: pd.DataFrame) -> None:
+def half_ensembles(panel, scores: pd.DataFrame) -> None:
     """Reliability of scores: rank correlations of half-ensembles by the share of randomised labels."""
     panel.set_title("EL2N of two half-ensembles", fontsize=10)
     if scores.empty:
@@ -184,7 +207,7 @@ def _by_step(pairs: pd.DataFrame) -> pd.DataFrame:
     return found.assign(n=groups["replicate"].nunique()).reset_index().sort_values("t")
 
 
-def _paint_path(row: SubFigure, tables: Tables, protocol: Protocol) -> None:
+def _paint_path(row, tables: Tables, protocol: Protocol) -> None:
     panels, paths, steps = row.subplots(1, 3), tables["path"], tables["barrier by t"]
     looks = series({*paths["t"], *steps["t"]}, "viridis")
     for panel, column, word in zip(panels, ("train_loss", "train_error"), ("loss (nats)", "error (%)")):
@@ -202,7 +225,7 @@ def _paint_path(row: SubFigure, tables: Tables, protocol: Protocol) -> None:
     _onset(panels[2], steps)
 
 
-def _onset(panel: Axes, steps: pd.DataFrame) -> None:
+def _onset(panel, steps: pd.DataFrame) -> None:
     """Error barrier against rewind step, with the 2 % line below which children count as connected."""
     panel.set_title("onset of linear mode connectivity", fontsize=10)
     if steps.empty:
@@ -214,7 +237,7 @@ def _onset(panel: Axes, steps: pd.DataFrame) -> None:
         place = np.arange(len(steps))  # t = 0 has no place on a log axis
         panel.plot(place, y, color=color, marker=marker, ms=5, lw=1.4, label=f"{split} error")
         panel.fill_between(place, y - spread, y + spread, color=color, alpha=0.15, lw=0)
-        first = onset(steps["t"], steps[column])
+        first = onset_of(steps["t"], steps[column])
         ends.append(f"{split}: {'after the last step' if first is None else f't = {first:,}'}")
     panel.axhline(100 * CONNECTED, color="#7f7f7f", ls="-.", lw=1.2, label=f"{100 * CONNECTED:.3g} %: counts as none")
     panel.set_xticks(place, [f"{t:,}" for t in steps["t"]])
@@ -234,7 +257,7 @@ def _gradients(evidence: Evidence, protocol: Protocol) -> Tables:
     return {"gradients": pd.DataFrame(found)}
 
 
-def _paint_gradients(row: SubFigure, tables: Tables, protocol: Protocol) -> None:
+def _paint_gradients(row, tables: Tables, protocol: Protocol) -> None:
     table = tables["gradients"]
     words = {"cosine": ("cosine of mini-batch gradients with their mean", 1), "acc": ("test accuracy (%)", 100)}
     quantities = {"cosine": "grad_cosine_similarity_to_mean(16 batches)", "acc": "test_acc"}
@@ -256,7 +279,7 @@ def _paint_gradients(row: SubFigure, tables: Tables, protocol: Protocol) -> None
         legend_below(panel, f"{STD}, {counts(table['n'])}", 4)
 
 
-def _rebuttal(panel: Axes, quantity: str, scale: float) -> None:
+def _rebuttal(panel, quantity: str, scale: float) -> None:
     curves, label = rebuttal_curves(), "thin: as published (ResNet-50)"
     curves = curves[curves["quantity"] == quantity]
     for trained_on, condition in (("all", "all_tstar"), ("easy_2048", "easy")):

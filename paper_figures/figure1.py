@@ -4,16 +4,26 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from paper_figures import figure2
 from paper_figures.shared.curves import Arm, all_data, legend_below, panel_of, subsets
-from paper_figures.shared.drawing import LOOKS, STD, counts, grid, heading, no_runs, panel_title, rows_of, tidy
+from paper_figures.shared.drawing import LOOKS, STD, counts, grid, new_figure, no_runs, panel_title, rows_of, tidy
+from repro.plan import Barrier
+from repro.plan.items import Item
 from repro.protocol import Protocol
 from repro.verify.outcomes import Evidence, same_replicates
 
 TITLE = "Figure 1"
+SCALES = ("demo", "small", "cpu", "day", "paper")
+CLAIMS = ()
+
+
+def needed(p: Protocol) -> list[Item]:
+    """Figure 2's runs, and the path between two children of all data."""
+    runs = figure2.needed(p)
+    return runs + [Barrier(cell) for cell in runs if cell.condition in ("all_tstar", "all_tstar_half")]
+
+
 LAYERS = (4, 6, 6, 3)  # of the little drawing of a network
 INK = "#444444"
 
@@ -24,10 +34,9 @@ def arms(protocol: Protocol) -> list[Arm]:
     return [top, half, subsets(protocol, protocol.subset_size, ["easy"])[0], t0]
 
 
-def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple[Figure, pd.DataFrame]:
+def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple:
     """The figure, a row per data set, and the table of its numbers (panels 'phases' and 'path')."""
-    figure = Figure(figsize=(17, 4.3 * len(protocols) + 0.3), layout="constrained")
-    figure.suptitle(heading(TITLE, protocols, control), fontsize=8)
+    figure = new_figure((17, 4.3 * len(protocols) + 0.3), TITLE, protocols, control)
     tables = {"phases": [], "path": []}
     for row, protocol in zip(rows_of(figure, protocols), protocols):
         row.suptitle(panel_title(protocol), fontsize=10)
@@ -85,7 +94,7 @@ def _path(paths: pd.DataFrame, arm: Arm) -> pd.DataFrame:
     return paths[same].sort_values("alpha")
 
 
-def _line(panel: Axes, arm: Arm, alpha: np.ndarray, y: np.ndarray, unit: str, beside: float) -> None:
+def _line(panel, arm: Arm, alpha: np.ndarray, y: np.ndarray, unit: str, beside: float) -> None:
     look = LOOKS[arm.condition]
     middle, ends = float(np.interp(0.5, alpha, y)), (y[0] + y[-1]) / 2
     panel.plot(
@@ -103,8 +112,10 @@ def _line(panel: Axes, arm: Arm, alpha: np.ndarray, y: np.ndarray, unit: str, be
     panel.annotate("", (0.5 + beside, middle), (0.5 + beside, ends), arrowprops=arrow)
 
 
-def _phases(panel: Axes, table: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
+def _phases(panel, table: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
     """The drawing. Returns accuracies at level 0 and at the sparsest level of the sweep, which it quotes."""
+    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
     level, p = protocol.sweep_levels[-1], protocol
     quoted = pd.concat([arm.of(table) for arm in arms(p)])
     quoted = quoted[quoted["level"].isin((0, level))]
@@ -163,7 +174,7 @@ def _phases(panel: Axes, table: pd.DataFrame, protocol: Protocol) -> pd.DataFram
     return quoted
 
 
-def _results(panel: Axes, quoted: pd.DataFrame, protocol: Protocol, level: int) -> None:
+def _results(panel, quoted: pd.DataFrame, protocol: Protocol, level: int) -> None:
     """Accuracies in the third box, in the colours of the curves."""
     chosen = [(LOOKS[arm.condition].color, arm.label, arm, level) for arm in arms(protocol)]
     dense = ("#555555", "dense, all the weights", all_data(protocol)[-1], 0)
@@ -179,7 +190,7 @@ def _results(panel: Axes, quoted: pd.DataFrame, protocol: Protocol, level: int) 
     panel.text(2.46, 0.05, f"{STD}, {counts(quoted['n'])}", ha="center", va="bottom", fontsize=7, color=INK)
 
 
-def _network(panel: Axes, x: float, width: float, kept: float) -> None:
+def _network(panel, x: float, width: float, kept: float) -> None:
     """A little layered network whose lower left corner is at x, with a share of its edges kept."""
     bottom, height = 0.63, 0.2
     columns = np.linspace(x, x + width, len(LAYERS))

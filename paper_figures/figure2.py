@@ -1,15 +1,33 @@
 """Figure 2: accuracy against sparsity for ways to pre-train: all data, random, easiest and hardest examples."""
 
 import pandas as pd
-from matplotlib.figure import Figure
 
+from paper_figures.shared import cells
 from paper_figures.shared.curves import Arm, all_data, curve_panel, panel_of, subsets
-from paper_figures.shared.drawing import heading, panel_title
+from paper_figures.shared.drawing import new_figure, panel_title
+from repro.plan import Branch, Cell, Subset
+from repro.plan.items import Item
 from repro.protocol import Protocol
 from repro.verify.outcomes import Evidence
 
 TITLE = "Figure 2"
+SCALES = ("demo", "small", "cpu", "day", "paper")
+CLAIMS = (1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12)
 Y_RANGES = {"cifar10": (84, 92), "cifar100": (57, 69), "cinic10": (83.5, 86.5)}  # percent, as published
+
+
+def needed(p: Protocol, control: str | None = None) -> list[Item]:
+    """Six ways to pre-train; with a control, those of the experiment that has to fail."""
+    permuted = control == "permute-scores"
+    easy, hard = ("hard", "easy") if control == "swap-easy-hard" else ("easy", "hard")
+    all_runs = cells.all_data(p)
+    runs = [
+        *all_runs,
+        cells.subset(p, "random", p.subset_size),
+        Cell("easy", p, p.t_star // 2, Subset(easy, p.subset_size, permuted=permuted)),
+        Cell("hard", p, p.t_star // 2, Subset(hard, p.subset_size, permuted=permuted)),
+    ]
+    return runs + ([Branch("shuffled", all_runs[-1])] if control == "shuffle-mask" else [])
 
 
 def arms(protocol: Protocol, control: str | None = None) -> list[Arm]:
@@ -18,10 +36,9 @@ def arms(protocol: Protocol, control: str | None = None) -> list[Arm]:
     return chosen + ([Arm("shuffled", 0, protocol.t_star)] if control == "shuffle-mask" else [])
 
 
-def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple[Figure, pd.DataFrame]:
+def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple:
     """The figure, one panel per protocol, and the table of what it shows."""
-    figure = Figure(figsize=(5.6 * len(protocols), 4.8), layout="constrained")
-    figure.suptitle(heading(TITLE, protocols, control), fontsize=8)
+    figure = new_figure((5.6 * len(protocols), 4.8), TITLE, protocols, control)
     panels = figure.subplots(1, len(protocols), squeeze=False)[0]
     shown = []
     for panel, protocol in zip(panels, protocols):

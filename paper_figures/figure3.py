@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from paper_figures import figure2
+from paper_figures.shared import cells
 from paper_figures.shared.curves import SUBSETS, all_data, baseline, lost, panel_of, reference, subsets
 from paper_figures.shared.drawing import (
     LOOKS,
@@ -14,28 +14,36 @@ from paper_figures.shared.drawing import (
     accuracy_axis,
     counts,
     grid,
-    heading,
     log2_axis,
+    new_figure,
     no_runs,
     panel_title,
     rows_of,
     tidy,
     y_range,
 )
+from repro.plan.items import Item
 from repro.protocol import Protocol
 from repro.verify.outcomes import Evidence
 
 TITLE = "Figure 3"
+SCALES = ("demo", "small", "cpu", "paper")
+CLAIMS = (7,)
 Y_RANGES = {"cifar10": (85, 92), "cifar100": (56, 69)}  # percent, as published; CINIC-10's are unknown
 
 
-def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple[Figure, pd.DataFrame]:
+def needed(p: Protocol) -> list[Item]:
+    """Figure 2's runs, and subsets of every size."""
+    kinds = ("random", "easy", "hard")
+    return figure2.needed(p) + [cells.subset(p, kind, size) for size in p.sizes for kind in kinds]
+
+
+def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple:
     """The figure, a row per data set and a column per level, and the table of what it shows.
 
     Columns of the table: panel ('sizes', 'baselines', 'dense') and those of `curves.summarise`.
     """
-    figure = Figure(figsize=(12.5, 3.9 * len(protocols) + 0.3), layout="constrained")
-    figure.suptitle(heading(TITLE, protocols, control), fontsize=8)
+    figure = new_figure((12.5, 3.9 * len(protocols) + 0.3), TITLE, protocols, control)
     parts = {"sizes": [], "baselines": [], "dense": []}
     for row, protocol in zip(rows_of(figure, protocols), protocols):
         row.suptitle(panel_title(protocol), fontsize=10)
@@ -89,7 +97,7 @@ def _rows(table: pd.DataFrame, protocol: Protocol) -> tuple[pd.DataFrame, pd.Dat
 
 
 def _panel(
-    panel: Axes, swept: pd.DataFrame, levels: pd.DataFrame, protocol: Protocol, level: int, dense: float | None
+    panel, swept: pd.DataFrame, levels: pd.DataFrame, protocol: Protocol, level: int, dense: float | None
 ) -> None:
     left = pd.concat([swept, levels])["weights_left_pct"].mean()
     share = f"{left:.3g} % of the weights (level {level})" if np.isfinite(left) else f"level {level}"
@@ -130,7 +138,7 @@ def _panel(
 WORDS = {"random": "random", "easy": "easiest", "hard": "hardest"}
 
 
-def _published(panel: Axes, protocol: Protocol, level: int) -> None:
+def _published(panel, protocol: Protocol, level: int) -> None:
     """The published means as thin lines of the same colours."""
     label = "thin: as published"
     for condition in SUBSETS:

@@ -1,15 +1,36 @@
 """Figure 4: pre-training on data with randomised labels; the mask search that follows uses clean ones."""
 
 import pandas as pd
-from matplotlib.figure import Figure
 
+from paper_figures.shared import cells
 from paper_figures.shared.curves import Arm, all_data, curve_panel, panel_of, subsets, summarise
-from paper_figures.shared.drawing import heading, no_runs, panel_title
+from paper_figures.shared.drawing import new_figure, no_runs, panel_title
+from repro.plan import Cell, Chosen, Subset
+from repro.plan.items import Item
 from repro.protocol import Protocol
 from repro.verify.outcomes import Evidence
 
 TITLE = "Figure 4"
+SCALES = ("demo", "small", "cpu", "day", "paper")
+CLAIMS = (13, 14, 15, 16, 17, 31)
 Y_RANGES = {"cifar10": (84, 92)}  # percent, as published
+
+
+def needed(p: Protocol) -> list[Item]:
+    """Pre-training on randomised labels; initialisation and clean runs are Figure 2's."""
+    half, few = p.t_star // 2, p.more_replicates
+    random, easy, hard = (Subset(kind, p.noise_size) for kind in ("random", "easy", "hard"))
+    items = [*cells.all_data(p), cells.subset(p, "random", p.noise_size), cells.subset(p, "easy", p.noise_size)]
+    for noise in p.noise:
+        primary = None if noise == max(p.noise) else few  # replicates of the arms of a primary claim: all
+        items += [
+            Cell("all_tstar_half", p, half, None, noise, few),
+            Cell("all_tstar", p, p.t_star, None, noise, primary),
+            Cell("random", p, half, random, noise, few),
+            Cell("easy", p, half, easy, noise, primary),
+            Chosen(p, hard, noise, few),
+        ]
+    return items if p.noise else []
 
 
 def arms(protocol: Protocol, noise: float) -> list[Arm]:
@@ -17,12 +38,11 @@ def arms(protocol: Protocol, noise: float) -> list[Arm]:
     return all_data(protocol, noise) + subsets(protocol, protocol.noise_size, ("random", "easy"), noise)
 
 
-def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple[Figure, pd.DataFrame]:
+def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple:
     """The figure, a row per data set that has label noise and a column per share of noise, and its table."""
     noisy = [p for p in protocols if p.noise] or protocols[:1]
     columns = max(1, max(len(p.noise) for p in noisy))
-    figure = Figure(figsize=(5.6 * columns, 4.8 * len(noisy)), layout="constrained")
-    figure.suptitle(heading(TITLE, protocols, control), fontsize=8)
+    figure = new_figure((5.6 * columns, 4.8 * len(noisy)), TITLE, protocols, control)
     panels = figure.subplots(len(noisy), columns, squeeze=False)
     shown = []
     for row, protocol in zip(panels, noisy):

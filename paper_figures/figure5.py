@@ -2,11 +2,8 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
+from paper_figures.shared import cells
 from paper_figures.shared.curves import Arm
 from paper_figures.shared.drawing import (
     LOOKS,
@@ -14,13 +11,15 @@ from paper_figures.shared.drawing import (
     accuracy_axis,
     counts,
     grid,
-    heading,
+    new_figure,
     no_runs,
     panel_title,
     rows_of,
     tidy,
     y_range,
 )
+from repro.plan import Barrier
+from repro.plan.items import Item
 from repro.protocol import Protocol
 from repro.verify import published_points
 from repro.verify.correlation import spearman
@@ -28,6 +27,8 @@ from repro.verify.outcomes import Evidence, own_labels, same_replicates
 from repro.verify.stats import RESAMPLES
 
 TITLE = "Figure 5"
+SCALES = ("demo", "small", "cpu", "day", "paper")
+CLAIMS = (18, 19, 20, 21, 22, 23, 25)
 HIST_RANGE = (0, 100 * 600_000 / 1_080_000)  # percent of the examples: 0 to 600,000 of 1.08 million, as published
 Y_RANGES = {"cinic10": (85.0, 86.4)}  # percent, of the scatter plots, as published
 KINDS = {
@@ -39,6 +40,21 @@ KINDS = {
     "forgetting": "#ca9161",
 }
 X = {"pretrain_acc": "accuracy of the rewind point (%)", "barrier": "mean train loss barrier (nats)"}
+
+
+def needed(p: Protocol) -> list[Item]:
+    """Barriers of many initialisations, and the accuracy of the networks pruned from them."""
+    runs = [cells.all_at(p, t) for t in p.barrier_all]
+    kinds = ("random", "easy") if p.full else ("random", "easy", "hard")
+    runs += [cells.subset(p, kind, m, t) for t in p.barrier_subsets for m in p.barrier_sizes for kind in kinds]
+    if p.scale == "paper":
+        runs += [cells.ranked_by(p, "lmc", size) for size in p.barrier_sizes]
+    elif p.scale == "day":  # conditions whose pruned runs Figures 2 and 4 have: only their children are new
+        shared = (("hard", p.subset_size), ("random", p.noise_size), ("easy", p.noise_size))
+        runs += [cells.subset(p, kind, size) for kind, size in shared]
+    else:
+        runs += [cells.ranked_by(p, score, p.subset_size) for score in ("lmc", "forgetting")]
+    return runs + [Barrier(cell) for cell in runs]
 
 
 def initialisations(protocol: Protocol) -> list[Arm]:
@@ -122,13 +138,12 @@ def _histogram(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(share_pct=share, mean=float(mean), n=n)
 
 
-def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple[Figure, pd.DataFrame]:
+def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple:
     """The figure, a row per data set (four histograms, two scatter plots), and the table of what it shows.
 
     Panels of the table: 'histogram', 'condition' (the points), 'parent' (the light points).
     """
-    figure = Figure(figsize=(15, 4.7 * len(protocols) + 0.3), layout="constrained")
-    figure.suptitle(heading(TITLE, protocols, control), fontsize=8)
+    figure = new_figure((15, 4.7 * len(protocols) + 0.3), TITLE, protocols, control)
     tables = {"histogram": [], "condition": [], "parent": []}
     for row, protocol in zip(rows_of(figure, protocols), protocols):
         left, right = row.subfigures(1, 2, width_ratios=(1, 1.35))
@@ -175,7 +190,7 @@ def _histograms(figure, evidence: Evidence, protocol: Protocol) -> list[pd.DataF
     return list(tables.values())
 
 
-def _published_histogram(panel: Axes, protocol: Protocol, arm: Arm) -> None:
+def _published_histogram(panel, protocol: Protocol, arm: Arm) -> None:
     table = published_points.histograms(protocol.dataset)
     kind = "all" if arm.size == 0 else arm.condition
     table = table[(table["condition"] == kind) & (table["size"] == arm.size) & (table["t"] == arm.t)]
@@ -185,7 +200,7 @@ def _published_histogram(panel: Axes, protocol: Protocol, arm: Arm) -> None:
         panel.text(0.97, 0.66, "line: as published", transform=panel.transAxes, ha="right", va="top", fontsize=7)
 
 
-def _scatter(panel: Axes, points: pd.DataFrame, conditions: pd.DataFrame, protocol: Protocol, x: str) -> None:
+def _scatter(panel, points: pd.DataFrame, conditions: pd.DataFrame, protocol: Protocol, x: str) -> None:
     panel.set(xlabel=X[x], ylabel=f"test accuracy at level {protocol.barrier_level} (%)" if x == "pretrain_acc" else "")
     if points.empty:
         return no_runs(panel)
@@ -237,16 +252,19 @@ def steps(points: pd.DataFrame) -> dict[int, str]:
     return {int(t): MARKERS[i % len(MARKERS)] for i, t in enumerate(sorted(set(points["t"])))}
 
 
-def _published_scatter(panel: Axes, protocol: Protocol, x: str) -> None:
+def _published_scatter(panel, protocol: Protocol, x: str) -> None:
     """The published points, hollow."""
     scale = 1 if x == "barrier" else 100
     for kind, rows in published_points.scatter(protocol.dataset).groupby("condition"):
         panel.scatter(scale * rows[x], 100 * rows["final"], s=30, facecolors="none", edgecolors=KINDS[kind], lw=0.7)
 
 
-def _legend(figure: SubFigure, points: pd.DataFrame, protocol: Protocol) -> None:
+def _legend(figure, points: pd.DataFrame, protocol: Protocol) -> None:
     if points.empty:
         return
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
     known = dict.fromkeys(points["kind"])
     handles = [
         Patch(color=color, label="all data" if kind == "all" else LOOKS[kind].label.split(" {")[0])

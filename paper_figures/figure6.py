@@ -2,30 +2,37 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from paper_figures.shared.drawing import (
     STD,
     accuracy_axis,
     counts,
     grid,
-    heading,
     log2_axis,
+    new_figure,
     no_runs,
     panel_title,
     rows_of,
     y_range,
 )
+from repro.plan import WarmupSweep
+from repro.plan.items import Item
 from repro.protocol import Protocol
 from repro.verify.outcomes import Evidence
 from repro.verify.published_points import warmup_curves
 
 TITLE = "Figure 6"
+SCALES = ("demo", "small", "cpu", "day", "paper")
+CLAIMS = (26, 27, 28, 29, 30)
 KINDS = ("easy", "random", "hard")
 TITLES = {"easy": "easiest", "random": "random", "hard": "hardest"}
 Y_RANGES = {"easy": (87.1, 92.1), "random": (90.4, 92.0), "hard": (90.4, 92.0)}  # percent, as published
 ALL, ROCKET, MARKERS = "#0173b2", ("#f4865e", "#ca1a50", "#601f52"), "o^D"
+
+
+def needed(p: Protocol) -> list[Item]:
+    """Learning-rate warm-up."""
+    return [WarmupSweep(p)] if p.warmup else []
 
 
 def summarise(warmup: pd.DataFrame) -> pd.DataFrame:
@@ -39,12 +46,11 @@ def summarise(warmup: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*keys, "mean_acc", "std_acc", "n", "diverged"])
 
 
-def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple[Figure, pd.DataFrame]:
+def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple:
     """The figure, a row per data set that has a warm-up study and a panel per kind of subset, and its table."""
     table = summarise(evidence.warmup)
     studied = [p for p in protocols if p.warmup] or protocols[:1]
-    figure = Figure(figsize=(12.5, 4.3 * len(studied)), layout="constrained")
-    figure.suptitle(heading(TITLE, protocols, control), fontsize=8)
+    figure = new_figure((12.5, 4.3 * len(studied)), TITLE, protocols, control)
     for row, protocol in zip(rows_of(figure, studied), studied):
         row.suptitle(panel_title(protocol), fontsize=10)
         own = table[table["dataset"] == protocol.dataset].sort_values(["size", "w"])
@@ -70,7 +76,7 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
     return figure, table[table["dataset"].isin([p.dataset for p in protocols])]
 
 
-def _panel(panel: Axes, table: pd.DataFrame, protocol: Protocol, kind: str) -> None:
+def _panel(panel, table: pd.DataFrame, protocol: Protocol, kind: str) -> None:
     panel.set_title(f"warm-up on {TITLES[kind]} examples", fontsize=9)
     if table.empty:
         return no_runs(panel)
@@ -99,7 +105,7 @@ def sizes(table: pd.DataFrame) -> dict[int, tuple[str, str]]:
     return {0: (ALL, "s")} | {s: (ROCKET[i % 3], MARKERS[i % 3]) for i, s in enumerate(subset)}
 
 
-def _diverged(panel: Axes, table: pd.DataFrame, looks: dict) -> None:
+def _diverged(panel, table: pd.DataFrame, looks: dict) -> None:
     """Diverged runs are at chance, outside the axis: crosses along its lower edge, and their number."""
     gone = table[table["diverged"] > 0]
     if gone.empty:
@@ -129,7 +135,7 @@ def _diverged(panel: Axes, table: pd.DataFrame, looks: dict) -> None:
     )
 
 
-def _published(panel: Axes, protocol: Protocol, kind: str, looks: dict) -> None:
+def _published(panel, protocol: Protocol, kind: str, looks: dict) -> None:
     table, label = warmup_curves(), "thin: as published (read off a picture)"
     table = table[(table["panel"] == kind) & (protocol.dataset == "cifar10")]
     for size, rows in table.groupby("size"):

@@ -4,27 +4,34 @@ Not a figure of the paper: it shows what its Figure 4 rests on, that the easiest
 """
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from paper_figures.appendix import half_ensembles
 from paper_figures.shared.curves import legend_below
-from paper_figures.shared.drawing import LOOKS, PANEL_TITLES, STD, counts, grid, heading, no_runs, rows_of, tidy
+from paper_figures.shared.drawing import LOOKS, PANEL_TITLES, STD, counts, grid, new_figure, no_runs, rows_of, tidy
+from repro.plan import Chosen, Subset
+from repro.plan.items import Item
 from repro.protocol import Protocol
 from repro.verify.outcomes import Evidence, own_labels, same_replicates
 from repro.verify.subsets import draw_of
 
 TITLE = "Scores"
+SCALES = ("scores",)  # elsewhere Figure 4 contains it
+CLAIMS = ()
 KINDS = {"easy": "easiest", "random": "random", "hard": "hardest"}
 
 
-def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple[Figure, pd.DataFrame]:
+def needed(p: Protocol) -> list[Item]:
+    """Subsets of the noise panels' size by scores on clean and on randomised labels; nothing is trained on them."""
+    kinds = ("easy", "random", "hard")
+    return [Chosen(p, Subset(kind, p.noise_size), noise) for noise in (0.0, *p.noise) for kind in kinds]
+
+
+def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple:
     """A row per data set (wrong labels inside subsets, correlation of half-ensembles), and the table of what it shows.
 
     Panels of the table: 'wrong labels' and 'half-ensemble correlation'.
     """
-    figure = Figure(figsize=(11, 4.6 * len(protocols)), layout="constrained")
-    figure.suptitle(heading(TITLE, protocols, control), fontsize=8)
+    figure = new_figure((11, 4.6 * len(protocols)), TITLE, protocols, control)
     tables = {"wrong labels": [], "half-ensemble correlation": []}
     for row, protocol in zip(rows_of(figure, protocols), protocols):
         own, recipe = evidence.of(protocol.dataset), protocol.scoring
@@ -69,7 +76,7 @@ def wrong_labels(subsets: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _shares(panel: Axes, table: pd.DataFrame, protocol: Protocol) -> None:
+def _shares(panel, table: pd.DataFrame, protocol: Protocol) -> None:
     panel.set_title(f"wrong labels among {protocol.noise_size:,} images", fontsize=10)
     if table.empty:
         return no_runs(panel)

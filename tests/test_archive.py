@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import requests
 
-from paper_figures.shared.cells import figure2
+from paper_figures.figure2 import needed as figure2
 from repro import plan, store
 from repro.archive import contents, zipped
 from repro.errors import UsageError

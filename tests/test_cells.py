@@ -2,13 +2,17 @@
 
 import dataclasses
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from paper_figures.shared.cells import FIGURES, figure2, figures_at, needed
+from paper_figures import NAMES as FIGURES
+from paper_figures import figure, figures_at, needed
+from paper_figures.figure2 import needed as figure2
 from repro import plan
 from repro.protocol import CIFAR10, CINIC10, CPU, DAY, DIGITS, SCALES, SCORES
 from repro.protocol import protocol as protocol_of
+from repro.verify.claims import CLAIMS
 
 
 def test_the_cells_of_figure_2():
@@ -22,6 +26,17 @@ def test_the_cells_of_figure_2():
         "hard": ("hard3200-t200", 3200, 200),
     }
     assert [cell.size for cell in figure2(CINIC10)][3:] == [51200] * 3
+
+
+def test_a_figure_names_the_claims_that_its_runs_decide():
+    """The table of claims has the same, because tables of verdicts are written without the figures."""
+    for name in FIGURES:
+        assert list(figure(name).CLAIMS) == sorted(n for n, claim in CLAIMS.items() if claim.figure == name)
+
+
+def test_the_makefile_has_the_figures():
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
+    assert f"FIGURES := {' '.join(FIGURES)}\n" in makefile
 
 
 def cells_of(figure, protocol):

@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from paper_figures.shared.cells import figure2, figures_at, needed
+from paper_figures import figures_at, needed
+from paper_figures.figure2 import needed as figure2
 from repro import plan, protocol
 from repro.engines.serial import SerialCohort
 from repro.engines.sparse import SparseCohort

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from paper_figures.shared.cells import FIGURES, figure2, needed
+from paper_figures import NAMES as FIGURES
+from paper_figures import needed
+from paper_figures.figure2 import needed as figure2
 from repro import plan
 from repro.errors import UsageError
 from repro.protocol import DIGITS

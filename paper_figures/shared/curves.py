@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.transforms import offset_copy
 
 from paper_figures.shared.drawing import LOOKS, STD, accuracy_axis, counts, grid, no_runs, y_range
 from repro.errors import UsageError
@@ -102,7 +100,7 @@ def baseline(table: pd.DataFrame, protocol: Protocol, noise: float = 0.0) -> flo
 
 
 def curve_panel(
-    panel: Axes,
+    panel,
     table: pd.DataFrame,
     protocol: Protocol,
     arms: Sequence[Arm],
@@ -154,8 +152,10 @@ def lost(table: pd.DataFrame) -> str:
     return f", {count} diverged (counted as chance)" if count else ""
 
 
-def legend_below(panel: Axes, title: str, columns: int) -> None:
+def legend_below(panel, title: str, columns: int) -> None:
     """A legend that cannot lie on data: beneath the panel."""
+    from matplotlib.transforms import offset_copy
+
     below = offset_copy(panel.transAxes, panel.get_figure(root=True), y=-36, units="points")  # ticks and axis label
     panel.legend(
         fontsize=7,
@@ -171,7 +171,7 @@ def legend_below(panel: Axes, title: str, columns: int) -> None:
     )
 
 
-def _axes(panel: Axes, own: pd.DataFrame, shown: pd.DataFrame) -> None:
+def _axes(panel, own: pd.DataFrame, shown: pd.DataFrame) -> None:
     left = own.groupby("level")["weights_left_pct"].mean()
     left = left[left.index <= shown["level"].max()]
     ticks = left.index[:: 2 if len(left) > 6 else 1]
@@ -182,7 +182,7 @@ def _axes(panel: Axes, own: pd.DataFrame, shown: pd.DataFrame) -> None:
     grid(panel)
 
 
-def _published(panel: Axes, protocol: Protocol, arms: Sequence[Arm], colors: dict) -> None:
+def _published(panel, protocol: Protocol, arms: Sequence[Arm], colors: dict) -> None:
     """The published means as thin lines of the same colours."""
     label = "thin: as published"
     for arm in arms:

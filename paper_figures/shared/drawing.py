@@ -5,15 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # figures are files: no display is needed or touched
-
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from repro.protocol import Protocol
 from repro.store.files import write_whole
@@ -61,36 +54,44 @@ def panel_title(protocol: Protocol) -> str:
     return PANEL_TITLES.get(protocol.dataset, protocol.dataset)
 
 
-def heading(title: str, protocols: Sequence[Protocol], control: str | None) -> str:
-    """The line above a figure: which one, at which scale, and what a reader must know before believing it."""
+def new_figure(size: tuple[float, float], title: str, protocols: Sequence[Protocol], control: str | None):
+    """An empty matplotlib figure of a size in inches. The line above it says which figure it is, at which scale, and what
+    a reader must know before believing it."""
+    from matplotlib.figure import Figure  # takes a second to load, as all of matplotlib
+
+    figure = Figure(figsize=size, layout="constrained")
     scale = protocols[0].scale
     note = f"{title} at {scale} scale" + (f", control {control} (has to fail)" if control else "")
-    return note + (
-        ": a configuration chosen with other seeds, because rewinding helped there" if scale == "demo" else ""
-    )
+    note += ": a configuration chosen with other seeds, because rewinding helped there" if scale == "demo" else ""
+    figure.suptitle(note, fontsize=8)
+    return figure
 
 
-def no_runs(panel: Axes, what: str = "no runs") -> None:
+def no_runs(panel, what: str = "no runs") -> None:
     """An empty panel that says so."""
     panel.set(xticks=[], yticks=[])
     panel.text(0.5, 0.5, what, transform=panel.transAxes, ha="center", va="center", color="#888888")
 
 
-def grid(panel: Axes, ticks: int = 8) -> None:
+def grid(panel, ticks: int = 8) -> None:
     """Light grid, and round numbers on the y axis."""
+    from matplotlib.ticker import MaxNLocator
+
     panel.yaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
     panel.grid(alpha=0.25, lw=0.5)
 
 
-def accuracy_axis(panel: Axes, which: str = "y") -> None:
+def accuracy_axis(panel, which: str = "y") -> None:
     """Ends an axis of accuracies (%) at 100, above which a band of one standard deviation may reach. Called when all is
     drawn: panels that share the axis share its end. which: 'x' or 'y'."""
     low, high = getattr(panel, f"get_{which}lim")()
     panel.set(**{f"{which}lim": (low, min(high, 100))})
 
 
-def log2_axis(panel: Axes, values: Iterable[int], label: str, fontsize: float = 8) -> None:
+def log2_axis(panel, values: Iterable[int], label: str, fontsize: float = 8) -> None:
     """A log2 x axis whose ticks are the values that were run."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
     values = sorted(set(values))
     panel.set_xscale("log", base=2)
     panel.xaxis.set_major_locator(FixedLocator(values))
@@ -107,7 +108,7 @@ def log2_axis(panel: Axes, values: Iterable[int], label: str, fontsize: float = 
     panel.set_xlabel(label)
 
 
-def y_range(panel: Axes, low: float, high: float, means: np.ndarray, *, below_axis: bool = True) -> str:
+def y_range(panel, low: float, high: float, means: np.ndarray, *, below_axis: bool = True) -> str:
     """Set the published range of the y axis. Returns a note on own means outside it, which must not vanish unseen.
 
     below_axis: write the note beneath the label of the x axis.
@@ -123,12 +124,14 @@ def y_range(panel: Axes, low: float, high: float, means: np.ndarray, *, below_ax
 
 def series(values: Iterable, colormap: str = "viridis") -> dict:
     """{value: (colour, marker)} for an ordered series, light to dark."""
+    import matplotlib
+
     values = sorted(set(values))
     colors = matplotlib.colormaps[colormap](np.linspace(0.82, 0.05, max(2, len(values))))
     return {v: (matplotlib.colors.to_hex(colors[i]), MARKERS[i % len(MARKERS)]) for i, v in enumerate(values)}
 
 
-def rows_of(figure: Figure, protocols: Sequence[Protocol], **options) -> list[SubFigure]:
+def rows_of(figure, protocols: Sequence[Protocol], **options) -> list:
     """One row of panels per data set."""
     return list(figure.subfigures(len(protocols), 1, squeeze=False, **options)[:, 0])
 
@@ -148,7 +151,7 @@ def tidy(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return table[["panel", *table.columns.drop("panel")]]
 
 
-def save(figure: Figure, table: pd.DataFrame, stem: Path) -> list[Path]:
+def save(figure, table: pd.DataFrame, stem: Path) -> list[Path]:
     """Write ``stem``.pdf, .png and .csv (what was plotted). Raises RunError when that cannot be written."""
     pdf, png = io.BytesIO(), io.BytesIO()
     # without dates in the files, the same runs give the same bytes

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from paper_figures.shared.cells import FIGURES
+from paper_figures import NAMES
 from repro.archive.contents import FORMAT, FORMAT_VERSION, RESULTS
 from repro.archive.zipped import RECIPE
 from repro.errors import RunError, UsageError
@@ -70,7 +70,7 @@ def _whole(low: int, high: int):
 
 
 _ASKED = {
-    "name": lambda value: value in (*FIGURES, "all") or (isinstance(value, str) and is_own(value)),
+    "name": lambda value: value in (*NAMES, "all") or (isinstance(value, str) and is_own(value)),
     "scale": lambda value: value in (*SCALES, OWN),
     "datasets": lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value),
     "control": lambda value: value is None or isinstance(value, str),

@@ -51,8 +51,11 @@ class OwnFigure:
 
     def draw(self, evidence, protocols: list[Protocol]):
         """(matplotlib figure, table of what it shows). Raises RunError where the file's function fails."""
+        import matplotlib
         from matplotlib.figure import Figure
         from pandas import DataFrame
+
+        matplotlib.use("Agg")  # a figure is a file: no display is needed or touched
 
         try:
             drawn = self._draw(evidence, protocols)
@@ -71,7 +74,7 @@ def is_own(name: str) -> bool:
 def read(name: str) -> OwnFigure:
     """The figure that a user's file defines. Raises UsageError for a file that cannot be run or lacks something."""
     import paper_figures
-    from paper_figures.shared.cells import figure2
+    from paper_figures import figure2
 
     path = Path(name)
     if path.stem in (*paper_figures.NAMES, *SCALES, "all"):
@@ -90,7 +93,7 @@ def read(name: str) -> OwnFigure:
     for p in own:
         require_values(p, path)
         require_options(p, path)
-    return OwnFigure(path, own, claims, found.get("needed", figure2), found.get("draw", _as_figure2))
+    return OwnFigure(path, own, claims, found.get("needed", figure2.needed), found.get("draw", _as_figure2))
 
 
 def _as_figure2(evidence, protocols: list[Protocol]):

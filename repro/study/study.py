@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from paper_figures.shared.cells import FIGURES, figures_at, needed
+import paper_figures
+from paper_figures import figures_at, needed
 from repro import store
 from repro.errors import UsageError
 from repro.plan.items import resize
@@ -63,7 +64,7 @@ class Study:
         self.name, self.control = self.own.name if self.own else name, control
         self.figures = figures_at(scale) if name == "all" else (self.name,)
         self.claims = self.own.claims if self.own else self.figures
-        if name in FIGURES and name not in figures_at(scale):
+        if name in paper_figures.NAMES and name not in figures_at(scale):
             raise UsageError(f"there is no {name} at {scale} scale: choose {', '.join(figures_at(scale))} or all")
         declared = {
             (f, p): self.own.needed(p) if self.own else needed(f, p, control) for f in self.figures for p in chosen
@@ -119,8 +120,6 @@ class Study:
 
     def draw(self, figure: str):
         """(matplotlib figure, table of what it plots) from the artifacts. Raises UsageError as `collect` does."""
-        import paper_figures  # matplotlib takes a second to load
-
         evidence = collect(self.items(figure), self.results)
         if self.own:
             return self.own.draw(evidence, self.protocols_of(figure))
