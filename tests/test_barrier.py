@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import repro.cli.barrier  # noqa: F401  (registers the command)
+import repro.cli.stages  # noqa: F401  (registers the command)
 from repro import store
 from repro.data import Batcher, load
 from repro.errors import RunError, UsageError

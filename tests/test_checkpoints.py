@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-import repro.cli.barrier  # noqa: F401  (registers the command)
+import repro.cli.stages  # noqa: F401  (registers the command)
 from repro.data import Batcher, load
 from repro.nets import create, initialise, layout_of
 from repro.store import read

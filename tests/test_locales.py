@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from repro.cli.printable import plain
+from repro.cli.group import plain
 from tests.command_line import ROOT, repro
 
 LOCALES = {

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from repro import store
-from repro.cli import group, status
+from repro.cli import figures, group
 from repro.data import images
 from repro.errors import RunError
 from repro.run.make_rules import words_of
@@ -178,7 +178,7 @@ def test_a_dumb_terminal_gets_no_colours(monkeypatch, tmp_path):
     from click.testing import CliRunner
 
     words = ["status", "figure2", "--results", str(tmp_path)]
-    monkeypatch.setattr(status, "COLOURS", dict.fromkeys(status.COLOURS, "red"))
+    monkeypatch.setattr(figures, "COLOURS", dict.fromkeys(figures.COLOURS, "red"))
     for term, coloured in (("xterm", True), ("dumb", False)):
         shown = CliRunner(env={"TERM": term}).invoke(group.main, words, color=True).stdout
         assert ("\x1b[" in shown) == coloured

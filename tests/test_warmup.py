@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import repro.cli.warmup
+import repro.cli.stages
 from repro.data import Batcher, load
 from repro.errors import UsageError
 from repro.nets import create, initialise, layout_of

@@ -1,4 +1,4 @@
-"""plan, figure, verify, archive, tables."""
+"""plan, status, run, figure, verify, report, archive, tables: the commands that take a figure's name."""
 
 import sys
 
@@ -7,7 +7,7 @@ from click.core import ParameterSource
 
 from repro.cli.group import Failure, main
 from repro.cli.options import CONTROL, DEVICE, PANELS, PATH, REPLICATES, RESULTS, SEED, options, without_effect
-from repro.errors import UsageError
+from repro.errors import RunError, UsageError
 from repro.experiment import MOST
 from repro.protocol import SCALES
 
@@ -20,6 +20,7 @@ FIGURE_OPTIONS = (
     click.option("--levels", type=click.IntRange(1, MOST), help="Pruning levels [default: the scale's]."),
     RESULTS,
 )
+COLOURS = {"done": "green", "running": "cyan", "waiting": None, "failed": "red"}
 FIGURE = options(click.argument("name", metavar="FIGURE"), *FIGURE_OPTIONS)
 
 
@@ -101,6 +102,113 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
         price.require_room(todo, study.results, places[0], yes=yes)
 
 
+@main.command("status")
+@click.argument("name", metavar="[FIGURE]", default="all")
+@options(*FIGURE_OPTIONS)
+@click.option("--failed", is_flag=True, help="Only what failed or was stopped; nothing where nothing did.")
+def status_command(name, failed, **given):
+    """Say what of a figure (or of all) is done, running, waiting or failed, and how long the rest will take.
+
+    A line per artifact: how far it is, the time left at the speed of those that are finished, and who is at work on
+    it, what it waits for, or why it failed and where its log is. No artifact is changed.
+
+    \b
+    Example:
+      repro status figure2 --scale demo
+      repro status --failed
+    """
+    from repro import plan
+    from repro.run.status import status
+
+    study = study_of(name, given)
+    found = status(plan.steps(study.items(), study.results))
+    for word, line in found.lines(failed):
+        click.echo(click.style(line[: len(word)], fg=COLOURS[word]) + line[len(word) :])
+    if not failed:
+        click.echo(found.counts)
+
+
+@main.command("run")
+@FIGURE
+@click.option(
+    "--ray",
+    "address",
+    metavar="ADDRESS|local",
+    required=True,
+    help="local: this machine. Or a cluster: auto, HOST:PORT (from one of its nodes), ray://HOST:10001.",
+)
+@click.option("--options", "extra", default="", help="Options to add to every command.")
+@click.option(
+    "--gpus",
+    type=click.FloatRange(0, 1),
+    help="GPUs of each cohort, 0.25 for four on one [default: 1 where there are GPUs, else 0].",
+)
+@click.option("--cpus", type=click.IntRange(1), default=1, show_default=True, help="CPUs, and threads, of each cohort.")
+@click.option(
+    "--retries",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="Times to start a job again that failed or lost its node.",
+)
+@click.option("--yes", is_flag=True, help="Go ahead although this machine would need very long.")
+@click.pass_context
+def run_command(context, name, address, extra, gpus, cpus, retries, yes, **given):
+    """Make what a figure (or all) lacks as tasks of Ray, then draw and judge it, as make does.
+
+    The figure's jobs, their artifacts and logs are those of make; a job that somebody else is at work on is waited for.
+    This program and the results folder have to be on a file system that all nodes share. --ray local says first how
+    long it would take. Needs the package ray: make .venv/.extras.
+
+    \b
+    Example:
+      repro run figure2 --ray local
+      repro run figure2 --scale paper --ray 10.0.0.1:6379 --cpus 4 --options '--data-dir /shared/data'
+    """
+    from repro import plan
+    from repro.plan import price
+    from repro.run import make_rules, ray_cluster
+
+    study, options = study_of(name, given), make_rules.words_of(extra)
+    if address != "local":
+        without_effect("how long it takes is predicted for --ray local alone", "yes")
+    steps = plan.steps(study.items(), study.results)
+    if todo := plan.unfinished(steps):
+        jobs = plan.as_jobs(todo)
+        with ray_cluster.connected(address):
+            share = ray_cluster.share(gpus, cpus)
+            places = ray_cluster.at_once(share)
+            prediction = None
+            if address == "local":
+                ray_cluster.require_place(share, places)
+                if price.worth_measuring(todo):
+                    prediction = price.predict(todo, jobs=places)
+            elif not places:
+                _say(f"warning: no node of {address} has {share} now: the jobs wait until one comes")
+            click.echo(price.report(name, steps, todo, prediction) if prediction else price.report(name, steps, todo))
+            price.require_sensible(prediction, yes=yes)
+            _say(f"{len(jobs)} jobs with {share} each, {places} at once")
+            failed = ray_cluster.run(jobs, study.results, options=options, share=share, retries=retries, say=_say)
+        for each in failed:
+            _say(each)
+        if failed:
+            waiting = sum(bool(each.waits) for each in failed)
+            raise RunError(
+                f"{len(failed) - waiting} of {len(jobs)} jobs failed and {waiting} wait for them: the same "
+                "command takes up what is missing"
+            )
+        if lost := plan.unfinished(steps):
+            raise RunError(
+                f"every job ended well, but {lost[0].target} is not complete here: {study.results} has to "
+                "be one folder that all nodes share"
+            )
+    else:
+        without_effect("nothing is left to make", "extra", "gpus", "cpus", "retries")
+        click.echo(price.report(name, steps, todo))
+    context.invoke(figure_command, name=name, **given)
+    context.invoke(verify_command, name=name, **given)
+
+
 @main.command("figure")
 @FIGURE
 def figure_command(name, **given):
@@ -117,55 +225,6 @@ def figure_command(name, **given):
     study = study_of(name, given)
     for figure in study.drawn:
         click.echo("\n".join(map(str, drawing.save(*study.draw(figure), study.stem(figure)))))
-
-
-@main.command("archive")
-@FIGURE
-@click.option("--out", type=PATH, help="Zip to write [default: RESULTS/FIGURE.zip].")
-def archive_command(name, out, **given):
-    """Write everything of a figure (or of all) into one zip, an RO-Crate, as for Zenodo.
-
-    It holds the figures, what they plot, verdicts, the artifacts with all they were made from, recipe and checksums;
-    figures and verdicts are made anew from the artifacts. `repro verify --archive` checks it on any machine.
-
-    \b
-    Example:
-      repro archive figure2 --scale demo
-      repro archive all --out archive.zip
-    """
-    from repro import archive
-
-    study = study_of(name, given)
-    if study.own:  # who checks an archive runs nothing that is in it
-        raise UsageError(
-            f"{name} is a figure of your own, and an archive holds the paper's alone: keep {name} with {study.results}"
-        )
-    if lacking := archive.missing(study):
-        raise Failure(
-            f"{len(lacking)} artifacts are missing, incomplete or made from others than those that are there, "
-            f"the first {lacking[0]}: make them with {study.how}",
-            3,
-        )
-    path, count = archive.write(study, out)
-    click.echo(f"{path}: {count} files, {path.stat().st_size:,} bytes")
-
-
-@main.command("tables")
-@FIGURE
-@click.option("--out", type=PATH, required=True, help="Folder to write to.")
-def tables_command(name, out, **given):
-    """Write the tables that figures and verdicts are made from, as CSV files, with the recipe.
-
-    They are small enough for a repository: `repro verify --tables` judges again from them alone. What is finished so
-    far is written.
-
-    \b
-    Example:
-      repro tables all --scale cpu --out results/cpu-cifar10
-    """
-    from repro.archive import tables
-
-    click.echo("\n".join(map(str, tables.write(study_of(name, given), out))))
 
 
 @main.command("verify")
@@ -230,6 +289,80 @@ def verify_command(context, name, reference, archive, tables, trust, **given):
         click.echo(f"{len(lacking)} of {count} artifacts are missing or incomplete, the first {lacking[0]}\n")
     click.echo(f"{judgement.terminal}\n\nevery number, and a sentence on each claim: {files[0][0]}")
     sys.exit(judgement.exit_status)
+
+
+@main.command("report")
+@click.argument("name", metavar="[FIGURE]", default="all")
+@options(*FIGURE_OPTIONS)
+@click.option("--out", type=PATH, help="HTML file to write [default: RESULTS/report.html].")
+def report_command(name, out, **given):
+    """Write one HTML page of everything made so far, to read without a network.
+
+    It holds each figure as charts beside the paper's numbers, the verdicts with a sentence on each claim, deviations,
+    cost, provenance with checksums, and what is missing with the command that makes it.
+
+    \b
+    Example:
+      repro report --scale demo
+      repro report figure2 --scale demo --out figure2.html
+    """
+    from repro import report
+
+    path = report.write(study_of(name, given), out)
+    click.echo(f"{path}: {path.stat().st_size:,} bytes")
+
+
+@main.command("archive")
+@FIGURE
+@click.option("--out", type=PATH, help="Zip to write [default: RESULTS/FIGURE.zip].")
+def archive_command(name, out, **given):
+    """Write everything of a figure (or of all) into one zip, an RO-Crate, as for Zenodo.
+
+    It holds the figures, what they plot, verdicts, the artifacts with all they were made from, recipe and checksums;
+    figures and verdicts are made anew from the artifacts. `repro verify --archive` checks it on any machine.
+
+    \b
+    Example:
+      repro archive figure2 --scale demo
+      repro archive all --out archive.zip
+    """
+    from repro import archive
+
+    study = study_of(name, given)
+    if study.own:  # who checks an archive runs nothing that is in it
+        raise UsageError(
+            f"{name} is a figure of your own, and an archive holds the paper's alone: keep {name} with {study.results}"
+        )
+    if lacking := archive.missing(study):
+        raise Failure(
+            f"{len(lacking)} artifacts are missing, incomplete or made from others than those that are there, "
+            f"the first {lacking[0]}: make them with {study.how}",
+            3,
+        )
+    path, count = archive.write(study, out)
+    click.echo(f"{path}: {count} files, {path.stat().st_size:,} bytes")
+
+
+@main.command("tables")
+@FIGURE
+@click.option("--out", type=PATH, required=True, help="Folder to write to.")
+def tables_command(name, out, **given):
+    """Write the tables that figures and verdicts are made from, as CSV files, with the recipe.
+
+    They are small enough for a repository: `repro verify --tables` judges again from them alone. What is finished so
+    far is written.
+
+    \b
+    Example:
+      repro tables all --scale cpu --out results/cpu-cifar10
+    """
+    from repro.archive import tables
+
+    click.echo("\n".join(map(str, tables.write(study_of(name, given), out))))
+
+
+def _say(line: object) -> None:
+    click.echo(line, err=True)
 
 
 def _alone(context: click.Context, option: str, why: str) -> None:

@@ -1,15 +1,23 @@
-"""The group of commands, and how its failures end: one sentence and an exit status, no traceback."""
+"""The group of commands: help, failures as one sentence and an exit status, and streams that can fail.
 
+Standard streams can fail (a full disk, a reader that went away, closed by the shell). A command goes on all the same,
+and what could not be printed is told at the end. Any terminal can show what is printed: letters that its encoding
+lacks are replaced, and control characters left out.
+"""
+
+import codecs
+import errno
 import os
 import re
 import sys
-from contextlib import ExitStack
+import unicodedata
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import click
 
-from repro.cli.printable import prepare_streams, sentence
-from repro.cli.streams import steady
 from repro.errors import RunError, UsageError
 
 MAY_BE_EMPTY = ("milestones", "extra")  # no milestones; make's options, where there are none
@@ -18,6 +26,9 @@ LESS = {
     "--batch-size": "a smaller --batch-size",
     "--network": "another --network",
 }
+_PLAIN = {"–": "-", "—": "-", "−": "-", "→": "->", "×": "x", "±": "+/-", "α": "alpha", "ρ": "rho", "µ": "u", "½": "1/2"}
+SHOWN = 100  # characters at either end of a long word
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 class Interrupted(click.ClickException):
@@ -167,3 +178,108 @@ def main(context, log, quiet):
 
         command = attempt.words[attempt.words.index(context.invoked_subcommand) :]
         attempt.record = attempt.enter_context(job_log.recorded(log, command, quiet=quiet))
+
+
+def plain(text: str) -> str:
+    """The text without terminal escapes and control characters, which libraries' and files' words may hold."""
+    return _CONTROL.sub("", text)
+
+
+def sentence(text: str) -> str:
+    """An error as one line: names may hold line ends, and what is echoed may be thousands of characters long."""
+    line = " ".join(plain(text).split())
+    return re.sub(rf"\S{{{2 * SHOWN + 1},}}", lambda word: f"{word[0][:SHOWN]}…{word[0][-SHOWN:]}", line)
+
+
+def _nearest(error: UnicodeEncodeError) -> tuple[str, int]:
+    """The letters that stand for those an encoding has not; '?' where nothing is near (parts of undecoded names)."""
+    letters = error.object[error.start : error.end]
+    near = (
+        _PLAIN.get(c) or unicodedata.normalize("NFKD", c).encode("ascii", "ignore").decode() or "?" for c in letters
+    )
+    return "".join(near), error.end
+
+
+def prepare_streams() -> None:
+    """Lets stdout and stderr print whatever the program says, in any locale."""
+    codecs.register_error("nearest", _nearest)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="nearest")
+
+
+class Steady:
+    """A text stream that keeps its first error instead of raising it. None is a stream that the shell closed."""
+
+    def __init__(self, stream: TextIO | None):
+        self._stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
+        self._closed, self.error = stream is None, None
+
+    def write(self, text: str) -> int:
+        if self._closed:
+            self.error = OSError(errno.EBADF, "it is closed")
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def writelines(self, lines) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act, *arguments) -> None:
+        if self.error is None:
+            try:
+                act(*arguments)
+            except OSError as error:
+                self.error = error
+                self._drop()
+
+    def _drop(self) -> None:
+        """What is left in Python's buffer goes nowhere: it would be written, and fail, again when Python ends."""
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str):  # isatty, encoding, buffer …
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def steady() -> Iterator[None]:
+    """sys.stdout and sys.stderr that do not raise; those that the shell closed go nowhere.
+
+    Exits with status 1 at the end of a command whose output could not be printed; where its reader went away, as in
+    `repro ls | head`, without a word.
+    """
+    _fill_descriptors()
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = out, err = Steady(sys.stdout), Steady(sys.stderr)
+    ended = None
+    try:
+        yield
+    except SystemExit as ending:
+        ended = ending
+    finally:
+        for stream in (out, err):
+            stream.flush()
+        if out.error and out.error.errno != errno.EPIPE:
+            err.write(f"Error: cannot print to standard output ({out.error.strerror.lower()}): what was made is kept\n")
+            err.flush()
+        sys.stdout, sys.stderr = before
+    if out.error and not (ended and ended.code):
+        sys.exit(1)
+    if ended:
+        raise ended
+
+
+def _fill_descriptors() -> None:
+    """A file opened later must not become descriptor 1 or 2, where libraries print their complaints."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            with suppress(OSError):
+                os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
