@@ -1,7 +1,7 @@
-"""What the paper fixed, as frozen dataclasses: one protocol per data set and scale.
+"""The protocols, one for each data set and scale, with the values that the paper fixed.
 
-Each quirk of the published code is a named field whose default made the published figure. Sections are those of
-docs/protocol.md, the facts of the published runs; docs/deviations.md says where nothing is known.
+`repro.experiment` says what the fields mean. Sections are those of docs/protocol.md, which has the facts of the
+published runs; docs/deviations.md says where nothing is known.
 """
 
 import os
@@ -118,9 +118,8 @@ _PROTOCOLS = {(p.dataset, p.scale): p for p in (CIFAR10, CIFAR100, CINIC10, DAY,
 def protocol(dataset: str, scale: str | None = None) -> Protocol:
     """The protocol of a data set; without a scale the largest one defined for it.
 
-    A data set of the user's own (a folder of images) gets CIFAR-10's recipe with its own name; a shrunken one
-    (``cifar10@8``) that has no protocol gets that of the whole images.
-    Raises UsageError for a scale the data set does not have.
+    A user's folder of images gets CIFAR-10's protocol under its own name. A shrunken data set (``cifar10@8``) without a
+    protocol gets that of the whole images. Raises UsageError for a scale that the data set does not have.
     """
     found = [p for p in _PROTOCOLS.values() if p.dataset == dataset and scale in (None, p.scale)]
     if found:
@@ -147,16 +146,16 @@ def datasets_at(scale: str) -> list[Protocol]:
 
 
 def own(dataset: str, **fields) -> Protocol:
-    """A protocol of the user's own, for a figure of the user's own: that of the data set with other ``fields``.
+    """A protocol for a figure of the user's own: that of the data set with other ``fields``.
 
     Arguments:
-        dataset: as of `protocol`; of ``folder:NAME``, which has to be in the working directory, sizes are counted.
+        dataset: as in `protocol`. Images of ``folder:NAME``, which has to be in the working directory, are counted.
         fields: of `Protocol` (network, t_star, subset_size, levels, replicates, …) and of its `Training` (steps,
-            batch_size, lr, milestones, …). A network by its code (``net.py:NAME``) is pinned to it.
+            batch_size, lr, milestones, …). A network given by its code (``net.py:NAME``) is pinned to it.
 
-    Where they are not given: the rate falls after a half and three quarters of the steps; scores come from ``network``
-    trained as long as the rest, at the scoring recipe's rate; Figure 3 has one size, Figure 5 t*/2 and t*, Figures 4
-    and 6 nothing. Raises UsageError for a field that there is not, and for a folder of images that cannot be counted.
+    Without such fields, the rate falls after a half and three quarters of the steps; scores come from ``network``,
+    trained as long as for the rest, at the scoring recipe's rate; Figure 3 has one size, Figure 5 has t*/2 and t*,
+    Figures 4 and 6 have nothing. Raises UsageError for an unknown field, and for a folder of images that cannot be counted.
     """
     p = protocol(dataset)
     trained = {name: fields.pop(name) for name in Training.__dataclass_fields__ if name in fields}
@@ -185,7 +184,7 @@ def own(dataset: str, **fields) -> Protocol:
 
 
 def _counted(folder: Path) -> tuple[str, dict[str, int]]:
-    """Name as a data set, and sizes, of a folder of images that later commands find by its name."""
+    """(name as a data set, fields of its sizes) of a folder of images, which later commands find by that name."""
     from repro.data.folders import count_folder
 
     there = Path(os.path.expanduser(folder))
