@@ -59,8 +59,8 @@ class Protocol:
 
     Arguments:
         t_star: t*, the rewind step at which all data gives a matching initialisation (section 1).
-        levels: pruning levels after the dense one, which is level 0; prune_fraction: share of the surviving weights that
-            each prunes (section 3).
+        levels: pruning levels after the dense one, which is level 0.
+        prune_fraction: share of the surviving weights that each level prunes (section 3).
         replicates: networks per curve. more_replicates: the same outside Figure 2, whose arms decide most primary
             claims; None is ``replicates``.
         subset_size: M of Figure 2. sizes: those of Figure 3 (section 8), which compares them at ``sweep_levels``.

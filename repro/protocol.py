@@ -155,7 +155,9 @@ def own(dataset: str, **fields) -> Protocol:
 
     Without such fields, the rate falls after a half and three quarters of the steps; scores come from ``network``,
     trained as long as for the rest, at the scoring recipe's rate; Figure 3 has one size, Figure 5 has t*/2 and t*,
-    Figures 4 and 6 have nothing. Raises UsageError for an unknown field, and for a folder of images that cannot be counted.
+    Figures 4 and 6 have nothing.
+
+    Raises UsageError for an unknown field, and for a folder of images that cannot be counted.
     """
     p = protocol(dataset)
     trained = {name: fields.pop(name) for name in Training.__dataclass_fields__ if name in fields}

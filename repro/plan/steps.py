@@ -14,6 +14,7 @@ from repro.plan.items import Barrier, Branch, Cell, Chosen, Gradients, Item, War
 from repro.plan.options import given_labels, label_fields, label_options, options_of, recipe_of, sha256_of_scores, words
 from repro.protocol import Protocol
 from repro.recipes.artifacts import DEFAULTS, number, on_line, piece_name, piece_names, warmed_up
+from repro.recipes.training import Training
 
 Look = Callable[[Path], store.Glance]
 BATCHES = 16  # mini-batches per measurement of gradients: the default of the command
@@ -192,14 +193,13 @@ def _levels(cell: Cell, target: Path, command: tuple[str, ...], parent: Step, le
     """The step of imp or branch, which train a network for each replicate and level. said: further recipe fields."""
     p, wanted = cell.protocol, piece_names(replicate=range(cell.promised), level=levels)
     recipe = recipe_of(p, p.training) | {"t": cell.t} | said
-    return _step(target, command, [parent], p, wanted, recipe, **_whole_runs(len(wanted), cell))
+    return _step(target, command, [parent], p, wanted, recipe, **_runs(len(wanted), p.training, cell.t, p.all_images))
 
 
-def _whole_runs(count: int, cell: Cell) -> dict[str, int]:
-    """The cost of ``count`` trainings from the rewind step to the end, each measured on all images."""
-    p = cell.protocol
-    images = count * (p.training.steps - cell.t) * p.training.batch_size
-    return {"networks": count, "images": images, "evaluated": count * p.all_images}
+def _runs(count: int, training: Training, t: int, measured: int) -> dict[str, int]:
+    """The cost of ``count`` trainings from step t to the end, each measured on so many images."""
+    images = count * (training.steps - t) * training.batch_size
+    return {"networks": count, "images": images, "evaluated": count * measured}
 
 
 @chain.register
@@ -221,7 +221,7 @@ def _barrier(barrier: Barrier, results: Path) -> list[Step]:
         p,
         frozenset(f"{line}/{mode}" for line in lines for mode in ("averaged", "recalibrated")),
         recipe | {"form": "children", "level": 0, "alphas": alphas},
-        **_whole_runs(n * children, cell) | {"evaluated": n * each},
+        **_runs(n * children, p.training, cell.t, 0) | {"evaluated": n * each},
     )
     return [*before, step]
 
@@ -241,9 +241,7 @@ def _warmup(sweep: WarmupSweep, results: Path) -> list[Step]:
         p,
         wanted,
         recipe_of(p, study.training),
-        networks=len(wanted),
-        images=len(wanted) * study.training.steps * study.training.batch_size,
-        evaluated=len(wanted) * p.all_images,
+        **_runs(len(wanted), study.training, 0, p.all_images),
     )
     return [step for chain in chains for step in chain] + [step]
 
@@ -325,8 +323,6 @@ def _score(cell: Cell, results: Path) -> Step:
         p,
         wanted,
         recipe | {"batch_norm": scoring.batch_norm, **label_fields(cell)},
-        networks=len(wanted),
-        images=len(wanted) * training.steps * training.batch_size,
-        evaluated=len(wanted) * p.train_images,
         labels=cell.labels,
+        **_runs(len(wanted), training, 0, p.train_images),
     )
