@@ -1,7 +1,7 @@
 """What an experiment is: the fields of a protocol, of its scoring networks and of its warm-up study.
 
-Each quirk of the published code is a named field whose default made the published figure. Sections are
-those of docs/protocol.md, the facts of the published runs. The experiments themselves are in `repro.protocol`.
+Each quirk of the published code is a named field whose default made the published figure. Sections are those of
+docs/protocol.md, which has the facts of the published runs. The values are in `repro.protocol`.
 """
 
 from dataclasses import dataclass
@@ -9,22 +9,23 @@ from dataclasses import dataclass
 from repro.recipes.training import Training
 
 FULL = ("day", "paper")
-"""Those with the published training schedule: their verdicts on the paper's data are verdicts on its claims."""
+"""The scales with the published training schedule: there, a verdict on the paper's data is a verdict on its claim."""
 OWN = "own"
-"""The scale of a protocol that is a user's own (`own`): none of `SCALES`, and no verdict is on the paper's claims."""
+"""The scale of a user's own protocol (`repro.protocol.own`). No verdict there is a verdict on a claim of the paper."""
 MOST = 1000
-"""Replicates, levels or networks: more are a slip of the keyboard."""
+"""Replicates, levels or networks at most: a larger number is a typing error."""
 JUDGED = (6, 7, 8, 9, 10)
-"""Pruning levels whose mean accuracy is the outcome of a replicate, where a protocol names no others."""
+"""Judging levels of a protocol that names no others: pruning levels whose mean accuracy is a replicate's outcome."""
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How EL2N scores are made: K networks trained for ``training.steps`` (protocol section 7).
+    """How EL2N scores are made: by networks that are trained for ``training.steps`` (section 7).
 
     Arguments:
+        networks: K, over which scores are averaged.
         batch_norm: 'batch' scores with the statistics of batches of 1000 images, as the published notebook did;
-            'running' is evaluation mode.
+            'running' scores in evaluation mode.
     """
 
     network: str
@@ -35,10 +36,12 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Warmup:
-    """The learning-rate warm-up study (protocol section 10): subset for w steps, then all data, at a high rate.
+    """The learning-rate warm-up study (section 10): at a high rate, train on a subset for w steps, then on all data.
 
     Arguments:
-        steps: the sweep of w; sizes: of the subsets; replicates: networks per condition.
+        steps: the values of w.
+        sizes: of the subsets.
+        replicates: networks per condition.
         balanced_easy, balanced_hard: whether those subsets are class-balanced (published: easy yes, hard no).
     """
 
@@ -55,25 +58,26 @@ class Protocol:
     """One data set's experiment.
 
     Arguments:
-        t_star: the rewind step at which all data gives a matching initialisation (section 1); half of it is t*/2.
-        subset_size: M of Figure 2; ``sizes``: the sweep of Figure 3 (section 8) at ``sweep_levels``.
-        noise: shares of randomised labels in Figure 4 (section 9), with subsets of ``noise_size``.
-        barrier_level: pruning level whose accuracy Figure 5 compares with barriers; ``children``: networks trained from
-            a rewind point beside the parent's own run (section 11).
-        barrier_all, barrier_subsets: rewind steps of Figure 5, for all data and for subsets of ``barrier_sizes``;
-            ``onset_steps``: later ones, not pruned, over which the onset of linear mode connectivity is looked for.
-        warmup: the study of Figure 6, where there is one.
-        more_replicates: networks per curve outside Figure 2, whose arms decide most primary claims; None is the same.
+        t_star: t*, the rewind step at which all data gives a matching initialisation (section 1).
+        levels: pruning levels after the dense one, which is level 0.
+        prune_fraction: share of the surviving weights that each level prunes (section 3).
+        replicates: networks per curve. more_replicates: the same outside Figure 2, whose arms decide most primary
+            claims; None is ``replicates``.
+        subset_size: M of Figure 2. sizes: those of Figure 3 (section 8), which compares them at ``sweep_levels``.
         balanced: whether the easiest and hardest subsets are class-balanced. Random ones always are (section 7).
-        prune_fraction: of the surviving weights, per level (section 3).
-        levels: pruning levels after the dense one; replicates: networks per curve.
-        judging_levels: those whose mean accuracy is the outcome of a replicate, chosen before the reported runs.
-        second_look: the larger number of replicates at which verdicts will be taken once more, to be declared before
-            the first run; intervals are of 97.5 % at both looks. None: one look. Artifacts record the replicates that they
-            had, never when this was written.
+        noise: shares of randomised labels in Figure 4 (section 9), with subsets of ``noise_size``.
+        barrier_all, barrier_subsets: rewind steps of Figure 5, for all data and for subsets of ``barrier_sizes``.
+        barrier_level: pruning level whose accuracy Figure 5 compares with barriers.
+        children: networks trained from a rewind point beside the parent's own run (section 11).
+        onset_steps: later rewind steps, without pruning, for the onset of linear mode connectivity.
+        warmup: the study of Figure 6; None where there is none.
+        judging_levels: pruning levels whose mean accuracy is a replicate's outcome, chosen before the reported runs.
+        second_look: the larger number of replicates at which verdicts are taken once more; None is one look. It has to
+            be declared before the first run, because intervals are then of 97.5 % at both looks. An artifact records
+            how many replicates it had, but not when this was written.
         normalization: 'dataset' or 'imagenet' constants (section 6).
-        image_size, in_chans, num_classes, train_images, test_images, folds: the data, for `repro.plan`, which opens
-            none.
+        image_size, in_chans, num_classes, train_images, test_images, folds: of the data, which `repro.plan` does not
+            open.
     """
 
     dataset: str
@@ -121,10 +125,10 @@ class Protocol:
 
     @property
     def confidence(self) -> float:
-        """Of intervals: with two looks each has half of the error."""
+        """Confidence of intervals. With two looks each has half of the error."""
         return 0.95 if self.second_look is None else 0.975
 
     @property
     def full(self) -> bool:
-        """Whether it has the published schedule: what is measured may then be set beside the published numbers."""
+        """Whether it has the published schedule, so that results may be set beside the published numbers."""
         return self.scale in FULL

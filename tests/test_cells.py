@@ -80,8 +80,8 @@ def test_figure_5_as_published_for_cinic10():
 
 
 def test_the_demo_never_promises_fewer_than_8_replicates_and_16_to_the_primary_arms():
-    for figure in FIGURES:
-        for name, (replicates, _) in cells_of(figure, DIGITS).items():
+    for drawn in FIGURES:
+        for name, (replicates, _) in cells_of(drawn, DIGITS).items():
             primary = name in cells_of("figure2", DIGITS) or name in ("easy256-noise0.5-t10", "all-noise0.5-t20")
             assert replicates == (16 if primary else 8), name
     assert len({*cells_of("figure5", DIGITS)} - {"all-t0"}) >= 12  # fewer conditions give no verdict on Figure 5
@@ -96,8 +96,8 @@ def test_what_a_day_is_for():
     assert (dataclasses.replace(DAY.training, precision="fp32"), DAY.t_star) == (CIFAR10.training, CIFAR10.t_star)
     scoring = dataclasses.replace(DAY.scoring, training=dataclasses.replace(DAY.scoring.training, precision="fp32"))
     assert scoring == CIFAR10.scoring and DAY.training.precision == DAY.scoring.training.precision == "bf16"
-    for figure in figures_at("day"):
-        assert {replicates for replicates, _ in cells_of(figure, DAY).values()} <= {8}, figure
+    for drawn in figures_at("day"):
+        assert {replicates for replicates, _ in cells_of(drawn, DAY).values()} <= {8}, drawn
     assert cells_of("figure2", DAY).keys() == cells_of("figure2", CIFAR10).keys()
     assert cells_of("figure4", DAY).keys() == cells_of("figure4", CIFAR10).keys()
     assert set(needed("figure1", DAY)) <= {*needed("figure2", DAY), *needed("figure5", DAY)}  # costs nothing more

@@ -1,6 +1,7 @@
-"""A figure's runs -> the commands that make them.
+"""From a figure's runs to the commands that make them.
 
-A figure declares what it needs in the terms of `items`; `steps` gives each artifact's command, `as_jobs` says which share a process. Artifacts that two figures share are made once.
+A figure declares the items that it needs. `steps` gives the command for each artifact, and `as_jobs` says which
+commands share a process. An artifact that two figures need is made once.
 """
 
 from repro.plan.items import Barrier, Branch, Cell, Chosen, Gradients, Subset, WarmupSweep, resize

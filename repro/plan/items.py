@@ -1,6 +1,6 @@
 """What a figure may ask for: cells (pre-train, then IMP), subsets, barriers, branches, warm-up, gradient agreement.
 
-Each knows the file it ends in below a results folder; `repro.plan.steps` knows the commands.
+Each item gives the path of its artifact below a results folder. `repro.plan.steps` has the commands.
 """
 
 from dataclasses import dataclass, replace
@@ -17,11 +17,11 @@ class Subset:
 
     Arguments:
         kind: 'easy', 'hard' or 'random'; size: M.
-        score: what ranks easy and hard: 'el2n', 'forgetting', …, 'lmc', the barriers of all data at t*, or a user's
-            file ('mine.csv'; see `repro.stages.select`).
+        score: what easy and hard are ranked by: 'el2n', 'forgetting', …; 'lmc', which are the barriers of all data at
+            t*; or a user's file ('mine.csv'; see `repro.stages.select`).
         balanced: class balance of easy and hard; None is the protocol's choice. Random ones are balanced.
-        like: for random: the class histogram of another subset instead.
-        permuted: scores permuted among the images first (a control).
+        like: a random subset with the class histogram of this one, in place of a balanced one.
+        permuted: a control, for which the scores are first permuted among the images.
     """
 
     kind: str
@@ -37,7 +37,7 @@ class Subset:
 
     @property
     def own_scores(self) -> bool:
-        """Whether a user's file ranks it: the names of scores have no ending."""
+        """Whether a user's file ranks it. A file has an ending, and the name of a score has none."""
         return self.ranked and Path(self.score).suffix != ""
 
     def is_balanced(self, protocol: Protocol) -> bool:
@@ -48,7 +48,7 @@ class Subset:
     def name(self, protocol: Protocol, noise: float = 0.0, labels: str = "") -> str:
         """File stem: 'easy3200', 'random256-like-easy256-unbalanced', 'easy2048-noise0.5', 'easy2048-labels-human'."""
         parts = [f"{self.kind}{self.size}"]
-        if self.score == "lmc":  # the mean over that many parents is another score when there are more
+        if self.score == "lmc":  # with more parents the mean over them is another score
             parts.append(f"lmc{protocol.replicates}")
         elif self.score != "el2n":
             file, key = split_key(self.score)
@@ -63,7 +63,7 @@ class Subset:
 
 
 def _marks(noise: float, labels: str) -> list[str]:
-    """What other labels add to a file stem: the share of noise, or the name of the file (or of the key in it)."""
+    """The part of a file stem that tells of other labels: the share of noise, or the name of the file or of its key."""
     if labels:
         file, key = split_key(labels)
         return [f"labels-{(key or file.stem).replace('/', '-')}"]
@@ -78,12 +78,12 @@ class Cell:
         condition: its role in figures and claims: 'all_tstar', 'all_tstar_half', 'all_t0', 'all_t' (another rewind
             step), 'random', 'easy', 'hard', 'lmc', 'forgetting', 'easy_balanced' …
         t: rewind step.
-        subset: what it is pre-trained on; None is all data.
+        subset: images to pre-train on; None is all data.
         noise: share of randomised labels in scoring and pre-training.
         replicates, levels: None is the protocol's.
-        labels: file of labels for scoring and pre-training, such as human ones (``--labels``), in place of noise.
+        labels: file of labels for scoring and pre-training, such as human ones (``--labels``).
 
-    Raises UsageError for both noise and labels.
+    Raises UsageError where both noise and labels are given.
     """
 
     condition: str
@@ -126,7 +126,7 @@ class Cell:
         return "-".join(["all", *_marks(self.noise, self.labels)])
 
     def path(self, results: Path, kind: str = "imp") -> Path:
-        """The artifact of a kind ('scores', 'subset', 'pretrain', 'imp', 'barrier') that this cell makes or uses."""
+        """Path of an artifact that the cell makes or uses: 'scores', 'subset', 'pretrain', 'imp' or 'barrier'."""
         folder = results / self.protocol.folder
         if kind == "scores":
             return folder / f"{'-'.join(['scores', *_marks(self.noise, self.labels)])}.h5"
@@ -137,7 +137,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A subset that nothing is trained on: what it holds is looked at."""
+    """A subset on which nothing is trained; figures show which images it holds."""
 
     protocol: Protocol
     subset: Subset
@@ -147,7 +147,7 @@ class Chosen:
 
     @property
     def cell(self) -> Cell:
-        """The cell it would be pre-trained in; its condition is the kind of images."""
+        """A cell with this subset, whose condition is the kind of images."""
         return Cell(self.subset.kind, self.protocol, 0, self.subset, self.noise, self.replicates, labels=self.labels)
 
     def path(self, results: Path) -> Path:
@@ -156,7 +156,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Branch:
-    """The runs of a cell with its masks shuffled within their layers: a control."""
+    """A control: the runs of a cell with its masks shuffled within their layers."""
 
     condition: str
     cell: Cell
@@ -172,7 +172,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Barrier:
-    """Loss barriers between children of a cell's rewind points, the cell's own dense runs among them."""
+    """Loss barriers between children of a cell's rewind points. The cell's own dense runs count as children, too."""
 
     cell: Cell
 
@@ -182,7 +182,7 @@ class Barrier:
 
     @property
     def alphas(self) -> int | None:
-        """Points along the line; None is the middle and the ends. The path of all data is drawn (Figure 1)."""
+        """Points on the line; None is the ends and the middle. Figure 1 draws the line of all data, with eleven."""
         return None if self.cell.subset else 11
 
     def path(self, results: Path) -> Path:
@@ -191,7 +191,7 @@ class Barrier:
 
 @dataclass(frozen=True)
 class WarmupSweep:
-    """Figure 6 of a data set whose protocol has a warm-up study."""
+    """The learning-rate warm-up study of Figure 6, for a protocol that has one."""
 
     protocol: Protocol
 
@@ -207,7 +207,7 @@ class WarmupSweep:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Agreement of mini-batch gradients in the first 2 t* steps, on a subset or (None) on all data."""
+    """Agreement of mini-batch gradients in the first 2 t* steps, on a subset; None is all data."""
 
     protocol: Protocol
     subset: Subset | None = None
@@ -236,7 +236,7 @@ Item = Cell | Chosen | Branch | Barrier | WarmupSweep | Gradients
 def resize(
     p: Protocol, *, replicates: int | None = None, levels: int | None = None, seed: int | None = None
 ) -> Protocol:
-    """The protocol with other numbers of replicates (of every figure) and levels, or another base seed."""
+    """The protocol with other numbers of replicates (the same in every figure) or levels, or another base seed."""
     changed = {}
     if replicates is not None:
         study = p.warmup and replace(p.warmup, replicates=replicates)

@@ -16,14 +16,14 @@ from repro.plan.steps import Step
 
 @dataclass(frozen=True)
 class Job:
-    """The steps of one process, in order. needs: targets of other jobs, which have to be there before it starts."""
+    """The steps of one process, in order. needs: targets of other jobs, which have to exist before it starts."""
 
     steps: tuple[Step, ...]
     needs: tuple[Path, ...]
 
     @property
     def target(self) -> Path:
-        """The artifact of its last step, which names it."""
+        """The artifact of its last step, by which the job is known."""
         return self.steps[-1].target
 
     @property
@@ -33,7 +33,7 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """Where its process writes what it says; see `repro.run.job_log`."""
+        """The log of its process; see `repro.run.job_log`."""
         return self.target.with_suffix(".log")
 
     def words(self, options: tuple[str, ...] = ()) -> list[str]:
@@ -64,9 +64,10 @@ def as_jobs(todo: list[Step]) -> list[Job]:
 
 
 def _chains(todo: list[Step]) -> list[list[Step]]:
-    """The steps of each job, in order: each step after the one it reads where nothing else reads that.
+    """The steps of each job, in order.
 
-    Choosing images takes no time: subsets follow their scores, and those that need none are chosen together.
+    A step that reads one artifact joins its job, where no other step reads what that job makes. Subsets take no time to
+    choose, so they always join the job of their scores, and those without scores are one job.
     """
     readers = Counter(path for step in todo for path in step.needs)
     chains: list[list[Step]] = []
@@ -96,7 +97,7 @@ def _chains(todo: list[Step]) -> list[list[Step]]:
 
 @dataclass(frozen=True)
 class Schedule:
-    """When each job begins and ends, in seconds from the start, in the order in which the jobs were given."""
+    """When each job begins and ends, in seconds from the start, in the order of the jobs given."""
 
     begins: tuple[float, ...]
     ends: tuple[float, ...]
@@ -108,20 +109,22 @@ class Schedule:
 
 
 def schedule(jobs: Sequence[Job], seconds: Sequence[float], places: int) -> Schedule:
-    """List scheduling, as make and Ray do it: a place that is free takes the first job, in the order given, whose needs
-    are there. At most 2 - 1/places times as long as the best possible (Graham 1969).
+    """List scheduling, as make and Ray do it: a free place takes the first job in the order given whose needs are met.
+
+    This takes at most 2 - 1/places times as long as the best possible schedule (Graham 1969).
 
     Arguments:
-        jobs: with every job that one of them needs, in any order.
-        seconds: that each takes, 0 or more.
+        jobs: in any order, with every job that one of them needs.
+        seconds: how long each takes, 0 or more.
+        places: how many jobs run at once.
 
     Raises graphlib.CycleError for jobs that wait for each other.
     """
     number = {job.target: k for k, job in enumerate(jobs)}
     waiting = TopologicalSorter({k: [number[path] for path in job.needs] for k, job in enumerate(jobs)})
     waiting.prepare()
-    ready: list[int] = []  # two heaps: numbers of jobs, and (end, number)
-    running: list[tuple[float, int]] = []
+    ready: list[int] = []  # a heap of numbers of jobs
+    running: list[tuple[float, int]] = []  # a heap of (end, number)
     begins, ends, now = [0.0] * len(jobs), [0.0] * len(jobs), 0.0
     while waiting.is_active():
         for k in waiting.get_ready():
@@ -137,7 +140,7 @@ def schedule(jobs: Sequence[Job], seconds: Sequence[float], places: int) -> Sche
 
 
 def longest_chain(jobs: Sequence[Job], seconds: Sequence[float]) -> list[int]:
-    """The numbers of the jobs, in order, of the chain of needs that takes longest: no number of places is faster."""
+    """Numbers of the jobs, each needed by the next, that take longest together: no number of places is faster."""
     if not jobs:
         return []
     ends = schedule(jobs, seconds, len(jobs)).ends

@@ -11,16 +11,22 @@ from repro.plan.steps import Step
 from repro.protocol import Protocol
 
 CALIBRATION = 20.0  # seconds, of which starting a process and warming up take some
-IMAGES = 9984  # of the training set measured on: full batches of 64, 128, 256 and more
-SPARSE = 0.1  # share of the weights left in the second of the two measurements of training
-START = 3.0  # seconds a process takes to start, where nothing is measured: on a CPU (docs/performance.md)
+IMAGES = 9984  # in the training set of noise: a multiple of the batch sizes 64, 128 and 256
+SPARSE = 0.1  # share of the weights in the second measurement of training, after the dense one
+START = 3.0  # seconds that a process takes to start on a CPU, where nothing is measured (docs/performance.md)
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What one process does with one network, in images a second: dense training, training with a tenth of the weights,
-    and measuring networks (forward alone). start: seconds until a process is at work. device: its name.
-    measured: False for a speed that somebody assumed."""
+    """What one process does with one network.
+
+    Arguments:
+        dense, sparse: images a second in training, with all weights and with a tenth of them.
+        forward: images a second where networks are measured, forward alone.
+        start: seconds until a process is at work.
+        device: its name.
+        measured: False for a speed that somebody assumed.
+    """
 
     dense: float
     sparse: float
@@ -30,13 +36,13 @@ class Speed:
     measured: bool = True
 
     def seconds(self, step: Step) -> float:
-        """Of a step of this network. An image takes a time that is linear in the share of the weights that is left."""
+        """Seconds of a step of this network. The time of an image is taken to be linear in the share of the weights."""
         slope = (1 / self.dense - 1 / self.sparse) / (1 - SPARSE)
         return step.images * (1 / self.dense - slope * (1 - step.density)) + step.evaluated / self.forward
 
 
 def assumed(rate: float) -> Speed:
-    """So many images a second: pruned as dense, and measuring, a third of the work, at three times that."""
+    """A speed of ``rate`` images a second, pruned or dense, and three times that where networks are measured."""
     return Speed(rate, rate, 3 * rate, START, "device", measured=False)
 
 
@@ -54,7 +60,7 @@ def numbers_of(network: str, protocol: Protocol) -> tuple[int, int]:
 
 @cache
 def flops_per_image(network: str, protocol: Protocol) -> int:
-    """FLOPs of one forward and backward pass of one image: three forward passes, two per multiply-add."""
+    """FLOPs of one image forward and backward: those of three forward passes, with two for a multiply-add."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -74,9 +80,12 @@ def total_flops(todo: list[Step]) -> int:
 
 
 def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: float | None = None) -> Speed:
-    """Measured here and now, in one process, on noise, with the engine and the cohort that the steps would have.
+    """Measures the speed of a network here and now, in one process.
 
-    seconds: to take, about; None is `CALIBRATION`.
+    It trains on noise, with the engine and the cohort that the steps would have.
+
+    Arguments:
+        seconds: about how long to measure; None is `CALIBRATION`.
     """
     import numpy as np
     import torch
@@ -99,7 +108,7 @@ def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: f
     training = protocol.training if network == protocol.network else protocol.scoring.training
     trainer = Trainer(data, network, training, Machine(device=device))
     engine = trainer.engine()
-    replicas = 1 if engine == "serial" else min(trainer.most, protocol.replicates)  # there, each costs the same
+    replicas = 1 if engine == "serial" else min(trainer.most, protocol.replicates)  # with serial, each costs the same
     vectors = [trainer.initial(0, r) for r in range(replicas)]
     dense = torch.ones(trainer.layout.num_prunable, dtype=torch.bool)
     sparse = torch.rand(len(dense), generator=noise) < SPARSE
@@ -119,7 +128,7 @@ def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: f
 
     cohort = trainer.cohort(replicas, engine)
     work = [trains(dense), trains(sparse), evaluates]
-    for each in work:  # the first time, memory is taken and kernels are loaded, and a GPU records its steps
+    for each in work:  # the first call takes memory, loads kernels and records the steps of a GPU
         each(1)
         each(cohort.steps_at_once)
     left = max(1.0, ends - time.monotonic())
@@ -133,7 +142,7 @@ def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: f
 
 
 def _rate(work: Callable[[int], int], seconds: float, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Images a second of work(k), which does k rounds and returns their images: ever more rounds, until time is up."""
+    """Images a second of ``work(k)``, which does k rounds and returns their images. Rounds double until time is up."""
     images, elapsed, rounds = 0, 0.0, 1
     while elapsed < seconds:
         began = clock()
@@ -145,7 +154,7 @@ def _rate(work: Callable[[int], int], seconds: float, clock: Callable[[], float]
 
 
 def _start_up() -> float:
-    """Seconds until another process of the program has what it needs to train."""
+    """Seconds until another process has imported what it needs to train."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import repro.cli, repro.stages, numba"], check=True)
     return time.perf_counter() - began

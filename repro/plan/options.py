@@ -1,4 +1,7 @@
-"""What commands have to be told, of an own protocol what differs from the data set's; and what recipes then say."""
+"""The words of commands, and the recipe fields that follow from them.
+
+A command is told its scale. For a user's own protocol it is told every field that differs from the data set's protocol.
+"""
 
 import hashlib
 from functools import lru_cache
@@ -36,7 +39,7 @@ def words(verb: str, *arguments, **options) -> tuple[str, ...]:
 
 
 def options_of(p: Protocol, replicates: int | None, training: Training, scoring: Scoring | None = None) -> dict:
-    """Options of a command that trains or scores, for so many replicates; None: one result is for all of them."""
+    """Options of a command that trains or scores. replicates: None where all replicates share one result."""
     which = _own_options(p, training, scoring) if p.scale == OWN else {"scale": p.scale}
     return which | {"seed": p.seed, "replicates": replicates}
 
@@ -49,26 +52,26 @@ def label_options(cell: Cell) -> dict:
 
 
 def label_fields(cell: Cell) -> dict:
-    """What recipes say of the labels; a file's are looked at in the artifact (`Step.mislabelled`)."""
+    """Recipe fields of the labels. Labels of a file are compared in the artifact (`Step.mislabelled`)."""
     return {"label_noise": cell.noise} | ({} if cell.labels else {"labels_sha256": ""})
 
 
 def recipe_of(p: Protocol, training: Training) -> dict:
-    """What recipes say of the protocol and of a training."""
+    """Recipe fields of a protocol and of one of its trainings."""
     return dict(_recipe(p, training))
 
 
-@lru_cache(maxsize=64)  # thousands of steps are of a few protocols
+@lru_cache(maxsize=64)  # a plan has thousands of steps and few protocols
 def _recipe(p: Protocol, training: Training) -> dict:
     said = {"dataset": p.dataset, "network": p.network, "normalization": p.normalization, "seed": p.seed}
     said |= training_fields(training)
-    if not training.augment:  # nothing is cropped
+    if not training.augment:  # then no image is cropped
         del said["border"]
     return said
 
 
 def _own_options(p: Protocol, training: Training, scoring: Scoring | None) -> dict:
-    """Options of a command (that trains, or that scores) for what differs from the data set's own protocol."""
+    """Options for the fields in which a user's protocol differs from the data set's. scoring: of the score command."""
     base = protocol(p.dataset)
     ours, usual = (scoring, base.scoring) if scoring else (p, base)
     names = ("networks", "batch_norm", "network") if scoring else ("network",)
@@ -80,7 +83,7 @@ def _own_options(p: Protocol, training: Training, scoring: Scoring | None) -> di
 
 
 def sha256_of_scores(path: str, p: Protocol) -> str:
-    """What select's recipe says of a user's scores. Raises UsageError for a file that it would not take."""
+    """The checksum of a user's scores in select's recipe. Raises UsageError for a file that select refuses."""
     return hashlib.sha256(_per_image(path, "score", p).astype("<f8")).hexdigest()
 
 
@@ -100,7 +103,7 @@ def _per_image(path: str, name: str, p: Protocol) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _read_once(path: str, name: str, size: int, train: int | None, state: tuple | None) -> np.ndarray:
-    """`read_numbers`, once for each state of the file: every step of a figure asks for it."""
+    """`read_numbers`, once for each state of the file, because every step of a figure asks for it."""
     found = read_numbers(Path(path), name, size=size, train=None if train is None else np.arange(train))
     found.flags.writeable = False
     return found

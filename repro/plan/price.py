@@ -1,8 +1,8 @@
 """What a plan costs: trainings, images, FLOPs, bytes, and time, on this machine or on many devices.
 
-A step's time is that of its training images, dense or sparse, of the images it measures networks on, and of starting
-its process. The speed of one network of the plan is measured (`speed`) or assumed; the others count by their FLOPs.
-Jobs that wait for others are taken as make takes them (`schedule`). `size` has the bytes.
+A step takes time for its training images, dense or sparse, for the images it measures networks on, and to start its
+process. The speed of one network of the plan is measured or assumed, and the others are taken to do as many FLOPs a
+second. Jobs wait for each other as make lets them (`repro.plan.jobs.schedule`).
 """
 
 import shutil
@@ -21,16 +21,20 @@ SENSIBLE_HOURS = 12.0
 WORTH_MEASURING = 2e13  # FLOPs; a plan of fewer takes minutes anywhere
 CHECKPOINT_SECONDS = 60  # the default of --checkpoint-seconds
 PROCESS = 580 * 2**20  # bytes of a process that has imported PyTorch and this program (docs/performance.md)
-TOLD = 0.02  # share of the longest chain from which a step of it is named
+TOLD = 0.02  # a step of the longest chain is named if it takes this share of it
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds of work of all processes together, and on the clock with ``jobs`` of them at once.
+    """What a plan is predicted to cost.
 
     Arguments:
-        longest: seconds of the chain of jobs that wait for each other that takes longest: more processes at once than
-            work / longest have ever less to do. chain: its steps that take most of it, as (name, seconds).
+        network, speed: the network that was measured or assumed, and its speed.
+        work: seconds of all processes together; clock: seconds until the end, with ``jobs`` processes at once.
+        longest: seconds of the longest chain of jobs that wait for each other. More than work / longest processes at
+            once cannot all be busy.
+        chain: the steps that take most of that chain, as (name, seconds).
+        stored: bytes of artifacts before compression.
         written, read: bytes of artifacts, work folders and checkpoints, all processes together.
     """
 
@@ -47,7 +51,7 @@ class Prediction:
 
     @property
     def efficiency(self) -> float:
-        """Share of the time that a process at work has work."""
+        """Mean share of the time for which a process is busy."""
         return self.work / (self.jobs * self.clock)
 
     @property
@@ -90,8 +94,8 @@ def predict(
     """The time the steps would take, at the speed of one network.
 
     Arguments:
-        network: whose speed it is; by default that which takes most of the FLOPs.
-        measure: gives its speed; `calibrate` by default.
+        network: the network whose speed it is; None is the one with most of the FLOPs.
+        measure: (network, protocol, device) -> its speed; None is `calibrate`.
 
     Raises UsageError for a network that no step trains.
     """
@@ -150,7 +154,7 @@ def places(text: str) -> tuple[int, ...]:
 
 
 def speed_of(text: str) -> tuple[str | None, Callable[..., Speed]]:
-    """(network or None, what gives its speed) of '250000' or 'cifar_resnet20=250000'. Raises UsageError."""
+    """(network or None, function that gives its speed) of '250000' or 'cifar_resnet20=250000'. Raises UsageError."""
     network, _, rate = text.rpartition("=")
     try:
         value = float(rate)
@@ -164,7 +168,7 @@ def speed_of(text: str) -> tuple[str | None, Callable[..., Speed]]:
 
 
 def report(name: str, steps: list[Step], todo: list[Step], *predictions: Prediction) -> str:
-    """One line per missing step, the totals, and the time they would take: one prediction in a sentence, several (with
+    """One line per missing step, the totals, and the predicted time: of one prediction as a sentence, of several (with
     other numbers of processes) as a table."""
     if not todo:
         return f"{name}: all {len(steps)} artifacts are complete, nothing to do"
@@ -204,12 +208,12 @@ def _table(predictions: Sequence[Prediction]) -> list[str]:
 
 
 def worth_measuring(todo: list[Step]) -> bool:
-    """Whether there is enough to do for anybody to wait 20 s for a prediction."""
+    """Whether the steps take so long that a prediction is worth 20 s."""
     return total_flops(todo) > WORTH_MEASURING
 
 
 def require_sensible(prediction: Prediction | None, *, yes: bool) -> None:
-    """Raises UsageError when the steps would take longer than anybody wants and ``yes`` was not given."""
+    """Raises UsageError when the steps would take longer than `SENSIBLE_HOURS` and ``yes`` was not given."""
     if prediction and not yes and prediction.clock > SENSIBLE_HOURS * 3600:
         hours = f"{prediction.clock / 3600:,.0f} hours"
         raise UsageError(f"this would take about {hours} here: add YES=1 (or --yes) to do it all the same")
@@ -222,10 +226,10 @@ def stored_bytes(step: Step) -> int:
 
 
 def moved_bytes(step: Step, seconds: float, stored: dict) -> tuple[float, float]:
-    """(written, read) while a step that takes so many seconds is made, data set apart.
+    """Bytes (written, read) while a step that takes so many seconds is made, without the images.
 
-    Every piece goes to the work folder and then, at the latest, into the artifact; a checkpoint has the weights and the
-    momentum of the cohort. Its inputs are read once. stored: target -> bytes, of all steps.
+    Every piece is written twice, to the work folder and into the artifact. A checkpoint has the weights and momentum of
+    the cohort. The inputs are read once. stored: target -> bytes of its artifact, for all steps.
     """
     replicates = len({piece.split("/")[0] for piece in step.wanted})
     cohort = replicates if step.verb in ("imp", "branch", "pretrain", "gradients") else step.networks
@@ -235,20 +239,20 @@ def moved_bytes(step: Step, seconds: float, stored: dict) -> tuple[float, float]
 
 
 def spoken(count: float) -> str:
-    """Bytes as people say them."""
+    """Bytes in MB, GB or TB."""
     if count >= 1e12:
         return f"{count / 1e12:,.3g} TB"
     return f"{count / 1e9:,.3g} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
 
 
 def disk_bytes(todo: Sequence[Step], processes: int) -> int:
-    """The artifacts before compression, and a second copy of the largest in the work folders of those under way."""
+    """The artifacts before compression, and for each process a second copy of one of the largest in its work folder."""
     sizes = sorted((stored_bytes(step) for step in todo), reverse=True)
     return sum(sizes) + sum(sizes[:processes])
 
 
 def memory_bytes(todo: Sequence[Step], processes: int) -> int:
-    """At least: for each process the program, the images, and weights with momentum of a cohort and of a copy."""
+    """At least: in each process the program, the images, and weights and momentum of a cohort and of its copy."""
     each = []
     for step in todo:
         p = step.protocol
@@ -277,7 +281,7 @@ def require_room(todo: Sequence[Step], results: Path, processes: int, *, yes: bo
 
 
 def _available() -> int | None:
-    """Bytes of memory that can be had without swapping; None where the system does not tell."""
+    """Bytes of memory that are available without swapping; None where the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Declared items -> steps: one command, the artifact it makes, what it reads, and what it costs."""
+"""From items to steps: a step is one command, the artifact it makes, the artifacts it reads, and its cost."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +14,7 @@ from repro.plan.items import Barrier, Branch, Cell, Chosen, Gradients, Item, War
 from repro.plan.options import given_labels, label_fields, label_options, options_of, recipe_of, sha256_of_scores, words
 from repro.protocol import Protocol
 from repro.recipes.artifacts import DEFAULTS, number, on_line, piece_name, piece_names, warmed_up
+from repro.recipes.training import Training
 
 Look = Callable[[Path], store.Glance]
 BATCHES = 16  # mini-batches per measurement of gradients: the default of the command
@@ -25,12 +26,12 @@ class Step:
 
     Arguments:
         needs: artifacts it reads.
-        wanted: table pieces the artifact must hold to be complete.
-        recipe: fields its recipe must have.
-        networks, images: cost: networks trained and images passed through forward and backward.
-        evaluated: images passed through forward alone, to measure networks.
-        density: mean share of the prunable weights that are left in its trainings.
-        labels: file whose labels the artifact has to hold, or ''.
+        wanted: pieces that a complete artifact has in its table.
+        recipe: fields that the artifact's recipe must have.
+        networks: how many it trains; images: how many pass through them forward and backward.
+        evaluated: images that pass through forward alone, to measure networks.
+        density: mean share of the prunable weights that its trainings keep.
+        labels: file whose labels the artifact must hold, or ''.
     """
 
     target: Path
@@ -56,13 +57,16 @@ class Step:
         return self.protocol.scoring.network if self.verb == "score" else self.protocol.network
 
     def differing(self, recipe: dict) -> list[tuple[str, object, object]]:
-        """(field, there, here) wherever a recipe is not this step's."""
+        """(field, its value there, its value here) of each field in which another recipe differs from this step's."""
         found = [(field, recipe.get(field, DEFAULTS.get(field)), here) for field, here in self.recipe.items()]
         return [each for each in found if each[1] != each[2]]
 
     def mislabelled(self) -> bool:
-        """Whether the artifact that is there holds other labels than the file. The file may leave out test images, so
-        that the checksum of all labels is not known without the data."""
+        """Whether the finished artifact holds other labels than the file.
+
+        The labels are compared one by one: the file may leave out test images, so the checksum of all labels is unknown
+        without the data.
+        """
         if not self.labels:
             return False
         given, artifact = given_labels(self.labels, self.protocol), store.read(self.target)
@@ -70,18 +74,18 @@ class Step:
         return "labels" not in artifact or not np.array_equal(artifact["labels"][known], given[known])
 
     def lacks(self, look: Look = store.glance) -> frozenset[str]:
-        """Pieces the artifact does not have, whatever it was made from; all of them when it is not there."""
+        """Pieces that the artifact lacks, whatever it was made from; all of them when there is no artifact."""
         try:
             return self.wanted - look(self.target).pieces
         except UsageError:
             return self.wanted
 
     def missing(self, look: Look = store.glance) -> frozenset[str]:
-        """Pieces not yet in the artifact; all of them when the artifact has another recipe or other inputs."""
+        """Pieces that the artifact lacks; all of them when it has another recipe, other inputs or other labels."""
         try:
             found = look(self.target)
             inputs = {look(path).identity for path in self.needs}
-        except UsageError:  # absent or broken: the command will say
+        except UsageError:  # absent or broken, which the command will say
             return self.wanted
         if self.differing(found.recipe) or set(found.inputs) != inputs or self.mislabelled():
             return self.wanted
@@ -89,9 +93,9 @@ class Step:
 
 
 def steps(items: Iterable[Item], results: Path) -> list[Step]:
-    """The steps that make the items' artifacts, each artifact once, inputs before what needs them.
+    """The steps that make the items' artifacts: each artifact once, and after its inputs.
 
-    Where two items want different numbers of replicates or levels of one artifact, the larger is made.
+    Where two items want different numbers of replicates or levels of one artifact, the larger number is made.
     """
     found: dict[Path, Step] = {}
     chains = [(item, chain(item, results)) for item in items]
@@ -112,8 +116,10 @@ def last(items: Iterable[Item], results: Path) -> list[Step]:
 
 
 def unfinished(todo: list[Step], look: Look | None = None) -> list[Step]:
-    """The steps with something missing, their cost reduced to the share that is. By the indexes of their folders, or as
-    ``look`` has it."""
+    """The steps whose artifact lacks a piece, each with the cost of the missing share.
+
+    look: reads what is known of an artifact; None looks it up in the indexes of the folders.
+    """
     if look is None:
         with store.Index() as look:
             return unfinished(todo, look)
@@ -127,7 +133,7 @@ def unfinished(todo: list[Step], look: Look | None = None) -> list[Step]:
 
 
 def _density(pieces: Iterable[str], p: Protocol) -> float:
-    """Mean share of the weights left over the (replicate, level) pieces of imp and branch; 1 of any others."""
+    """Mean share of the weights that (replicate, level) pieces keep; 1 of pieces without a level."""
     levels = [level for piece in pieces if (level := number("level", piece)) is not None]
     return sum((1 - p.prune_fraction) ** level for level in levels) / len(levels) if levels else 1.0
 
@@ -139,7 +145,7 @@ def chain(item: Item, results: Path) -> list[Step]:
 
 
 def _step(target: Path, command: tuple[str, ...], needs: Sequence[Step], p: Protocol, wanted, recipe, **cost) -> Step:
-    """The step of a command that is given without its --out."""
+    """A step, from its command without --out. needs: the steps whose artifacts it reads; cost: further fields."""
     return Step(
         target=target,
         command=(*command, "--out", str(target)),
@@ -184,17 +190,16 @@ def _branch(branch: Branch, results: Path) -> list[Step]:
 
 
 def _levels(cell: Cell, target: Path, command: tuple[str, ...], parent: Step, levels: range, said: dict) -> Step:
-    """Levels of sparse networks, of imp or branch."""
+    """The step of imp or branch, which train a network for each replicate and level. said: further recipe fields."""
     p, wanted = cell.protocol, piece_names(replicate=range(cell.promised), level=levels)
     recipe = recipe_of(p, p.training) | {"t": cell.t} | said
-    return _step(target, command, [parent], p, wanted, recipe, **_whole_runs(len(wanted), cell))
+    return _step(target, command, [parent], p, wanted, recipe, **_runs(len(wanted), p.training, cell.t, p.all_images))
 
 
-def _whole_runs(count: int, cell: Cell) -> dict[str, int]:
-    """The cost of so many trainings from the rewind step to the end, each measured on all images."""
-    p = cell.protocol
-    images = count * (p.training.steps - cell.t) * p.training.batch_size
-    return {"networks": count, "images": images, "evaluated": count * p.all_images}
+def _runs(count: int, training: Training, t: int, measured: int) -> dict[str, int]:
+    """The cost of ``count`` trainings from step t to the end, each measured on so many images."""
+    images = count * (training.steps - t) * training.batch_size
+    return {"networks": count, "images": images, "evaluated": count * measured}
 
 
 @chain.register
@@ -207,7 +212,7 @@ def _barrier(barrier: Barrier, results: Path) -> list[Step]:
     recipe, intervals = recipe_of(p, p.training), (barrier.alphas or 3) - 1
     del recipe["seed"]
     alphas = sorted({0.5, *(k / intervals for k in range(intervals + 1))})
-    on_lines = children + 1 + len(pairs) * (intervals - 1)  # networks of a parent, measured with either batch norm
+    on_lines = children + 1 + len(pairs) * (intervals - 1)  # networks of a parent, measured with both batch norms
     each = on_lines * (2 * p.all_images + p.train_images) + p.train_images + (2 + children) * p.test_images
     step = _step(
         barrier.path(results),
@@ -216,7 +221,7 @@ def _barrier(barrier: Barrier, results: Path) -> list[Step]:
         p,
         frozenset(f"{line}/{mode}" for line in lines for mode in ("averaged", "recalibrated")),
         recipe | {"form": "children", "level": 0, "alphas": alphas},
-        **_whole_runs(n * children, cell) | {"evaluated": n * each},
+        **_runs(n * children, p.training, cell.t, 0) | {"evaluated": n * each},
     )
     return [*before, step]
 
@@ -236,9 +241,7 @@ def _warmup(sweep: WarmupSweep, results: Path) -> list[Step]:
         p,
         wanted,
         recipe_of(p, study.training),
-        networks=len(wanted),
-        images=len(wanted) * study.training.steps * study.training.batch_size,
-        evaluated=len(wanted) * p.all_images,
+        **_runs(len(wanted), study.training, 0, p.all_images),
     )
     return [step for chain in chains for step in chain] + [step]
 
@@ -269,7 +272,7 @@ def _chosen(item: Chosen, results: Path) -> list[Step]:
 
 
 def _select(cell: Cell, results: Path) -> list[Step]:
-    """The steps that make a cell's subset: its scores, or the subset it is like, first."""
+    """The steps that make a cell's subset, after its scores or the subset whose histogram it takes."""
     p, subset, n = cell.protocol, cell.subset, cell.promised
     before: list[Step] = []
     source = {"dataset": p.dataset, **label_options(cell)}
@@ -310,7 +313,7 @@ def _select(cell: Cell, results: Path) -> list[Step]:
 def _score(cell: Cell, results: Path) -> Step:
     p, scoring, training = cell.protocol, cell.protocol.scoring, cell.protocol.scoring.training
     n = max(cell.promised, p.replicates)
-    several = n if p.folds > 1 else None  # without folds all replicates share one set of scores
+    several = n if p.folds > 1 else None  # without folds all replicates share their scores
     wanted = piece_names(fold=range(min(p.folds, n)), network=range(scoring.networks))
     recipe = recipe_of(p, training) | {"network": scoring.network, "networks": scoring.networks}
     return _step(
@@ -320,8 +323,6 @@ def _score(cell: Cell, results: Path) -> Step:
         p,
         wanted,
         recipe | {"batch_norm": scoring.batch_norm, **label_fields(cell)},
-        networks=len(wanted),
-        images=len(wanted) * training.steps * training.batch_size,
-        evaluated=len(wanted) * p.train_images,
         labels=cell.labels,
+        **_runs(len(wanted), training, 0, p.train_images),
     )

@@ -1,1 +1,1 @@
-"""What a run is made by, without PyTorch: how it trains, and what its artifact says of it."""
+"""What a run is made by, without PyTorch: how it trains, and what its artifact records."""

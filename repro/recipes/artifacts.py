@@ -1,4 +1,4 @@
-"""What artifacts are made of, without PyTorch: the names of pieces, the fields of recipes, the bytes of arrays.
+"""What artifacts are made of, without PyTorch: names of pieces, fields of recipes, bytes of arrays.
 
 Stages write by these names and fields, and the plan, status and notebooks read by them. docs/artifact-format.md lists
 them all.
@@ -53,7 +53,7 @@ def warmed_up(subset: str, w: int, replicate: int) -> str:
 
 
 def on_line(parent: str, a: int, b: int) -> str:
-    """Where the line between two children of a parent stands, both kinds of batch norm: 'replicate_0/pair_0_1'."""
+    """The line between two children of a parent, without the kind of batch norm: 'replicate_0/pair_0_1'."""
     return f"{parent}/pair_{a}_{b}"
 
 
@@ -81,15 +81,15 @@ def array_bytes(verb: str, pieces: Collection[str], recipe: dict, protocol, prun
 
     Arguments:
         verb: the command that makes it.
-        pieces: those of its table.
-        protocol: the `repro.experiment.Protocol` that it is part of.
-        prunable, numbers: of its network, the prunable weights, and all weights with batch-norm statistics.
+        pieces: all pieces of its table.
+        protocol: its `repro.experiment.Protocol`.
+        prunable, numbers: how many prunable weights its network has, and how many weights and batch-norm statistics.
     """
     train, tests = protocol.train_images, -(-protocol.test_images // 8)  # a bit for each test image
     weights, points = 4 * numbers, len(recipe.get("alphas", ()))
     trained = -(-prunable // 8) + weights + tests + 2 * train  # mask, weights, test bits, margins in half precision
     line = 4 * protocol.all_images + -(-train // 8) + tests  # losses, and a bit for each image
-    each, of_replicate, once = {  # bytes of a piece, beside the pieces of a replicate or fold, and beside all of them
+    each, of_replicate, once = {  # bytes for each piece, for each replicate or fold, and once
         "score": (12 * train, 20 * train + 8, 0),  # three scores of each network and their means; int64 indices
         "select": (8 * (recipe.get("size", 0) + protocol.num_classes), 0, 0),
         "pretrain": (weights, 0, 0),

@@ -12,11 +12,11 @@ def onset(t: Sequence[int], error_barrier: Sequence[float], threshold: float = C
     """The smallest step of the sweep at which, and at all later ones of it, the mean barrier is below ``threshold``.
 
     Arguments:
-        t: rewind step of each row; a step may have several rows (parents, pairs), which are averaged.
-        error_barrier: 0-1 barrier of each row, a fraction: the maximum over alpha. NaN (a diverged pair) is left out;
-            a step with nothing else is not connected.
+        t: rewind step of each row. The rows of a step (parents, pairs) are averaged.
+        error_barrier: 0-1 barrier of each row, a fraction: the maximum over alpha. NaN (a diverged pair) is left out,
+            and a step with NaN alone is not connected.
 
-    Returns None when the last step of the sweep is not connected, or there is none.
+    Returns None where the last step of the sweep is not connected, and for an empty sweep.
     """
     means = pd.Series(list(error_barrier), index=list(t), dtype=float).groupby(level=0).mean().sort_index()
     found = None

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from repro.errors import UsageError
 
 PRECISIONS = ("fp32", "bf16", "fp64")
-LARGEST = (2 - 2**-23) * 2.0**127  # that single precision holds
+LARGEST = (2 - 2**-23) * 2.0**127  # the largest number of single precision
 
 
 @dataclass(frozen=True)
 class Training:
     """How a network is trained to the end (protocol section 1).
 
-    Steps are counted from the random initialisation, pre-training included: whoever starts at step t sees the learning
-    rate of step t and trains ``steps - t`` steps (protocol section 4). border: black pixels added on every side before
-    the random crop, where there is one (section 6).
+    Steps are counted from the random initialisation, pre-training included: a run that starts at step t begins with the
+    learning rate of step t and trains ``steps - t`` steps (protocol section 4). border: black pixels added on every
+    side before the random crop of ``augment`` (section 6).
 
     Raises UsageError for values that cannot be trained with.
     """

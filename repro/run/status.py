@@ -12,7 +12,7 @@ from pathlib import Path
 
 from repro import store
 from repro.errors import UsageError
-from repro.plan.jobs import Job, as_jobs
+from repro.plan.jobs import Job, as_jobs, schedule
 from repro.plan.steps import Look, Step, unfinished
 from repro.recipes.artifacts import number
 from repro.run import job_log
@@ -254,7 +254,6 @@ def _measured(step: Step, look: Look) -> tuple[str, float, float] | None:
 
 def _clock(jobs: list[Job], states: dict[Path, State], places: int) -> float:
     """Seconds until the jobs are done, the running ones first."""
-    from repro.plan.jobs import schedule
     from repro.plan.measure import START
 
     def seconds(job: Job) -> float:

@@ -1,1 +1,1 @@
-"""A figure command: which figures on which data sets, and their finished runs as tables."""
+"""What a figure command is about: its figures and data sets, and their finished runs as tables."""

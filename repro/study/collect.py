@@ -1,4 +1,4 @@
-"""Finished artifacts -> the tables that figures are drawn from and claims are judged on."""
+"""From finished artifacts to the tables that figures show and claims are judged on."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -19,15 +19,16 @@ BINS = np.arange(-5, 10.5, 0.5)
 
 
 def finished(items: Iterable[Item], results: Path) -> list[Item]:
-    """The items whose artifact is there."""
+    """The items whose artifact exists."""
     return [item for item in items if item.path(results).exists()]
 
 
 def collect(items: Iterable[Item], results: Path, known: dict | None = None) -> Evidence:
-    """The tables of the items' artifacts: only what the protocol asks for, an artifact may hold more.
+    """The tables of the items' artifacts, with the pieces that the protocol asks for; an artifact may hold more.
 
     Arguments:
-        known: tables that an earlier call read; those of this one are added. For who collects several times at once.
+        known: tables that earlier calls read, to which this call adds its own, so that several calls read each artifact
+            once.
 
     Raises UsageError naming the first artifact that is missing or of another recipe.
     """
@@ -48,8 +49,11 @@ def collect(items: Iterable[Item], results: Path, known: dict | None = None) -> 
 
 
 class _Read:
-    """What is read for an item. tables: (name, table); beside: (name, key, function that gives the table), because items
-    share subsets and scores."""
+    """What is read for an item.
+
+    tables: (name, table) of its own artifact. beside: (name, key, function that reads the table) of its subset and its
+    scores; other items share these, and a key is read once.
+    """
 
     def __init__(self, item: Item, steps: list[Step], look: Look):
         self.tables = [*_TABLES[type(item)](item, steps, look), *_growth(item, steps, look)]
@@ -57,7 +61,7 @@ class _Read:
 
 
 def _open(steps: list[Step], look: Look) -> store.Artifact:
-    """The artifact of the last step. Raises UsageError if it, or what it was made from, is of another experiment."""
+    """The artifact of the last step. Raises UsageError if it or one of its inputs is of another experiment."""
     path, known = steps[-1].target, {step.target: step for step in steps}
     if not path.exists():
         raise UsageError(f"{path} is missing: run make, or the commands that repro plan --make writes")
@@ -72,8 +76,14 @@ def _open(steps: list[Step], look: Look) -> store.Artifact:
 
 
 def _require_as_planned(path: Path, made: store.Lineage, target: Path, known: dict[Path, Step], look: Look) -> None:
-    """Raises UsageError unless ``made``, of the lineage of the artifact at ``path``, is what the plan has at ``target``,
-    of the inputs that the plan has, which are those that are there."""
+    """Raises UsageError unless an artifact and all its inputs are those of the plan.
+
+    Arguments:
+        path: the artifact that is read.
+        made: its lineage, or that of one of its inputs.
+        target: where the plan has ``made``. An artifact that stands there must be the same.
+        known: the steps by their targets.
+    """
     if made.name != target.stem:
         raise UsageError(
             f"{path} is not in its place: {made.name} is where {target.stem} is needed; rename it back, or "
@@ -84,7 +94,7 @@ def _require_as_planned(path: Path, made: store.Lineage, target: Path, known: di
             f"{path} was made from another {target.stem} (identity {made.identity[:12]}…) than stands at "
             f"{target} ({there[:12]}…): bring that one back, or run make with another --results folder"
         )
-    if target not in known:  # whoever asks for one artifact alone
+    if target not in known:  # the caller asks for one artifact alone
         return
     for field, there, here in known[target].differing(made.recipe):
         of = "" if target == path else f" of {made.name}"
@@ -92,10 +102,8 @@ def _require_as_planned(path: Path, made: store.Lineage, target: Path, known: di
             f"{path} is of another experiment: {field}{of} is {there} there and {here} here; "
             "choose another --results folder, or its --seed and --scale"
         )
-    sources, needs = (
-        {each.name: each for each in made.inputs.values()},
-        {need.stem: need for need in known[target].needs},
-    )
+    sources = {each.name: each for each in made.inputs.values()}
+    needs = {need.stem: need for need in known[target].needs}
     if sources.keys() != needs.keys():
         raise UsageError(
             f"{path} is of another experiment: {made.name} was made from {', '.join(sources) or 'nothing'} and "
@@ -123,8 +131,8 @@ def _labels(cell: Cell, condition: str | None = None) -> dict:
 
 
 def _growth(item: Item, steps: list[Step], look: Look):
-    """A row for each smaller number of replicates with which the item's artifact was complete before, and could be
-    judged: two and more."""
+    """A row for each smaller number of replicates, two or more, that the item's artifact had before: it may have been
+    judged then."""
     step = steps[-1]
     after = len({n for piece in step.wanted if (n := number("replicate", piece)) is not None})
     runs = look(step.target).provenance.get("runs", [])
@@ -181,7 +189,7 @@ def _of_gradients(item: Gradients, steps: list[Step], look: Look):
 
 
 def _of_chosen(item: Chosen, steps: list[Step], look: Look):
-    yield from ()  # what is told of any subset is told of this one
+    yield from ()  # its table comes from _beside, as that of any subset
 
 
 _TABLES = {
@@ -195,7 +203,7 @@ _TABLES = {
 
 
 def _beside(item: Item, steps: list[Step], look: Look):
-    """Tables of the subset and the scores that a cell is made from: (table, key, function that reads it)."""
+    """Tables of the subset and the scores that a cell is made from: (name, key, function that reads the table)."""
     cell = item.cell if isinstance(item, Chosen) else item
     if not isinstance(cell, Cell) or cell.subset is None:
         return

@@ -1,8 +1,9 @@
-"""A figure of the user's own: a Python file that says on what, what it needs, how it is drawn and what is judged.
+"""A figure of the user's own: a Python file that says which runs it needs, how it is drawn and which claims are judged.
 
-PROTOCOL: a `Protocol`, made with `repro.protocol.own` (or PROTOCOLS, several). Optional, each by default Figure 2's:
-needed(protocol): items of `repro.plan`; draw(evidence, protocols): (matplotlib figure, table); CLAIMS: names of the
-paper's figures whose claims are judged.
+It defines PROTOCOL, a `Protocol` made with `repro.protocol.own` (or PROTOCOLS, several of them). The rest is Figure 2's
+where the file leaves it out: needed(protocol) gives items of `repro.plan`; draw(evidence, protocols) gives a matplotlib
+figure and a table; CLAIMS names the paper's figures whose claims are judged. Every value is checked before anything is
+planned with it.
 """
 
 import math
@@ -21,7 +22,7 @@ from repro.recipes.training import Training
 
 @dataclass(frozen=True)
 class OwnFigure:
-    """What the file at ``path`` defines; ``name``, its stem, is the figure's."""
+    """What the file at ``path`` defines. The figure has the name of the file, without its ending."""
 
     path: Path
     protocols: tuple[Protocol, ...]
@@ -34,7 +35,7 @@ class OwnFigure:
         return self.path.stem
 
     def needed(self, p: Protocol) -> list[Item]:
-        """Its items on one data set, each once. Raises UsageError where the file's function fails or gives others."""
+        """Its items on one data set, each once. Raises UsageError where needed() fails or gives something else."""
         try:
             items = list(dict.fromkeys(self._needed(p)))
         except UsageError:
@@ -50,7 +51,7 @@ class OwnFigure:
         return items
 
     def draw(self, evidence, protocols: list[Protocol]):
-        """(matplotlib figure, table of what it shows). Raises RunError where the file's function fails."""
+        """(matplotlib figure, table of what it shows). Raises RunError where draw() fails or gives something else."""
         import matplotlib
         from matplotlib.figure import Figure
         from pandas import DataFrame
@@ -72,7 +73,7 @@ def is_own(name: str) -> bool:
 
 
 def read(name: str) -> OwnFigure:
-    """The figure that a user's file defines. Raises UsageError for a file that cannot be run or lacks something."""
+    """The figure that a user's file defines. Raises UsageError for a file that cannot be run or lacks a part."""
     import paper_figures
     from paper_figures import figure2
 
@@ -88,7 +89,7 @@ def read(name: str) -> OwnFigure:
     claims = tuple(found.get("CLAIMS", ("figure2",)))
     if unknown := [claim for claim in claims if claim not in paper_figures.NAMES]:
         raise UsageError(f"CLAIMS of {path} has {unknown[0]!r}: choose among {', '.join(paper_figures.NAMES)}")
-    # whatever they were made from, what is trained by them are no runs of the paper
+    # runs of these protocols are none of the paper's, even if the file took a protocol of the paper as it is
     own = tuple(replace(p, scale=OWN) for p in protocols)
     for p in own:
         require_values(p, path)
@@ -103,7 +104,7 @@ def _as_figure2(evidence, protocols: list[Protocol]):
 
 
 def require_options(p: Protocol, path: Path) -> None:
-    """Raises UsageError for what no option of a command says."""
+    """Raises UsageError for a field that differs from the data set's protocol and that no command has an option for."""
     base = protocol(p.dataset)
     fixed = {"normalization": (p.normalization, base.normalization)}
     pairs = [("", p.training, base.training), ("scoring ", p.scoring.training, base.scoring.training)]
@@ -118,7 +119,7 @@ def require_options(p: Protocol, path: Path) -> None:
 
 
 def whole(low: int, high: float = math.inf):
-    """A test for whole numbers in a range, and its words."""
+    """(test of a value, its words for a message): whole numbers in a range. The functions below give other tests."""
     words = f"a whole number from {low}" + (f" to {high}" if high < math.inf else " on")
     return lambda value: type(value) is int and low <= value <= high, words
 
@@ -148,7 +149,7 @@ def one_of(*texts: str):
 
 
 def _by_field(*rows: tuple[tuple, str]) -> dict[str, tuple]:
-    """{field: test} of rows of a test and the fields it is for."""
+    """{field: test} from rows of a test and the names of the fields that it is for."""
     return {field: test for test, fields in rows for field in fields.split()}
 
 
@@ -217,8 +218,8 @@ _TESTS = {
 
 
 def require_values(found: Protocol | Scoring | Training | Warmup | Item, path: Path) -> None:
-    """Raises UsageError that names the first field of a protocol or an item, or of what is in it, with a value that
-    nothing can be made of."""
+    """Raises UsageError that names the first field, of a protocol or an item or of one of its parts, with a value that
+    cannot be used."""
     for field, (fits, words) in _TESTS.get(type(found), {}).items():
         value = getattr(found, field)
         if not fits(value):

@@ -1,4 +1,4 @@
-"""What a figure command is about: protocols, a results folder, and what each of its figures needs, shows and claims."""
+"""What a figure command is about: protocols, a results folder, and what each figure needs, shows and claims."""
 
 import os
 from pathlib import Path
@@ -14,23 +14,23 @@ from repro.study import own_figure
 from repro.study.collect import collect, finished
 
 UNSPOILED = ("permute-scores", "swap-easy-hard")
-"""Controls that are judged beside the same figure without them, where its runs are there."""
+"""Controls that are judged beside the figure without a control, where its runs are finished."""
 
 
 class Study:
     """One figure (or ``all``) at a scale, on some data sets; or a user's own figure.
 
     Arguments:
-        name: a figure, 'all', or the path of a user's Python file (`repro.study.own_figure`); control: an experiment that has
-            to fail, of Figure 2.
-        scale: None is 'demo'; a user's figure has none.
-        datasets: only these; none is all of the scale, or of the file.
+        name: a figure, 'all', or the path of a user's Python file (`repro.study.own_figure`).
+        control: of Figure 2, an experiment that has to fail.
+        scale: None is 'demo'. A user's figure has no scale.
+        datasets: only these; none means all of the scale, or of the file.
         seed, replicates, levels: None is the protocol's.
-        results: folder of artifacts; None is ``results/<scale>``, of a user's figure ``results/<stem of the file>``.
-        read: what the user's file defines, where it was run before; None runs it.
+        results: folder of artifacts; None is ``results/<scale>``, or ``results/<stem of the file>`` of a user's figure.
+        read: what the user's file defines, if it was run before; None runs it.
 
-    ``own`` is the user's figure, or None; ``claims``: the figures whose claims are judged.
-    Raises UsageError for a figure, control or data set that there is not.
+    ``own`` is the user's figure, or None. ``claims`` are the figures whose claims are judged.
+    Raises UsageError for an unknown figure, control or data set.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Study:
         self._declared = declared
         self.asked = {"name": str(name), "scale": scale, "datasets": list(datasets), "control": control, "seed": seed}
         self.asked |= {"replicates": replicates, "levels": levels}
-        """The arguments less the folder, in JSON types: ``Study(**asked, results=…)`` asks the same again."""
+        """The arguments without the folder, in JSON types: ``Study(**asked, results=…)`` is the same study."""
         self.results = results or Path("results") / (self.own.name if self.own else scale)
         try:
             str(self.results).encode()
@@ -85,11 +85,11 @@ class Study:
             raise UsageError(f"--results {self.results} is a file: give a folder")
 
     def changed(self, **asked) -> "Study":
-        """The same with other arguments. A user's file is not run again."""
+        """The study with other arguments. A user's file is not run again."""
         return Study(**{**self.asked, **asked}, results=self.results, read=self.own)
 
     def items(self, *figures: str) -> list:
-        """What these figures (default: all of the study) need, on all data sets, each item once."""
+        """The items of these figures (default: all of the study) on all data sets, each once."""
         found = (item for (f, _), items in self._declared.items() if f in (figures or self.figures) for item in items)
         return list(dict.fromkeys(found))
 
@@ -98,35 +98,35 @@ class Study:
 
     @property
     def how(self) -> str:
-        """How its artifacts are made, for messages."""
+        """The command that makes its artifacts, for messages."""
         if self.own:
             return f"`repro plan {self.own.path} --make rules.mk` and `make -f rules.mk`"
         return f"`make {'figures' if self.name == 'all' else self.name}`"
 
     @property
     def drawn(self) -> list[str]:
-        """The figures that the paper has on at least one of the data sets asked for."""
+        """The figures that exist on at least one of the data sets asked for."""
         return [figure for figure in self.figures if self.protocols_of(figure)]
 
     def stem(self, name: str) -> Path:
-        """Path, less the suffix, of what is written about a figure."""
+        """Path, without suffix, of the files of a figure."""
         return self.results / (f"{name}-{self.control}" if self.control else name)
 
     @property
     def verdicts_stem(self) -> Path:
-        """Path, less the suffix, of the verdicts."""
+        """Path, without suffix, of the verdicts."""
         stem = self.stem("paper" if self.name == "all" else self.name)
         return stem.with_name(f"{stem.name}-verdicts")
 
     def draw(self, figure: str):
-        """(matplotlib figure, table of what it plots) from the artifacts. Raises UsageError as `collect` does."""
+        """(matplotlib figure, table of what it plots), from the artifacts. Raises UsageError as `collect` does."""
         evidence = collect(self.items(figure), self.results)
         if self.own:
             return self.own.draw(evidence, self.protocols_of(figure))
         return paper_figures.draw(figure, evidence, self.protocols_of(figure), self.control)
 
     def finished(self) -> list:
-        """The items whose artifact is there."""
+        """The items whose artifact exists."""
         return finished(self.items(), self.results)
 
     def lacking(self) -> list[Path]:
@@ -135,14 +135,14 @@ class Study:
             return [step.target for step in last(self.items(), self.results) if step.lacks(look)]
 
     def unspoiled(self) -> "Study | None":
-        """The same without the control, where it is judged beside that and all its artifacts are there."""
+        """The study without its control, if the control is judged beside it and all its artifacts exist."""
         if self.control not in UNSPOILED:
             return None
         plain = self.changed(control=None)
         return plain if len(plain.finished()) == len(plain.items()) else None
 
     def judge(self):
-        """The `repro.verify.judge.Judgement` on the artifacts that are there; missing ones make its status 3."""
+        """The `repro.verify.judge.Judgement` on the artifacts that exist; if any is missing, its status is 3."""
         from repro.verify.judge import judge
 
         unspoiled = (plain := self.unspoiled()) and collect(plain.items(), plain.results)
