@@ -336,7 +336,8 @@ def test_more_replicates_of_an_interrupted_run_keep_their_labels(tmp_path, monke
     )
     with monkeypatch.context() as broken:
         broken.setattr(
-            "repro.stages.artifact_writer.Growing.finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+            "repro.stages.artifact_writer.ArtifactWriter.finish",
+            lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt),
         )
         complaint(*command, "--replicates", 2, code=130)
     repro(*command, "--replicates", 1)

@@ -29,7 +29,7 @@ CHECKPOINT = "checkpoint"
 PIECES = "pieces-"
 
 
-class Growing:
+class ArtifactWriter:
     """Context manager that holds the writer's lock on ``path`` from entry to exit.
 
     ``ticker`` says how far the command is, ``curves`` draws it for TensorBoard (None without ``machine.tensorboard``).
@@ -51,7 +51,7 @@ class Growing:
         if any(source.path.resolve() == self.path.resolve() for source in inputs.values()):
             raise UsageError(f"--out {self.path} is also what is read: choose another --out")
 
-    def __enter__(self) -> "Growing":
+    def __enter__(self) -> "ArtifactWriter":
         require_replaceable(self.path, "artifact")
         if self.machine.force and (there := _kind_at(self.path)) not in (None, self.kind):
             raise UsageError(

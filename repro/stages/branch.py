@@ -12,7 +12,7 @@ from repro import store
 from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.nets import layout_of
-from repro.stages.artifact_writer import Growing
+from repro.stages.artifact_writer import ArtifactWriter
 from repro.stages.common import Machine, Result, data_of, require_replicates
 from repro.stages.levels import Levels, piece_of
 from repro.stages.networks import network_for
@@ -95,18 +95,18 @@ def branch(
             f"{mask} is one mask, for which every level would be the same: give the one of --levels that "
             "it is to be compared with"
         )
-    with Growing(out, "branch", recipe, inputs, machine) as cell:
-        work = _Branch(cell, fixed, data, machine)
+    with ArtifactWriter(out, "branch", recipe, inputs, machine) as writer:
+        work = _Branch(writer, fixed, data, machine)
         work.require(wanted)
         if machine.dry_run:
             steps = recipe["steps"] - recipe["t"]
-            return cell.preview([piece_of(*row) for row in wanted], steps=steps, batch_size=recipe["batch_size"])
+            return writer.preview([piece_of(*row) for row in wanted], steps=steps, batch_size=recipe["batch_size"])
         work.expect(wanted)
-        missing = [row for row in wanted if piece_of(*row) not in cell.rows]
+        missing = [row for row in wanted if piece_of(*row) not in writer.rows]
         work.add_lost([row for row in missing if work.is_lost(*row)])
         for rows in work.chunks([row for row in missing if not work.is_lost(*row)]):
             work.train(rows, [work.job(r, work.weights(r), work.mask(r, level)) for r, level in rows])
-        return cell.finish(
+        return writer.finish(
             order=["replicate", "level"],
             extra=work.rewind_weights(),
             lines=work.summary(),
@@ -170,10 +170,10 @@ def _wanted(source: store.Artifact, levels: Sequence[int] | None, replicates: in
 class _Branch(Levels):
     """One branch command: which mask and which weights each level has."""
 
-    def __init__(self, cell: Growing, fixed: Tensor | None, data: ImageSet, machine: Machine):
-        super().__init__(cell, data, machine)
-        self.fixed, self.source, self.point = fixed, cell.inputs["imp"], cell.inputs.get("point")
-        self.masks = cell.inputs.get("masks", self.source)
+    def __init__(self, writer: ArtifactWriter, fixed: Tensor | None, data: ImageSet, machine: Machine):
+        super().__init__(writer, data, machine)
+        self.fixed, self.source, self.point = fixed, writer.inputs["imp"], writer.inputs.get("point")
+        self.masks = writer.inputs.get("masks", self.source)
         self.dtype = torch.float64 if self.training.precision == "fp64" else torch.float32
 
     def require(self, wanted: list[tuple[int, int]]) -> None:
@@ -214,7 +214,7 @@ class _Branch(Levels):
 
     def weights(self, replicate: int) -> Tensor:
         """What a replicate's levels start from, [layout.size], before the mask."""
-        kept = self.cell.arrays.get(f"replicate_{replicate}/rewind_weights")
+        kept = self.writer.arrays.get(f"replicate_{replicate}/rewind_weights")
         if kept is not None:  # its source may have been made anew, elsewhere, since
             return torch.from_numpy(kept)
         if self.recipe["weights"] == "reinitialised":
@@ -228,5 +228,5 @@ class _Branch(Levels):
         return f"replicate_{replicate}/" + ("weights" if artifact.kind == "pretrain" else "level_0/rewind_weights")
 
     def rewind_weights(self) -> dict[str, np.ndarray]:
-        replicates = sorted(set(self.cell.table().replicate))
+        replicates = sorted(set(self.writer.table().replicate))
         return {f"replicate_{r}/rewind_weights": self.weights(r).numpy() for r in replicates}

@@ -11,7 +11,7 @@ from repro.data import Passes
 from repro.engines import Block, Sgd
 from repro.errors import RunError, UsageError
 from repro.recipes.training import Training
-from repro.stages.artifact_writer import Growing
+from repro.stages.artifact_writer import ArtifactWriter
 from repro.stages.beginning import begin
 from repro.stages.common import Machine, Result
 from repro.stages.first_look import advice
@@ -73,25 +73,25 @@ def gradients(
     if batches < 2:
         raise UsageError(f"batches per measurement (={batches}) must be at least 2: try --batches 16")
     fields = start.fields | {"every": every, "batches": batches}
-    with Growing(out, "gradients", fields, start.inputs, machine) as cell:
+    with ArtifactWriter(out, "gradients", fields, start.inputs, machine) as writer:
         trainer = Trainer(start.data, start.network, training, machine)
         if (size := len(start.images(0))) < training.batch_size:
             raise UsageError(
                 f"a subset of {size} images has no full batch of {training.batch_size} to measure: "
                 "choose a larger --size or a smaller --batch-size"
             )
-        work = _Gradients(cell, trainer, [*range(0, t, every), t])
+        work = _Gradients(writer, trainer, [*range(0, t, every), t])
         if machine.dry_run:
             wanted = [_piece(r, step) for r in range(replicates) for step in work.steps]
-            return cell.preview(wanted)
-        missing = [r for r in range(replicates) if any(_piece(r, step) not in cell.rows for step in work.steps)]
+            return writer.preview(wanted)
+        missing = [r for r in range(replicates) if any(_piece(r, step) not in writer.rows for step in work.steps)]
         for r in missing:
             work.expect(r, len(start.images(r)))
         for rows in trainer.chunks(missing, lambda r: trainer.cohort_key(start.images(r))):
             where = place("network", replicates - len(missing), len(rows), replicates)
             work.run([start.job(trainer, r) for r in rows], where)
             missing = missing[len(rows) :]
-        return cell.finish(
+        return writer.finish(
             order=["replicate", "step"],
             extra=start.labels.arrays(replicates),
             lines=work.summary(),
@@ -107,34 +107,34 @@ def _piece(replicate: int, step: int) -> str:
 class _Gradients:
     """One gradients command: trains from measurement to measurement."""
 
-    def __init__(self, cell: Growing, trainer: Trainer, steps: list[int]):
-        self.cell, self.trainer, self.steps = cell, trainer, steps
-        self.data, self.training, self.batches = trainer.data, trainer.training, cell.recipe["batches"]
+    def __init__(self, writer: ArtifactWriter, trainer: Trainer, steps: list[int]):
+        self.writer, self.trainer, self.steps = writer, trainer, steps
+        self.data, self.training, self.batches = trainer.data, trainer.training, writer.recipe["batches"]
 
     def expect(self, replicate: int, images: int) -> None:
         """What is to be done for a replicate that trains on so many images, for the progress line."""
         measured = self.batches * self.training.batch_size + FORWARD * len(self.data.split(replicate)[1])
         for before, step in zip([0, *self.steps], self.steps):
-            if (piece := _piece(replicate, step)) not in self.cell.rows:
+            if (piece := _piece(replicate, step)) not in self.writer.rows:
                 work = images_between(self.training, images, before, step) + measured
-                self.cell.ticker.expect({piece: work})
+                self.writer.ticker.expect({piece: work})
 
     def run(self, jobs: list[Job], where: str) -> None:
         """Train and measure one cohort. What is measured goes to the work folder together with a checkpoint."""
         names = [f"replicate_{job.replicate}" for job in jobs]
-        state, fresh, every = self.cell.checkpoint(names), {}, self.trainer.machine.checkpoint_seconds
+        state, fresh, every = self.writer.checkpoint(names), {}, self.trainer.machine.checkpoint_seconds
         saved = time.monotonic()
 
         def keep(state: Progress) -> None:
             nonlocal saved
             if fresh:
-                self.cell.add(fresh)
+                self.writer.add(fresh)
                 fresh.clear()
-            self.cell.save_checkpoint(names)(state)
+            self.writer.save_checkpoint(names)(state)
             saved = time.monotonic()
 
-        self.cell.ticker.begin(where, jobs, self.training, self._behind(jobs, state.step if state else 0))
-        watch = self.cell.curves and self.cell.curves.watch(names, jobs)
+        self.writer.ticker.begin(where, jobs, self.training, self._behind(jobs, state.step if state else 0))
+        watch = self.writer.curves and self.writer.curves.watch(names, jobs)
         for step in self.steps:
             if state and state.step > step:
                 continue
@@ -143,32 +143,32 @@ class _Gradients:
                 resume=state,
                 checkpoint=keep,
                 checkpoint_seconds=every,
-                report=self.cell.ticker,
+                report=self.writer.ticker,
                 watch=watch,
             )
             state = trained.state
             fresh |= self._measure(trained)
             if step < self.steps[-1] and time.monotonic() - saved > every:
                 keep(state)
-        self.cell.add(fresh)
+        self.writer.add(fresh)
 
     def _behind(self, jobs: list[Job], step: int) -> int:
         """Images that the jobs have been trained on at ``step`` since the last measurement that is kept; below 0 where
         they are trained up to it again."""
         behind = 0
         for job in jobs:
-            kept = [s for s in self.steps if _piece(job.replicate, s) in self.cell.rows]
+            kept = [s for s in self.steps if _piece(job.replicate, s) in self.writer.rows]
             behind += images_of(self.training, job, step) - images_of(self.training, job, max(kept, default=0))
         return behind
 
     def _measure(self, trained: Trained) -> dict:
         """The pieces of this step that are missing."""
         jobs, step = trained.jobs, trained.state.step
-        missing = [j for j, job in enumerate(jobs) if _piece(job.replicate, step) not in self.cell.rows]
+        missing = [j for j, job in enumerate(jobs) if _piece(job.replicate, step) not in self.writer.rows]
         if not missing:
             return {}
         tests = [self.data.split(job.replicate)[1].numpy() for job in jobs]
-        (logits,) = self.trainer.measure(trained, tests, report=self.cell.ticker.measured)
+        (logits,) = self.trainer.measure(trained, tests, report=self.writer.ticker.measured)
         cosines = self._cosines(trained)
         pieces = {}
         for j in missing:
@@ -209,7 +209,7 @@ class _Gradients:
         for index in self._index(jobs, trained.state.step).to(cohort.device).unbind(1):
             # running statistics move, but only here: training goes on from its own state
             cohort.train(Block(index[None], None, still), self.trainer.batcher, labels, only)
-            self.cell.ticker.measured(index.numel(), work=1)
+            self.writer.ticker.measured(index.numel(), work=1)
             found.append(cohort.momentum_vectors())
         return found
 
@@ -229,11 +229,11 @@ class _Gradients:
 
     def summary(self) -> tuple[str, ...]:
         """A line per measured step. Raises RunError when every replicate diverged."""
-        table = self.cell.table()
+        table = self.writer.table()
         bad = sorted(set(table.replicate[table.diverged]))
         if len(bad) == table.replicate.nunique():
             raise RunError(
-                f"all replicates of {self.cell.path.stem} diverged (loss not finite): {self._advice(table)} "
+                f"all replicates of {self.writer.path.stem} diverged (loss not finite): {self._advice(table)} "
                 "and pass --force"
             )
         lines = [" step  cosine similarity  test accuracy"]

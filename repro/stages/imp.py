@@ -8,7 +8,7 @@ import torch
 from repro import store
 from repro.data import ImageSet
 from repro.errors import RunError, UsageError
-from repro.stages.artifact_writer import Growing
+from repro.stages.artifact_writer import ArtifactWriter
 from repro.stages.common import Machine, Result, data_of, require_replicates
 from repro.stages.levels import Levels, piece_of
 from repro.train.prune import count_to_prune, prune_by_magnitude
@@ -51,12 +51,12 @@ def imp(
         )
     data = data_of(parent, machine)
     recipe = {**parent.recipe, "prune_fraction": prune_fraction}
-    with Growing(out, "imp", recipe, {"pretrain": parent}, machine) as cell:
-        run = _Imp(cell, parent, data, machine)
+    with ArtifactWriter(out, "imp", recipe, {"pretrain": parent}, machine) as writer:
+        run = _Imp(writer, parent, data, machine)
         run.require_levels(levels)
         wanted = [(r, level) for r in range(replicates) for level in range(levels + 1)]
         if machine.dry_run:
-            return cell.preview(
+            return writer.preview(
                 [piece_of(*row) for row in wanted], steps=recipe["steps"] - recipe["t"], batch_size=recipe["batch_size"]
             )
         run.expect(wanted)
@@ -65,7 +65,7 @@ def imp(
             run.add_lost(lost)
             for chunk in run.chunks([row for row in todo if row not in lost]):
                 run.train_level(chunk)
-        return cell.finish(
+        return writer.finish(
             order=["replicate", "level"], lines=run.summary(), **run.trainer.provenance, seed=parent.recipe["seed"]
         )
 
@@ -73,8 +73,8 @@ def imp(
 class _Imp(Levels):
     """One imp command: which level comes next, and with which mask."""
 
-    def __init__(self, cell: Growing, parent: store.Artifact, data: ImageSet, machine: Machine):
-        super().__init__(cell, data, machine)
+    def __init__(self, writer: ArtifactWriter, parent: store.Artifact, data: ImageSet, machine: Machine):
+        super().__init__(writer, data, machine)
         self.parent = parent
 
     def require_levels(self, levels: int) -> None:
@@ -91,12 +91,12 @@ class _Imp(Levels):
 
     def rewind_weights(self, replicate: int) -> np.ndarray:
         """The rewind point its first level started from: the parent may have been made anew, elsewhere, since."""
-        kept = self.cell.arrays.get(f"{piece_of(replicate, 0)}/rewind_weights")
+        kept = self.writer.arrays.get(f"{piece_of(replicate, 0)}/rewind_weights")
         return self.parent[f"replicate_{replicate}/weights"] if kept is None else kept
 
     def next_level(self, replicate: int) -> int:
         level = 0
-        while piece_of(replicate, level) in self.cell.rows:
+        while piece_of(replicate, level) in self.writer.rows:
             level += 1
         return level
 
@@ -105,14 +105,14 @@ class _Imp(Levels):
         if level == 0:
             return torch.ones(self.layout.num_prunable, dtype=torch.bool)
         before = piece_of(replicate, level - 1)
-        weights = torch.from_numpy(self.cell.arrays[f"{before}/weights"])[: self.layout.num_prunable]
+        weights = torch.from_numpy(self.writer.arrays[f"{before}/weights"])[: self.layout.num_prunable]
         return prune_by_magnitude(
-            weights, self.unpack(self.cell.arrays[f"{before}/mask"]), self.recipe["prune_fraction"]
+            weights, self.unpack(self.writer.arrays[f"{before}/mask"]), self.recipe["prune_fraction"]
         )
 
     def is_lost(self, replicate: int, level: int) -> bool:
         """Whether there is no mask, because the level before diverged."""
-        return level > 0 and bool(self.cell.rows[piece_of(replicate, level - 1)]["diverged"])
+        return level > 0 and bool(self.writer.rows[piece_of(replicate, level - 1)]["diverged"])
 
     def train_level(self, rows: list[tuple[int, int]]) -> None:
         """Train one level of each (replicate, level), and keep it."""

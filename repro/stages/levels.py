@@ -8,7 +8,7 @@ import torch
 
 from repro.data import ImageSet
 from repro.errors import RunError
-from repro.stages.artifact_writer import Growing
+from repro.stages.artifact_writer import ArtifactWriter
 from repro.stages.common import Machine, training_of
 from repro.stages.first_look import advice
 from repro.stages.networks import require_idle
@@ -23,31 +23,31 @@ def piece_of(replicate: int, level: int) -> str:
 
 
 class Levels(ABC):
-    """Trains the (replicate, level) rows of one command and keeps, for each, in ``cell``:
+    """Trains the (replicate, level) rows of one command and keeps, for each, in ``writer``:
 
     mask: np.packbits of the prunable weights; weights: float32, in the order of the layout; test_correct: np.packbits,
     per example; train_margin: float16 per example; with level 0 ``rewind_weights``, what it started from. And a row of
     the table.
     """
 
-    def __init__(self, cell: Growing, data: ImageSet, machine: Machine):
-        self.cell, self.data, self.machine = cell, data, machine
-        self.recipe = cell.recipe
+    def __init__(self, writer: ArtifactWriter, data: ImageSet, machine: Machine):
+        self.writer, self.data, self.machine = writer, data, machine
+        self.recipe = writer.recipe
         self.training = training_of(self.recipe)
         self.trainer = Trainer(data, self.recipe["network"], self.training, machine)
         self.layout = self.trainer.layout
-        for source in cell.inputs.values():
+        for source in writer.inputs.values():
             require_idle(source, self.layout)
 
     def expect(self, rows: list[tuple[int, int]]) -> None:
         """All (replicate, level) of the command; its progress is told by those that are missing."""
         self.last = max(level for _, level in rows)
         for row in rows:
-            if piece_of(*row) not in self.cell.rows:
+            if piece_of(*row) not in self.writer.rows:
                 train_index, test_index = self.data.split(row[0])
                 work = images_between(self.training, len(train_index), self.recipe["t"], self.training.steps)
                 work += FORWARD * (len(train_index) + len(test_index))
-                self.cell.ticker.expect({piece_of(*row): work})
+                self.writer.ticker.expect({piece_of(*row): work})
 
     def unpack(self, packed: np.ndarray) -> torch.Tensor:
         """A kept mask as bool [num_prunable]."""
@@ -74,11 +74,11 @@ class Levels(ABC):
         span = sorted({level for _, level in rows})
         levels = f"levels {span[0]}-{span[-1]}" if span[1:] else f"level {span[0]}"
         where = f"{levels} of {self.last} ({len(rows)} network{'s' * (len(rows) > 1)})"
-        self.cell.add(self._measure(rows, self.trainer.train(self.cell, jobs, pieces, where)))
+        self.writer.add(self._measure(rows, self.trainer.train(self.writer, jobs, pieces, where)))
 
     def _measure(self, rows: list[tuple[int, int]], trained: Trained) -> dict:
         splits = [[index.numpy() for index in self.data.split(r)] for r, _ in rows]
-        on_train, on_test = self.trainer.measure(trained, *zip(*splits), report=self.cell.ticker.measured)
+        on_train, on_test = self.trainer.measure(trained, *zip(*splits), report=self.writer.ticker.measured)
         jobs, pieces = trained.jobs, {}
         for j, (r, level) in enumerate(rows):
             train_labels, test_labels = (self.data.labels[index] for index in splits[j])
@@ -120,14 +120,14 @@ class Levels(ABC):
             return
         nothing = {name: float("nan") for name in ("loss", "train_acc", "train_loss", "density")}
         nothing |= {"acc": 1 / self.data.num_classes, "diverged_at": NEVER, "seconds": 0.0, "engine": ""}
-        self.cell.add({piece_of(r, level): ({}, self._row(r, level, 0, True) | nothing) for r, level in rows})
+        self.writer.add({piece_of(r, level): ({}, self._row(r, level, 0, True) | nothing) for r, level in rows})
 
     def summary(self) -> tuple[str, ...]:
         """A line per level. Raises RunError when everything diverged."""
-        table = self.cell.table()
+        table = self.writer.table()
         if table.diverged.all():
             raise RunError(
-                f"all replicates of {self.cell.path.stem} diverged (loss not finite from step "
+                f"all replicates of {self.writer.path.stem} diverged (loss not finite from step "
                 f"{table.diverged_at.max()}): {self._advice(table)}, with --force"
             )
         lines = ["level  weights left  test accuracy"]

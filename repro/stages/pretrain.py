@@ -5,7 +5,7 @@ from pathlib import Path
 from repro.data import Passes
 from repro.errors import RunError
 from repro.recipes.training import Training
-from repro.stages.artifact_writer import Growing
+from repro.stages.artifact_writer import ArtifactWriter
 from repro.stages.beginning import begin
 from repro.stages.common import Machine, Result
 from repro.stages.first_look import advice
@@ -59,23 +59,23 @@ def pretrain(
         labels=labels,
     )
     data, training = start.data, start.training
-    with Growing(out, "pretrain", start.fields, start.inputs, machine) as cell:
+    with ArtifactWriter(out, "pretrain", start.fields, start.inputs, machine) as writer:
         trainer = Trainer(data, start.network, training, machine)
         Passes(len(start.images(0)), training.batch_size, training.drop_last)  # complains of a subset below one batch
         if machine.dry_run:
             wanted = [f"replicate_{r}" for r in range(replicates)]
-            return cell.preview(wanted, steps=t, batch_size=training.batch_size)
-        missing = [r for r in range(replicates) if f"replicate_{r}" not in cell.rows]
+            return writer.preview(wanted, steps=t, batch_size=training.batch_size)
+        missing = [r for r in range(replicates) if f"replicate_{r}" not in writer.rows]
         for r in missing:
             work = images_between(training, len(start.images(r)), 0, t) + FORWARD * len(data.split(r)[1])
-            cell.ticker.expect({f"replicate_{r}": work})
+            writer.ticker.expect({f"replicate_{r}": work})
         for rows in trainer.chunks(missing, lambda r: trainer.cohort_key(start.images(r))):
             pieces = [f"replicate_{r}" for r in rows]
             jobs = [start.job(trainer, r) for r in rows]
-            where = place("network", replicates - len(cell.ticker.pending), len(rows), replicates)
-            trained = trainer.train(cell, jobs, pieces, where)
+            where = place("network", replicates - len(writer.ticker.pending), len(rows), replicates)
+            trained = trainer.train(writer, jobs, pieces, where)
             tests = [data.split(r)[1].numpy() for r in rows]
-            (logits,) = trainer.measure(trained, tests, report=cell.ticker.measured)
+            (logits,) = trainer.measure(trained, tests, report=writer.ticker.measured)
             new = {}
             for j, r in enumerate(rows):
                 truth = data.labels[tests[j]]
@@ -88,8 +88,8 @@ def pretrain(
                     "engine": trained.engines[j],
                 }
                 new[pieces[j]] = ({"weights": trained.vectors[j].numpy()}, row)
-            cell.add(new)
-        table = cell.table()
+            writer.add(new)
+        table = writer.table()
         diverged = table.replicate[table.diverged_at != NEVER]
         if len(diverged) == len(table):
             raise RunError(
@@ -103,9 +103,9 @@ def pretrain(
             bad = ", ".join(map(str, diverged))
             hint = advice(min(table.diverged_at[diverged.index]), 0, training.lr)
             lines.append(f"warning: replicates {bad} diverged (loss not finite): {hint}")
-        return cell.finish(
+        return writer.finish(
             order=["replicate"],
-            extra=start.labels.arrays(int(cell.table().replicate.max()) + 1),
+            extra=start.labels.arrays(int(writer.table().replicate.max()) + 1),
             lines=tuple(lines),
             **trainer.provenance,
             seed=start.seed,

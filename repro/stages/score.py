@@ -12,7 +12,7 @@ import torch
 
 from repro.errors import RunError, UsageError
 from repro.protocol import Scoring, protocol
-from repro.stages.artifact_writer import Growing
+from repro.stages.artifact_writer import ArtifactWriter
 from repro.stages.common import Machine, Result, open_data, require_replicates, training_fields
 from repro.stages.first_look import advice
 from repro.stages.labels import labels_in_use
@@ -90,11 +90,11 @@ def score(
     }
     # networks are trained for each group: a fold, or a replicate with labels of its own
     unit, groups = ("replicate", replicates) if used.per_replicate else ("fold", min(len(data.splits), replicates))
-    with Growing(out, "score", fields, {}, machine) as cell:
+    with ArtifactWriter(out, "score", fields, {}, machine) as writer:
         wanted = {f"{unit}_{g}/network_{k}": (g, k) for g in range(groups) for k in range(count)}
         trainer = Trainer(data, scoring.network, training, machine)
         if machine.dry_run:
-            return cell.preview(wanted, steps=training.steps, batch_size=training.batch_size)
+            return writer.preview(wanted, steps=training.steps, batch_size=training.batch_size)
 
         def pool(group: int) -> np.ndarray:
             return data.split(group)[0].numpy()
@@ -106,11 +106,11 @@ def score(
             # padding would enter the statistics of a batch: pools of one length
             return trainer.cohort_key(images), len(images) if by_batch else 0
 
-        missing = {piece: row for piece, row in wanted.items() if piece not in cell.rows}
+        missing = {piece: row for piece, row in wanted.items() if piece not in writer.rows}
         for piece, (g, _) in missing.items():
             images = len(pool(g))  # measured on once, and once more with a backward pass for GraNd
             work = images_between(training, images, 0, training.steps) + (FORWARD + grand) * images
-            cell.ticker.expect({piece: work})
+            writer.ticker.expect({piece: work})
         for chunk in trainer.chunks(missing.values(), cohort_key):
             pieces = [f"{unit}_{g}/network_{k}" for g, k in chunk]
             pools = [pool(g) for g, _ in chunk]
@@ -129,18 +129,18 @@ def score(
             ]
             truth = torch.stack([torch.from_numpy(used.of(g)) for g, _ in chunk])
             forgetting = Forgetting(truth, len(chunk))
-            where = place("network", len(wanted) - len(cell.ticker.pending), len(chunk), len(wanted))
-            trained = trainer.train(cell, jobs, pieces, where, observe=forgetting)
-            (logits,) = trainer.measure(trained, pools, batch_norm=scoring.batch_norm, report=cell.ticker.measured)
+            where = place("network", len(wanted) - len(writer.ticker.pending), len(chunk), len(wanted))
+            trained = trainer.train(writer, jobs, pieces, where, observe=forgetting)
+            (logits,) = trainer.measure(trained, pools, batch_norm=scoring.batch_norm, report=writer.ticker.measured)
             if trained.diverged.any():
                 first = int(np.argmax(trained.diverged))
-                cell.drop_checkpoint()
+                writer.drop_checkpoint()
                 raise RunError(
                     f"scoring network {pieces[first]} diverged (loss not finite at step {trained.diverged_at[first]}): "
                     f"a score needs all {count} networks: {advice(trained.diverged_at[first], 0, training.lr)}"
                 )
             if grand:
-                cell.save_checkpoint(pieces)(trained.state)  # gradients can take as long as the training
+                writer.save_checkpoint(pieces)(trained.state)  # gradients can take as long as the training
             new = {}
             for j, (g, k) in enumerate(chunk):
                 label = truth[j, pools[j]]
@@ -155,11 +155,11 @@ def score(
                         trainer.batcher,
                         pools[j],
                         label,
-                        report=lambda images: cell.ticker.measured(images, work=1),
+                        report=lambda images: writer.ticker.measured(images, work=1),
                     )
                     arrays["grand"] = norms.float().numpy()
                 if odd := [name for name, values in arrays.items() if not np.isfinite(values).all()]:
-                    cell.drop_checkpoint()
+                    writer.drop_checkpoint()
                     raise RunError(
                         f"scoring network {pieces[j]} gives {' and '.join(odd)} scores that are not finite: "
                         f"lower --lr (={training.lr})"
@@ -172,26 +172,26 @@ def score(
                     "engine": trained.engines[j],
                 }
                 new[pieces[j]] = (arrays, row)
-            cell.add(new)
-        groups = sorted({row[unit] for row in cell.rows.values()})
+            writer.add(new)
+        groups = sorted({row[unit] for row in writer.rows.values()})
         extra, lines = used.arrays(max(replicates, groups[-1] + 1)), []  # an interrupted run may have had more
         for g in groups:
-            if any(f"{unit}_{g}/network_{k}" not in cell.rows for k in range(count)):
+            if any(f"{unit}_{g}/network_{k}" not in writer.rows for k in range(count)):
                 continue  # begun by a run that was interrupted
             extra[f"{unit}_{g}/index"] = pool(g)
             for name in SCORES:
-                each = [cell.arrays.get(f"{unit}_{g}/network_{k}/{name}") for k in range(count)]
+                each = [writer.arrays.get(f"{unit}_{g}/network_{k}/{name}") for k in range(count)]
                 if all(values is not None for values in each):  # not GraNd, or made before there were other scores
                     extra[f"{unit}_{g}/{name}"] = np.stack(each).mean(0)
-            accuracy = np.mean([cell.rows[f"{unit}_{g}/network_{k}"]["train_acc"] for k in range(count)])
+            accuracy = np.mean([writer.rows[f"{unit}_{g}/network_{k}"]["train_acc"] for k in range(count)])
             said = []
             if count >= 2:
-                scores = np.stack([cell.arrays[f"{unit}_{g}/network_{k}/el2n"] for k in range(count)])
+                scores = np.stack([writer.arrays[f"{unit}_{g}/network_{k}/el2n"] for k in range(count)])
                 rho = half_ensemble_correlation(scores, stream(seed, g, "halves"))
                 extra[f"{unit}_{g}/half_correlation"] = np.float64(rho)
                 said = _reliable(rho)
             lines.append(f"{unit} {g} (K={count}): {'; '.join([*said, *_early(accuracy)])}")
-        return cell.finish(order=[unit, "network"], extra=extra, lines=tuple(lines), **trainer.provenance, seed=seed)
+        return writer.finish(order=[unit, "network"], extra=extra, lines=tuple(lines), **trainer.provenance, seed=seed)
 
 
 def half_ensemble_correlation(scores: np.ndarray, rng: np.random.Generator, splits: int = 20) -> float:

@@ -12,7 +12,7 @@ from repro.data import ImageSet, choose, histogram, missing_classes
 from repro.data.user_numbers import HDF5, SUFFIXES, read_numbers, split_key
 from repro.errors import UsageError
 from repro.protocol import protocol
-from repro.stages.artifact_writer import Growing
+from repro.stages.artifact_writer import ArtifactWriter
 from repro.stages.common import Machine, Result, data_of, open_data, require_replicates
 from repro.stages.labels import labels_in_use, only_train_index
 from repro.store.files import open_regular
@@ -142,10 +142,10 @@ def select(
             like=model_index,
         )
 
-    with Growing(out, "subset", fields, inputs, machine) as cell:
+    with ArtifactWriter(out, "subset", fields, inputs, machine) as writer:
         new = {}  # all are chosen before any is kept: what does not fit one fold is refused as a whole
         for r in range(replicates):
-            if f"replicate_{r}" not in cell.rows:
+            if f"replicate_{r}" not in writer.rows:
                 index = chosen(r)
                 label = used.of(r)[index]
                 counts = histogram(label, data.num_classes)
@@ -158,16 +158,16 @@ def select(
                 }
                 new[f"replicate_{r}"] = ({"index": index, "histogram": counts}, row)
         if machine.dry_run:
-            return cell.preview(f"replicate_{r}" for r in range(replicates))
+            return writer.preview(f"replicate_{r}" for r in range(replicates))
         if new:
-            cell.add(new)
-        lines = [_describe(r, cell.arrays[f"replicate_{r}/histogram"], data.classes) for r in range(replicates)]
+            writer.add(new)
+        lines = [_describe(r, writer.arrays[f"replicate_{r}/histogram"], data.classes) for r in range(replicates)]
         if not used.own:
-            wrong = cell.table().wrong_labels
+            wrong = writer.table().wrong_labels
             lines.append(f"labels that are not the data set's own: {100 * wrong.mean():.1f} % (n={len(wrong)})")
-        return cell.finish(
+        return writer.finish(
             order=["replicate"],
-            extra=used.arrays(int(cell.table().replicate.max()) + 1),
+            extra=used.arrays(int(writer.table().replicate.max()) + 1),
             lines=tuple(lines),
             device="cpu",
             engine="none",

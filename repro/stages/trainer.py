@@ -25,7 +25,7 @@ from repro.train.loop import train
 from repro.train.random_streams import torch_stream
 
 if TYPE_CHECKING:
-    from repro.stages.artifact_writer import Growing
+    from repro.stages.artifact_writer import ArtifactWriter
 
 
 @dataclass
@@ -253,7 +253,7 @@ class Trainer:
 
     # --- training, measuring ------------------------------------------------------------------------------------
 
-    def train(self, writer: "Growing", jobs: list[Job], pieces: list[str], where: str, **options) -> Trained:
+    def train(self, writer: "ArtifactWriter", jobs: list[Job], pieces: list[str], where: str, **options) -> Trained:
         """Train jobs as one cohort, one for each of ``pieces``, with checkpoints and progress of the writer.
 
         Arguments:

@@ -12,7 +12,7 @@ from repro.data import ImageSet, Passes
 from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.recipes.training import Training
-from repro.stages.artifact_writer import Growing
+from repro.stages.artifact_writer import ArtifactWriter
 from repro.stages.common import Machine, Result, data_of, open_data, require_replicates, training_fields
 from repro.stages.first_look import advice
 from repro.stages.networks import network_fields
@@ -98,19 +98,19 @@ def warmup(
         **training_fields(training),
     }
     conditions = [_Condition(name, w, r) for name in (ALL, *chosen) for w in steps for r in range(replicates)]
-    with Growing(out, "warmup", fields, chosen, machine) as cell:
+    with ArtifactWriter(out, "warmup", fields, chosen, machine) as writer:
         trainer = Trainer(data, network, training, machine)
-        sweep = _Sweep(cell, trainer, chosen, len(conditions))
+        sweep = _Sweep(writer, trainer, chosen, len(conditions))
         for name in (ALL, *chosen):  # complains of a subset below one batch
             Passes(len(sweep.images(name, 0)), training.batch_size, training.drop_last)
         if machine.dry_run:
             wanted = [condition.piece for condition in conditions]
-            return cell.preview(wanted, steps=training.steps, batch_size=training.batch_size)
-        missing = [condition for condition in conditions if condition.piece not in cell.rows]
+            return writer.preview(wanted, steps=training.steps, batch_size=training.batch_size)
+        missing = [condition for condition in conditions if condition.piece not in writer.rows]
         sweep.expect(missing)
         for chunk in trainer.chunks(missing, sweep.cohort_key):
             sweep.run(chunk)
-        return cell.finish(
+        return writer.finish(
             order=["kind", "size", "subset", "w", "replicate"], lines=sweep.summary(), **trainer.provenance, seed=seed
         )
 
@@ -167,8 +167,8 @@ def _check(subset: store.Artifact, data: ImageSet, normalization: str, replicate
 class _Sweep:
     """One warmup command: who trains on what, and what is kept of it."""
 
-    def __init__(self, cell: Growing, trainer: Trainer, subsets: dict[str, store.Artifact], count: int):
-        self.cell, self.trainer, self.subsets, self.count = cell, trainer, subsets, count
+    def __init__(self, writer: ArtifactWriter, trainer: Trainer, subsets: dict[str, store.Artifact], count: int):
+        self.writer, self.trainer, self.subsets, self.count = writer, trainer, subsets, count
         self.data, self.training = trainer.data, trainer.training
 
     def images(self, name: str, replicate: int) -> np.ndarray:
@@ -190,7 +190,7 @@ class _Sweep:
         """What is to be done, for the progress line."""
         for each in missing:
             work = images_of(self.training, self._job(each)) + FORWARD * sum(map(len, self.data.split(each.replicate)))
-            self.cell.ticker.expect({each.piece: work})
+            self.writer.ticker.expect({each.piece: work})
 
     def _job(self, each: _Condition, vector: torch.Tensor | None = None) -> Job:
         return Job(
@@ -198,7 +198,7 @@ class _Sweep:
             self.images(each.subset, each.replicate),
             0,
             self.training.steps,
-            self.cell.recipe["seed"],
+            self.writer.recipe["seed"],
             each.replicate,
             warmup=each.w,
             then=self.images(ALL, each.replicate),
@@ -206,14 +206,14 @@ class _Sweep:
 
     def run(self, chunk: list[_Condition]) -> None:
         """Train one cohort to the end, evaluate it, and keep what was measured."""
-        jobs = [self._job(each, self.trainer.initial(self.cell.recipe["seed"], each.replicate)) for each in chunk]
+        jobs = [self._job(each, self.trainer.initial(self.writer.recipe["seed"], each.replicate)) for each in chunk]
         pieces = [each.piece for each in chunk]
-        where = place("network", self.count - len(self.cell.ticker.pending), len(chunk), self.count)
-        self.cell.add(self._measure(chunk, self.trainer.train(self.cell, jobs, pieces, where)))
+        where = place("network", self.count - len(self.writer.ticker.pending), len(chunk), self.count)
+        self.writer.add(self._measure(chunk, self.trainer.train(self.writer, jobs, pieces, where)))
 
     def _measure(self, chunk: list[_Condition], trained: Trained) -> dict:
         splits = [[index.numpy() for index in self.data.split(each.replicate)] for each in chunk]
-        on_train, on_test = self.trainer.measure(trained, *zip(*splits), report=self.cell.ticker.measured)
+        on_train, on_test = self.trainer.measure(trained, *zip(*splits), report=self.writer.ticker.measured)
         pieces = {}
         for j, each in enumerate(chunk):
             train_labels, test_labels = (self.data.labels[index] for index in splits[j])
@@ -237,7 +237,7 @@ class _Sweep:
         return pieces
 
     def summary(self) -> tuple[str, ...]:
-        table = self.cell.table()
+        table = self.writer.table()
         width = max(len("subset"), *table.subset.str.len())
         lines = [f"{'subset':<{width}}  kind     size      w  test accuracy"]
         for (kind, size, name, w), rows in table.groupby(["kind", "size", "subset", "w"]):

@@ -9,7 +9,7 @@ import torch
 
 from repro import store
 from repro.data import ImageSet
-from repro.stages.artifact_writer import Growing
+from repro.stages.artifact_writer import ArtifactWriter
 from repro.stages.barriers.measure import Family, vector
 from repro.stages.progress import FORWARD, images_between, place
 from repro.stages.trainer import Trainer
@@ -101,16 +101,16 @@ class Parent:
 class Children:
     """The networks that one command trains, kept in its work folder as soon as their cohort is done."""
 
-    def __init__(self, cell: Growing, trainer: Trainer, data: ImageSet):
-        self.cell, self.trainer, self.data = cell, trainer, data
-        self.there: set[str] = set(cell.arrays)
-        if cell.work:
-            for name in cell.work.numbered(WORK):
-                if loaded := cell.work.load(name):
-                    cell.arrays.update(loaded[0])
-            self.there = set(cell.arrays)
-        elif cell.rows:  # a dry run has read no arrays
-            self.there = set(store.read_header(cell.path).keys())
+    def __init__(self, writer: ArtifactWriter, trainer: Trainer, data: ImageSet):
+        self.writer, self.trainer, self.data = writer, trainer, data
+        self.there: set[str] = set(writer.arrays)
+        if writer.work:
+            for name in writer.work.numbered(WORK):
+                if loaded := writer.work.load(name):
+                    writer.arrays.update(loaded[0])
+            self.there = set(writer.arrays)
+        elif writer.rows:  # a dry run has read no arrays
+            self.there = set(store.read_header(writer.path).keys())
 
     def untrained(self, lines: Iterable[tuple[Parent, int, int]]) -> list[tuple[Parent, int]]:
         """(parent, child) of every network at the end of a line that is stored nowhere."""
@@ -128,7 +128,7 @@ class Children:
         for name, (parent, _) in zip(self.todo, todo):
             own, test = parent.split
             work = images_between(training, len(own), parent.point.recipe["t"], training.steps) + FORWARD * len(test)
-            self.cell.ticker.expect({name: work})
+            self.writer.ticker.expect({name: work})
 
     def cohort_key(self, child: tuple[Parent, int]):
         """See `Trainer.cohort_key`."""
@@ -154,18 +154,18 @@ class Children:
                 )
             )
         where = place("network", self.todo.index(names[0]), len(names), len(self.todo))
-        trained = self.trainer.train(self.cell, jobs, names, where)
+        trained = self.trainer.train(self.writer, jobs, names, where)
         tests = [parent.split[1] for parent, _ in chunk]
-        (logits,) = self.trainer.measure(trained, tests, report=self.cell.ticker.measured)
+        (logits,) = self.trainer.measure(trained, tests, report=self.writer.ticker.measured)
         arrays = {}
         for j, name in enumerate(names):
             correct = evaluate.correct(logits[j], self.data.labels[torch.from_numpy(tests[j])])
             arrays[f"{name}/weights"] = trained.vectors[j].numpy()
             arrays[f"{name}/acc"] = np.array(np.nan if trained.diverged[j] else correct.double().mean().item())
-        self.cell.work.save(self.cell.work.next_name(WORK), arrays)
-        self.cell.arrays.update(arrays)
-        self.cell.ticker.finish(names)
-        self.cell.drop_checkpoint()
+        self.writer.work.save(self.writer.work.next_name(WORK), arrays)
+        self.writer.arrays.update(arrays)
+        self.writer.ticker.finish(names)
+        self.writer.drop_checkpoint()
 
     def family(self, parent: Parent, lines: dict[str, tuple[int, int]]) -> Family:
         networks, recorded = {}, {}
@@ -176,9 +176,9 @@ class Children:
                 networks[0], recorded[0] = parent.own, parent.own_acc
             else:
                 name = child_name(parent, number)
-                recorded[number] = float(self.cell.arrays[f"{name}/acc"])
+                recorded[number] = float(self.writer.arrays[f"{name}/acc"])
                 diverged = np.isnan(recorded[number])
-                networks[number] = None if diverged else vector(self.cell.arrays[f"{name}/weights"])
+                networks[number] = None if diverged else vector(self.writer.arrays[f"{name}/weights"])
         title = f"{parent.point.artifact.path}, replicate {parent.replicate}"
         return Family(title, parent.split, networks, recorded, lines, parent.row, parent.rewind)
 
