@@ -98,7 +98,7 @@ def test_pieces_in_a_work_folder_count(results):
     whole = store.read(step.target)
     rows = [row for row in whole.table().to_dict("records") if row["level"] == 0]
     from repro.stages.artifact_writer import ArtifactWriter
-    from repro.stages.common import Machine
+    from repro.stages.machine import Machine
 
     inputs = {"pretrain": store.read(step.needs[0])}
     os.remove(step.target)

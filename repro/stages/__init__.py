@@ -2,9 +2,9 @@
 
 from repro.stages.barriers.barrier import barrier, successive
 from repro.stages.branch import branch
-from repro.stages.common import Machine, Result
 from repro.stages.gradients import gradients
 from repro.stages.imp import imp
+from repro.stages.machine import Machine, Result
 from repro.stages.pretrain import pretrain
 from repro.stages.score import score
 from repro.stages.select import select

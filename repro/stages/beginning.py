@@ -10,8 +10,8 @@ from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.recipes.training import Training
-from repro.stages.common import Machine, data_of, open_data, require_replicates, training_fields
 from repro.stages.labels import Labels, labels_in_use
+from repro.stages.machine import Machine, data_of, open_data, require_replicates, training_fields
 from repro.stages.networks import network_fields
 from repro.stages.trainer import Trainer
 from repro.train.job import Job

@@ -13,9 +13,9 @@ from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.nets import layout_of
 from repro.stages.artifact_writer import ArtifactWriter
-from repro.stages.common import Machine, Result, data_of, require_replicates
-from repro.stages.levels import Levels, piece_of
+from repro.stages.machine import Machine, Result, data_of, require_replicates
 from repro.stages.networks import network_for
+from repro.stages.pruned_levels import Levels, piece_of
 from repro.stages.state_dicts import read_mask
 from repro.train.prune import random_mask, shuffle_within_layers
 from repro.train.random_streams import stream
@@ -52,7 +52,7 @@ def branch(
             is then, with the clock at that point's t.
         replicates: the first so many of the run; None is all.
 
-    What is kept of every (replicate, level) is what imp keeps (`repro.stages.levels.Levels`); the weights that its
+    What is kept of every (replicate, level) is what imp keeps (`repro.stages.pruned_levels.Levels`); the weights that its
     levels started from are ``replicate_r/rewind_weights``. A level whose mask is missing, since what it is taken from
     diverged, counts as chance.
 

@@ -13,8 +13,8 @@ from repro.errors import RunError, UsageError
 from repro.recipes.training import Training
 from repro.stages.artifact_writer import ArtifactWriter
 from repro.stages.beginning import begin
-from repro.stages.common import Machine, Result
 from repro.stages.first_look import advice
+from repro.stages.machine import Machine, Result
 from repro.stages.progress import FORWARD, images_between, images_of, place
 from repro.stages.trainer import Trained, Trainer
 from repro.train import evaluate

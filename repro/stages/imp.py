@@ -9,8 +9,8 @@ from repro import store
 from repro.data import ImageSet
 from repro.errors import RunError, UsageError
 from repro.stages.artifact_writer import ArtifactWriter
-from repro.stages.common import Machine, Result, data_of, require_replicates
-from repro.stages.levels import Levels, piece_of
+from repro.stages.machine import Machine, Result, data_of, require_replicates
+from repro.stages.pruned_levels import Levels, piece_of
 from repro.train.prune import count_to_prune, prune_by_magnitude
 
 
@@ -34,7 +34,7 @@ def imp(
         replicates: the first so many of the rewind point; None is all.
         prune_fraction: share of the surviving weights removed per level.
 
-    What is kept of every (replicate, level): see `repro.stages.levels.Levels`. `repro.reading.networks` loads it into
+    What is kept of every (replicate, level): see `repro.stages.pruned_levels.Levels`. `repro.reading.networks` loads it into
     networks again, `repro.stages.branch` retrains it with another mask or other weights.
     """
     parent = store.read(rewind_point, kind="pretrain")

@@ -18,7 +18,7 @@ from repro.data import ImageSet
 from repro.data.noise import corrupt
 from repro.data.user_numbers import read_numbers
 from repro.errors import UsageError
-from repro.stages.common import DEFAULTS
+from repro.stages.machine import DEFAULTS
 from repro.train.random_streams import stream
 
 DRAWS = ("shared", "replicate")

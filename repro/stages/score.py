@@ -13,9 +13,9 @@ import torch
 from repro.errors import RunError, UsageError
 from repro.protocol import Scoring, protocol
 from repro.stages.artifact_writer import ArtifactWriter
-from repro.stages.common import Machine, Result, open_data, require_replicates, training_fields
 from repro.stages.first_look import advice
 from repro.stages.labels import labels_in_use
+from repro.stages.machine import Machine, Result, open_data, require_replicates, training_fields
 from repro.stages.networks import network_fields
 from repro.stages.progress import FORWARD, images_between, place
 from repro.stages.select import SCORES

@@ -13,8 +13,8 @@ from repro.data.user_numbers import HDF5, SUFFIXES, read_numbers, split_key
 from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.stages.artifact_writer import ArtifactWriter
-from repro.stages.common import Machine, Result, data_of, open_data, require_replicates
 from repro.stages.labels import labels_in_use, only_train_index
+from repro.stages.machine import Machine, Result, data_of, open_data, require_replicates
 from repro.store.files import open_regular
 from repro.store.superblock import SIGNATURE
 from repro.train.random_streams import stream

@@ -16,8 +16,8 @@ from repro.errors import UsageError, say_once
 from repro.nets import Layout, check, classic, initialise, layout_of
 from repro.nets.resnet import CifarResNet
 from repro.recipes.training import Training
-from repro.stages.common import Machine
 from repro.stages.first_look import require_finite
+from repro.stages.machine import Machine
 from repro.stages.networks import network_for
 from repro.train import evaluate
 from repro.train.job import NEVER, Job, Progress

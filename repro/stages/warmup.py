@@ -13,8 +13,8 @@ from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.recipes.training import Training
 from repro.stages.artifact_writer import ArtifactWriter
-from repro.stages.common import Machine, Result, data_of, open_data, require_replicates, training_fields
 from repro.stages.first_look import advice
+from repro.stages.machine import Machine, Result, data_of, open_data, require_replicates, training_fields
 from repro.stages.networks import network_fields
 from repro.stages.progress import FORWARD, images_of, place
 from repro.stages.trainer import Trained, Trainer

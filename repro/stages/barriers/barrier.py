@@ -12,7 +12,7 @@ from repro.errors import UsageError
 from repro.stages.artifact_writer import ArtifactWriter
 from repro.stages.barriers.children import Children, Parent, Point
 from repro.stages.barriers.measure import Family, measured, measuring, modes_of, summary
-from repro.stages.common import Machine, Result, data_of, training_fields, training_of
+from repro.stages.machine import Machine, Result, data_of, training_fields, training_of
 from repro.stages.networks import require_idle
 from repro.stages.trainer import Trainer
 from repro.train.interpolate import grid

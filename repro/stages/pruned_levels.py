@@ -9,8 +9,8 @@ import torch
 from repro.data import ImageSet
 from repro.errors import RunError
 from repro.stages.artifact_writer import ArtifactWriter
-from repro.stages.common import Machine, training_of
 from repro.stages.first_look import advice
+from repro.stages.machine import Machine, training_of
 from repro.stages.networks import require_idle
 from repro.stages.progress import FORWARD, images_between
 from repro.stages.trainer import Trained, Trainer
