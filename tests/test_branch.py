@@ -14,7 +14,7 @@ from repro.nets import create, initialise, layout_of
 from repro.reading import networks
 from repro.recipes.training import Training
 from repro.stages import branch, imp, pretrain
-from repro.stages.machine import DEFAULTS
+from repro.stages.inputs import DEFAULTS
 from repro.train.random_streams import stream, torch_stream
 from tests import plain_imp
 from tests.command_line import CPU, TINY, complaint, contents, repro

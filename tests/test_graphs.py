@@ -36,7 +36,7 @@ RECIPE = Training(steps=25, batch_size=16, lr=0.1, milestones=(10, 18), drop_las
 @pytest.fixture(autouse=True)
 def blocks_of_three(monkeypatch):
     monkeypatch.setattr(GraphCohort, "steps_at_once", 3)
-    monkeypatch.setattr("repro.train.runner.MOST", 3)
+    monkeypatch.setattr("repro.train.loop.MOST_STEPS", 3)
 
 
 class Cohorts(dict):

@@ -15,7 +15,7 @@ from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.recipes.training import Training
 from repro.stages import Machine, pretrain
-from repro.stages.machine import DEFAULTS, training_of
+from repro.stages.inputs import DEFAULTS, training_of
 from tests.command_line import CPU, TINY, complaint, repro
 
 CROPPED = Training(steps=8, batch_size=64, lr=0.1, precision="fp64", border=1)

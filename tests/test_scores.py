@@ -17,7 +17,7 @@ from repro.errors import UsageError
 from repro.nets import create, initialise
 from repro.protocol import Scoring
 from repro.stages import Machine, score, select
-from repro.stages.machine import DEFAULTS
+from repro.stages.inputs import DEFAULTS
 from repro.stages.score import half_ensemble_correlation
 from repro.stages.trainer import Trainer
 from repro.store import read

@@ -12,7 +12,7 @@ from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.nets import Layout, create, freeze, layout_of
 from repro.protocol import protocol
-from repro.stages.networks import IDLE, require_idle
+from repro.stages.inputs import IDLE, require_idle
 from repro.store.files import write_whole
 from repro.store.targets import require_replaceable
 

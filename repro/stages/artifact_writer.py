@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ import torch
 from repro import store
 from repro.errors import UsageError
 from repro.recipes.training import Training
-from repro.stages.machine import DEFAULTS, Machine, Result
+from repro.stages.inputs import DEFAULTS
+from repro.stages.machine import Machine
 from repro.stages.progress import Ticker, images_of
 from repro.stages.tensorboard import Curves
 from repro.store.leftovers import sweep
@@ -27,6 +29,21 @@ from repro.train.loop import Job, Progress
 
 CHECKPOINT = "checkpoint"
 PIECES = "pieces-"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage did. ``computed`` and ``reused`` name its pieces; ``lines`` are findings worth printing."""
+
+    path: Path
+    identity: str
+    computed: tuple[str, ...] = ()
+    reused: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        counts = f"computed {len(self.computed)}, reused {len(self.reused)}"
+        return "\n".join([f"{self.path}: {counts}", *self.lines])
 
 
 class ArtifactWriter:

@@ -12,9 +12,9 @@ from repro import store
 from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.nets import layout_of
-from repro.stages.artifact_writer import ArtifactWriter
-from repro.stages.machine import Machine, Result, data_of, require_replicates
-from repro.stages.networks import network_for
+from repro.stages.artifact_writer import ArtifactWriter, Result
+from repro.stages.inputs import data_of, network_for, require_replicates
+from repro.stages.machine import Machine
 from repro.stages.pruned_levels import Levels, piece_of
 from repro.stages.state_dicts import read_mask
 from repro.train.prune import random_mask, shuffle_within_layers

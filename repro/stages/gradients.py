@@ -11,12 +11,11 @@ from repro.data import Passes
 from repro.engines import Block, Sgd
 from repro.errors import RunError, UsageError
 from repro.recipes.training import Training
-from repro.stages.artifact_writer import ArtifactWriter
-from repro.stages.beginning import begin
-from repro.stages.first_look import advice
-from repro.stages.machine import Machine, Result
+from repro.stages.artifact_writer import ArtifactWriter, Result
+from repro.stages.machine import Machine
+from repro.stages.pretrain import begin
 from repro.stages.progress import FORWARD, images_between, images_of, place
-from repro.stages.trainer import Trained, Trainer
+from repro.stages.trainer import Trained, Trainer, advice
 from repro.train import evaluate
 from repro.train.job import Job, Progress
 from repro.train.random_streams import stream

@@ -8,8 +8,9 @@ import torch
 from repro import store
 from repro.data import ImageSet
 from repro.errors import RunError, UsageError
-from repro.stages.artifact_writer import ArtifactWriter
-from repro.stages.machine import Machine, Result, data_of, require_replicates
+from repro.stages.artifact_writer import ArtifactWriter, Result
+from repro.stages.inputs import data_of, require_replicates
+from repro.stages.machine import Machine
 from repro.stages.pruned_levels import Levels, piece_of
 from repro.train.prune import count_to_prune, prune_by_magnitude
 

@@ -5,6 +5,7 @@ them, and what is made from a score or subset artifact takes them from there.
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -15,10 +16,9 @@ import torch
 
 from repro import store
 from repro.data import ImageSet
-from repro.data.noise import corrupt
 from repro.data.user_numbers import read_numbers
 from repro.errors import UsageError
-from repro.stages.machine import DEFAULTS
+from repro.stages.inputs import DEFAULTS
 from repro.train.random_streams import stream
 
 DRAWS = ("shared", "replicate")
@@ -109,6 +109,23 @@ def labels_in_use(
 
     fields = {**OWN, "label_noise": label_noise, "noise_draw": noise_draw, "noise_seed": seed}
     return Labels(fields, drawn if noise_draw == "replicate" else lambda r: drawn(0))
+
+
+def corrupt(
+    labels: np.ndarray, fraction: float, *, num_classes: int, pool: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """A copy of the labels in which ceil(fraction * P) examples of the pool have a random one: int64 [N].
+
+    The random label is uniform over all classes, so about one in `num_classes` of these examples keeps its own, as in
+    public open_lth. With one generator state the noise is nested: what 10 % changes, 50 % changes in the same way.
+
+    labels: int [N]. pool: int [P], the examples that may be changed: all that are trained on. fraction: from 0 to 1.
+    """
+    drawn = rng.integers(0, num_classes, len(pool))
+    changed = rng.permutation(len(pool))[: math.ceil(fraction * len(pool))]
+    result = np.array(labels, dtype=np.int64)
+    result[np.asarray(pool)[changed]] = drawn[changed]
+    return result
 
 
 def _inherited(data: ImageSet, source: store.Artifact) -> Labels:

@@ -1,38 +1,14 @@
-"""What every stage shares: the machine it runs on, and the data it opens."""
+"""Where and how a stage runs."""
 
+import ctypes
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from repro import store
-from repro.data import ImageSet, load
-from repro.data.shrink import sized, split_size
 from repro.errors import UsageError
-from repro.recipes.training import Training
 from repro.stages.tensorboard import require_tensorboard
-
-# Fields left out of an identity while they have these values, so that an option added later renames nothing.
-DEFAULTS = {
-    "balanced": False,
-    "permute_scores": False,
-    "pruning": "magnitude",
-    "prune_fraction": 0.2,
-    "precision": "fp32",
-    "nesterov": False,
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-    "drop_last": True,
-    "augment": True,
-    "score": "el2n",
-    "label_noise": 0.0,
-    "noise_draw": "shared",
-    "labels_sha256": "",
-    "grand": False,
-    "border": 4,
-}
-
 
 MOST_THREADS = 1024
 
@@ -92,21 +68,6 @@ class Machine:
         return min(int(given), MOST_THREADS) if given.isdigit() and int(given) else _usable_cpus()
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a stage did. ``computed`` and ``reused`` name its pieces; ``lines`` are findings worth printing."""
-
-    path: Path
-    identity: str
-    computed: tuple[str, ...] = ()
-    reused: tuple[str, ...] = ()
-    lines: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        counts = f"computed {len(self.computed)}, reused {len(self.reused)}"
-        return "\n".join([f"{self.path}: {counts}", *self.lines])
-
-
 def _usable_cpus() -> int:
     try:
         return len(os.sched_getaffinity(0))
@@ -114,47 +75,14 @@ def _usable_cpus() -> int:
         return os.cpu_count() or 1
 
 
-def training_fields(training: Training) -> dict:
-    """The recipe fields of a `Training`, flat and in JSON types."""
-    return {**asdict(training), "milestones": list(training.milestones)}
-
-
-def training_of(recipe: dict) -> Training:
-    """The `Training` that `training_fields` put into a recipe."""
-    fields = {name: recipe.get(name, DEFAULTS.get(name)) for name in Training.__dataclass_fields__}
-    return Training(**{**fields, "milestones": tuple(fields["milestones"])})
-
-
-def open_data(dataset: str, normalization: str, machine: Machine) -> ImageSet:
-    """The image set of a recipe; a folder of images is looked for by its name in ``machine.data_dir``."""
-    if dataset.startswith("folder:"):
-        base, size = split_size(dataset)
-        name = Path(os.path.expanduser(base.removeprefix("folder:")))
-        places = [folder for folder in (Path(machine.data_dir or ".") / name, name) if folder.is_dir()]
-        if not places:
-            raise UsageError(f"no folder {name} of images: point --data-dir at the folder that holds {name.name}")
-        dataset = sized(f"folder:{places[0]}", size)
-    return load(dataset, data_dir=machine.data_dir, download=machine.download, normalization=normalization)
-
-
-def data_of(artifact: store.Artifact, machine: Machine) -> ImageSet:
-    """The image set an artifact was made from. Raises UsageError when the images at hand are others."""
-    data = open_data(artifact.recipe["dataset"], artifact.recipe["normalization"], machine)
-    if data.checksum != artifact.recipe["data_sha256"]:
-        raise UsageError(
-            f"{artifact.path} was made from other images of {data.name} (sha256 {artifact.recipe['data_sha256'][:12]}…, "
-            f"here {data.checksum[:12]}…): point --data-dir to the same data"
-        )
-    return data
-
-
-def require_replicates(replicates: int, source: store.Artifact | None = None) -> None:
-    """Raises UsageError for less than one replicate, or for more than ``source``, which is read, holds."""
-    if replicates < 1:
-        raise UsageError(f"number of replicates (={replicates}) must be at least 1")
-    if source and replicates > (available := len(source.table())):
-        command = {"subset": "select"}.get(source.kind, source.kind)
-        raise UsageError(
-            f"{replicates} replicates, but {source.path} holds {available}: "
-            f"run its {command} command with --replicates {replicates} first"
-        )
+def tune_process(threads: int) -> None:
+    """Settings of PyTorch and of the C library for training with so many threads."""
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # on by default, and then fp32 convolutions are not float32
+    torch.set_flush_denormal(True)  # pruned networks make denormals, which are many times slower
+    try:  # glibc: keep freed memory, or each step's activations are page faults again (a fifth of the time)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
+    except (AttributeError, OSError):  # another C library manages without
+        pass

@@ -9,11 +9,10 @@ import torch
 from repro.data import ImageSet
 from repro.errors import RunError
 from repro.stages.artifact_writer import ArtifactWriter
-from repro.stages.first_look import advice
-from repro.stages.machine import Machine, training_of
-from repro.stages.networks import require_idle
+from repro.stages.inputs import require_idle, training_of
+from repro.stages.machine import Machine
 from repro.stages.progress import FORWARD, images_between
-from repro.stages.trainer import Trained, Trainer
+from repro.stages.trainer import Trained, Trainer, advice
 from repro.train import evaluate
 from repro.train.job import NEVER, Job
 

@@ -12,14 +12,13 @@ import torch
 
 from repro.errors import RunError, UsageError
 from repro.protocol import Scoring, protocol
-from repro.stages.artifact_writer import ArtifactWriter
-from repro.stages.first_look import advice
+from repro.stages.artifact_writer import ArtifactWriter, Result
+from repro.stages.inputs import network_fields, open_data, require_replicates, training_fields
 from repro.stages.labels import labels_in_use
-from repro.stages.machine import Machine, Result, open_data, require_replicates, training_fields
-from repro.stages.networks import network_fields
+from repro.stages.machine import Machine
 from repro.stages.progress import FORWARD, images_between, place
 from repro.stages.select import SCORES
-from repro.stages.trainer import Trainer
+from repro.stages.trainer import Trainer, advice
 from repro.train import evaluate
 from repro.train.job import Job
 from repro.train.random_streams import stream

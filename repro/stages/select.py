@@ -12,9 +12,10 @@ from repro.data import ImageSet, choose, histogram, missing_classes
 from repro.data.user_numbers import HDF5, SUFFIXES, read_numbers, split_key
 from repro.errors import UsageError
 from repro.protocol import protocol
-from repro.stages.artifact_writer import ArtifactWriter
+from repro.stages.artifact_writer import ArtifactWriter, Result
+from repro.stages.inputs import data_of, open_data, require_replicates
 from repro.stages.labels import labels_in_use, only_train_index
-from repro.stages.machine import Machine, Result, data_of, open_data, require_replicates
+from repro.stages.machine import Machine
 from repro.store.files import open_regular
 from repro.store.superblock import SIGNATURE
 from repro.train.random_streams import stream

@@ -1,6 +1,5 @@
 """Networks trained and measured for a stage: which engine, in which cohorts, and which of them diverged."""
 
-import ctypes
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,9 +15,8 @@ from repro.errors import UsageError, say_once
 from repro.nets import Layout, check, classic, initialise, layout_of
 from repro.nets.resnet import CifarResNet
 from repro.recipes.training import Training
-from repro.stages.first_look import require_finite
-from repro.stages.machine import Machine
-from repro.stages.networks import network_for
+from repro.stages.inputs import network_for
+from repro.stages.machine import Machine, tune_process
 from repro.train import evaluate
 from repro.train.job import NEVER, Job, Progress
 from repro.train.loop import train
@@ -69,6 +67,17 @@ class Trained:
         return self.state.seconds / len(self.jobs)
 
 
+def advice(diverged_at: int, first: int, lr: float) -> str:
+    """What to do about a loss that was not finite at step ``diverged_at`` of a training from step ``first`` on."""
+    if diverged_at == first:
+        weights = "the weights it starts from, and at " if first else ""
+        return (
+            f"that was before any update, so the learning rate (={lr}) is not why: look at {weights}what its forward "
+            "gives in training mode"
+        )
+    return f"lower --lr (={lr})"
+
+
 @dataclass
 class Trainer:
     """Data on a device, and cohorts of one architecture to train on it.
@@ -85,7 +94,7 @@ class Trainer:
     """The engines that networks were trained or measured with."""
 
     def __post_init__(self):
-        _tune_process(self.machine.cpu_threads)
+        tune_process(self.machine.cpu_threads)
         self.device = self.machine.torch_device
         self.batcher = Batcher(
             self.data.images,
@@ -297,13 +306,27 @@ class Trainer:
         return 1 / self.data.num_classes if trained.diverged[j] else correct.double().mean().item()
 
 
-def _tune_process(threads: int) -> None:
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.allow_tf32 = False  # on by default, and then fp32 convolutions are not float32
-    torch.set_flush_denormal(True)  # pruned networks make denormals, which are many times slower
-    try:  # glibc: keep freed memory, or each step's activations are page faults again (a fifth of the time)
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
-        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
-    except (AttributeError, OSError):  # another C library manages without
-        pass
+IMAGES = 16
+
+
+def require_finite(network: torch.nn.Module, name: str, data: ImageSet) -> None:
+    """Tries a new network on the first images of a data set. Raises UsageError that names what is not finite."""
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    if bad := [key for key, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise UsageError(
+            f"network {name!r} begins with infinity or NaN in {', '.join(bad[:3])}, with which nothing can "
+            "be averaged or interpolated: put a finite value there, -1e9 in a mask of scores"
+        )
+    images = (data.images[:IMAGES] / 255 - torch.tensor(data.mean)) / torch.tensor(data.std)
+    if not images.isfinite().all():
+        raise UsageError(
+            f"the images of {data.name} are not finite after normalisation (mean {data.mean}, deviation "
+            f"{data.std}): leave out a channel in which all are the same"
+        )
+    with torch.no_grad():
+        logits = network.eval()(images.permute(0, 3, 1, 2))
+    if not logits.isfinite().all():
+        raise UsageError(
+            f"network {name!r} gives infinity or NaN for images of {data.name} before the first step, which "
+            "is no matter of the learning rate: mend its forward"
+        )

@@ -12,12 +12,11 @@ from repro.data import ImageSet, Passes
 from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.recipes.training import Training
-from repro.stages.artifact_writer import ArtifactWriter
-from repro.stages.first_look import advice
-from repro.stages.machine import Machine, Result, data_of, open_data, require_replicates, training_fields
-from repro.stages.networks import network_fields
+from repro.stages.artifact_writer import ArtifactWriter, Result
+from repro.stages.inputs import data_of, network_fields, open_data, require_replicates, training_fields
+from repro.stages.machine import Machine
 from repro.stages.progress import FORWARD, images_of, place
-from repro.stages.trainer import Trained, Trainer
+from repro.stages.trainer import Trained, Trainer, advice
 from repro.train import evaluate
 from repro.train.job import Job
 from repro.usercode import pinned

@@ -9,11 +9,11 @@ import numpy as np
 from repro import store
 from repro.data import ImageSet
 from repro.errors import UsageError
-from repro.stages.artifact_writer import ArtifactWriter
+from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.barriers.children import Children, Parent, Point
 from repro.stages.barriers.measure import Family, measured, measuring, modes_of, summary
-from repro.stages.machine import Machine, Result, data_of, training_fields, training_of
-from repro.stages.networks import require_idle
+from repro.stages.inputs import data_of, require_idle, training_fields, training_of
+from repro.stages.machine import Machine
 from repro.stages.trainer import Trainer
 from repro.train.interpolate import grid
 

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from repro.nets import create
 from repro.protocol import protocol
-from repro.stages.artifact_writer import ArtifactWriter
+from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.barriers.measure import Family, measured, measuring, modes_of
-from repro.stages.machine import Machine, Result, open_data, training_fields
+from repro.stages.inputs import open_data, training_fields
+from repro.stages.machine import Machine
 from repro.stages.progress import ticker
 from repro.stages.state_dicts import load_checkpoint
 from repro.stages.trainer import Trainer

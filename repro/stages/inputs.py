@@ -1,0 +1,109 @@
+"""What a stage trains on: images and networks, and what recipes say of them."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import nn
+
+from repro import store
+from repro.data import ImageSet, load
+from repro.data.shrink import sized, split_size
+from repro.errors import UsageError
+from repro.nets import Layout, check, create, layout_of
+from repro.recipes.training import Training
+from repro.stages.machine import Machine
+from repro.usercode import pinned
+
+# Fields left out of an identity while they have these values, so that an option added later renames nothing.
+DEFAULTS = {
+    "balanced": False,
+    "permute_scores": False,
+    "pruning": "magnitude",
+    "prune_fraction": 0.2,
+    "precision": "fp32",
+    "nesterov": False,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "drop_last": True,
+    "augment": True,
+    "score": "el2n",
+    "label_noise": 0.0,
+    "noise_draw": "shared",
+    "labels_sha256": "",
+    "grand": False,
+    "border": 4,
+}
+
+IDLE = "idle"
+"""Recipe field: the names of a network's idle parameters (`Layout`), in their order. It is left out where there are
+none, so that recipes of other networks are what they were before idle parameters were left alone."""
+
+
+def training_fields(training: Training) -> dict:
+    """The recipe fields of a `Training`, flat and in JSON types."""
+    return {**asdict(training), "milestones": list(training.milestones)}
+
+
+def training_of(recipe: dict) -> Training:
+    """The `Training` that `training_fields` put into a recipe."""
+    fields = {name: recipe.get(name, DEFAULTS.get(name)) for name in Training.__dataclass_fields__}
+    return Training(**{**fields, "milestones": tuple(fields["milestones"])})
+
+
+def open_data(dataset: str, normalization: str, machine: Machine) -> ImageSet:
+    """The image set of a recipe; a folder of images is looked for by its name in ``machine.data_dir``."""
+    if dataset.startswith("folder:"):
+        base, size = split_size(dataset)
+        name = Path(os.path.expanduser(base.removeprefix("folder:")))
+        places = [folder for folder in (Path(machine.data_dir or ".") / name, name) if folder.is_dir()]
+        if not places:
+            raise UsageError(f"no folder {name} of images: point --data-dir at the folder that holds {name.name}")
+        dataset = sized(f"folder:{places[0]}", size)
+    return load(dataset, data_dir=machine.data_dir, download=machine.download, normalization=normalization)
+
+
+def data_of(artifact: store.Artifact, machine: Machine) -> ImageSet:
+    """The image set an artifact was made from. Raises UsageError when the images at hand are others."""
+    data = open_data(artifact.recipe["dataset"], artifact.recipe["normalization"], machine)
+    if data.checksum != artifact.recipe["data_sha256"]:
+        raise UsageError(
+            f"{artifact.path} was made from other images of {data.name} (sha256 {artifact.recipe['data_sha256'][:12]}…, "
+            f"here {data.checksum[:12]}…): point --data-dir to the same data"
+        )
+    return data
+
+
+def require_replicates(replicates: int, source: store.Artifact | None = None) -> None:
+    """Raises UsageError for less than one replicate, or for more than ``source``, which is read, holds."""
+    if replicates < 1:
+        raise UsageError(f"number of replicates (={replicates}) must be at least 1")
+    if source and replicates > (available := len(source.table())):
+        command = {"subset": "select"}.get(source.kind, source.kind)
+        raise UsageError(
+            f"{replicates} replicates, but {source.path} holds {available}: "
+            f"run its {command} command with --replicates {replicates} first"
+        )
+
+
+def network_for(data: ImageSet, network: str) -> nn.Module:
+    """A new network of that name for the images of ``data``."""
+    return create(network, num_classes=data.num_classes, in_chans=data.in_chans, image_size=data.image_size)
+
+
+def network_fields(data: ImageSet, network: str) -> dict:
+    """What a recipe says of a network that is to be trained: its pinned name and, if there are any, `IDLE`."""
+    with check.undisturbed():
+        idle = layout_of(network_for(data, network)).idle
+    return {"network": pinned(network)} | ({IDLE: [entry.name for entry in idle]} if idle else {})
+
+
+def require_idle(artifact: store.Artifact, layout: Layout) -> None:
+    """Raises UsageError for an artifact whose networks were trained, and laid out, with other idle parameters."""
+    there, here = artifact.recipe.get(IDLE, []), [entry.name for entry in layout.idle]
+    if there != here:
+        odd = next(name for name in [*here, *there] if (name in here) != (name in there))
+        raise UsageError(
+            f"{artifact.path} was made when {odd} of {artifact.recipe['network']} was {'not ' * (odd in there)}trained, "
+            f"which it is {'not ' * (odd in here)}now: make it again, with another --out"
+        )
