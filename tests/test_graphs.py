@@ -395,7 +395,7 @@ def test_the_engine_on_record_is_the_one_that_trained(digits_trainer, capsys, mo
     trainer, jobs = digits_trainer
     plant(monkeypatch, twice_the_rate)
     trained = trainer.run(jobs)
-    trainer.measure(trained, [np.arange(3)] * 2)
+    trainer.measure(trained, "test")
     assert (
         trained.engines == ["serial"] * 2
         and trainer.engines == {"serial"}

@@ -52,9 +52,9 @@ def branch(
             is then, with the clock at that point's t.
         replicates: the first so many of the run; None is all.
 
-    What is kept of every (replicate, level) is what imp keeps (`repro.stages.pruned_levels.Levels`); the weights that its
-    levels started from are ``replicate_r/rewind_weights``. A level whose mask is missing, since what it is taken from
-    diverged, counts as chance.
+    What is kept of every (replicate, level) is what imp keeps (`repro.stages.pruned_levels.Levels`); the weights that
+    its levels started from are ``replicate_r/rewind_weights``. A level whose mask is missing, since what it is taken
+    from diverged, counts as chance.
 
     Raises UsageError where mask and weights are both the run's own, and for masks or weights of another data set or
     network, or without a replicate or level that is asked for.
@@ -103,9 +103,13 @@ def branch(
             return writer.preview([piece_of(*row) for row in wanted], steps=steps, batch_size=recipe["batch_size"])
         work.expect(wanted)
         missing = [row for row in wanted if piece_of(*row) not in writer.rows]
-        work.add_lost([row for row in missing if work.is_lost(*row)])
-        for rows in work.chunks([row for row in missing if not work.is_lost(*row)]):
-            work.train(rows, [work.job(r, work.weights(r), work.mask(r, level)) for r, level in rows])
+        lost = [row for row in missing if work.is_lost(*row)]
+        work.add_lost(lost)
+        weights = {r: work.weights(r) for r, _ in missing}
+        jobs = {piece_of(r, k): work.job(r, weights[r], work.mask(r, k)) for r, k in missing if (r, k) not in lost}
+        for cohort, where in work.cohorts(jobs):
+            trained = work.trainer.train(writer, cohort, where)
+            writer.add({each.piece: work.kept(each) for each in work.trainer.measure(trained, "train", "test")})
         return writer.finish(
             order=["replicate", "level"],
             extra=work.rewind_weights(),
@@ -201,6 +205,7 @@ class _Branch(Levels):
         return self.fixed is None and f"{piece_of(replicate, level)}/mask" not in self.masks
 
     def mask(self, replicate: int, level: int) -> Tensor:
+        """The mask a level trains with, bool [num_prunable]."""
         if self.fixed is not None:
             return self.fixed
         address = self.recipe["seed"], replicate

@@ -1,21 +1,22 @@
 """gradients: how far the gradients of mini-batches agree while training on easy or all data (protocol section 13)."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from repro.data import Passes
 from repro.engines import Block, Sgd
-from repro.errors import RunError, UsageError
+from repro.errors import UsageError
 from repro.recipes.training import Training
 from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.machine import Machine
 from repro.stages.pretrain import begin
-from repro.stages.progress import FORWARD, images_between, images_of, place
-from repro.stages.trainer import Trained, Trainer, advice
+from repro.stages.progress import FORWARD, images_between, images_of
+from repro.stages.trained import Trained, advice, divergence
+from repro.stages.trainer import Trainer
 from repro.train import evaluate
 from repro.train.job import Job, Progress
 from repro.train.random_streams import stream
@@ -86,10 +87,9 @@ def gradients(
         missing = [r for r in range(replicates) if any(_piece(r, step) not in writer.rows for step in work.steps)]
         for r in missing:
             work.expect(r, len(start.images(r)))
-        for rows in trainer.chunks(missing, lambda r: trainer.cohort_key(start.images(r))):
-            where = place("network", replicates - len(missing), len(rows), replicates)
-            work.run([start.job(trainer, r) for r in rows], where)
-            missing = missing[len(rows) :]
+        jobs = {f"replicate_{r}": start.job(r) for r in missing}
+        for cohort, where in trainer.cohorts(jobs, replicates):
+            work.run([trainer.started(job) for job in cohort.values()], where)
         return writer.finish(
             order=["replicate", "step"],
             extra=start.labels.arrays(replicates),
@@ -138,7 +138,7 @@ class _Gradients:
             if state and state.step > step:
                 continue
             trained = self.trainer.run(
-                [_until(job, step) for job in jobs],
+                [replace(job, stop=step) for job in jobs],
                 resume=state,
                 checkpoint=keep,
                 checkpoint_seconds=every,
@@ -162,28 +162,21 @@ class _Gradients:
 
     def _measure(self, trained: Trained) -> dict:
         """The pieces of this step that are missing."""
-        jobs, step = trained.jobs, trained.state.step
-        missing = [j for j, job in enumerate(jobs) if _piece(job.replicate, step) not in self.writer.rows]
-        if not missing:
+        step = trained.state.step
+        if all(_piece(job.replicate, step) in self.writer.rows for job in trained.jobs):
             return {}
-        tests = [self.data.split(job.replicate)[1].numpy() for job in jobs]
-        (logits,) = self.trainer.measure(trained, tests, report=self.writer.ticker.measured)
-        cosines = self._cosines(trained)
+        trained.report = self.writer.ticker.measured
+        networks, cosines = self.trainer.measure(trained, "test"), self._cosines(trained)
         pieces = {}
-        for j in missing:
-            correct = evaluate.correct(logits[j], self.data.labels[tests[j]])
-            row = {
-                "replicate": jobs[j].replicate,
-                "step": step,
-                "cosine": cosines[j].mean().item(),
-                "acc": self.trainer.accuracy(trained, j, correct),
-                "diverged": bool(trained.diverged[j]),
-                "engine": trained.engines[j],
-            }
-            arrays = {"cosines": cosines[j].numpy()}
+        for network, each in zip(networks, cosines):
+            piece = _piece(network.job.replicate, step)
+            if piece in self.writer.rows:
+                continue
+            row = {"replicate": network.job.replicate, "step": step, "cosine": each.mean().item()}
+            arrays = {"cosines": each.numpy()}
             if step == self.steps[-1]:
-                arrays["weights"] = trained.vectors[j].numpy()
-            pieces[_piece(jobs[j].replicate, step)] = (arrays, row)
+                arrays["weights"] = network.vector.numpy()
+            pieces[piece] = arrays, row | network.columns("acc", "diverged", "engine")
         return pieces
 
     def _cosines(self, trained: Trained) -> torch.Tensor:
@@ -229,28 +222,17 @@ class _Gradients:
     def summary(self) -> tuple[str, ...]:
         """A line per measured step. Raises RunError when every replicate diverged."""
         table = self.writer.table()
-        bad = sorted(set(table.replicate[table.diverged]))
-        if len(bad) == table.replicate.nunique():
-            raise RunError(
-                f"all replicates of {self.writer.path.stem} diverged (loss not finite): {self._advice(table)} "
-                "and pass --force"
-            )
+        diverged = table[table.diverged]
+        hint = advice(diverged.step.min(), 0, self.training.lr)
+        all_lost = diverged.replicate.nunique() == table.replicate.nunique()
+        warning = divergence(self.writer.path.stem, diverged, hint, all_lost=all_lost)
         lines = [" step  cosine similarity  test accuracy"]
         for step, rows in table.groupby("step"):
             lines.append(
                 f"{step:5d}  {rows.cosine.mean():17.4f}  {rows.acc.mean():.4f} ± {rows.acc.std(ddof=0):.4f} "
                 f"(n={len(rows)})"
             )
-        if bad:
-            lines.append(f"warning: replicates {bad} diverged: {self._advice(table)}")
-        return tuple(lines)
-
-    def _advice(self, table: pd.DataFrame) -> str:
-        return advice(table.step[table.diverged].min(), 0, self.training.lr)
-
-
-def _until(job: Job, stop: int) -> Job:
-    return Job(job.vector, job.subset, 0, stop, job.seed, job.replicate, labels=job.labels)
+        return *lines, *warning
 
 
 def _dots(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -4,13 +4,14 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from repro import store
 from repro.data import ImageSet, load
 from repro.data.shrink import sized, split_size
 from repro.errors import UsageError
-from repro.nets import Layout, check, create, layout_of
+from repro.nets import Layout, check, create, initialise, layout_of
 from repro.recipes.training import Training
 from repro.stages.machine import Machine
 from repro.usercode import pinned
@@ -68,8 +69,8 @@ def data_of(artifact: store.Artifact, machine: Machine) -> ImageSet:
     data = open_data(artifact.recipe["dataset"], artifact.recipe["normalization"], machine)
     if data.checksum != artifact.recipe["data_sha256"]:
         raise UsageError(
-            f"{artifact.path} was made from other images of {data.name} (sha256 {artifact.recipe['data_sha256'][:12]}…, "
-            f"here {data.checksum[:12]}…): point --data-dir to the same data"
+            f"{artifact.path} was made from other images of {data.name} (sha256 "
+            f"{artifact.recipe['data_sha256'][:12]}…, here {data.checksum[:12]}…): point --data-dir to the same data"
         )
     return data
 
@@ -104,6 +105,48 @@ def require_idle(artifact: store.Artifact, layout: Layout) -> None:
     if there != here:
         odd = next(name for name in [*here, *there] if (name in here) != (name in there))
         raise UsageError(
-            f"{artifact.path} was made when {odd} of {artifact.recipe['network']} was {'not ' * (odd in there)}trained, "
-            f"which it is {'not ' * (odd in here)}now: make it again, with another --out"
+            f"{artifact.path} was made when {odd} of {artifact.recipe['network']} was {'not ' * (odd in there)}"
+            f"trained, which it is {'not ' * (odd in here)}now: make it again, with another --out"
+        )
+
+
+def require_runs(network: nn.Module, name: str, data: ImageSet) -> None:
+    """Tries a new network on images of a data set before the first step, and initialises it.
+
+    Raises UsageError where it cannot take the images (many of timm's take one size only), or where it gives infinity or
+    NaN, which then is no matter of the learning rate.
+    """
+    size = data.image_size
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, data.in_chans, size, size))
+    except Exception as error:  # a network may raise anything
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UsageError(
+            f"network {name!r} cannot take the {size} x {size} images of {data.name} ({reason}): choose another "
+            "--network"
+        ) from error
+    require_finite(initialise(network, torch.Generator()), name, data)
+
+
+def require_finite(network: torch.nn.Module, name: str, data: ImageSet) -> None:
+    """Tries a new network on the first images of a data set. Raises UsageError that names what is not finite."""
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    if bad := [key for key, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise UsageError(
+            f"network {name!r} begins with infinity or NaN in {', '.join(bad[:3])}, with which nothing can "
+            "be averaged or interpolated: put a finite value there, -1e9 in a mask of scores"
+        )
+    images = (data.images[:16] / 255 - torch.tensor(data.mean)) / torch.tensor(data.std)
+    if not images.isfinite().all():
+        raise UsageError(
+            f"the images of {data.name} are not finite after normalisation (mean {data.mean}, deviation "
+            f"{data.std}): leave out a channel in which all are the same"
+        )
+    with torch.no_grad():
+        logits = network.eval()(images.permute(0, 3, 1, 2))
+    if not logits.isfinite().all():
+        raise UsageError(
+            f"network {name!r} gives infinity or NaN for images of {data.name} before the first step, which "
+            "is no matter of the learning rate: mend its forward"
         )

@@ -157,8 +157,8 @@ def _from_file(data: ImageSet, path: Path) -> np.ndarray:
     wrong = np.flatnonzero(~np.isin(labels, np.arange(data.num_classes)))
     if len(wrong):
         raise UsageError(
-            f"{path} gives image {wrong[0]} the label {labels[wrong[0]]:g}: labels of {data.name} are the whole numbers "
-            f"0 to {data.num_classes - 1}"
+            f"{path} gives image {wrong[0]} the label {labels[wrong[0]]:g}: labels of {data.name} are the whole "
+            f"numbers 0 to {data.num_classes - 1}"
         )
     return labels.astype(np.int64)
 

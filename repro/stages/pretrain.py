@@ -7,16 +7,15 @@ import numpy as np
 
 from repro import store
 from repro.data import ImageSet, Passes
-from repro.errors import RunError, UsageError
+from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.recipes.training import Training
 from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.inputs import data_of, network_fields, open_data, require_replicates, training_fields
 from repro.stages.labels import Labels, labels_in_use
 from repro.stages.machine import Machine
-from repro.stages.progress import FORWARD, images_between, place
-from repro.stages.trainer import Trainer, advice
-from repro.train import evaluate
+from repro.stages.trained import advice, divergence
+from repro.stages.trainer import Trainer
 from repro.train.job import NEVER, Job
 from repro.usercode import pinned
 
@@ -64,55 +63,32 @@ def pretrain(
         noise_draw=noise_draw,
         labels=labels,
     )
-    data, training = start.data, start.training
+    training = start.training
     with ArtifactWriter(out, "pretrain", start.fields, start.inputs, machine) as writer:
-        trainer = Trainer(data, start.network, training, machine)
+        trainer = Trainer(start.data, start.network, training, machine)
         Passes(len(start.images(0)), training.batch_size, training.drop_last)  # complains of a subset below one batch
+        wanted = {f"replicate_{r}": r for r in range(replicates)}
         if machine.dry_run:
-            wanted = [f"replicate_{r}" for r in range(replicates)]
             return writer.preview(wanted, steps=t, batch_size=training.batch_size)
-        missing = [r for r in range(replicates) if f"replicate_{r}" not in writer.rows]
-        for r in missing:
-            work = images_between(training, len(start.images(r)), 0, t) + FORWARD * len(data.split(r)[1])
-            writer.ticker.expect({f"replicate_{r}": work})
-        for rows in trainer.chunks(missing, lambda r: trainer.cohort_key(start.images(r))):
-            pieces = [f"replicate_{r}" for r in rows]
-            jobs = [start.job(trainer, r) for r in rows]
-            where = place("network", replicates - len(writer.ticker.pending), len(rows), replicates)
-            trained = trainer.train(writer, jobs, pieces, where)
-            tests = [data.split(r)[1].numpy() for r in rows]
-            (logits,) = trainer.measure(trained, tests, report=writer.ticker.measured)
+        jobs = {piece: start.job(r) for piece, r in wanted.items() if piece not in writer.rows}
+        trainer.expect(writer, jobs, "test")
+        for cohort, where in trainer.cohorts(jobs, len(wanted)):
+            trained = trainer.train(writer, cohort, where)
             new = {}
-            for j, r in enumerate(rows):
-                truth = data.labels[tests[j]]
-                row = {
-                    "replicate": r,
-                    "acc": trainer.accuracy(trained, j, evaluate.correct(logits[j], truth)),
-                    "loss": evaluate.losses(logits[j], truth).double().mean().item(),
-                    "diverged_at": int(trained.diverged_at[j]),
-                    "seconds": trained.seconds,
-                    "engine": trained.engines[j],
-                }
-                new[pieces[j]] = ({"weights": trained.vectors[j].numpy()}, row)
+            for network in trainer.measure(trained, "test"):
+                row = {"replicate": network.job.replicate}
+                row |= network.columns("acc", "loss", "diverged_at", "seconds", "engine")
+                new[network.piece] = {"weights": network.vector.numpy()}, row
             writer.add(new)
         table = writer.table()
-        diverged = table.replicate[table.diverged_at != NEVER]
-        if len(diverged) == len(table):
-            raise RunError(
-                f"all replicates of {Path(out).stem} diverged (loss not finite from step {table.diverged_at.min()}): "
-                f"{advice(table.diverged_at.min(), 0, training.lr)} and pass --force"
-            )
-        lines = [
-            f"test accuracy after {t} steps: {table.acc.mean():.4f} ± {table.acc.std(ddof=0):.4f} (n={len(table)})"
-        ]
-        if len(diverged):
-            bad = ", ".join(map(str, diverged))
-            hint = advice(min(table.diverged_at[diverged.index]), 0, training.lr)
-            lines.append(f"warning: replicates {bad} diverged (loss not finite): {hint}")
+        diverged = table[table.diverged_at != NEVER]
+        hint = advice(diverged.diverged_at.min(), 0, training.lr)
+        warning = divergence(writer.path.stem, diverged, hint, all_lost=len(diverged) == len(table))
+        accuracy = f"{table.acc.mean():.4f} ± {table.acc.std(ddof=0):.4f} (n={len(table)})"
         return writer.finish(
             order=["replicate"],
             extra=start.labels.arrays(int(writer.table().replicate.max()) + 1),
-            lines=tuple(lines),
+            lines=(f"test accuracy after {t} steps: {accuracy}", *warning),
             **trainer.provenance,
             seed=start.seed,
         )
@@ -153,16 +129,10 @@ class Beginning:
         """Dataset indices it trains on."""
         return self.subset[f"replicate_{replicate}/index"] if self.subset else self.data.split(replicate)[0].numpy()
 
-    def job(self, trainer: Trainer, replicate: int) -> Job:
-        return Job(
-            trainer.initial(self.seed, replicate),
-            self.images(replicate),
-            0,
-            self.t,
-            self.seed,
-            replicate,
-            labels=self.labels.for_job(replicate),
-        )
+    def job(self, replicate: int) -> Job:
+        """Training from the random initialisation on."""
+        labels = self.labels.for_job(replicate)
+        return Job(None, self.images(replicate), 0, self.t, self.seed, replicate, labels=labels)
 
 
 def begin(

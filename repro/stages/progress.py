@@ -67,8 +67,8 @@ class Ticker:
     """One command's progress on stderr: a line rewritten on a terminal, a line every half minute elsewhere.
 
     `expect` the pieces; `begin` each cohort; call the ticker after its steps (it is a ``report`` of
-    `repro.train.loop`) and `measured` after images it is measured on; `finish` the pieces. Only the clock is read: a GPU
-    is not waited for, and may be a second behind.
+    `repro.train.loop`) and `measured` after images it is measured on; `finish` the pieces. Only the clock is read: a
+    GPU is not waited for, and may be a second behind.
     """
 
     def __init__(self, title: str):

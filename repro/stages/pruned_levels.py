@@ -1,18 +1,17 @@
-"""What imp and branch share: levels of sparse networks trained to the end, how they are measured, what is kept."""
+"""What imp and branch share: levels of sparse networks that are trained to the end, and what is kept of them."""
 
-from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-import pandas as pd
 import torch
+from torch import Tensor
 
 from repro.data import ImageSet
-from repro.errors import RunError
 from repro.stages.artifact_writer import ArtifactWriter
 from repro.stages.inputs import require_idle, training_of
 from repro.stages.machine import Machine
-from repro.stages.progress import FORWARD, images_between
-from repro.stages.trainer import Trained, Trainer, advice
+from repro.stages.trained import Network, advice, divergence
+from repro.stages.trainer import Trainer
 from repro.train import evaluate
 from repro.train.job import NEVER, Job
 
@@ -21,7 +20,11 @@ def piece_of(replicate: int, level: int) -> str:
     return f"replicate_{replicate}/level_{level}"
 
 
-class Levels(ABC):
+def level_of(piece: str) -> int:
+    return int(piece.rpartition("_")[2])
+
+
+class Levels:
     """Trains the (replicate, level) rows of one command and keeps, for each, in ``writer``:
 
     mask: np.packbits of the prunable weights; weights: float32, in the order of the layout; test_correct: np.packbits,
@@ -30,7 +33,7 @@ class Levels(ABC):
     """
 
     def __init__(self, writer: ArtifactWriter, data: ImageSet, machine: Machine):
-        self.writer, self.data, self.machine = writer, data, machine
+        self.writer, self.data = writer, data
         self.recipe = writer.recipe
         self.training = training_of(self.recipe)
         self.trainer = Trainer(data, self.recipe["network"], self.training, machine)
@@ -39,105 +42,62 @@ class Levels(ABC):
             require_idle(source, self.layout)
 
     def expect(self, rows: list[tuple[int, int]]) -> None:
-        """All (replicate, level) of the command; its progress is told by those that are missing."""
+        """Tell the progress line all (replicate, level) of the command."""
         self.last = max(level for _, level in rows)
-        for row in rows:
-            if piece_of(*row) not in self.writer.rows:
-                train_index, test_index = self.data.split(row[0])
-                work = images_between(self.training, len(train_index), self.recipe["t"], self.training.steps)
-                work += FORWARD * (len(train_index) + len(test_index))
-                self.writer.ticker.expect({piece_of(*row): work})
+        jobs = {piece_of(*row): self.job(row[0]) for row in rows if piece_of(*row) not in self.writer.rows}
+        self.trainer.expect(self.writer, jobs, "train", "test")
 
-    def unpack(self, packed: np.ndarray) -> torch.Tensor:
-        """A kept mask as bool [num_prunable]."""
-        return torch.from_numpy(np.unpackbits(packed, count=self.layout.num_prunable).astype(bool))
-
-    @abstractmethod
-    def mask(self, replicate: int, level: int) -> torch.Tensor:
-        """The mask a level trains with, bool [num_prunable]."""
-
-    def chunks(self, rows: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-        """(replicate, level) in cohorts."""
-        return self.trainer.chunks(
-            rows, lambda row: self.trainer.cohort_key(self.data.split(row[0])[0], self.mask(*row))
-        )
-
-    def job(self, replicate: int, weights: torch.Tensor, mask: torch.Tensor) -> Job:
+    def job(self, replicate: int, weights: Tensor | None = None, mask: Tensor | None = None) -> Job:
         """Training to the end on all training images, with the clock at the recipe's t (protocol section 4)."""
         images = self.data.split(replicate)[0].numpy()
         return Job(weights, images, self.recipe["t"], self.training.steps, self.recipe["seed"], replicate, mask=mask)
 
-    def train(self, rows: list[tuple[int, int]], jobs: list[Job]) -> None:
-        """Train one job per (replicate, level) as one cohort, evaluate them, and keep them."""
-        pieces = [piece_of(*row) for row in rows]
-        span = sorted({level for _, level in rows})
-        levels = f"levels {span[0]}-{span[-1]}" if span[1:] else f"level {span[0]}"
-        where = f"{levels} of {self.last} ({len(rows)} network{'s' * (len(rows) > 1)})"
-        self.writer.add(self._measure(rows, self.trainer.train(self.writer, jobs, pieces, where)))
+    def cohorts(self, jobs: dict[str, Job]) -> Iterator[tuple[dict[str, Job], str]]:
+        """As `Trainer.cohorts`; the place that the progress line shows is told in levels."""
+        for cohort, _ in self.trainer.cohorts(jobs, len(jobs)):
+            span = sorted(set(map(level_of, cohort)))
+            levels = f"levels {span[0]}-{span[-1]}" if span[1:] else f"level {span[0]}"
+            yield cohort, f"{levels} of {self.last} ({len(cohort)} network{'s' * (len(cohort) > 1)})"
 
-    def _measure(self, rows: list[tuple[int, int]], trained: Trained) -> dict:
-        splits = [[index.numpy() for index in self.data.split(r)] for r, _ in rows]
-        on_train, on_test = self.trainer.measure(trained, *zip(*splits), report=self.writer.ticker.measured)
-        jobs, pieces = trained.jobs, {}
-        for j, (r, level) in enumerate(rows):
-            train_labels, test_labels = (self.data.labels[index] for index in splits[j])
-            correct = evaluate.correct(on_test[j], test_labels)
-            arrays = {
-                "mask": np.packbits(jobs[j].mask.numpy()),
-                "weights": trained.vectors[j].numpy(),
-                "test_correct": np.packbits(correct.numpy()),
-                "train_margin": evaluate.margins(on_train[j], train_labels).half().numpy(),
-            }
-            if level == 0:
-                arrays["rewind_weights"] = jobs[j].vector.numpy()
-            row = self._row(r, level, int(jobs[j].mask.sum()), bool(trained.diverged[j]))
-            row |= {
-                "acc": self.trainer.accuracy(trained, j, correct),
-                "loss": evaluate.losses(on_test[j], test_labels).double().mean().item(),
-                "train_acc": evaluate.correct(on_train[j], train_labels).double().mean().item(),
-                "train_loss": evaluate.losses(on_train[j], train_labels).double().mean().item(),
-                "diverged_at": int(trained.diverged_at[j]),
-                "seconds": trained.seconds,
-                "engine": trained.engines[j],
-            }
-            pieces[piece_of(r, level)] = (arrays, row)
-        return pieces
-
-    def _row(self, replicate: int, level: int, remaining: int, diverged: bool) -> dict:
-        density = remaining / self.layout.num_prunable
-        return {
-            "replicate": replicate,
-            "level": level,
-            "remaining": remaining,
-            "density": density,
-            "diverged": diverged,
+    def kept(self, network: Network) -> tuple[dict[str, np.ndarray], dict]:
+        """Arrays and row of a level that was trained."""
+        job, on_train = network.job, network.on["train"]
+        arrays = {
+            "mask": np.packbits(job.mask.numpy()),
+            "weights": network.vector.numpy(),
+            "test_correct": np.packbits(network.on["test"].correct.numpy()),
+            "train_margin": evaluate.margins(on_train.logits, on_train.labels).half().numpy(),
         }
+        level, remaining = level_of(network.piece), int(job.mask.sum())
+        if level == 0:
+            arrays["rewind_weights"] = job.vector.numpy()
+        row = {"replicate": job.replicate, "level": level, "remaining": remaining}
+        row |= {"density": remaining / self.layout.num_prunable, "diverged": network.diverged}
+        row |= network.columns("acc", "loss", "train_acc", "train_loss", "diverged_at", "seconds", "engine")
+        return arrays, row
 
-    def add_lost(self, rows: list[tuple[int, int]]) -> None:
-        """Levels without a mask, because what it is taken from diverged: they count as chance, with nothing kept."""
-        if not rows:
-            return
+    def add_lost(self, rows: Iterable[tuple[int, int]]) -> None:
+        """Keep levels without a mask, because what it is taken from diverged: chance is their accuracy."""
         nothing = {name: float("nan") for name in ("loss", "train_acc", "train_loss", "density")}
         nothing |= {"acc": 1 / self.data.num_classes, "diverged_at": NEVER, "seconds": 0.0, "engine": ""}
-        self.writer.add({piece_of(r, level): ({}, self._row(r, level, 0, True) | nothing) for r, level in rows})
+        nothing |= {"remaining": 0, "diverged": True}
+        if new := {piece_of(r, level): ({}, {"replicate": r, "level": level, **nothing}) for r, level in rows}:
+            self.writer.add(new)
+
+    def unpack(self, packed: np.ndarray) -> Tensor:
+        """A kept mask as bool [num_prunable]."""
+        return torch.from_numpy(np.unpackbits(packed, count=self.layout.num_prunable).astype(bool))
 
     def summary(self) -> tuple[str, ...]:
         """A line per level. Raises RunError when everything diverged."""
         table = self.writer.table()
-        if table.diverged.all():
-            raise RunError(
-                f"all replicates of {self.writer.path.stem} diverged (loss not finite from step "
-                f"{table.diverged_at.max()}): {self._advice(table)}, with --force"
-            )
+        diverged = table[table.diverged]
+        hint = advice(diverged.diverged_at[diverged.diverged_at != NEVER].min(), self.recipe["t"], self.training.lr)
+        hint += " of its pretrain command" * hint.startswith("lower")
+        name, counted = self.writer.path.stem, " and count as chance"
+        warning = divergence(name, diverged, hint, all_lost=len(diverged) == len(table), then=counted)
         lines = ["level  weights left  test accuracy"]
         for level, rows in table.groupby("level"):
             spread = f"{rows.acc.mean():.4f} ± {rows.acc.std(ddof=0):.4f} (n={len(rows)})"
             lines.append(f"{level:5d}  {100 * rows.density.mean():10.2f} %  {spread}")
-        bad = sorted(set(table.replicate[table.diverged]))
-        if bad:
-            lines.append(f"warning: replicates {bad} diverged and count as chance: {self._advice(table)}")
-        return tuple(lines)
-
-    def _advice(self, table: pd.DataFrame) -> str:
-        found = advice(table.diverged_at[table.diverged_at != NEVER].min(), self.recipe["t"], self.training.lr)
-        return f"{found} of its pretrain command" if found.startswith("lower") else found
+        return *lines, *warning

@@ -4,6 +4,7 @@ EL2N is the paper's (Definition 2.1; Paul et al. 2021). Margin, forgetting event
 et al. 2021) are taken from the same networks.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.inputs import network_fields, open_data, require_replicates, training_fields
 from repro.stages.labels import labels_in_use
 from repro.stages.machine import Machine
-from repro.stages.progress import FORWARD, images_between, place
 from repro.stages.select import SCORES
-from repro.stages.trainer import Trainer, advice
+from repro.stages.trained import Network, advice
+from repro.stages.trainer import Trainer
 from repro.train import evaluate
 from repro.train.job import Job
 from repro.train.random_streams import stream
@@ -98,79 +99,51 @@ def score(
         def pool(group: int) -> np.ndarray:
             return data.split(group)[0].numpy()
 
-        def cohort_key(row: tuple[int, int]) -> tuple:
-            images, by_batch = pool(row[0]), scoring.batch_norm == "batch"
+        def cohort_key(job: Job) -> tuple:
+            by_batch = scoring.batch_norm == "batch"
             if by_batch:
-                trainer.require_batches(len(images), scoring=True)
+                trainer.require_batches(len(job.subset), scoring=True)
             # padding would enter the statistics of a batch: pools of one length
-            return trainer.cohort_key(images), len(images) if by_batch else 0
+            return trainer.cohort_key(job), len(job.subset) if by_batch else 0
 
-        missing = {piece: row for piece, row in wanted.items() if piece not in writer.rows}
-        for piece, (g, _) in missing.items():
-            images = len(pool(g))  # measured on once, and once more with a backward pass for GraNd
-            work = images_between(training, images, 0, training.steps) + (FORWARD + grand) * images
-            writer.ticker.expect({piece: work})
-        for chunk in trainer.chunks(missing.values(), cohort_key):
-            pieces = [f"{unit}_{g}/network_{k}" for g, k in chunk]
-            pools = [pool(g) for g, _ in chunk]
-            jobs = [
-                Job(
-                    trainer.initial(seed, k, f"score{g}."),
-                    index,
-                    0,
-                    training.steps,
-                    seed,
-                    k,
-                    labels=used.for_job(g),
-                    role=f"score{g}.",
-                )
-                for (g, k), index in zip(chunk, pools)
-            ]
-            truth = torch.stack([torch.from_numpy(used.of(g)) for g, _ in chunk])
-            forgetting = Forgetting(truth, len(chunk))
-            where = place("network", len(wanted) - len(writer.ticker.pending), len(chunk), len(wanted))
-            trained = trainer.train(writer, jobs, pieces, where, observe=forgetting)
-            (logits,) = trainer.measure(trained, pools, batch_norm=scoring.batch_norm, report=writer.ticker.measured)
-            if trained.diverged.any():
-                first = int(np.argmax(trained.diverged))
+        jobs = {}
+        for piece, (g, k) in wanted.items():
+            if piece not in writer.rows:
+                labels, role = used.for_job(g), f"score{g}."
+                jobs[piece] = Job(None, pool(g), 0, training.steps, seed, k, labels=labels, role=role)
+        trainer.expect(writer, jobs, "subset", more=float(grand))
+        for cohort, where in trainer.cohorts(jobs, len(wanted), cohort_key):
+            truth = torch.stack([torch.from_numpy(used.of(wanted[piece][0])) for piece in cohort])
+            forgetting = Forgetting(truth, len(cohort))
+            trained = trainer.train(writer, cohort, where, observe=forgetting)
+            networks = trainer.measure(trained, "subset", batch_norm=scoring.batch_norm)
+            if lost := next((network for network in networks if network.diverged), None):
                 writer.drop_checkpoint()
                 raise RunError(
-                    f"scoring network {pieces[first]} diverged (loss not finite at step {trained.diverged_at[first]}): "
-                    f"a score needs all {count} networks: {advice(trained.diverged_at[first], 0, training.lr)}"
+                    f"scoring network {lost.piece} diverged (loss not finite at step {lost.diverged_at}): a score "
+                    f"needs all {count} networks: {advice(lost.diverged_at, 0, training.lr)}"
                 )
             if grand:
-                writer.save_checkpoint(pieces)(trained.state)  # gradients can take as long as the training
+                writer.save_checkpoint(list(cohort))(trained.state)  # gradients can take as long as the training
             new = {}
-            for j, (g, k) in enumerate(chunk):
-                label = truth[j, pools[j]]
+            for j, network in enumerate(networks):
+                g, k = wanted[network.piece]
+                seen = network.on["subset"]
                 arrays = {
-                    "el2n": evaluate.error_norms(logits[j], label).numpy(),
-                    "margin": evaluate.margins(logits[j], label).numpy(),
-                    "forgetting": forgetting.score(j, pools[j]),
+                    "el2n": evaluate.error_norms(seen.logits, seen.labels).numpy(),
+                    "margin": evaluate.margins(seen.logits, seen.labels).numpy(),
+                    "forgetting": forgetting.score(j, network.job.subset),
                 }
                 if grand:
-                    norms = gradient_norms(
-                        trainer.module(trained.vectors[j]),
-                        trainer.batcher,
-                        pools[j],
-                        label,
-                        report=lambda images: writer.ticker.measured(images, work=1),
-                    )
-                    arrays["grand"] = norms.float().numpy()
+                    arrays["grand"] = _grand(trainer, network, lambda images: writer.ticker.measured(images, work=1))
                 if odd := [name for name, values in arrays.items() if not np.isfinite(values).all()]:
                     writer.drop_checkpoint()
                     raise RunError(
-                        f"scoring network {pieces[j]} gives {' and '.join(odd)} scores that are not finite: "
+                        f"scoring network {network.piece} gives {' and '.join(odd)} scores that are not finite: "
                         f"lower --lr (={training.lr})"
                     )
-                row = {
-                    unit: g,
-                    "network": k,
-                    "train_acc": evaluate.correct(logits[j], label).double().mean().item(),
-                    "seconds": trained.seconds,
-                    "engine": trained.engines[j],
-                }
-                new[pieces[j]] = (arrays, row)
+                row = {unit: g, "network": k, "train_acc": seen.accuracy}
+                new[network.piece] = arrays, row | network.columns("seconds", "engine")
             writer.add(new)
         groups = sorted({row[unit] for row in writer.rows.values()})
         extra, lines = used.arrays(max(replicates, groups[-1] + 1)), []  # an interrupted run may have had more
@@ -191,6 +164,12 @@ def score(
                 said = _reliable(rho)
             lines.append(f"{unit} {g} (K={count}): {'; '.join([*said, *_early(accuracy)])}")
         return writer.finish(order=[unit, "network"], extra=extra, lines=tuple(lines), **trainer.provenance, seed=seed)
+
+
+def _grand(trainer: Trainer, network: Network, report: Callable[[int], None]) -> np.ndarray:
+    """GraNd of the images that a network was trained on, float32 [n]."""
+    module, labels = trainer.module(network.vector), network.on["subset"].labels
+    return gradient_norms(module, trainer.batcher, network.job.subset, labels, report=report).float().numpy()
 
 
 def half_ensemble_correlation(scores: np.ndarray, rng: np.random.Generator, splits: int = 20) -> float:

@@ -67,9 +67,8 @@ def select(
     if kind not in KINDS:
         raise UsageError(f"unknown kind of subset {kind!r}: choose {', '.join(KINDS)}")
     if (kind == "random") == (scores is not None):
-        raise UsageError(
-            f"kind {kind!r} {'takes no scores: leave them out' if scores else 'needs --scores: give a score or barrier artifact, or a file of your own'}"
-        )
+        needed = "needs --scores: give a score or barrier artifact, or a file of your own"
+        raise UsageError(f"kind {kind!r} {'takes no scores: leave them out' if scores else needed}")
     if like and kind != "random":
         raise UsageError(f"--like takes the histogram for random subsets, not for {kind!r}: leave it out")
     if permute_scores and kind == "random":

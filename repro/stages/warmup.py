@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from repro import store
 from repro.data import ImageSet, Passes
@@ -15,9 +14,8 @@ from repro.recipes.training import Training
 from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.inputs import data_of, network_fields, open_data, require_replicates, training_fields
 from repro.stages.machine import Machine
-from repro.stages.progress import FORWARD, images_of, place
-from repro.stages.trainer import Trained, Trainer, advice
-from repro.train import evaluate
+from repro.stages.trained import Network, advice
+from repro.stages.trainer import Trainer
 from repro.train.job import Job
 from repro.usercode import pinned
 
@@ -99,16 +97,17 @@ def warmup(
     conditions = [_Condition(name, w, r) for name in (ALL, *chosen) for w in steps for r in range(replicates)]
     with ArtifactWriter(out, "warmup", fields, chosen, machine) as writer:
         trainer = Trainer(data, network, training, machine)
-        sweep = _Sweep(writer, trainer, chosen, len(conditions))
+        sweep = _Sweep(writer, trainer, chosen, conditions)
         for name in (ALL, *chosen):  # complains of a subset below one batch
             Passes(len(sweep.images(name, 0)), training.batch_size, training.drop_last)
         if machine.dry_run:
             wanted = [condition.piece for condition in conditions]
             return writer.preview(wanted, steps=training.steps, batch_size=training.batch_size)
-        missing = [condition for condition in conditions if condition.piece not in writer.rows]
-        sweep.expect(missing)
-        for chunk in trainer.chunks(missing, sweep.cohort_key):
-            sweep.run(chunk)
+        jobs = {each.piece: sweep.job(each) for each in conditions if each.piece not in writer.rows}
+        trainer.expect(writer, jobs, "train", "test")
+        for cohort, where in trainer.cohorts(jobs, len(conditions)):
+            trained = trainer.train(writer, cohort, where)
+            writer.add({each.piece: sweep.kept(each) for each in trainer.measure(trained, "train", "test")})
         return writer.finish(
             order=["kind", "size", "subset", "w", "replicate"], lines=sweep.summary(), **trainer.provenance, seed=seed
         )
@@ -164,11 +163,12 @@ def _check(subset: store.Artifact, data: ImageSet, normalization: str, replicate
 
 
 class _Sweep:
-    """One warmup command: who trains on what, and what is kept of it."""
+    """One warmup command: the job of each condition, and what is kept of its network."""
 
-    def __init__(self, writer: ArtifactWriter, trainer: Trainer, subsets: dict[str, store.Artifact], count: int):
-        self.writer, self.trainer, self.subsets, self.count = writer, trainer, subsets, count
+    def __init__(self, writer: ArtifactWriter, trainer: Trainer, subsets: dict, conditions: list[_Condition]):
+        self.writer, self.trainer, self.subsets = writer, trainer, subsets
         self.data, self.training = trainer.data, trainer.training
+        self.conditions = {each.piece: each for each in conditions}
 
     def images(self, name: str, replicate: int) -> np.ndarray:
         """int64 dataset indices of the warm-up."""
@@ -176,64 +176,20 @@ class _Sweep:
             return self.data.split(replicate)[0].numpy()
         return self.subsets[name][f"replicate_{replicate}/index"]
 
-    def cohort_key(self, condition: _Condition):
-        """Equal for networks whose batches have equal sizes at every step: those with the last batch kept change sets
-        (and so the size of a batch) at step w."""
-        for name in (condition.subset, ALL) if condition.w else (ALL,):
-            self.trainer.require_batches(len(self.images(name, condition.replicate)))
-        if self.training.drop_last:
-            return 0
-        return *(len(self.images(name, condition.replicate)) for name in (condition.subset, ALL)), condition.w
+    def job(self, each: _Condition) -> Job:
+        """Training to the end: on the subset for w steps, from then on with all training images."""
+        images, then = (self.images(name, each.replicate) for name in (each.subset, ALL))
+        steps, seed = self.training.steps, self.writer.recipe["seed"]
+        return Job(None, images, 0, steps, seed, each.replicate, warmup=each.w, then=then)
 
-    def expect(self, missing: list[_Condition]) -> None:
-        """What is to be done, for the progress line."""
-        for each in missing:
-            work = images_of(self.training, self._job(each)) + FORWARD * sum(map(len, self.data.split(each.replicate)))
-            self.writer.ticker.expect({each.piece: work})
-
-    def _job(self, each: _Condition, vector: torch.Tensor | None = None) -> Job:
-        return Job(
-            vector,
-            self.images(each.subset, each.replicate),
-            0,
-            self.training.steps,
-            self.writer.recipe["seed"],
-            each.replicate,
-            warmup=each.w,
-            then=self.images(ALL, each.replicate),
-        )
-
-    def run(self, chunk: list[_Condition]) -> None:
-        """Train one cohort to the end, evaluate it, and keep what was measured."""
-        jobs = [self._job(each, self.trainer.initial(self.writer.recipe["seed"], each.replicate)) for each in chunk]
-        pieces = [each.piece for each in chunk]
-        where = place("network", self.count - len(self.writer.ticker.pending), len(chunk), self.count)
-        self.writer.add(self._measure(chunk, self.trainer.train(self.writer, jobs, pieces, where)))
-
-    def _measure(self, chunk: list[_Condition], trained: Trained) -> dict:
-        splits = [[index.numpy() for index in self.data.split(each.replicate)] for each in chunk]
-        on_train, on_test = self.trainer.measure(trained, *zip(*splits), report=self.writer.ticker.measured)
-        pieces = {}
-        for j, each in enumerate(chunk):
-            train_labels, test_labels = (self.data.labels[index] for index in splits[j])
-            correct = evaluate.correct(on_test[j], test_labels)
-            source = self.subsets[each.subset].recipe if each.subset != ALL else {"subset": ALL, "size": 0}
-            row = {
-                "subset": each.subset,
-                "kind": source["subset"],
-                "size": source["size"],
-                "w": each.w,
-                "replicate": each.replicate,
-                "acc": self.trainer.accuracy(trained, j, correct),
-                "loss": evaluate.losses(on_test[j], test_labels).double().mean().item(),
-                "train_loss": evaluate.losses(on_train[j], train_labels).double().mean().item(),
-                "diverged": bool(trained.diverged[j]),
-                "diverged_at": int(trained.diverged_at[j]),
-                "seconds": trained.seconds,
-                "engine": trained.engines[j],
-            }
-            pieces[each.piece] = ({"test_correct": np.packbits(correct.numpy())}, row)
-        return pieces
+    def kept(self, network: Network) -> tuple[dict, dict]:
+        """Arrays and row of a condition."""
+        each = self.conditions[network.piece]
+        source = self.subsets[each.subset].recipe if each.subset != ALL else {"subset": ALL, "size": 0}
+        row = {"subset": each.subset, "kind": source["subset"], "size": source["size"]}
+        row |= {"w": each.w, "replicate": each.replicate}
+        row |= network.columns("acc", "loss", "train_loss", "diverged", "diverged_at", "seconds", "engine")
+        return {"test_correct": np.packbits(network.on["test"].correct.numpy())}, row
 
     def summary(self) -> tuple[str, ...]:
         table = self.writer.table()

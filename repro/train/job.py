@@ -18,7 +18,8 @@ class Job:
     """One network's stretch of training.
 
     Arguments:
-        vector: [layout.size] parameters and float buffers at the first step.
+        vector: [layout.size] parameters and float buffers at the first step; None, until it is drawn, for the random
+            initialisation.
         subset: int64 [M] dataset indices it trains on.
         start, stop: steps [start, stop), counted from the random initialisation.
         seed, replicate: address of its random streams: data order and augmentation.
@@ -32,7 +33,7 @@ class Job:
         role: prefix of the random streams, for networks that must not share a replicate's data order.
     """
 
-    vector: Tensor
+    vector: Tensor | None
     subset: np.ndarray
     start: int
     stop: int

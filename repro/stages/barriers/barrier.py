@@ -81,8 +81,7 @@ def barrier(
         for parent in parents:
             lines = {name: w[1:] for name, w in missing.items() if w[0] is parent}
             writer.ticker.expect(measuring(parent.split, lines, alphas, modes, set(writer.rows), start=True))
-        for chunk in trainer.chunks(todo, run.cohort_key):
-            run.train(chunk)
+        run.train(todo)
         families = [run.family(p, {n: w[1:] for n, w in missing.items() if w[0] is p}) for p in parents]
         for new in measured(trainer, families, alphas, modes, set(writer.rows), writer.ticker):
             writer.add(new)

@@ -11,9 +11,7 @@ from repro import store
 from repro.data import ImageSet
 from repro.stages.artifact_writer import ArtifactWriter
 from repro.stages.barriers.measure import Family, vector
-from repro.stages.progress import FORWARD, images_between, place
 from repro.stages.trainer import Trainer
-from repro.train import evaluate
 from repro.train.job import Job
 
 WORK = "children-"
@@ -122,50 +120,30 @@ class Children:
             and f"{child_name(parent, number)}/weights" not in self.there
         ]
 
+    def train(self, todo: list[tuple[Parent, int]]) -> None:
+        """Train those networks, and keep each cohort as soon as it is done."""
+        writer, trainer = self.writer, self.trainer
+        jobs = {child_name(*child): self.job(*child) for child in todo}
+        for cohort, where in trainer.cohorts(jobs, len(jobs)):
+            arrays = {}
+            for network in trainer.measure(trainer.train(writer, cohort, where), "test"):
+                arrays[f"{network.piece}/weights"] = network.vector.numpy()
+                arrays[f"{network.piece}/acc"] = np.array(np.nan if network.diverged else network.acc)
+            writer.work.save(writer.work.next_name(WORK), arrays)
+            writer.arrays.update(arrays)
+            writer.ticker.finish(cohort)
+            writer.drop_checkpoint()
+
+    def job(self, parent: Parent, number: int) -> Job:
+        """Training from the rewind point to the end, on all training images, with data order of the child's own."""
+        recipe, mask = parent.point.recipe, parent.mask(self.trainer.layout.num_prunable)
+        role = f"child{number}." if number else ""  # without a role, data order and augmentation are imp's
+        stretch = recipe["t"], self.trainer.training.steps, recipe["seed"], parent.replicate
+        return Job(parent.rewind, parent.split[0], *stretch, mask=mask, role=role)
+
     def expect(self, todo: list[tuple[Parent, int]]) -> None:
-        """What is to be trained, for the progress line."""
-        self.todo, training = [child_name(*child) for child in todo], self.trainer.training
-        for name, (parent, _) in zip(self.todo, todo):
-            own, test = parent.split
-            work = images_between(training, len(own), parent.point.recipe["t"], training.steps) + FORWARD * len(test)
-            self.writer.ticker.expect({name: work})
-
-    def cohort_key(self, child: tuple[Parent, int]):
-        """See `Trainer.cohort_key`."""
-        parent = child[0]
-        return self.trainer.cohort_key(parent.split[0], parent.mask(self.trainer.layout.num_prunable))
-
-    def train(self, chunk: list[tuple[Parent, int]]) -> None:
-        training, names, jobs = self.trainer.training, [], []
-        for parent, number in chunk:
-            names.append(child_name(parent, number))
-            recipe = parent.point.recipe
-            role = f"child{number}." if number else ""  # without a role, data order and augmentation are imp's
-            jobs.append(
-                Job(
-                    parent.rewind,
-                    parent.split[0],
-                    recipe["t"],
-                    training.steps,
-                    recipe["seed"],
-                    parent.replicate,
-                    mask=parent.mask(self.trainer.layout.num_prunable),
-                    role=role,
-                )
-            )
-        where = place("network", self.todo.index(names[0]), len(names), len(self.todo))
-        trained = self.trainer.train(self.writer, jobs, names, where)
-        tests = [parent.split[1] for parent, _ in chunk]
-        (logits,) = self.trainer.measure(trained, tests, report=self.writer.ticker.measured)
-        arrays = {}
-        for j, name in enumerate(names):
-            correct = evaluate.correct(logits[j], self.data.labels[torch.from_numpy(tests[j])])
-            arrays[f"{name}/weights"] = trained.vectors[j].numpy()
-            arrays[f"{name}/acc"] = np.array(np.nan if trained.diverged[j] else correct.double().mean().item())
-        self.writer.work.save(self.writer.work.next_name(WORK), arrays)
-        self.writer.arrays.update(arrays)
-        self.writer.ticker.finish(names)
-        self.writer.drop_checkpoint()
+        """Tell the progress line what is to be trained."""
+        self.trainer.expect(self.writer, {child_name(*child): self.job(*child) for child in todo}, "test")
 
     def family(self, parent: Parent, lines: dict[str, tuple[int, int]]) -> Family:
         networks, recorded = {}, {}
