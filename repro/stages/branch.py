@@ -13,7 +13,7 @@ from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.nets import layout_of
 from repro.stages.artifact_writer import ArtifactWriter, Result
-from repro.stages.inputs import data_of, network_for, require_replicates
+from repro.stages.inputs import data_of, network_for, require_replicates, require_steps_left
 from repro.stages.machine import Machine
 from repro.stages.pruned_levels import Levels, piece_of
 from repro.stages.state_dicts import read_mask
@@ -84,11 +84,7 @@ def branch(
             f"the run's own masks and rewound weights would repeat {source.path}: give another --mask (shuffled, "
             "random or a file) or other --weights (reinitialised or a rewind point)"
         )
-    if recipe["t"] >= recipe["steps"]:
-        raise UsageError(
-            f"{weights} is trained to the end (t = {recipe['t']} of {recipe['steps']} steps), which "
-            "leaves nothing to train: give a rewind point of a smaller -t"
-        )
+    require_steps_left(weights, recipe)
     wanted = _wanted(source, levels, replicates)
     if fixed is not None and len({level for _, level in wanted}) > 1:
         raise UsageError(
@@ -147,12 +143,7 @@ def _wanted(source: store.Artifact, levels: Sequence[int] | None, replicates: in
     table = source.table()
     held = len(set(table.replicate))
     replicates = held if replicates is None else replicates
-    require_replicates(replicates)
-    if replicates > held:
-        raise UsageError(
-            f"{replicates} replicates, but {source.path} holds {held}: "
-            f"run its imp command with --replicates {replicates} first"
-        )
+    require_replicates(replicates, source, held)
     there = {(int(level), int(r)) for r, level in zip(table.replicate, table.level)}
     if levels is None:
         wanted = {(level, r) for level, r in there if level and r < replicates}

@@ -27,10 +27,11 @@ def gradients(
     *,
     dataset: str | None = None,
     subset: str | Path | None = None,
-    t: int,
+    t: int | None = None,
     every: int = 10,
     batches: int = 16,
-    replicates: int,
+    replicates: int | None = None,
+    scale: str | None = None,
     network: str | None = None,
     training: Training | None = None,
     normalization: str | None = None,
@@ -44,7 +45,7 @@ def gradients(
     1/sqrt(batches), not 0. The training goes on as if nothing had been measured.
 
     Arguments:
-        dataset, subset, t, network, training, normalization, seed: as for `repro.stages.pretrain`.
+        dataset, subset, t, replicates, scale, network, training, normalization, seed: as for `repro.stages.pretrain`.
         every: steps between measurements.
         batches: mini-batches per measurement, at least 2, of the training's batch size, without augmentation, drawn
             pass by pass over the images trained on, with a new order at each measurement. All parameters count, without
@@ -61,13 +62,14 @@ def gradients(
         subset=subset,
         t=t,
         replicates=replicates,
+        scale=scale,
         network=network,
         training=training,
         normalization=normalization,
         seed=seed,
         machine=machine,
     )
-    training = start.training
+    training, t, replicates = start.training, start.t, start.replicates
     if every < 1:
         raise UsageError(f"steps between measurements (={every}) must be at least 1: try --every 10")
     if batches < 2:

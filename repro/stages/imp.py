@@ -9,7 +9,7 @@ from repro import store
 from repro.data import ImageSet
 from repro.errors import RunError, UsageError
 from repro.stages.artifact_writer import ArtifactWriter, Result
-from repro.stages.inputs import data_of, require_replicates
+from repro.stages.inputs import data_of, require_replicates, require_steps_left
 from repro.stages.machine import Machine
 from repro.stages.pruned_levels import Levels, piece_of
 from repro.train.prune import count_to_prune, prune_by_magnitude
@@ -45,11 +45,7 @@ def imp(
         raise UsageError(f"levels (={levels}) must be 0 (dense training alone) or more")
     if not 0 < prune_fraction < 1:
         raise UsageError(f"prune fraction (={prune_fraction}) must be above 0 and below 1")
-    if parent.recipe["t"] >= parent.recipe["steps"]:
-        raise UsageError(
-            f"{parent.path} is trained to the end (t = {parent.recipe['t']} of {parent.recipe['steps']} steps), which "
-            "leaves nothing to train after rewinding: pre-train with a smaller -t"
-        )
+    require_steps_left(parent.path, parent.recipe)
     data = data_of(parent, machine)
     recipe = {**parent.recipe, "prune_fraction": prune_fraction}
     with ArtifactWriter(out, "imp", recipe, {"pretrain": parent}, machine) as writer:

@@ -41,6 +41,11 @@ IDLE = "idle"
 none, so that recipes of other networks are what they were before idle parameters were left alone."""
 
 
+def data_fields(data: ImageSet, normalization: str) -> dict:
+    """What a recipe says of its images."""
+    return {"dataset": data.name, "data_sha256": data.checksum, "normalization": normalization}
+
+
 def training_fields(training: Training) -> dict:
     """The recipe fields of a `Training`, flat and in JSON types."""
     return {**asdict(training), "milestones": list(training.milestones)}
@@ -75,15 +80,27 @@ def data_of(artifact: store.Artifact, machine: Machine) -> ImageSet:
     return data
 
 
-def require_replicates(replicates: int, source: store.Artifact | None = None) -> None:
-    """Raises UsageError for less than one replicate, or for more than ``source``, which is read, holds."""
+def require_replicates(replicates: int, source: store.Artifact | None = None, held: int | None = None) -> None:
+    """Raises UsageError for less than one replicate, or for more than ``source``, which is read, holds.
+
+    held: how many those are; None is a row of its table each.
+    """
     if replicates < 1:
         raise UsageError(f"number of replicates (={replicates}) must be at least 1")
-    if source and replicates > (available := len(source.table())):
+    if source and replicates > (held := len(source.table()) if held is None else held):
         command = {"subset": "select"}.get(source.kind, source.kind)
         raise UsageError(
-            f"{replicates} replicates, but {source.path} holds {available}: "
+            f"{replicates} replicates, but {source.path} holds {held}: "
             f"run its {command} command with --replicates {replicates} first"
+        )
+
+
+def require_steps_left(path: str | Path, recipe: dict) -> None:
+    """Raises UsageError for a rewind point at the end of the schedule."""
+    if recipe["t"] >= recipe["steps"]:
+        raise UsageError(
+            f"{path} is trained to the end (t = {recipe['t']} of {recipe['steps']} steps), which leaves nothing to "
+            "train after rewinding: give a rewind point of a smaller -t"
         )
 
 

@@ -11,7 +11,7 @@ from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.recipes.training import Training
 from repro.stages.artifact_writer import ArtifactWriter, Result
-from repro.stages.inputs import data_of, network_fields, open_data, require_replicates, training_fields
+from repro.stages.inputs import data_fields, data_of, network_fields, open_data, require_replicates, training_fields
 from repro.stages.labels import Labels, labels_in_use
 from repro.stages.machine import Machine
 from repro.stages.trained import advice, divergence
@@ -25,8 +25,9 @@ def pretrain(
     *,
     dataset: str | None = None,
     subset: str | Path | None = None,
-    t: int,
-    replicates: int,
+    t: int | None = None,
+    replicates: int | None = None,
+    scale: str | None = None,
     network: str | None = None,
     training: Training | None = None,
     normalization: str | None = None,
@@ -42,8 +43,9 @@ def pretrain(
         dataset: name for `repro.data.load`; taken from ``subset`` when that is given.
         subset: subset artifact to train on; None is all training images. The subset is passed over as often as t
             steps need (paper, section 3).
-        t: rewind step; 0 keeps the random initialisation.
-        network, training, normalization, seed: the data set's protocol when None.
+        t: rewind step; 0 keeps the random initialisation. None is the protocol's t*.
+        replicates, network, training, normalization, seed: the protocol's when None.
+        scale: of the protocol; None is the data set's own.
         label_noise, noise_draw, labels: train on other labels; see `repro.stages.labels.labels_in_use`. A ``subset``
             has its own, which are taken over. Test accuracy is by the data set's labels.
 
@@ -54,6 +56,7 @@ def pretrain(
         subset=subset,
         t=t,
         replicates=replicates,
+        scale=scale,
         network=network,
         training=training,
         normalization=normalization,
@@ -67,9 +70,9 @@ def pretrain(
     with ArtifactWriter(out, "pretrain", start.fields, start.inputs, machine) as writer:
         trainer = Trainer(start.data, start.network, training, machine)
         Passes(len(start.images(0)), training.batch_size, training.drop_last)  # complains of a subset below one batch
-        wanted = {f"replicate_{r}": r for r in range(replicates)}
+        wanted = {f"replicate_{r}": r for r in range(start.replicates)}
         if machine.dry_run:
-            return writer.preview(wanted, steps=t, batch_size=training.batch_size)
+            return writer.preview(wanted, steps=start.t, batch_size=training.batch_size)
         jobs = {piece: start.job(r) for piece, r in wanted.items() if piece not in writer.rows}
         trainer.expect(writer, jobs, "test")
         for cohort, where in trainer.cohorts(jobs, len(wanted)):
@@ -88,7 +91,7 @@ def pretrain(
         return writer.finish(
             order=["replicate"],
             extra=start.labels.arrays(int(writer.table().replicate.max()) + 1),
-            lines=(f"test accuracy after {t} steps: {accuracy}", *warning),
+            lines=(f"test accuracy after {start.t} steps: {accuracy}", *warning),
             **trainer.provenance,
             seed=start.seed,
         )
@@ -105,15 +108,14 @@ class Beginning:
     training: Training
     seed: int
     t: int
+    replicates: int
     normalization: str
 
     @property
     def fields(self) -> dict:
         """For the recipe."""
         return {
-            "dataset": self.data.name,
-            "data_sha256": self.data.checksum,
-            "normalization": self.normalization,
+            **data_fields(self.data, self.normalization),
             **network_fields(self.data, self.network),
             "t": self.t,
             "seed": self.seed,
@@ -139,8 +141,9 @@ def begin(
     *,
     dataset: str | None,
     subset: str | Path | None,
-    t: int,
-    replicates: int,
+    t: int | None,
+    replicates: int | None,
+    scale: str | None,
     network: str | None,
     training: Training | None,
     normalization: str | None,
@@ -157,9 +160,11 @@ def begin(
     Raises UsageError for a t beyond the schedule, a subset of other images or of fewer replicates.
     """
     chosen = store.read(subset, kind="subset") if subset else None
-    recipe = protocol(chosen.recipe["dataset"] if chosen else dataset)
+    recipe = protocol(chosen.recipe["dataset"] if chosen else dataset, scale)
     training = training or recipe.training
     seed = recipe.seed if seed is None else seed
+    t = recipe.t_star if t is None else t
+    replicates = recipe.replicates if replicates is None else replicates
     require_replicates(replicates, chosen)
     if not 0 <= t <= training.steps:
         raise UsageError(f"step t (={t}) must be between 0 and the {training.steps} steps of the schedule")
@@ -169,4 +174,5 @@ def begin(
     normalization = normalization or own
     data = data_of(chosen, machine) if chosen else open_data(dataset, normalization, machine)
     used = labels_in_use(data, source=chosen, seed=seed, **labels)
-    return Beginning(chosen, data, used, pinned(network or recipe.network), training, seed, t, normalization)
+    network = pinned(network or recipe.network)
+    return Beginning(chosen, data, used, network, training, seed, t, replicates, normalization)

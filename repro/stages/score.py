@@ -14,7 +14,7 @@ import torch
 from repro.errors import RunError, UsageError
 from repro.protocol import Scoring, protocol
 from repro.stages.artifact_writer import ArtifactWriter, Result
-from repro.stages.inputs import network_fields, open_data, require_replicates, training_fields
+from repro.stages.inputs import data_fields, network_fields, open_data, require_replicates, training_fields
 from repro.stages.labels import labels_in_use
 from repro.stages.machine import Machine
 from repro.stages.select import SCORES
@@ -37,6 +37,7 @@ def score(
     scoring: Scoring | None = None,
     normalization: str | None = None,
     replicates: int | None = None,
+    scale: str | None = None,
     seed: int | None = None,
     label_noise: float = 0.0,
     noise_draw: str = "shared",
@@ -48,8 +49,9 @@ def score(
 
     Arguments:
         dataset: name for `repro.data.load`.
-        scoring: network, training, K and batch-norm mode; the data set's protocol when None. Networks are trained for
+        scoring: network, training, K and batch-norm mode; the protocol's when None. Networks are trained for
             ``scoring.training.steps`` steps.
+        scale: of the protocol; None is the data set's own.
         replicates: how many replicates the scores are for. It matters for a data set with folds, where replicate r
             trains and tests on fold r mod F: K networks are trained for each fold in use. With a noise draw for each
             replicate, they are trained for each replicate.
@@ -62,7 +64,7 @@ def score(
     with a warning below 0.7, and beside it the mean training accuracy, with one above 0.99. With a noise draw for each
     replicate, ``replicate_r`` stands in place of ``fold_f``.
     """
-    recipe = protocol(dataset)
+    recipe = protocol(dataset, scale)
     replicates = recipe.replicates if replicates is None else replicates
     require_replicates(replicates)
     scoring = scoring or recipe.scoring
@@ -77,9 +79,7 @@ def score(
     data = open_data(dataset, normalization, machine)
     used = labels_in_use(data, label_noise=label_noise, noise_draw=noise_draw, labels=labels, seed=seed)
     fields = {
-        "dataset": data.name,
-        "data_sha256": data.checksum,
-        "normalization": normalization,
+        **data_fields(data, normalization),
         **network_fields(data, scoring.network),
         "networks": count,
         "batch_norm": scoring.batch_norm,

@@ -12,7 +12,7 @@ from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.recipes.training import Training
 from repro.stages.artifact_writer import ArtifactWriter, Result
-from repro.stages.inputs import data_of, network_fields, open_data, require_replicates, training_fields
+from repro.stages.inputs import data_fields, data_of, network_fields, open_data, require_replicates, training_fields
 from repro.stages.machine import Machine
 from repro.stages.trained import Network, advice
 from repro.stages.trainer import Trainer
@@ -29,6 +29,7 @@ def warmup(
     subsets: Sequence[str | Path] = (),
     steps: Sequence[int] | None = None,
     replicates: int | None = None,
+    scale: str | None = None,
     network: str | None = None,
     training: Training | None = None,
     normalization: str | None = None,
@@ -45,7 +46,8 @@ def warmup(
         dataset: name for `repro.data.load`; that of the first subset when None.
         subsets: subset artifacts; each is a condition with the name of its file. All training images always are one.
         steps: the w's, each above 0 and below the steps of the training. The sweep can grow by more of them.
-        replicates, network, training, normalization, seed: the data set's protocol when None.
+        replicates, network, training, normalization, seed: the protocol's when None.
+        scale: of the protocol; None is the data set's own.
 
     Written: for each (subset, w, replicate) ``<subset>/w<w>/replicate_r/test_correct`` (np.packbits of one bit per test
     image) and a row: subset, kind, size (0 for all), w, replicate, acc, loss (test) and train_loss (of all training
@@ -60,7 +62,7 @@ def warmup(
     first = next(iter(chosen.values()), None)
     if first is None and dataset is None:
         raise UsageError("a warm-up needs --dataset, or a subset artifact to take it from")
-    recipe = protocol(dataset or first.recipe["dataset"])
+    recipe = protocol(dataset or first.recipe["dataset"], scale)
     if recipe.warmup is None and (training is None or steps is None):
         raise UsageError(
             f"the protocol of {recipe.dataset} has no warm-up: give the steps, batch size, learning rate "
@@ -87,9 +89,7 @@ def warmup(
     for subset in chosen.values():
         _check(subset, data, normalization, replicates)
     fields = {
-        "dataset": data.name,
-        "data_sha256": data.checksum,
-        "normalization": normalization,
+        **data_fields(data, normalization),
         **network_fields(data, network),
         "seed": seed,
         **training_fields(training),

@@ -12,7 +12,14 @@ from repro.errors import UsageError
 from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.barriers.children import Children, Parent, Point
 from repro.stages.barriers.measure import Family, measured, measuring, modes_of, summary
-from repro.stages.inputs import data_of, require_idle, training_fields, training_of
+from repro.stages.inputs import (
+    data_of,
+    require_idle,
+    require_replicates,
+    require_steps_left,
+    training_fields,
+    training_of,
+)
 from repro.stages.machine import Machine
 from repro.stages.trainer import Trainer
 from repro.train.interpolate import grid
@@ -77,7 +84,6 @@ def barrier(
         pieces = [f"{name}/{mode}" for name in wanted for mode in modes]
         if machine.dry_run:
             return _with_training(writer.preview(pieces), todo, trainer)
-        run.expect(todo)
         for parent in parents:
             lines = {name: w[1:] for name, w in missing.items() if w[0] is parent}
             writer.ticker.expect(measuring(parent.split, lines, alphas, modes, set(writer.rows), start=True))
@@ -178,11 +184,7 @@ def _open(paths: Sequence[str | Path]) -> list[Point]:
         )
     first = points[0]
     for point in points:
-        if point.recipe["t"] >= point.recipe["steps"]:
-            raise UsageError(
-                f"{point.artifact.path} is trained to the end (t = {point.recipe['t']} of {point.recipe['steps']} "
-                "steps), which leaves nothing to train: pre-train with a smaller -t"
-            )
+        require_steps_left(point.artifact.path, point.recipe)
         for option, value in _shared(first.recipe).items():
             if (here := _shared(point.recipe)[option]) != value:
                 raise UsageError(
@@ -206,8 +208,6 @@ def _require(points: list[Point], level: int, replicates: int | None) -> int:
     """The number of replicates to take. Raises UsageError where a point has too few, or not that level."""
     if level < 0:
         raise UsageError(f"level (={level}) must be 0 (dense) or more")
-    if replicates is not None and replicates < 1:
-        raise UsageError(f"number of replicates (={replicates}) must be at least 1")
     for point in points:
         path = point.artifact.path
         if level and not point.stored:
@@ -218,11 +218,8 @@ def _require(points: list[Point], level: int, replicates: int | None) -> int:
         found = point.replicates(level)
         if not found:
             raise UsageError(f"{path} has no level {level}: run its imp command with --levels {level} first")
-        if replicates and replicates > found:
-            raise UsageError(
-                f"{replicates} replicates, but {path} holds {found}: run its {point.artifact.kind} "
-                f"command with --replicates {replicates} first"
-            )
+        if replicates is not None:
+            require_replicates(replicates, point.artifact, found)
     return replicates or min(point.replicates(level) for point in points)
 
 

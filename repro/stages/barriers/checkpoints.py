@@ -11,7 +11,7 @@ from repro.nets import create
 from repro.protocol import protocol
 from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.barriers.measure import Family, measured, measuring, modes_of
-from repro.stages.inputs import open_data, training_fields
+from repro.stages.inputs import data_fields, open_data, training_fields
 from repro.stages.machine import Machine
 from repro.stages.progress import ticker
 from repro.stages.state_dicts import load_checkpoint
@@ -59,9 +59,7 @@ def between_checkpoints(
         lines = lines or ["dry run: would measure one line, and train nothing"]
         return Result(Path(a), "", lines=tuple(lines))
     fields = {
-        "dataset": data.name,
-        "data_sha256": data.checksum,
-        "normalization": normalization,
+        **data_fields(data, normalization),
         "network": pinned(network),
         "form": "checkpoints",
         "a_sha256": _sha256(networks[0]),

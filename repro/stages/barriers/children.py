@@ -124,6 +124,7 @@ class Children:
         """Train those networks, and keep each cohort as soon as it is done."""
         writer, trainer = self.writer, self.trainer
         jobs = {child_name(*child): self.job(*child) for child in todo}
+        trainer.expect(writer, jobs, "test")
         for cohort, where in trainer.cohorts(jobs, len(jobs)):
             arrays = {}
             for network in trainer.measure(trainer.train(writer, cohort, where), "test"):
@@ -140,10 +141,6 @@ class Children:
         role = f"child{number}." if number else ""  # without a role, data order and augmentation are imp's
         stretch = recipe["t"], self.trainer.training.steps, recipe["seed"], parent.replicate
         return Job(parent.rewind, parent.split[0], *stretch, mask=mask, role=role)
-
-    def expect(self, todo: list[tuple[Parent, int]]) -> None:
-        """Tell the progress line what is to be trained."""
-        self.trainer.expect(self.writer, {child_name(*child): self.job(*child) for child in todo}, "test")
 
     def family(self, parent: Parent, lines: dict[str, tuple[int, int]]) -> Family:
         networks, recorded = {}, {}
