@@ -1,7 +1,7 @@
 """The image sets of the experiments, whole and in memory: `load` returns one `ImageSet`.
 
 Images stay uint8 and channels last from the file to the batch; `repro.data.batcher` crops, flips and normalises them.
-How each set lies on disk is the matter of `cifar` and `folders` beside it.
+`cifar` and `folders` know how the sets lie on disk.
 """
 
 import hashlib

@@ -50,18 +50,18 @@ def create(name: str, *, num_classes: int, in_chans: int, image_size: int | None
 
 @cache
 def _unused(name: str, *, num_classes: int, in_chans: int, image_size: int) -> tuple[str, ...]:
-    """Parameters that take no part in a training forward pass; none where it fails, which the trainer complains of."""
+    """Parameters that take no part in a training forward pass; none where it fails: the trainer reports that."""
     with check.undisturbed():
         network = create(name, num_classes=num_classes, in_chans=in_chans)
         try:
             idle = check.idle_parameters(network, (in_chans, image_size, image_size))
-        except Exception:  # of other people's code
+        except Exception:  # a user's network may raise anything
             return ()
     return tuple(key for key, why in idle.items() if why == "unused")
 
 
 def _own_network(network: str, *, num_classes: int, in_chans: int) -> nn.Module:
-    """What NAME, a function or a class, makes of ``num_classes`` and ``in_chans``, dropout switched off.
+    """The network that NAME, a function or a class, returns for ``num_classes`` and ``in_chans``, without dropout.
 
     Given [N, in_chans, H, W] it has to return logits [N, num_classes]; the first forward pass checks that.
     Raises UsageError for code that is missing or of another pin, that fails, or makes no module with weights to prune.
@@ -78,7 +78,7 @@ def _own_network(network: str, *, num_classes: int, in_chans: int) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise UsageError(f"{name} of {path} returns {type(module).__name__}: it has to be a torch.nn.Module")
     _require_weights(module, name, path)
-    for part in module.modules():  # as of timm's networks: draws of the global generator could not be repeated
+    for part in module.modules():  # it would draw from the global generator, which cannot be repeated
         if isinstance(part, _DropoutNd):
             part.p = 0.0
         for rate in ("drop_prob", "drop_rate"):

@@ -172,7 +172,7 @@ class _Branch(Levels):
         self.dtype = torch.float64 if self.training.precision == "fp64" else torch.float32
 
     def require(self, wanted: list[tuple[int, int]]) -> None:
-        """Raises UsageError for what the files of masks and weights do not hold."""
+        """Raises UsageError for a mask or weights that their files do not hold."""
         there = set(self.masks.table().piece)
         for r, level in wanted:
             if piece_of(r, level) not in there:
@@ -211,7 +211,7 @@ class _Branch(Levels):
     def weights(self, replicate: int) -> Tensor:
         """What a replicate's levels start from, [layout.size], before the mask."""
         kept = self.writer.arrays.get(f"replicate_{replicate}/rewind_weights")
-        if kept is not None:  # its source may have been made anew, elsewhere, since
+        if kept is not None:  # its source may have been recomputed on another machine
             return torch.from_numpy(kept)
         if self.recipe["weights"] == "reinitialised":
             return self.trainer.initial(self.recipe["seed"], replicate, ROLE)

@@ -110,7 +110,7 @@ class _Imp(Levels):
         return torch.from_numpy(kept["weights"])[: self.layout.num_prunable], self.unpack(kept["mask"])
 
     def rewind_weights(self, replicate: int) -> Tensor:
-        """The rewind point its first level started from: the parent may have been made anew, elsewhere, since."""
+        """The weights that level 0 started from, kept because the parent may be recomputed on another machine."""
         kept = self.writer.arrays.get(f"{piece_of(replicate, 0)}/rewind_weights")
         return torch.from_numpy(self.parent[f"replicate_{replicate}/weights"] if kept is None else kept)
 

@@ -1,4 +1,4 @@
-"""What a stage trains on: images and networks, and what recipes say of them."""
+"""Images and networks that a stage trains, and the recipe fields that describe them."""
 
 import os
 from dataclasses import asdict
@@ -42,7 +42,7 @@ none, so that recipes of other networks are what they were before idle parameter
 
 
 def data_fields(data: ImageSet, normalization: str) -> dict:
-    """What a recipe says of its images."""
+    """The recipe fields of an image set."""
     return {"dataset": data.name, "data_sha256": data.checksum, "normalization": normalization}
 
 
@@ -110,7 +110,7 @@ def network_for(data: ImageSet, network: str) -> nn.Module:
 
 
 def network_fields(data: ImageSet, network: str) -> dict:
-    """What a recipe says of a network that is to be trained: its pinned name and, if there are any, `IDLE`."""
+    """The recipe fields of a network that is to be trained: its pinned name and, if there are any, `IDLE`."""
     with check.undisturbed():
         idle = layout_of(network_for(data, network)).idle
     return {"network": pinned(network)} | ({IDLE: [entry.name for entry in idle]} if idle else {})

@@ -48,11 +48,11 @@ class Labels:
         return self.fields["noise_draw"] == "replicate"
 
     def for_job(self, replicate: int) -> torch.Tensor | None:
-        """What `repro.train.loop.Job` takes: None for the data set's own."""
+        """The ``labels`` of a `repro.train.job.Job`: None for the data set's own."""
         return None if self.own else torch.from_numpy(self.of(replicate))
 
     def arrays(self, replicates: int) -> dict[str, np.ndarray]:
-        """What an artifact keeps: ``labels``, or ``replicate_r/labels`` of each; nothing of the data set's own."""
+        """The arrays that artifacts keep: ``labels``, or ``replicate_r/labels`` of each; none of the data set's own."""
         if self.own:
             return {}
         if not self.per_replicate:
@@ -78,7 +78,7 @@ def labels_in_use(
         labels: file (or FILE:KEY) with a label for each image, or each training image; see `read_numbers`.
         seed: address of the draw.
 
-    Raises UsageError for options that cannot be, or that go with no ``source``.
+    Raises UsageError for options out of range or of no use together, and for any beside a ``source``.
     """
     if noise_draw not in DRAWS:
         raise UsageError(f"unknown noise draw {noise_draw!r}: choose {' or '.join(DRAWS)}")

@@ -26,10 +26,10 @@ class Machine:
         download: fetch a missing CIFAR archive.
         force: begin anew, whatever stands at the output path.
         dry_run: compute and write nothing, only say what would be done.
-        tensorboard: folder for curves (`repro.stages.tensorboard`), which needs an extra; None draws none.
+        tensorboard: folder for curves (`repro.stages.tensorboard`), if that package is there; None draws none.
 
-    Raises UsageError for a device that is not there, a number of threads that no machine has, and an extra that is not
-    installed.
+    Raises UsageError for a device that is not there, a number of threads that no machine has, and for tensorboard where
+    it is not installed.
     """
 
     device: str = "auto"

@@ -69,7 +69,7 @@ def pretrain(
     training = start.training
     with ArtifactWriter(out, "pretrain", start.fields, start.inputs, machine) as writer:
         trainer = Trainer(start.data, start.network, training, machine)
-        Passes(len(start.images(0)), training.batch_size, training.drop_last)  # complains of a subset below one batch
+        Passes(len(start.images(0)), training.batch_size, training.drop_last)  # raises for a subset below one batch
         wanted = {f"replicate_{r}": r for r in range(start.replicates)}
         if machine.dry_run:
             return writer.preview(wanted, steps=start.t, batch_size=training.batch_size)
@@ -99,7 +99,7 @@ def pretrain(
 
 @dataclass(frozen=True, eq=False)
 class Beginning:
-    """Training for t steps, on a subset's images or (subset None) on all that a replicate trains on."""
+    """A training for t steps, on a subset's images or, without a subset, on all that a replicate trains on."""
 
     subset: store.Artifact | None
     data: ImageSet
@@ -113,7 +113,7 @@ class Beginning:
 
     @property
     def fields(self) -> dict:
-        """For the recipe."""
+        """The recipe."""
         return {
             **data_fields(self.data, self.normalization),
             **network_fields(self.data, self.network),

@@ -53,7 +53,7 @@ class Levels:
         return Job(weights, images, self.recipe["t"], self.training.steps, self.recipe["seed"], replicate, mask=mask)
 
     def cohorts(self, jobs: dict[str, Job]) -> Iterator[tuple[dict[str, Job], str]]:
-        """As `Trainer.cohorts`; the place that the progress line shows is told in levels."""
+        """As `Trainer.cohorts`, with the place in the command given in levels."""
         for cohort, _ in self.trainer.cohorts(jobs, len(jobs)):
             span = sorted(set(map(level_of, cohort)))
             levels = f"levels {span[0]}-{span[-1]}" if span[1:] else f"level {span[0]}"
@@ -77,7 +77,7 @@ class Levels:
         return arrays, row
 
     def add_lost(self, rows: Iterable[tuple[int, int]]) -> None:
-        """Keep levels without a mask, because what it is taken from diverged: chance is their accuracy."""
+        """Keep levels that have no mask, because the network it is taken from diverged. Their accuracy is chance."""
         nothing = {name: float("nan") for name in ("loss", "train_acc", "train_loss", "density")}
         nothing |= {"acc": 1 / self.data.num_classes, "diverged_at": NEVER, "seconds": 0.0, "engine": ""}
         nothing |= {"remaining": 0, "diverged": True}

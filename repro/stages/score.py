@@ -192,7 +192,7 @@ def half_ensemble_correlation(scores: np.ndarray, rng: np.random.Generator, spli
 
 
 def _early(accuracy: float) -> list[str]:
-    """What is said of the mean training accuracy of a group's networks."""
+    """The mean training accuracy of a group's networks in words, with a warning where it is high."""
     said = [f"mean training accuracy {accuracy:.4f}"]
     if accuracy > LEARNED:
         said.append(f"warning: above {LEARNED}, scored after the images were learned: score earlier, by fewer --steps")
@@ -200,7 +200,7 @@ def _early(accuracy: float) -> list[str]:
 
 
 def _reliable(rho: float) -> list[str]:
-    """What is said of the correlation between a group's half-ensembles."""
+    """The correlation between a group's half-ensembles in words, with a warning where it is low."""
     said = [f"rank correlation between half-ensembles {rho:.2f}"]
     if np.isnan(rho):
         said.append("warning: half of the networks score all images alike, so there is no ranking: train them longer")

@@ -155,7 +155,7 @@ class Curves:
 
     def _writer(self, run: str):
         if run not in self.writers:
-            from torch.utils.tensorboard import SummaryWriter  # an extra
+            from torch.utils.tensorboard import SummaryWriter  # an optional package
 
             _quieten()
             self.writers[run] = SummaryWriter(str(self.folder / run), purge_step=0 if self.anew else None)
@@ -172,7 +172,7 @@ class Curves:
 
 @cache
 def _quieten() -> None:
-    """No traceback of what tensorboard's threads raise: their callers are told it as well."""
+    """Hide the tracebacks of tensorboard's threads, because the caller gets the same error."""
     others = threading.excepthook
 
     def handle(args):

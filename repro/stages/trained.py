@@ -19,7 +19,8 @@ class Trained:
     A network has diverged when a loss during its training, a number of its state, or a logit in a measurement of it
     (`repro.stages.trainer.Trainer.measure`) is not finite.
 
-    engines, pieces: by network. report: told the number of images whenever networks are measured on some.
+    engines, pieces: by network. report: called with the number of images after each batch of a
+    measurement.
     diverged_at: int64 [R], the step of the first loss that was not finite; the last step where only the state or a
     logit is not finite; else -1.
     """

@@ -61,7 +61,7 @@ class Trainer:
             say_once(f"warning: {line}")
         self.layout: Layout = layout_of(single)
         if self.machine.engine != "auto":
-            self.engine()  # complains of an engine that the network cannot have
+            self.engine()  # raises for an engine that the network cannot have
         self._cohort = cache(self._create)
 
     @property
@@ -93,7 +93,7 @@ class Trainer:
 
     @property
     def provenance(self) -> dict:
-        """Device and engines, for the record; of the sparse one the lanes, by which its sums are rounded."""
+        """Device and engines, and the lanes of the sparse one, by which its sums are rounded."""
         found = {"device": str(self.device), "engine": "/".join(sorted(self.engines))}
         if "sparse" in self.engines:
             from repro.engines.sparse.lanes import W  # Numba takes a second to import
@@ -105,7 +105,7 @@ class Trainer:
 
     @property
     def most(self) -> int:
-        """Networks of a cohort at most: one for each thread, and 16 where there are fewer."""
+        """The largest cohort: one network for each thread, and 16 where there are fewer."""
         return max(16, self.machine.cpu_threads)
 
     def engine(self, kept: Tensor | None = None) -> str:
@@ -126,7 +126,7 @@ class Trainer:
         return self.engine(vector[: self.layout.num_prunable] != 0)
 
     def cohort(self, replicas: int, engine: str) -> Cohort:
-        """R networks of an engine that `engine` gave. Made once."""
+        """A cohort of R networks, of an engine that `engine` gave; there is one of each size."""
         cohort = self._cohort(replicas, engine)
         self.engines.add(cohort.engine)
         return cohort

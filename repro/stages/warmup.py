@@ -98,7 +98,7 @@ def warmup(
     with ArtifactWriter(out, "warmup", fields, chosen, machine) as writer:
         trainer = Trainer(data, network, training, machine)
         sweep = _Sweep(writer, trainer, chosen, conditions)
-        for name in (ALL, *chosen):  # complains of a subset below one batch
+        for name in (ALL, *chosen):  # raises for a subset below one batch
             Passes(len(sweep.images(name, 0)), training.batch_size, training.drop_last)
         if machine.dry_run:
             wanted = [condition.piece for condition in conditions]

@@ -1,4 +1,4 @@
-"""What trained networks say about images: logits of a cohort, and the measures taken from them."""
+"""Predictions of trained networks: the logits of a cohort, and the measures taken from them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -53,14 +53,14 @@ class Job:
 
 
 class Observer(Protocol):
-    """Something that looks at every training step, and whose arrays are part of a checkpoint."""
+    """Sees every training step, and has arrays that are part of a checkpoint."""
 
     state: dict[str, np.ndarray]
 
     def __call__(self, step: int, rows: list[int], index: Tensor, logits: Tensor) -> None:
         """After a step: job numbers, dataset indices int64 [R, B] of the batch, logits [R, B, K] before the update.
 
-        The weights may be some steps further by then: it is called for a block of steps at once.
+        It is called for a block of steps at once, so the weights may be some steps further.
         """
 
 
@@ -84,7 +84,7 @@ class Keeper:
     Arguments:
         save: writes a checkpoint; None for none.
         seconds: time between checkpoints, more if saving would take above a twentieth of the time.
-        observe: whoever looks at the steps, whose arrays belong to the state.
+        observe: the observer, whose arrays belong to the state.
     """
 
     def __init__(self, save: Callable[[Progress], None] | None, seconds: float, observe: Observer | None):
@@ -109,7 +109,7 @@ class Keeper:
         self.state, self.extra = state, {name: array.copy() for name, array in state.extra.items()}
 
     def recall(self) -> Progress:
-        """The state kept last; what the observer has seen since is forgotten."""
+        """The state kept last; what the observer has counted since is undone."""
         if self.observe:
             self.observe.state.update({name: array.copy() for name, array in self.extra.items()})
         return self.state

@@ -23,7 +23,7 @@ from repro.train.job import NEVER, Job, Keeper, Observer, Progress
 __all__ = ["NEVER", "Job", "Observer", "Progress", "train"]
 
 MOST_STEPS = 50  # of a block
-SECONDS = 1.0  # that a block may take, about: progress is told and checkpoints are made between blocks
+SECONDS = 1.0  # a block takes about as long: progress is reported and checkpoints are made between blocks
 TURN = 200  # steps that a part of a cohort too large for the memory trains before the next part does
 
 
@@ -106,7 +106,7 @@ def _halve(cohort: Cohort | None, size: int, training: Training, device: torch.d
             f"one network with batches of {training.batch_size} does not fit into the free memory of {device}: end "
             "what else runs there, or take a device with more memory or --device cpu"
         )
-    if cohort is None or not cohort.too_large:  # else it was said before
+    if cohort is None or not cohort.too_large:  # else the warning was printed before
         print(
             f"warning: {size} networks do not fit into the free memory of {device} together: training at most "
             f"{-(-size // 2)} at a time",
@@ -142,7 +142,7 @@ def _segments(jobs: list[Job], first: int) -> list[tuple[int, int, list[int]]]:
 
 
 class Runner:
-    """Trains jobs of one list, some of them at a time, with all that their steps need.
+    """Trains jobs of one list, some of them at a time.
 
     Arguments: those of `repro.train.loop.train`.
     """
@@ -222,10 +222,10 @@ class Runner:
 
 
 class Pace:
-    """How many steps the next block has: what takes the time allowed, by the block before, and at most twice as many.
+    """How many steps the next block has: what fits into the time allowed, and at most twice those of the last.
 
     Arguments:
-        multiple: of which they are one. How steps are cut into blocks changes no number.
+        multiple: they are a multiple of it. How steps are cut into blocks changes no result.
     """
 
     def __init__(self, multiple: int):
