@@ -16,9 +16,9 @@ from repro.recipes.training import Training
 from repro.stages import Machine
 from repro.stages.trainer import Trainer
 from repro.train.data_order import Order, send
+from repro.train.loop import MOST_STEPS
 from repro.train.prune import random_mask
 from repro.train.random_streams import stream
-from repro.train.runner import MOST
 
 PLAIN, SPARSEPROP, PEAK = "plain", "sparseprop", "peak"
 DENSITIES = (1.0, 0.4, 0.1, 0.03)  # shares of the prunable weights
@@ -179,8 +179,8 @@ def _cohort(variant: Variant, data: ImageSet, training: Training, device: str) -
 
     def run(steps: int) -> None:
         nonlocal begun
-        for first in range(0, steps, MOST):
-            count = min(MOST, steps - first)
+        for first in range(0, steps, MOST_STEPS):
+            count = min(MOST_STEPS, steps - first)
             cohort.train(block(begun, count), trainer.batcher, trainer.labels, sgd)
             begun += count
 

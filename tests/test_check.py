@@ -15,7 +15,7 @@ from repro.errors import UsageError
 from repro.nets import create
 from repro.nets.check import idle_parameters, require_batches, require_trainable
 from repro.protocol import DIGITS
-from repro.stages.common import Machine
+from repro.stages.machine import Machine
 from repro.stages.trainer import Trainer
 from tests.command_line import complaint, repro
 

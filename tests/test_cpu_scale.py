@@ -11,7 +11,7 @@ import torch
 from repro import protocol, store
 from repro.data import load
 from repro.protocol import CPU
-from repro.stages import common
+from repro.stages import inputs
 from repro.verify.wording import published_support
 from tests.command_line import complaint, repro
 
@@ -29,7 +29,7 @@ def some_images(data_root, monkeypatch):
         labels=whole.labels[kept],
         splits=((torch.arange(TRAIN), torch.arange(TRAIN, TRAIN + TEST)),),
     )
-    monkeypatch.setattr(common, "load", lambda name, **options: some)
+    monkeypatch.setattr(inputs, "load", lambda name, **options: some)
     training = replace(CPU.training, steps=12, milestones=(6, 9))
     scoring = replace(
         CPU.scoring,

@@ -11,9 +11,10 @@ from repro.errors import RunError
 from repro.protocol import Scoring
 from repro.recipes.training import Training
 from repro.stages import Machine, gradients, imp, pretrain, score, warmup
-from repro.stages.barriers import barrier
+from repro.stages.barriers.barrier import barrier
 from repro.stages.score import half_ensemble_correlation
-from repro.stages.trainer import Trained, Trainer
+from repro.stages.trained import Trained
+from repro.stages.trainer import Trainer
 from repro.train.job import NEVER, Job, Progress
 from repro.train.random_streams import stream
 

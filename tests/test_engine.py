@@ -11,9 +11,8 @@ from repro.data import Batcher
 from repro.engines.graph import GraphCohort
 from repro.nets import create, initialise, layout_of
 from repro.recipes.training import Training
-from repro.train.loop import NEVER, Job, train
+from repro.train.loop import NEVER, Job, Pace, train
 from repro.train.prune import prune_by_magnitude
-from repro.train.runner import Pace
 from tests import plain_imp
 
 ENGINES = ["serial", "graph", "sparse"]

@@ -7,7 +7,7 @@ from PIL import Image
 
 from repro.data import load
 from repro.errors import UsageError
-from repro.stages import first_look
+from repro.stages import inputs, trained
 from tests.command_line import repro
 
 NETS = """
@@ -90,8 +90,8 @@ def test_networks_that_are_not_finite(name, said, command, tmp_path, monkeypatch
 
 
 def test_a_loss_that_explodes_later_is_the_learning_rate():
-    assert first_look.advice(3, 0, 1e9) == "lower --lr (=1000000000.0)"
-    assert first_look.advice(20, 20, 0.1).startswith("that was before any update")
+    assert trained.advice(3, 0, 1e9) == "lower --lr (=1000000000.0)"
+    assert trained.advice(20, 20, 0.1).startswith("that was before any update")
 
 
 @pytest.mark.parametrize(("value", "fits"), [(-1e9, True), (float("-inf"), False)])
@@ -102,10 +102,10 @@ def test_a_network_with_an_ordinary_mask_is_let_through(value, fits):
     network.mask[3] = value
     if not fits:
         with pytest.raises(UsageError, match="'mine' begins with infinity or NaN in mask"):
-            first_look.require_finite(network, "mine", load("digits"))
+            inputs.require_finite(network, "mine", load("digits"))
         return
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    assert first_look.require_finite(network, "mine", load("digits")) is None
+    assert inputs.require_finite(network, "mine", load("digits")) is None
     assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items())
     logits = network(load("digits").images[:16].permute(0, 3, 1, 2) / 16)
     assert logits.isfinite().all() and (logits.argmin(1) == 3).all()

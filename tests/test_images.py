@@ -248,7 +248,7 @@ def test_cinic10_merges_train_and_valid(data_root, caplog, tmp_path):
 def test_a_cinic10_of_official_size_is_not_warned_about(tmp_path, monkeypatch, caplog):
     for part, count in (("train", 2), ("valid", 1), ("test", 2)):
         write_images(tmp_path / part, {"cat": count, "dog": count})
-    monkeypatch.setattr("repro.data.cinic10.SIZES", (6, 4))
+    monkeypatch.setattr("repro.data.images.CINIC10_SIZES", (6, 4))
     load("cinic10", data_dir=tmp_path)
     assert caplog.text == ""
 

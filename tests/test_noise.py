@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
@@ -10,11 +11,11 @@ import torch
 
 from repro import store
 from repro.data import load
-from repro.data.noise import corrupt
 from repro.data.user_numbers import read_numbers
 from repro.errors import UsageError
 from repro.protocol import Scoring
-from repro.stages import common, imp, labels, pretrain, score, select
+from repro.stages import imp, inputs, labels, pretrain, score, select
+from repro.stages.labels import corrupt
 from repro.store import read
 from repro.train.random_streams import stream
 from tests import plain_imp
@@ -306,7 +307,7 @@ def test_clean_recipes_have_the_identity_they_had(tmp_path):
         before = {field: value for field, value in found.recipe.items() if field not in new}
         if found.kind == "score":
             before["score"] = "el2n"
-        defaults = {field: value for field, value in common.DEFAULTS.items() if field not in new - {"score"}}
+        defaults = {field: value for field, value in inputs.DEFAULTS.items() if field not in new - {"score"}}
         assert store.identity(found.kind, before, found.inputs, defaults) == found.identity
         assert "labels" not in found
 
@@ -335,9 +336,8 @@ def test_more_replicates_of_an_interrupted_run_keep_their_labels(tmp_path, monke
         tmp_path / "s.h5",
     )
     with monkeypatch.context() as broken:
-        broken.setattr(
-            "repro.stages.artifact_writer.Growing.finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        never = Mock(side_effect=KeyboardInterrupt)
+        broken.setattr("repro.stages.artifact_writer.ArtifactWriter.finish", never)
         complaint(*command, "--replicates", 2, code=130)
     repro(*command, "--replicates", 1)
     assert "computed 0, reused 2" in repro(*command, "--replicates", 2).stdout

@@ -201,8 +201,8 @@ def test_a_checkpoint_is_work_that_is_done(tickers, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(import_module("repro.stages.trainer"), "train", interrupted)
         ticks = itertools.count().__next__  # one with every step
-        patch.setattr("repro.train.runner.MOST", 1)
-        patch.setattr(import_module("repro.train.keeper"), "time", SimpleNamespace(monotonic=ticks))
+        patch.setattr("repro.train.loop.MOST_STEPS", 1)
+        patch.setattr(import_module("repro.train.job"), "time", SimpleNamespace(monotonic=ticks))
         repro(*words, code=130)
     repro(*words)
     before, after = tickers

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from repro import protocol
 from repro.data import load
 from repro.protocol import DAY, SCORES
-from repro.stages import common
+from repro.stages import inputs
 from repro.verify import evaluate, exit_status
 from repro.verify.judge import verdicts_on
 from repro.verify.outcomes import Evidence
@@ -37,7 +37,7 @@ def some_images(data_root, monkeypatch):
         labels=whole.labels[kept],
         splits=((torch.arange(TRAIN), torch.arange(TRAIN, TRAIN + TEST)),),
     )
-    monkeypatch.setattr(common, "load", lambda name, **options: some)
+    monkeypatch.setattr(inputs, "load", lambda name, **options: some)
     training = dataclasses.replace(SCORES.scoring.training, steps=100, batch_size=64)
     scoring = dataclasses.replace(SCORES.scoring, network="cifar_resnet8_w4", training=training, networks=2)
     p = dataclasses.replace(

@@ -97,13 +97,13 @@ def test_pieces_in_a_work_folder_count(results):
     step = next(step for step in steps_of(results) if step.target.stem == "imp-all-t2")
     whole = store.read(step.target)
     rows = [row for row in whole.table().to_dict("records") if row["level"] == 0]
-    from repro.stages.artifact_writer import Growing
-    from repro.stages.common import Machine
+    from repro.stages.artifact_writer import ArtifactWriter
+    from repro.stages.machine import Machine
 
     inputs = {"pretrain": store.read(step.needs[0])}
     os.remove(step.target)
-    with Growing(step.target, "imp", whole.recipe, inputs, Machine()) as cell:
-        cell.add({row.pop("piece"): ({}, row) for row in rows})
+    with ArtifactWriter(step.target, "imp", whole.recipe, inputs, Machine()) as writer:
+        writer.add({row.pop("piece"): ({}, row) for row in rows})
         held = states(results)["imp-all-t2"]  # in the same process: a lock of another open file
     assert held.word == "running" and held.note == f"process {os.getpid()} on {os.uname().nodename}"
     after = states(results)["imp-all-t2"]

@@ -18,9 +18,8 @@ from repro.errors import UsageError
 from repro.nets import create, initialise, layout_of
 from repro.recipes.training import Training
 from repro.stages import Machine, imp, pretrain
-from repro.stages.tensorboard import Curves
+from repro.stages.tensorboard import Curves, Losses
 from repro.train import loop
-from repro.train.losses import Losses
 from repro.train.random_streams import torch_stream
 from tests import plain_imp
 from tests.command_line import CPU, TINY, complaint, contents, repro
@@ -91,7 +90,7 @@ def pretrained(out, **machine):
 
 def test_losses_are_the_means_of_a_plain_loop_s(tmp_path, monkeypatch):
     """A command that was interrupted at step 7 goes on from there; its bits are those of one without curves."""
-    monkeypatch.setattr("repro.train.losses.POINTS", 4)  # a point every 4 steps
+    monkeypatch.setattr("repro.stages.tensorboard.POINTS", 4)  # a point every 4 steps
     log = tmp_path / "log"
 
     def interrupted(*arguments, checkpoint, train=loop.train, **options):
@@ -104,8 +103,8 @@ def test_losses_are_the_means_of_a_plain_loop_s(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(import_module("repro.stages.trainer"), "train", interrupted)
         ticks = itertools.count().__next__  # one with every step
-        patch.setattr("repro.train.runner.MOST", 1)
-        patch.setattr(import_module("repro.train.keeper"), "time", SimpleNamespace(monotonic=ticks))
+        patch.setattr("repro.train.loop.MOST_STEPS", 1)
+        patch.setattr(import_module("repro.train.job"), "time", SimpleNamespace(monotonic=ticks))
         with pytest.raises(KeyboardInterrupt):
             pretrained(tmp_path / "w.h5", tensorboard=log)
     pretrained(tmp_path / "w.h5", tensorboard=log)

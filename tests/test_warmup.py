@@ -251,10 +251,8 @@ def test_a_run_taken_up_from_its_checkpoint_ends_with_the_same_bits(tmp_path, fe
         return train(*arguments, resume=resume, **options)
 
     # a clock that ticks with every look at it, after every step, so that checkpoints come at the same steps everywhere
-    monkeypatch.setattr("repro.train.runner.MOST", 1)
-    monkeypatch.setattr(
-        import_module("repro.train.keeper"), "time", SimpleNamespace(monotonic=itertools.count().__next__)
-    )
+    monkeypatch.setattr("repro.train.loop.MOST_STEPS", 1)
+    monkeypatch.setattr(import_module("repro.train.job"), "time", SimpleNamespace(monotonic=itertools.count().__next__))
     monkeypatch.setattr(TRAINER, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         swept(tmp_path / "w.h5", [few], **options)

@@ -14,7 +14,7 @@ from repro.data.folders import Arrays
 from repro.errors import RunError, UsageError
 
 IMAGES = 60_000
-"""Of each set."""
+"""Images of each set, train and test."""
 
 
 @dataclass
@@ -68,8 +68,8 @@ PUBLISHED = {
 def read_cifar(name: str, root: Path, *, download: bool) -> Arrays:
     """CIFAR-10 or CIFAR-100 (fine labels) below `root`, in the published order: train batches, then the test batch.
 
-    torchvision's reader is not used: it reads every file three times, and answers a missing file and an altered one
-    alike.
+    torchvision's reader is not used: it reads every file three times, and has one error for a missing file and an
+    altered one.
     """
     source = PUBLISHED[name]
     folder = root / source.folder

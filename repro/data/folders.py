@@ -1,7 +1,7 @@
 """Folders of images, a folder for each class, read in the order of torchvision's ImageFolder.
 
-Hidden files and folders are left out (editors, archives and file servers make them), and so is what is no image by its
-ending. What is left out is told.
+Hidden files and folders are left out, because editors, archives and file servers make them, and so are files without
+the ending of an image. A warning says what was left out.
 """
 
 import logging

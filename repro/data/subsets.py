@@ -30,8 +30,8 @@ def choose(
     each class's share of it: with one generator state a larger random subset contains a smaller one.
 
     labels: integers [N] for the whole image set, also of what is outside the pool.
-    pool: int [P], the candidates (the train index). Their order is of no account.
-    scores: float [N], needed for easy and hard. Only those in the pool are looked at.
+    pool: int [P], the candidates (the train index). Their order has no effect.
+    scores: float [N], needed for easy and hard. Only those of the pool count.
     balanced: as many examples of each class. What `size` leaves over the multiple of the number of classes goes, one a
         class, to the classes whose next example is ranked best.
     like: index of another subset, of `size` examples; a random subset then has its class histogram.

@@ -1,4 +1,4 @@
-"""Columns of numbers in a text file, with or without a heading, however they are parted."""
+"""Columns of numbers in a text file, with or without a heading, whatever separates them."""
 
 import csv
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class Table:
     Arguments:
         names: the heading, None where there is none.
         rows: (number of the line, its cells).
-        parted: what stands between cells; None is spaces.
+        parted: the separator of cells; None is spaces.
     """
 
     names: list[str] | None
@@ -36,7 +36,7 @@ def read(file: Path, lengths: Sequence[int], *, known: set[str]) -> Table:
     """The table in a text file, UTF-8 or UTF-16 with its mark; empty lines and comments (#) are left out.
 
     The heading is the first line that is not all numbers, or a comment with a name that is ``known`` above the columns.
-    pandas' heading of a frame without names, 0, is told by the number of lines, which is then one more than one of
+    pandas' heading of a frame without names, 0, is recognised by the number of lines, which is one more than one of
     ``lengths``. Raises Unusable for what is no table.
     """
     raw = file.read_bytes()

@@ -1,6 +1,6 @@
 """A label or a score for each image from a file that another program wrote: `read_numbers`.
 
-What can be understood in two ways is refused: a wrong column gives wrong subsets without a word.
+An ambiguous file is refused, because a wrong column would silently give wrong subsets.
 """
 
 import logging

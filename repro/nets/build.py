@@ -3,12 +3,16 @@
 import math
 import re
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
-from repro.nets import check, classic, own
-from repro.nets.layout import freeze
+from repro import usercode
+from repro.errors import UsageError
+from repro.nets import check, classic
+from repro.nets.layout import freeze, layout_of
 from repro.nets.resnet import CifarResNet
 from repro.usercode import is_path, pinned
 
@@ -18,7 +22,7 @@ _CIFAR_NAME = re.compile(r"cifar_resnet(\d+)(?:_w(\d+))?")
 def create(name: str, *, num_classes: int, in_chans: int, image_size: int | None = None) -> nn.Module:
     """The network called ``name``: ``cifar_resnet20``, ``cifar_resnet14_w4`` (width 4), ``lenet300``, ``conv2`` to
     ``conv6``, ``cifar_vgg16`` (`repro.nets.classic`), any name timm knows, or a user's own, ``net.py:NAME``
-    (`repro.nets.own`).
+    (`repro.usercode`).
 
     Arguments:
         image_size: side of its images in pixels. Parameters that take no part in a training forward pass of such images
@@ -34,7 +38,7 @@ def create(name: str, *, num_classes: int, in_chans: int, image_size: int | None
     if classic.NAME.fullmatch(name):
         return classic.create(name, **shape)
     if is_path(name):
-        network = own.create(name, **shape)
+        network = _own_network(name, **shape)
     else:
         from repro.nets import zoo  # timm takes seconds to import: only networks that need it pay
 
@@ -46,14 +50,70 @@ def create(name: str, *, num_classes: int, in_chans: int, image_size: int | None
 
 @cache
 def _unused(name: str, *, num_classes: int, in_chans: int, image_size: int) -> tuple[str, ...]:
-    """Parameters that take no part in a training forward pass; none where that fails, which the trainer complains of."""
+    """Parameters that take no part in a training forward pass; none where it fails: the trainer reports that."""
     with check.undisturbed():
         network = create(name, num_classes=num_classes, in_chans=in_chans)
         try:
             idle = check.idle_parameters(network, (in_chans, image_size, image_size))
-        except Exception:  # of other people's code
+        except Exception:  # a user's network may raise anything
             return ()
     return tuple(key for key, why in idle.items() if why == "unused")
+
+
+def _own_network(network: str, *, num_classes: int, in_chans: int) -> nn.Module:
+    """The network that NAME, a function or a class, returns for ``num_classes`` and ``in_chans``, without dropout.
+
+    Given [N, in_chans, H, W] it has to return logits [N, num_classes]; the first forward pass checks that.
+    Raises UsageError for code that is missing or of another pin, that fails, or makes no module with weights to prune.
+    """
+    path, name, maker = usercode.attribute(network)
+    asked = f"num_classes={num_classes}, in_chans={in_chans}"
+    try:
+        module = maker(num_classes=num_classes, in_chans=in_chans)
+    except Exception as error:
+        raise UsageError(
+            f"{name} of {path} fails with {asked} ({usercode.reason(error, path)}): it has to take both "
+            "and return a torch.nn.Module"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"{name} of {path} returns {type(module).__name__}: it has to be a torch.nn.Module")
+    _require_weights(module, name, path)
+    for part in module.modules():  # it would draw from the global generator, which cannot be repeated
+        if isinstance(part, _DropoutNd):
+            part.p = 0.0
+        for rate in ("drop_prob", "drop_rate"):
+            if isinstance(getattr(part, rate, None), float):
+                setattr(part, rate, 0.0)
+    _check_first_output(module, name, path, num_classes)
+    return module
+
+
+def _require_weights(module: nn.Module, name: str, path: Path) -> None:
+    check.require_parameters(module, f"{name} of {path}")
+    try:
+        count = layout_of(module).num_prunable
+    except (RuntimeError, ValueError) as error:  # parameters without a shape: lazy modules
+        raise UsageError(
+            f"{name} of {path} has parameters that cannot be laid out ({usercode.reason(error, path)}): "
+            "give every layer its size"
+        ) from error
+    if not count:
+        raise UsageError(
+            f"{name} of {path} has no weights to prune: it needs an nn.Conv2d or an nn.Linear that is trained"
+        )
+
+
+def _check_first_output(module: nn.Module, name: str, path: Path, num_classes: int) -> None:
+    def first_output(_, given: tuple, logits) -> None:
+        handle.remove()
+        found, wanted = getattr(logits, "shape", type(logits).__name__), (len(given[0]), num_classes)
+        if found != wanted:
+            shown = f"shape {tuple(found)}" if isinstance(found, tuple) else found
+            raise UsageError(
+                f"{name} of {path} gives {shown} for {wanted[0]} image(s): it has to give logits of shape {wanted}"
+            )
+
+    handle = module.register_forward_hook(first_output)
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> nn.Module:

@@ -1,7 +1,7 @@
-"""What a network must be like to be trained, resumed and grown with the same result: looked at before the first step.
+"""Checks of a network before its first step: whether it can be trained, resumed and grown with the same result.
 
-All of a network's state is its parameters and floating-point buffers, and all randomness is addressed. Whatever else a
-network keeps or draws would make a resumed run another one without a word, so it is refused.
+All of a network's state is its parameters and floating-point buffers, and all randomness is addressed. Anything else
+that a network keeps or draws would silently change a resumed run, so it is refused.
 """
 
 import copy
@@ -25,7 +25,7 @@ _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 def require_trainable(make: Make, name: str, image_shape: tuple[int, int, int], num_classes: int) -> list[str]:
-    """Sentences that are worth printing about a network that can be trained.
+    """Warnings about a network that can be trained.
 
     Arguments:
         make: constructs the network; called twice.
@@ -37,7 +37,7 @@ def require_trainable(make: Make, name: str, image_shape: tuple[int, int, int], 
     with undisturbed():
         network = make()
         if type(network) is CifarResNet and all(p.requires_grad for p in network.parameters()):
-            return []  # known to be as it has to be
+            return []  # known to pass
         require_parameters(network, name)
         if bare := [key for key, tensor in network.named_parameters() if tensor.is_meta]:
             raise UsageError(f"{name} has no numbers for {bare[0]} (it is on the meta device): construct it on the CPU")
@@ -59,8 +59,8 @@ def require_trainable(make: Make, name: str, image_shape: tuple[int, int, int], 
     lines = []
     if idle := [entry.name for entry in layout.idle]:
         lines.append(
-            f"{len(idle)} parameters of {name} are frozen or take no part in its logits: they stay as they are created, "
-            f"neither trained nor pruned: {_listed(idle)}"
+            f"{len(idle)} parameters of {name} are frozen or take no part in its logits: they stay as they are "
+            f"created, neither trained nor pruned: {_listed(idle)}"
         )
     weights = [entry for entry in layout.parameters if len(entry.shape) > 1 and entry not in layout.idle]
     if dense := [entry for entry in weights if entry not in layout.prunable]:
@@ -128,7 +128,7 @@ def idle_parameters(network: nn.Module, image_shape: tuple[int, int, int]) -> di
     }
 
 
-# --- one look each ----------------------------------------------------------------------------------------------------
+# --- one check each ---------------------------------------------------------------------------------------------------
 
 
 def _require_plain_weights(network: nn.Module, name: str) -> None:
@@ -193,9 +193,9 @@ def _require_no_draws(network: nn.Module, name: str, images: Tensor) -> None:
 def _forward(network: nn.Module, name: str, images: Tensor) -> Tensor:
     try:
         return network(images)
-    except UsageError:  # of what looks at an own network's first output
+    except UsageError:  # from the check of a user's network's first output
         raise
-    except Exception as error:  # of other people's code
+    except Exception as error:  # a network may raise anything
         raise _untrainable(name, images, error) from error
 
 
@@ -220,7 +220,7 @@ def _require_logits(network: nn.Module, name: str, images: Tensor, num_classes: 
             raise UsageError(f"{name} has no parameter to train: each is frozen, or takes no part in its logits")
         try:
             F.cross_entropy(logits, torch.zeros(len(images), dtype=torch.int64)).backward()
-        except Exception as error:  # of other people's code
+        except Exception as error:  # a network may raise anything
             raise _untrainable(name, images, error) from error
 
 
@@ -238,7 +238,7 @@ def _require_same_counters(network: nn.Module, name: str, images: Tensor) -> Non
 
 
 def _counters(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The buffers that are no floating-point numbers; batch norm's count, which nobody reads, is left out."""
+    """Buffers that hold no floating-point numbers, without batch norm's count, which has no effect."""
     for place, module in network.named_modules():
         for key, value in module.named_buffers(prefix=place, recurse=False):
             unread = isinstance(module, _BatchNorm) and key.rpartition(".")[2] == "num_batches_tracked"

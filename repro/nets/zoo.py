@@ -1,4 +1,4 @@
-"""timm: our networks registered there, and its networks (and the published scoring networks) for us.
+"""timm's networks and the published scoring networks; the CIFAR ResNets are registered with timm.
 
 Importing this module registers ``cifar_resnet8`` … ``cifar_resnet110``, ``lowres_resnet18`` and ``lowres_resnet50``,
 so that ``timm.create_model("cifar_resnet20", width=16)`` works.

@@ -92,7 +92,7 @@ def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: f
 
     from repro.data import ImageSet
     from repro.engines import EVALUATION_BATCH
-    from repro.stages.common import Machine
+    from repro.stages.machine import Machine
     from repro.stages.trainer import Trainer
     from repro.train.evaluate import predict
     from repro.train.job import Job

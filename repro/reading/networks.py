@@ -13,7 +13,7 @@ from repro.errors import UsageError
 from repro.nets import Layout, create, freeze, layout_of
 from repro.protocol import protocol
 from repro.recipes.artifacts import array_name
-from repro.stages.networks import IDLE, require_idle
+from repro.stages.inputs import IDLE, require_idle
 from repro.store.files import write_whole
 from repro.store.targets import require_replaceable
 

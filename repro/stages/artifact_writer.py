@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from repro import store
 from repro.errors import UsageError
 from repro.recipes.artifacts import DEFAULTS
 from repro.recipes.training import Training
-from repro.stages.common import Machine, Result
+from repro.stages.machine import Machine
 from repro.stages.progress import Ticker, images_of
 from repro.stages.tensorboard import Curves
 from repro.store.leftovers import sweep
@@ -30,7 +31,22 @@ CHECKPOINT = "checkpoint"
 PIECES = "pieces-"
 
 
-class Growing:
+@dataclass(frozen=True)
+class Result:
+    """What a stage did. ``computed`` and ``reused`` name its pieces; ``lines`` are findings worth printing."""
+
+    path: Path
+    identity: str
+    computed: tuple[str, ...] = ()
+    reused: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        counts = f"computed {len(self.computed)}, reused {len(self.reused)}"
+        return "\n".join([f"{self.path}: {counts}", *self.lines])
+
+
+class ArtifactWriter:
     """Context manager that holds the writer's lock on ``path`` from entry to exit.
 
     ``ticker`` says how far the command is, ``curves`` draws it for TensorBoard (None without ``machine.tensorboard``).
@@ -45,14 +61,14 @@ class Growing:
         self.rows: dict[str, dict] = {}
         self.reused: list[str] = []
         self.computed: list[str] = []
-        self.began, self.clock = time.time(), time.monotonic()  # a clock may be set back
+        self.began, self.clock = time.time(), time.monotonic()  # the wall clock may be set back
         self.work: store.WorkFolder | None = None
         self.ticker = Ticker(f"{kind} {self.path.stem}")
         self.curves: Curves | None = None
         if any(source.path.resolve() == self.path.resolve() for source in inputs.values()):
             raise UsageError(f"--out {self.path} is also what is read: choose another --out")
 
-    def __enter__(self) -> "Growing":
+    def __enter__(self) -> "ArtifactWriter":
         require_replaceable(self.path, "artifact")
         if self.machine.force and (there := _kind_at(self.path)) not in (None, self.kind):
             raise UsageError(
@@ -81,7 +97,7 @@ class Growing:
             self.ticker.close()
             if self.curves:
                 self.curves.close()
-            if self.work and not self.work.names():  # nothing in it is worth standing in the way of another recipe
+            if self.work and not self.work.names():  # empty, it would only block another recipe
                 self.work.discard()
         finally:
             self._lock.__exit__(*exception)
@@ -94,7 +110,7 @@ class Growing:
                 self._take({}, present.table().to_dict("records"))
 
     def preview(self, wanted: Iterable[str], *, steps: int = 0, batch_size: int = 0) -> Result:
-        """What a dry run says: recipe, pieces there and pieces missing, each ``steps`` of ``batch_size`` images."""
+        """The result of a dry run: how many pieces of ``steps`` of ``batch_size`` images are missing, and the recipe."""
         wanted = list(wanted)
         missing = [piece for piece in wanted if piece not in self.rows]
         cost = f", {len(missing)} × {steps} steps = {len(missing) * steps * batch_size:,} images" if steps else ""
@@ -140,14 +156,14 @@ class Growing:
             self.curves.add(rows)
 
     def drop_checkpoint(self) -> None:
-        """Forget the training state: its jobs are finished, or came to nothing."""
+        """Remove the training state, because its jobs are finished or have failed."""
         self.work.remove(CHECKPOINT)
         if self.curves:
             self.curves.flush()
 
     def training(self, pieces: list[str], jobs: Sequence[Job], training: Training, where: str) -> dict:
-        """Options of `repro.train.loop.train` for the jobs of new ``pieces``: to take up their checkpoint, to save
-        others, and to tell how far they are. where: the cohort's place in the command, for the progress line."""
+        """Options of `repro.train.loop.train` that resume the jobs of ``pieces`` from their checkpoint, save new
+        ones, and report progress. where: the cohort's place in the command, for the progress line."""
         resume = self.checkpoint(pieces)
         behind = sum(images_of(training, job, resume.step) for job in jobs) if resume else 0
         self.ticker.begin(where, jobs, training, behind)
@@ -193,7 +209,7 @@ class Growing:
         )
 
     def _say_of_other_vectors(self, path: Path, then: str | None) -> None:
-        """Clusters mix CPUs: what one began another may end, with the same numbers to rounding."""
+        """Warn where another kind of CPU began the work, as happens on clusters: it may round sums differently."""
         if then is not None and then != vectors() and self.machine.torch_device.type == "cpu":
             print(
                 f"warning: {path} was begun on a CPU with {then}, this one has {vectors()}: it goes on, and bits may "
@@ -216,13 +232,14 @@ class Growing:
         Arguments:
             order: table columns to sort by.
             extra: arrays that belong to no piece.
-            provenance: device, engine, seed …, recorded with this run. Its number of threads is, too: `serial` may
-                round otherwise with another.
+            provenance: device, engine, seed …, recorded with this run, as is its number of threads, by which `serial`
+                may round differently.
         """
         if set(self.rows) != self.finished:
             table = self.table().sort_values(order, kind="stable").reset_index(drop=True)
             new = [row for piece, row in self.rows.items() if piece not in self.finished]
-            engines = {*provenance["engine"].split("/"), *(row.get("engine", "") for row in new)}  # some were taken up
+            # pieces from the work folder may have been made by other engines
+            engines = {*provenance["engine"].split("/"), *(row.get("engine", "") for row in new)}
             provenance["engine"] = "/".join(sorted(engines - {""}))
             run = store.provenance(
                 started=self.began,

@@ -13,10 +13,10 @@ from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.nets import layout_of
 from repro.recipes.artifacts import array_name
-from repro.stages.artifact_writer import Growing
-from repro.stages.common import Machine, Result, data_of, require_replicates
-from repro.stages.levels import Levels, piece_of
-from repro.stages.networks import network_for
+from repro.stages.artifact_writer import ArtifactWriter, Result
+from repro.stages.inputs import data_of, network_for, require_replicates, require_steps_left
+from repro.stages.machine import Machine
+from repro.stages.pruned_levels import Levels, piece_of
 from repro.stages.state_dicts import read_mask
 from repro.train.prune import random_mask, shuffle_within_layers
 from repro.train.random_streams import stream
@@ -53,9 +53,9 @@ def branch(
             is then, with the clock at that point's t.
         replicates: the first so many of the run; None is all.
 
-    What is kept of every (replicate, level) is what imp keeps (`repro.stages.levels.Levels`); the weights that its
-    levels started from are ``replicate_r/rewind_weights``. A level whose mask is missing, since what it is taken from
-    diverged, counts as chance.
+    What is kept of every (replicate, level) is what imp keeps (`repro.stages.pruned_levels.Levels`); the weights that
+    its levels started from are ``replicate_r/rewind_weights``. A level whose mask is missing, since what it is taken
+    from diverged, counts as chance.
 
     Raises UsageError where mask and weights are both the run's own, and for masks or weights of another data set or
     network, or without a replicate or level that is asked for.
@@ -85,29 +85,29 @@ def branch(
             f"the run's own masks and rewound weights would repeat {source.path}: give another --mask (shuffled, "
             "random or a file) or other --weights (reinitialised or a rewind point)"
         )
-    if recipe["t"] >= recipe["steps"]:
-        raise UsageError(
-            f"{weights} is trained to the end (t = {recipe['t']} of {recipe['steps']} steps), which "
-            "leaves nothing to train: give a rewind point of a smaller -t"
-        )
+    require_steps_left(weights, recipe)
     wanted = _wanted(source, levels, replicates)
     if fixed is not None and len({level for _, level in wanted}) > 1:
         raise UsageError(
             f"{mask} is one mask, for which every level would be the same: give the one of --levels that "
             "it is to be compared with"
         )
-    with Growing(out, "branch", recipe, inputs, machine) as cell:
-        work = _Branch(cell, fixed, data, machine)
+    with ArtifactWriter(out, "branch", recipe, inputs, machine) as writer:
+        work = _Branch(writer, fixed, data, machine)
         work.require(wanted)
         if machine.dry_run:
             steps = recipe["steps"] - recipe["t"]
-            return cell.preview([piece_of(*row) for row in wanted], steps=steps, batch_size=recipe["batch_size"])
+            return writer.preview([piece_of(*row) for row in wanted], steps=steps, batch_size=recipe["batch_size"])
         work.expect(wanted)
-        missing = [row for row in wanted if piece_of(*row) not in cell.rows]
-        work.add_lost([row for row in missing if work.is_lost(*row)])
-        for rows in work.chunks([row for row in missing if not work.is_lost(*row)]):
-            work.train(rows, [work.job(r, work.weights(r), work.mask(r, level)) for r, level in rows])
-        return cell.finish(
+        missing = [row for row in wanted if piece_of(*row) not in writer.rows]
+        lost = [row for row in missing if work.is_lost(*row)]
+        work.add_lost(lost)
+        weights = {r: work.weights(r) for r, _ in missing}
+        jobs = {piece_of(r, k): work.job(r, weights[r], work.mask(r, k)) for r, k in missing if (r, k) not in lost}
+        for cohort, where in work.cohorts(jobs):
+            trained = work.trainer.train(writer, cohort, where)
+            writer.add({each.piece: work.kept(each) for each in work.trainer.measure(trained, "train", "test")})
+        return writer.finish(
             order=["replicate", "level"],
             extra=work.rewind_weights(),
             lines=work.summary(),
@@ -144,12 +144,7 @@ def _wanted(source: store.Artifact, levels: Sequence[int] | None, replicates: in
     table = source.table()
     held = len(set(table.replicate))
     replicates = held if replicates is None else replicates
-    require_replicates(replicates)
-    if replicates > held:
-        raise UsageError(
-            f"{replicates} replicates, but {source.path} holds {held}: "
-            f"run its imp command with --replicates {replicates} first"
-        )
+    require_replicates(replicates, source, held)
     there = {(int(level), int(r)) for r, level in zip(table.replicate, table.level)}
     if levels is None:
         wanted = {(level, r) for level, r in there if level and r < replicates}
@@ -171,14 +166,14 @@ def _wanted(source: store.Artifact, levels: Sequence[int] | None, replicates: in
 class _Branch(Levels):
     """One branch command: which mask and which weights each level has."""
 
-    def __init__(self, cell: Growing, fixed: Tensor | None, data: ImageSet, machine: Machine):
-        super().__init__(cell, data, machine)
-        self.fixed, self.source, self.point = fixed, cell.inputs["imp"], cell.inputs.get("point")
-        self.masks = cell.inputs.get("masks", self.source)
+    def __init__(self, writer: ArtifactWriter, fixed: Tensor | None, data: ImageSet, machine: Machine):
+        super().__init__(writer, data, machine)
+        self.fixed, self.source, self.point = fixed, writer.inputs["imp"], writer.inputs.get("point")
+        self.masks = writer.inputs.get("masks", self.source)
         self.dtype = torch.float64 if self.training.precision == "fp64" else torch.float32
 
     def require(self, wanted: list[tuple[int, int]]) -> None:
-        """Raises UsageError for what the files of masks and weights do not hold."""
+        """Raises UsageError for a mask or weights that their files do not hold."""
         there = set(self.masks.table().piece)
         for r, level in wanted:
             if piece_of(r, level) not in there:
@@ -202,6 +197,7 @@ class _Branch(Levels):
         return self.fixed is None and f"{piece_of(replicate, level)}/mask" not in self.masks
 
     def mask(self, replicate: int, level: int) -> Tensor:
+        """The mask a level trains with, bool [num_prunable]."""
         if self.fixed is not None:
             return self.fixed
         address = self.recipe["seed"], replicate
@@ -215,8 +211,8 @@ class _Branch(Levels):
 
     def weights(self, replicate: int) -> Tensor:
         """What a replicate's levels start from, [layout.size], before the mask."""
-        kept = self.cell.arrays.get(array_name("rewind_weights", replicate=replicate))
-        if kept is not None:  # its source may have been made anew, elsewhere, since
+        kept = self.writer.arrays.get(array_name("rewind_weights", replicate=replicate))
+        if kept is not None:  # its source may have been recomputed on another machine
             return torch.from_numpy(kept)
         if self.recipe["weights"] == "reinitialised":
             return self.trainer.initial(self.recipe["seed"], replicate, ROLE)
@@ -229,5 +225,5 @@ class _Branch(Levels):
         return array_name("weights" if artifact.kind == "pretrain" else "level_0/rewind_weights", replicate=replicate)
 
     def rewind_weights(self) -> dict[str, np.ndarray]:
-        replicates = sorted(set(self.cell.table().replicate))
+        replicates = sorted(set(self.writer.table().replicate))
         return {array_name("rewind_weights", replicate=r): self.weights(r).numpy() for r in replicates}

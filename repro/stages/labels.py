@@ -5,6 +5,7 @@ them, and what is made from a score or subset artifact takes them from there.
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +16,6 @@ import torch
 
 from repro import store
 from repro.data import ImageSet
-from repro.data.noise import corrupt
 from repro.data.user_numbers import read_numbers
 from repro.errors import UsageError
 from repro.recipes.artifacts import DEFAULTS, array_name
@@ -48,11 +48,11 @@ class Labels:
         return self.fields["noise_draw"] == "replicate"
 
     def for_job(self, replicate: int) -> torch.Tensor | None:
-        """What `repro.train.loop.Job` takes: None for the data set's own."""
+        """The ``labels`` of a `repro.train.job.Job`: None for the data set's own."""
         return None if self.own else torch.from_numpy(self.of(replicate))
 
     def arrays(self, replicates: int) -> dict[str, np.ndarray]:
-        """What an artifact keeps: ``labels``, or ``replicate_r/labels`` of each; nothing of the data set's own."""
+        """The arrays that artifacts keep: ``labels``, or ``replicate_r/labels`` of each; none of the data set's own."""
         if self.own:
             return {}
         if not self.per_replicate:
@@ -78,7 +78,7 @@ def labels_in_use(
         labels: file (or FILE:KEY) with a label for each image, or each training image; see `read_numbers`.
         seed: address of the draw.
 
-    Raises UsageError for options that cannot be, or that go with no ``source``.
+    Raises UsageError for options out of range or of no use together, and for any beside a ``source``.
     """
     if noise_draw not in DRAWS:
         raise UsageError(f"unknown noise draw {noise_draw!r}: choose {' or '.join(DRAWS)}")
@@ -111,6 +111,23 @@ def labels_in_use(
     return Labels(fields, drawn if noise_draw == "replicate" else lambda r: drawn(0))
 
 
+def corrupt(
+    labels: np.ndarray, fraction: float, *, num_classes: int, pool: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """A copy of the labels in which ceil(fraction * P) examples of the pool have a random one: int64 [N].
+
+    The random label is uniform over all classes, so about one in `num_classes` of these examples keeps its own, as in
+    public open_lth. With one generator state the noise is nested: what 10 % changes, 50 % changes in the same way.
+
+    labels: int [N]. pool: int [P], the examples that may be changed: all that are trained on. fraction: from 0 to 1.
+    """
+    drawn = rng.integers(0, num_classes, len(pool))
+    changed = rng.permutation(len(pool))[: math.ceil(fraction * len(pool))]
+    result = np.array(labels, dtype=np.int64)
+    result[np.asarray(pool)[changed]] = drawn[changed]
+    return result
+
+
 def _inherited(data: ImageSet, source: store.Artifact) -> Labels:
     recipe = source.recipe
     fields = {field: recipe.get(field, OWN[field]) for field in FIELDS}
@@ -140,8 +157,8 @@ def _from_file(data: ImageSet, path: Path) -> np.ndarray:
     wrong = np.flatnonzero(~np.isin(labels, np.arange(data.num_classes)))
     if len(wrong):
         raise UsageError(
-            f"{path} gives image {wrong[0]} the label {labels[wrong[0]]:g}: labels of {data.name} are the whole numbers "
-            f"0 to {data.num_classes - 1}"
+            f"{path} gives image {wrong[0]} the label {labels[wrong[0]]:g}: labels of {data.name} are the whole "
+            f"numbers 0 to {data.num_classes - 1}"
         )
     return labels.astype(np.int64)
 

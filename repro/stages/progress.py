@@ -1,9 +1,9 @@
-"""Where a command is: its work, what is left of it, and the line on stderr that says so.
+"""Progress of a command: its work, what is left of it, and the line on stderr that shows both.
 
 Time left is the work left at the rate of the last half minute. Work is counted in images: one trained on counts 1, one
-that a network is only measured on counts 1/3, since a forward pass is a third of a step. Left is what the pieces that
-are not kept yet will take, less what their networks have behind them, checkpoints included; a piece that comes to
-nothing, because its network diverged, is left no longer once that is known.
+that a network is only measured on counts 1/3, since a forward pass is a third of a step. Work is left for all pieces
+that are not kept yet, less what their networks have behind them, checkpoints included. A piece whose network diverged
+leaves no work once that is known.
 """
 
 import math
@@ -45,7 +45,7 @@ def images_of(training: Training, job: Job, stop: int | None = None) -> int:
 
 
 class Rate:
-    """Something counted, and how much of it there was a second in the last half minute."""
+    """A total, and its rate in the last half minute."""
 
     def __init__(self, now: float):
         self.total, self.samples = 0.0, deque([(now, 0.0)])
@@ -58,7 +58,7 @@ class Rate:
                 self.samples.popleft()
 
     def at(self, now: float) -> float | None:
-        """A second, up to now; None before there is enough to tell."""
+        """The rate per second; None as long as too little time has passed to tell."""
         then, before = self.samples[0]
         return (self.total - before) / (now - then) if now - then >= ENOUGH and self.total > before else None
 
@@ -67,8 +67,8 @@ class Ticker:
     """One command's progress on stderr: a line rewritten on a terminal, a line every half minute elsewhere.
 
     `expect` the pieces; `begin` each cohort; call the ticker after its steps (it is a ``report`` of
-    `repro.train.loop`) and `measured` after images it is measured on; `finish` the pieces. Only the clock is read: a GPU
-    is not waited for, and may be a second behind.
+    `repro.train.loop`) and `measured` after images it is measured on; `finish` the pieces. Only the clock is read: a
+    GPU is not waited for, and may be a second behind.
     """
 
     def __init__(self, title: str):
@@ -90,7 +90,7 @@ class Ticker:
     def begin(self, where: str, jobs: Sequence[Job] = (), training: Training | None = None, done: float = 0.0) -> None:
         """A cohort begins. done: work on its pieces that is behind it already.
 
-        Its steps are told as epochs where all its jobs make the same ones, and more than one.
+        Its steps are shown as epochs where all its jobs have the same ones, and more than one.
         """
         self.where, self.done, self.last = where, done, time.monotonic()
         self.images = Rate(self.last)

@@ -4,6 +4,7 @@ EL2N is the paper's (Definition 2.1; Paul et al. 2021). Margin, forgetting event
 et al. 2021) are taken from the same networks.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +13,13 @@ import torch
 
 from repro.errors import RunError, UsageError
 from repro.protocol import Scoring, protocol
-from repro.recipes.artifacts import piece_name, training_fields
-from repro.stages.artifact_writer import Growing
-from repro.stages.common import Machine, Result, open_data, require_replicates
-from repro.stages.first_look import advice
+from repro.recipes.artifacts import training_fields
+from repro.stages.artifact_writer import ArtifactWriter, Result
+from repro.stages.inputs import data_fields, network_fields, open_data, require_replicates
 from repro.stages.labels import labels_in_use
-from repro.stages.networks import network_fields
-from repro.stages.progress import FORWARD, images_between, place
+from repro.stages.machine import Machine
 from repro.stages.select import SCORES
+from repro.stages.trained import Network, advice
 from repro.stages.trainer import Trainer
 from repro.train import evaluate
 from repro.train.job import Job
@@ -38,6 +38,7 @@ def score(
     scoring: Scoring | None = None,
     normalization: str | None = None,
     replicates: int | None = None,
+    scale: str | None = None,
     seed: int | None = None,
     label_noise: float = 0.0,
     noise_draw: str = "shared",
@@ -49,8 +50,9 @@ def score(
 
     Arguments:
         dataset: name for `repro.data.load`.
-        scoring: network, training, K and batch-norm mode; the data set's protocol when None. Networks are trained for
+        scoring: network, training, K and batch-norm mode; the protocol's when None. Networks are trained for
             ``scoring.training.steps`` steps.
+        scale: of the protocol; None is the data set's own.
         replicates: how many replicates the scores are for. It matters for a data set with folds, where replicate r
             trains and tests on fold r mod F: K networks are trained for each fold in use. With a noise draw for each
             replicate, they are trained for each replicate.
@@ -63,7 +65,7 @@ def score(
     with a warning below 0.7, and beside it the mean training accuracy, with one above 0.99. With a noise draw for each
     replicate, ``replicate_r`` stands in place of ``fold_f``.
     """
-    recipe = protocol(dataset)
+    recipe = protocol(dataset, scale)
     replicates = recipe.replicates if replicates is None else replicates
     require_replicates(replicates)
     scoring = scoring or recipe.scoring
@@ -78,9 +80,7 @@ def score(
     data = open_data(dataset, normalization, machine)
     used = labels_in_use(data, label_noise=label_noise, noise_draw=noise_draw, labels=labels, seed=seed)
     fields = {
-        "dataset": data.name,
-        "data_sha256": data.checksum,
-        "normalization": normalization,
+        **data_fields(data, normalization),
         **network_fields(data, scoring.network),
         "networks": count,
         "batch_norm": scoring.batch_norm,
@@ -91,108 +91,86 @@ def score(
     }
     # networks are trained for each group: a fold, or a replicate with labels of its own
     unit, groups = ("replicate", replicates) if used.per_replicate else ("fold", min(len(data.splits), replicates))
-    with Growing(out, "score", fields, {}, machine) as cell:
-        wanted = {piece_name(**{unit: g}, network=k): (g, k) for g in range(groups) for k in range(count)}
+    with ArtifactWriter(out, "score", fields, {}, machine) as writer:
+        wanted = {f"{unit}_{g}/network_{k}": (g, k) for g in range(groups) for k in range(count)}
         trainer = Trainer(data, scoring.network, training, machine)
         if machine.dry_run:
-            return cell.preview(wanted, steps=training.steps, batch_size=training.batch_size)
+            return writer.preview(wanted, steps=training.steps, batch_size=training.batch_size)
 
         def pool(group: int) -> np.ndarray:
             return data.split(group)[0].numpy()
 
-        def cohort_key(row: tuple[int, int]) -> tuple:
-            images, by_batch = pool(row[0]), scoring.batch_norm == "batch"
+        def cohort_key(job: Job) -> tuple:
+            by_batch = scoring.batch_norm == "batch"
             if by_batch:
-                trainer.require_batches(len(images), scoring=True)
+                trainer.require_batches(len(job.subset), scoring=True)
             # padding would enter the statistics of a batch: pools of one length
-            return trainer.cohort_key(images), len(images) if by_batch else 0
+            return trainer.cohort_key(job), len(job.subset) if by_batch else 0
 
-        missing = {piece: row for piece, row in wanted.items() if piece not in cell.rows}
-        for piece, (g, _) in missing.items():
-            images = len(pool(g))  # measured on once, and once more with a backward pass for GraNd
-            work = images_between(training, images, 0, training.steps) + (FORWARD + grand) * images
-            cell.ticker.expect({piece: work})
-        for chunk in trainer.chunks(missing.values(), cohort_key):
-            pieces = [piece_name(**{unit: g}, network=k) for g, k in chunk]
-            pools = [pool(g) for g, _ in chunk]
-            jobs = [
-                Job(
-                    trainer.initial(seed, k, f"score{g}."),
-                    index,
-                    0,
-                    training.steps,
-                    seed,
-                    k,
-                    labels=used.for_job(g),
-                    role=f"score{g}.",
-                )
-                for (g, k), index in zip(chunk, pools)
-            ]
-            truth = torch.stack([torch.from_numpy(used.of(g)) for g, _ in chunk])
-            forgetting = Forgetting(truth, len(chunk))
-            where = place("network", len(wanted) - len(cell.ticker.pending), len(chunk), len(wanted))
-            trained = trainer.train(cell, jobs, pieces, where, observe=forgetting)
-            (logits,) = trainer.measure(trained, pools, batch_norm=scoring.batch_norm, report=cell.ticker.measured)
-            if trained.diverged.any():
-                first = int(np.argmax(trained.diverged))
-                cell.drop_checkpoint()
+        jobs = {}
+        for piece, (g, k) in wanted.items():
+            if piece not in writer.rows:
+                labels, role = used.for_job(g), f"score{g}."
+                jobs[piece] = Job(None, pool(g), 0, training.steps, seed, k, labels=labels, role=role)
+        trainer.expect(writer, jobs, "subset", more=float(grand))
+        for cohort, where in trainer.cohorts(jobs, len(wanted), cohort_key):
+            truth = torch.stack([torch.from_numpy(used.of(wanted[piece][0])) for piece in cohort])
+            forgetting = Forgetting(truth, len(cohort))
+            trained = trainer.train(writer, cohort, where, observe=forgetting)
+            networks = trainer.measure(trained, "subset", batch_norm=scoring.batch_norm)
+            if lost := next((network for network in networks if network.diverged), None):
+                writer.drop_checkpoint()
                 raise RunError(
-                    f"scoring network {pieces[first]} diverged (loss not finite at step {trained.diverged_at[first]}): "
-                    f"a score needs all {count} networks: {advice(trained.diverged_at[first], 0, training.lr)}"
+                    f"scoring network {lost.piece} diverged (loss not finite at step {lost.diverged_at}): a score "
+                    f"needs all {count} networks: {advice(lost.diverged_at, 0, training.lr)}"
                 )
             if grand:
-                cell.save_checkpoint(pieces)(trained.state)  # gradients can take as long as the training
+                writer.save_checkpoint(list(cohort))(trained.state)  # gradients can take as long as the training
             new = {}
-            for j, (g, k) in enumerate(chunk):
-                label = truth[j, pools[j]]
+            for j, network in enumerate(networks):
+                g, k = wanted[network.piece]
+                seen = network.on["subset"]
                 arrays = {
-                    "el2n": evaluate.error_norms(logits[j], label).numpy(),
-                    "margin": evaluate.margins(logits[j], label).numpy(),
-                    "forgetting": forgetting.score(j, pools[j]),
+                    "el2n": evaluate.error_norms(seen.logits, seen.labels).numpy(),
+                    "margin": evaluate.margins(seen.logits, seen.labels).numpy(),
+                    "forgetting": forgetting.score(j, network.job.subset),
                 }
                 if grand:
-                    norms = gradient_norms(
-                        trainer.module(trained.vectors[j]),
-                        trainer.batcher,
-                        pools[j],
-                        label,
-                        report=lambda images: cell.ticker.measured(images, work=1),
-                    )
-                    arrays["grand"] = norms.float().numpy()
+                    arrays["grand"] = _grand(trainer, network, lambda images: writer.ticker.measured(images, work=1))
                 if odd := [name for name, values in arrays.items() if not np.isfinite(values).all()]:
-                    cell.drop_checkpoint()
+                    writer.drop_checkpoint()
                     raise RunError(
-                        f"scoring network {pieces[j]} gives {' and '.join(odd)} scores that are not finite: "
+                        f"scoring network {network.piece} gives {' and '.join(odd)} scores that are not finite: "
                         f"lower --lr (={training.lr})"
                     )
-                row = {
-                    unit: g,
-                    "network": k,
-                    "train_acc": evaluate.correct(logits[j], label).double().mean().item(),
-                    "seconds": trained.seconds,
-                    "engine": trained.engines[j],
-                }
-                new[pieces[j]] = (arrays, row)
-            cell.add(new)
-        groups = sorted({row[unit] for row in cell.rows.values()})
+                row = {unit: g, "network": k, "train_acc": seen.accuracy}
+                new[network.piece] = arrays, row | network.columns("seconds", "engine")
+            writer.add(new)
+        groups = sorted({row[unit] for row in writer.rows.values()})
         extra, lines = used.arrays(max(replicates, groups[-1] + 1)), []  # an interrupted run may have had more
         for g in groups:
-            if any(f"{unit}_{g}/network_{k}" not in cell.rows for k in range(count)):
+            if any(f"{unit}_{g}/network_{k}" not in writer.rows for k in range(count)):
                 continue  # begun by a run that was interrupted
             extra[f"{unit}_{g}/index"] = pool(g)
             for name in SCORES:
-                each = [cell.arrays.get(f"{unit}_{g}/network_{k}/{name}") for k in range(count)]
+                each = [writer.arrays.get(f"{unit}_{g}/network_{k}/{name}") for k in range(count)]
                 if all(values is not None for values in each):  # not GraNd, or made before there were other scores
                     extra[f"{unit}_{g}/{name}"] = np.stack(each).mean(0)
-            accuracy = np.mean([cell.rows[f"{unit}_{g}/network_{k}"]["train_acc"] for k in range(count)])
+            accuracy = np.mean([writer.rows[f"{unit}_{g}/network_{k}"]["train_acc"] for k in range(count)])
             said = []
             if count >= 2:
-                scores = np.stack([cell.arrays[f"{unit}_{g}/network_{k}/el2n"] for k in range(count)])
+                scores = np.stack([writer.arrays[f"{unit}_{g}/network_{k}/el2n"] for k in range(count)])
                 rho = half_ensemble_correlation(scores, stream(seed, g, "halves"))
                 extra[f"{unit}_{g}/half_correlation"] = np.float64(rho)
                 said = _reliable(rho)
             lines.append(f"{unit} {g} (K={count}): {'; '.join([*said, *_early(accuracy)])}")
-        return cell.finish(order=[unit, "network"], extra=extra, lines=tuple(lines), **trainer.provenance, seed=seed)
+        return writer.finish(order=[unit, "network"], extra=extra, lines=tuple(lines), **trainer.provenance, seed=seed)
+
+
+def _grand(trainer: Trainer, network: Network, report: Callable[[int], None]) -> np.ndarray:
+    """GraNd of the images that a network was trained on, float32 [n]."""
+    module, labels = trainer.module(network.vector), network.on["subset"].labels
+    return gradient_norms(module, trainer.batcher, network.job.subset, labels, report=report).float().numpy()
 
 
 def half_ensemble_correlation(scores: np.ndarray, rng: np.random.Generator, splits: int = 20) -> float:
@@ -215,7 +193,7 @@ def half_ensemble_correlation(scores: np.ndarray, rng: np.random.Generator, spli
 
 
 def _early(accuracy: float) -> list[str]:
-    """What is said of the mean training accuracy of a group's networks."""
+    """The mean training accuracy of a group's networks in words, with a warning where it is high."""
     said = [f"mean training accuracy {accuracy:.4f}"]
     if accuracy > LEARNED:
         said.append(f"warning: above {LEARNED}, scored after the images were learned: score earlier, by fewer --steps")
@@ -223,7 +201,7 @@ def _early(accuracy: float) -> list[str]:
 
 
 def _reliable(rho: float) -> list[str]:
-    """What is said of the correlation between a group's half-ensembles."""
+    """The correlation between a group's half-ensembles in words, with a warning where it is low."""
     said = [f"rank correlation between half-ensembles {rho:.2f}"]
     if np.isnan(rho):
         said.append("warning: half of the networks score all images alike, so there is no ranking: train them longer")

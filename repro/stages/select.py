@@ -9,18 +9,19 @@ import numpy as np
 
 from repro import store
 from repro.data import ImageSet, choose, histogram, missing_classes
+from repro.data.subsets import KINDS
 from repro.data.user_numbers import HDF5, SUFFIXES, read_numbers, split_key
 from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.recipes.artifacts import array_name, piece_name
-from repro.stages.artifact_writer import Growing
-from repro.stages.common import Machine, Result, data_of, open_data, require_replicates
+from repro.stages.artifact_writer import ArtifactWriter, Result
+from repro.stages.inputs import data_fields, data_of, open_data, require_replicates
 from repro.stages.labels import labels_in_use, only_train_index
+from repro.stages.machine import Machine
 from repro.store.files import open_regular
 from repro.store.superblock import SIGNATURE
 from repro.train.random_streams import stream
 
-KINDS = ("easy", "hard", "random")
 SCORES = ("el2n", "margin", "forgetting", "grand")
 
 
@@ -36,7 +37,8 @@ def select(
     like: str | Path | None = None,
     permute_scores: bool = False,
     normalization: str | None = None,
-    replicates: int,
+    replicates: int | None = None,
+    scale: str | None = None,
     seed: int | None = None,
     label_noise: float = 0.0,
     noise_draw: str = "shared",
@@ -57,6 +59,7 @@ def select(
         balanced: equally many of each class, by the labels in use; None is the protocol's choice for easy and hard and
             True for random.
         like: subset artifact; random images with that subset's class histogram.
+        replicates, scale: the protocol's number, by default that of the data set's own protocol.
         permute_scores: a control that must fail: permute the scores among the images first.
         label_noise, noise_draw, labels: other labels, to balance by and to pre-train on; see
             `repro.stages.labels.labels_in_use`. A score artifact and ``like`` have their own, which are taken over.
@@ -67,16 +70,14 @@ def select(
     if kind not in KINDS:
         raise UsageError(f"unknown kind of subset {kind!r}: choose {', '.join(KINDS)}")
     if (kind == "random") == (scores is not None):
-        raise UsageError(
-            f"kind {kind!r} {'takes no scores: leave them out' if scores else 'needs --scores: give a score or barrier artifact, or a file of your own'}"
-        )
+        needed = "needs --scores: give a score or barrier artifact, or a file of your own"
+        raise UsageError(f"kind {kind!r} {'takes no scores: leave them out' if scores else needed}")
     if like and kind != "random":
         raise UsageError(f"--like takes the histogram for random subsets, not for {kind!r}: leave it out")
     if permute_scores and kind == "random":
         raise UsageError("--permute-scores is for easy and hard: a random subset has no scores, leave it out")
     ranked = ranking_artifact(scores) if scores else None
     model = store.read(like, kind="subset") if like else None
-    require_replicates(replicates, model)
     source = ranked or model
     if source is None and dataset is None:
         raise UsageError(
@@ -84,7 +85,9 @@ def select(
             if scores
             else "a random subset needs --dataset (or --like a subset artifact)"
         )
-    recipe = protocol(source.recipe["dataset"] if source else dataset)
+    recipe = protocol(source.recipe["dataset"] if source else dataset, scale)
+    replicates = recipe.replicates if replicates is None else replicates
+    require_replicates(replicates, model)
     if source:
         data, normalization = data_of(source, machine), source.recipe["normalization"]
     else:
@@ -97,15 +100,7 @@ def select(
     used = labels_in_use(
         data, source=with_labels, label_noise=label_noise, noise_draw=noise_draw, labels=labels, seed=seed
     )
-    fields = {
-        "dataset": data.name,
-        "data_sha256": data.checksum,
-        "normalization": normalization,
-        "subset": kind,
-        "size": size,
-        "balanced": balanced,
-        **used.fields,
-    }
+    fields = {**data_fields(data, normalization), "subset": kind, "size": size, "balanced": balanced, **used.fields}
     if kind == "random" or permute_scores:
         fields |= {"seed": seed, "permute_scores": permute_scores}
     if score and not (ranked and ranked.kind == "score"):
@@ -143,10 +138,10 @@ def select(
             like=model_index,
         )
 
-    with Growing(out, "subset", fields, inputs, machine) as cell:
+    with ArtifactWriter(out, "subset", fields, inputs, machine) as writer:
         new = {}  # all are chosen before any is kept: what does not fit one fold is refused as a whole
         for r in range(replicates):
-            if piece_name(replicate=r) not in cell.rows:
+            if piece_name(replicate=r) not in writer.rows:
                 index = chosen(r)
                 label = used.of(r)[index]
                 counts = histogram(label, data.num_classes)
@@ -159,18 +154,18 @@ def select(
                 }
                 new[piece_name(replicate=r)] = ({"index": index, "histogram": counts}, row)
         if machine.dry_run:
-            return cell.preview(piece_name(replicate=r) for r in range(replicates))
+            return writer.preview(piece_name(replicate=r) for r in range(replicates))
         if new:
-            cell.add(new)
+            writer.add(new)
         lines = [
-            _describe(r, cell.arrays[array_name("histogram", replicate=r)], data.classes) for r in range(replicates)
+            _describe(r, writer.arrays[array_name("histogram", replicate=r)], data.classes) for r in range(replicates)
         ]
         if not used.own:
-            wrong = cell.table().wrong_labels
+            wrong = writer.table().wrong_labels
             lines.append(f"labels that are not the data set's own: {100 * wrong.mean():.1f} % (n={len(wrong)})")
-        return cell.finish(
+        return writer.finish(
             order=["replicate"],
-            extra=used.arrays(int(cell.table().replicate.max()) + 1),
+            extra=used.arrays(int(writer.table().replicate.max()) + 1),
             lines=tuple(lines),
             device="cpu",
             engine="none",

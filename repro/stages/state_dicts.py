@@ -1,4 +1,4 @@
-"""Networks and masks in files of other programs, found there under whatever they are wrapped in.
+"""Networks and masks in files of other programs, whatever dicts and names they are wrapped in.
 
 Training programs keep a state dict among other things; wrappers put their names in front of its names; pruning keeps
 weights and masks apart. Where several things fit, the file is refused with the names that were found.
@@ -20,19 +20,21 @@ from repro.store.files import open_regular
 PREFERRED = ("state_dict", "model", "model_state_dict", "net", "network")  # before an average or a copy beside it
 DEPTH = 2  # dicts within the file's dict
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_USUAL = re.compile(r"(?:(?:model|net|network|module|backbone|encoder)\.)*")  # what a prefix may be among several
+_USUAL = re.compile(
+    r"(?:(?:model|net|network|module|backbone|encoder)\.)*"
+)  # the prefix that is taken where several fit
 
 
 def load_checkpoint(path: str | Path, layout: Layout, network: str, module: nn.Module | None = None) -> Tensor:
     """The float32 vector [layout.size] of a network in a file of ``torch.save`` or safetensors; nothing in it is run.
 
-    Taken is the one dict in the file that has every name of the layout, after prefixes of wrappers are dropped
+    The one dict in the file is taken that has every name of the layout, after prefixes of wrappers are dropped
     (``module.``, ``_orig_mod.``, ``model.``, …). Pruned weights are multiplied by their masks (``weight_orig`` and
     ``weight_mask``; open_lth's ``mask_…``). Counters and other integers are left out.
 
     Arguments:
         network: its name, for messages.
-        module: a network of that name, which tells tied weights, and gives the buffers that state dicts do not have.
+        module: a network of that name, for its tied weights and for the buffers that state dicts lack.
 
     Raises UsageError, naming what was found, where no dict or several fit, or a tensor has another shape or is not
     finite.
@@ -189,7 +191,7 @@ def _prefix(path: str | Path, tensors: Mapping[str, Tensor], needed: Mapping[str
 
 
 def _one_of(path: str | Path, fits: Mapping[str, object]) -> str:
-    """The key of what is taken, of several that fit."""
+    """The key of the dict that is taken where several fit."""
     keys = list(fits)
     for key in ("", *PREFERRED, *keys[: len(keys) == 1]):
         if key in fits:
@@ -231,7 +233,7 @@ def _listed(names: Mapping) -> str:
     return ", ".join(shown[:4] + ["…"] * (len(shown) > 4))
 
 
-# --- what the network says --------------------------------------------------------------------------------------------
+# --- what the network adds --------------------------------------------------------------------------------------------
 
 
 def _ties(module: nn.Module | None) -> dict[str, set[str]]:

@@ -1,8 +1,7 @@
-"""Networks trained and measured for a stage: which engine, in which cohorts, and which of them diverged."""
+"""Training and measuring of networks, for every stage: by which engine, and in which cohorts."""
 
-import ctypes
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -12,61 +11,21 @@ from torch import Tensor
 
 from repro.data import Batcher, ImageSet
 from repro.engines import EVALUATION_BATCH, Cohort, choose, create
-from repro.errors import UsageError, say_once
+from repro.errors import say_once
 from repro.nets import Layout, check, classic, initialise, layout_of
 from repro.nets.resnet import CifarResNet
 from repro.recipes.training import Training
-from repro.stages.common import Machine
-from repro.stages.first_look import require_finite
-from repro.stages.networks import network_for
+from repro.stages.inputs import network_for, require_runs
+from repro.stages.machine import Machine, tune_process
+from repro.stages.progress import FORWARD, images_of, place
+from repro.stages.trained import Network, Trained
 from repro.train import evaluate
-from repro.train.job import NEVER, Job, Progress
-from repro.train.loop import train
+from repro.train.job import Job
+from repro.train.loop import parts_of, train
 from repro.train.random_streams import torch_stream
 
 if TYPE_CHECKING:
-    from repro.stages.artifact_writer import Growing
-
-
-@dataclass
-class Trained:
-    """Networks at the end of their training, and which of them diverged. All stages decide by this one rule:
-
-    A network has diverged when a loss during its training, a number of its state, or a logit in a measurement of it
-    (`Trainer.measure`) is not finite.
-
-    engines: by network. diverged_at: int64 [R], the step of the first loss that was not finite; the last step where
-    only the state or a logit is not finite; else -1.
-    """
-
-    jobs: Sequence[Job]
-    state: Progress
-    engines: list[str]
-    diverged_at: np.ndarray = field(init=False)
-
-    def __post_init__(self):
-        self.diverged_at = self.state.diverged_at.copy()
-        self.lose(~self.state.vectors.isfinite().all(1).numpy())
-
-    def lose(self, lost: np.ndarray) -> None:
-        """These networks, bool [R], have diverged by the end of their training."""
-        stops = [job.stop for job in self.jobs]
-        self.diverged_at = np.where(lost & (self.diverged_at == NEVER), stops, self.diverged_at)
-
-    @property
-    def vectors(self) -> Tensor:
-        """[R, layout.size]."""
-        return self.state.vectors
-
-    @property
-    def diverged(self) -> np.ndarray:
-        """bool [R]."""
-        return self.diverged_at != NEVER
-
-    @property
-    def seconds(self) -> float:
-        """A network's share of the time that the training took."""
-        return self.state.seconds / len(self.jobs)
+    from repro.stages.artifact_writer import ArtifactWriter
 
 
 @dataclass
@@ -85,7 +44,7 @@ class Trainer:
     """The engines that networks were trained or measured with."""
 
     def __post_init__(self):
-        _tune_process(self.machine.cpu_threads)
+        tune_process(self.machine.cpu_threads)
         self.device = self.machine.torch_device
         self.batcher = Batcher(
             self.data.images,
@@ -97,12 +56,12 @@ class Trainer:
         )
         self.labels = self.data.labels.to(self.device)
         single = self._network()
-        self._try(single)
+        require_runs(single, self.network, self.data)
         for line in check.require_trainable(self._network, self.network, self.image_shape, self.data.num_classes):
             say_once(f"warning: {line}")
         self.layout: Layout = layout_of(single)
         if self.machine.engine != "auto":
-            self.engine()  # complains of an engine that the network cannot have
+            self.engine()  # raises for an engine that the network cannot have
         self._cohort = cache(self._create)
 
     @property
@@ -112,20 +71,6 @@ class Trainer:
 
     def _network(self) -> torch.nn.Module:
         return network_for(self.data, self.network)
-
-    def _try(self, network: torch.nn.Module) -> None:
-        """One image through the network: many of timm's take images of one size only."""
-        size = self.data.image_size
-        try:
-            with torch.no_grad():
-                network.eval()(torch.zeros(1, self.data.in_chans, size, size))
-        except Exception as error:  # of other people's code
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise UsageError(
-                f"network {self.network!r} cannot take the {size} x {size} images of {self.data.name} "
-                f"({reason}): choose another --network"
-            ) from error
-        require_finite(initialise(network, torch.Generator()), self.network, self.data)
 
     def require_batches(self, size: int, *, scoring: bool = False) -> None:
         """Raises UsageError for passes over ``size`` images with a batch of one that the network cannot be trained on.
@@ -148,7 +93,7 @@ class Trainer:
 
     @property
     def provenance(self) -> dict:
-        """Device and engines, for the record; of the sparse one the lanes, by which its sums are rounded."""
+        """Device and engines, and the lanes of the sparse one, by which its sums are rounded."""
         found = {"device": str(self.device), "engine": "/".join(sorted(self.engines))}
         if "sparse" in self.engines:
             from repro.engines.sparse.lanes import W  # Numba takes a second to import
@@ -160,7 +105,7 @@ class Trainer:
 
     @property
     def most(self) -> int:
-        """Networks of a cohort at most: one for each thread, and 16 where there are fewer."""
+        """The largest cohort: one network for each thread, and 16 where there are fewer."""
         return max(16, self.machine.cpu_threads)
 
     def engine(self, kept: Tensor | None = None) -> str:
@@ -181,7 +126,7 @@ class Trainer:
         return self.engine(vector[: self.layout.num_prunable] != 0)
 
     def cohort(self, replicas: int, engine: str) -> Cohort:
-        """R networks of an engine that `engine` gave. Made once."""
+        """A cohort of R networks, of an engine that `engine` gave; there is one of each size."""
         cohort = self._cohort(replicas, engine)
         self.engines.add(cohort.engine)
         return cohort
@@ -204,16 +149,18 @@ class Trainer:
         assert len(engines) == 1, f"jobs of one cohort need one engine, not {engines}: chunk them by `cohort_key`"
         return self._cohort(len(jobs), engines.pop())
 
-    def cohort_key(self, subset: np.ndarray, mask: Tensor | None = None) -> Hashable:
+    def cohort_key(self, job: Job) -> Hashable:
         """Equal for jobs that one cohort can train: by one engine, in batches of equal size at every step.
 
         Raises UsageError as `require_batches`.
         """
-        self.require_batches(len(subset))
-        return 0 if self.training.drop_last else len(subset), self.engine(mask)
+        sizes = tuple(len(images) for images in (job.subset, job.then) if images is not None)
+        for size in sizes:
+            self.require_batches(size)
+        return 0 if self.training.drop_last else (sizes, job.warmup), self.engine(job.mask)
 
     def chunks(self, rows: Iterable, key: Callable = lambda row: 0) -> list[list]:
-        """Rows in cohorts of at most `most`, of nearly equal size; rows of another ``key`` (`cohort_key`) apart.
+        """Rows in cohorts of at most `most`, of nearly equal size; rows of another ``key`` apart.
 
         Without its first cohort, the rest is split as before: a command that is taken up with as many threads has the
         same cohorts.
@@ -221,13 +168,16 @@ class Trainer:
         groups: dict = {}
         for row in rows:
             groups.setdefault(key(row), []).append(row)
-        cohorts = []
-        for group in groups.values():
-            for remaining in range(-(-len(group) // self.most), 0, -1):
-                size = -(-len(group) // remaining)
-                cohorts.append(group[:size])
-                group = group[size:]
-        return cohorts
+        return [part for group in groups.values() for part in parts_of(group, self.most)]
+
+    def cohorts(
+        self, jobs: dict[str, Job], total: int, key: Callable[[Job], Hashable] | None = None
+    ) -> Iterator[tuple[dict[str, Job], str]]:
+        """Jobs by piece, in cohorts of one ``key`` (`cohort_key`), each with its place among ``total`` networks."""
+        done = total - len(jobs)
+        for pieces in self.chunks(jobs, lambda piece: (key or self.cohort_key)(jobs[piece])):
+            yield {piece: jobs[piece] for piece in pieces}, place("network", done, len(pieces), total)
+            done += len(pieces)
 
     # --- networks -----------------------------------------------------------------------------------------------
 
@@ -253,14 +203,31 @@ class Trainer:
 
     # --- training, measuring ------------------------------------------------------------------------------------
 
-    def train(self, writer: "Growing", jobs: list[Job], pieces: list[str], where: str, **options) -> Trained:
-        """Train jobs as one cohort, one for each of ``pieces``, with checkpoints and progress of the writer.
+    def expect(self, writer: "ArtifactWriter", jobs: dict[str, Job], *splits: str, more: float = 0.0) -> None:
+        """Tell the progress line what the pieces will take: training their jobs, measuring them on the splits, and
+        ``more`` work for each image of these."""
+        for piece, job in jobs.items():
+            measured = sum(len(self.images(job, split)) for split in splits)
+            writer.ticker.expect({piece: images_of(self.training, job) + (FORWARD + more) * measured})
+
+    def train(self, writer: "ArtifactWriter", jobs: dict[str, Job], where: str, **options) -> Trained:
+        """Train the jobs of pieces as one cohort, with checkpoints and progress of the writer.
+
+        Jobs without a vector start from the random initialisation that their streams draw.
 
         Arguments:
             where: the cohort's place in the command, for the progress line.
             options: of `repro.train.loop.train`.
         """
-        return self.run(jobs, **writer.training(pieces, jobs, self.training, where), **options)
+        pieces = list(jobs)
+        started = [job if job.vector is not None else self.started(job) for job in jobs.values()]
+        trained = self.run(started, **writer.training(pieces, started, self.training, where), **options)
+        trained.pieces, trained.report = pieces, writer.ticker.measured
+        return trained
+
+    def started(self, job: Job) -> Job:
+        """The job with the random initialisation that its streams draw."""
+        return replace(job, vector=self.initial(job.seed, job.replicate, job.role))
 
     def run(self, jobs: list[Job], **options) -> Trained:
         """Train jobs as one cohort; the options are those of `repro.train.loop.train`."""
@@ -271,39 +238,28 @@ class Trainer:
         self.engines.update(engines)
         return Trained(jobs, state, engines)
 
-    def measure(
-        self,
-        trained: Trained,
-        *splits: Sequence[np.ndarray],
-        batch_norm: str = "running",
-        report: Callable[[int], None] | None = None,
-    ) -> list[list[Tensor]]:
-        """Logits of the networks, a list for each of ``splits`` (see `repro.train.evaluate.predict`).
+    def measure(self, trained: Trained, *splits: str, batch_norm: str = "running") -> list[Network]:
+        """The networks, with their predictions on each split, un-augmented (see `repro.train.evaluate.predict`).
 
         Networks with a logit that is not finite have diverged from then on.
+
+        Arguments:
+            splits: 'train' and 'test' images of a network's replicate, or its job's 'subset', with the job's labels.
         """
         cohort = self.cohort(len(trained.jobs), self.engine(trained.jobs[0].mask))
         evaluate.load(cohort, trained.vectors)
-        found = [
-            evaluate.predict(cohort, self.batcher, list(index), batch_norm=batch_norm, report=report)
-            for index in splits
-        ]
-        for logits in found:
-            trained.lose(np.array([not bool(each.isfinite().all()) for each in logits]))
-        return found
+        seen: list[dict] = [{} for _ in trained.jobs]
+        for split in splits:
+            index = [self.images(job, split) for job in trained.jobs]
+            found = evaluate.predict(cohort, self.batcher, index, batch_norm=batch_norm, report=trained.report)
+            for j, job in enumerate(trained.jobs):
+                labels = self.data.labels if split != "subset" or job.labels is None else job.labels
+                seen[j][split] = evaluate.Predictions(found[j], labels[torch.from_numpy(index[j])])
+            trained.lose(np.array([not bool(logits.isfinite().all()) for logits in found]))
+        return trained.networks(seen)
 
-    def accuracy(self, trained: Trained, j: int, correct: Tensor) -> float:
-        """Share of the test images that network ``j`` classifies correctly; chance for one that diverged."""
-        return 1 / self.data.num_classes if trained.diverged[j] else correct.double().mean().item()
-
-
-def _tune_process(threads: int) -> None:
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.allow_tf32 = False  # on by default, and then fp32 convolutions are not float32
-    torch.set_flush_denormal(True)  # pruned networks make denormals, which are many times slower
-    try:  # glibc: keep freed memory, or each step's activations are page faults again (a fifth of the time)
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
-        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
-    except (AttributeError, OSError):  # another C library manages without
-        pass
+    def images(self, job: Job, split: str) -> np.ndarray:
+        """Dataset indices, int64, of a split of `measure`."""
+        if split == "subset":
+            return job.subset
+        return self.data.split(job.replicate)[("train", "test").index(split)].numpy()

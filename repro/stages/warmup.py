@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from repro import store
 from repro.data import ImageSet, Passes
@@ -13,13 +12,11 @@ from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.recipes.artifacts import array_name, training_fields, warmed_up
 from repro.recipes.training import Training
-from repro.stages.artifact_writer import Growing
-from repro.stages.common import Machine, Result, data_of, open_data, require_replicates
-from repro.stages.first_look import advice
-from repro.stages.networks import network_fields
-from repro.stages.progress import FORWARD, images_of, place
-from repro.stages.trainer import Trained, Trainer
-from repro.train import evaluate
+from repro.stages.artifact_writer import ArtifactWriter, Result
+from repro.stages.inputs import data_fields, data_of, network_fields, open_data, require_replicates
+from repro.stages.machine import Machine
+from repro.stages.trained import Network, advice
+from repro.stages.trainer import Trainer
 from repro.train.job import Job
 from repro.usercode import pinned
 
@@ -33,6 +30,7 @@ def warmup(
     subsets: Sequence[str | Path] = (),
     steps: Sequence[int] | None = None,
     replicates: int | None = None,
+    scale: str | None = None,
     network: str | None = None,
     training: Training | None = None,
     normalization: str | None = None,
@@ -49,7 +47,8 @@ def warmup(
         dataset: name for `repro.data.load`; that of the first subset when None.
         subsets: subset artifacts; each is a condition with the name of its file. All training images always are one.
         steps: the w's, each above 0 and below the steps of the training. The sweep can grow by more of them.
-        replicates, network, training, normalization, seed: the data set's protocol when None.
+        replicates, network, training, normalization, seed: the protocol's when None.
+        scale: of the protocol; None is the data set's own.
 
     Written: for each (subset, w, replicate) ``<subset>/w<w>/replicate_r/test_correct`` (np.packbits of one bit per test
     image) and a row: subset, kind, size (0 for all), w, replicate, acc, loss (test) and train_loss (of all training
@@ -64,7 +63,7 @@ def warmup(
     first = next(iter(chosen.values()), None)
     if first is None and dataset is None:
         raise UsageError("a warm-up needs --dataset, or a subset artifact to take it from")
-    recipe = protocol(dataset or first.recipe["dataset"])
+    recipe = protocol(dataset or first.recipe["dataset"], scale)
     if recipe.warmup is None and (training is None or steps is None):
         raise UsageError(
             f"the protocol of {recipe.dataset} has no warm-up: give the steps, batch size, learning rate "
@@ -91,27 +90,26 @@ def warmup(
     for subset in chosen.values():
         _check(subset, data, normalization, replicates)
     fields = {
-        "dataset": data.name,
-        "data_sha256": data.checksum,
-        "normalization": normalization,
+        **data_fields(data, normalization),
         **network_fields(data, network),
         "seed": seed,
         **training_fields(training),
     }
     conditions = [_Condition(name, w, r) for name in (ALL, *chosen) for w in steps for r in range(replicates)]
-    with Growing(out, "warmup", fields, chosen, machine) as cell:
+    with ArtifactWriter(out, "warmup", fields, chosen, machine) as writer:
         trainer = Trainer(data, network, training, machine)
-        sweep = _Sweep(cell, trainer, chosen, len(conditions))
-        for name in (ALL, *chosen):  # complains of a subset below one batch
+        sweep = _Sweep(writer, trainer, chosen, conditions)
+        for name in (ALL, *chosen):  # raises for a subset below one batch
             Passes(len(sweep.images(name, 0)), training.batch_size, training.drop_last)
         if machine.dry_run:
             wanted = [condition.piece for condition in conditions]
-            return cell.preview(wanted, steps=training.steps, batch_size=training.batch_size)
-        missing = [condition for condition in conditions if condition.piece not in cell.rows]
-        sweep.expect(missing)
-        for chunk in trainer.chunks(missing, sweep.cohort_key):
-            sweep.run(chunk)
-        return cell.finish(
+            return writer.preview(wanted, steps=training.steps, batch_size=training.batch_size)
+        jobs = {each.piece: sweep.job(each) for each in conditions if each.piece not in writer.rows}
+        trainer.expect(writer, jobs, "train", "test")
+        for cohort, where in trainer.cohorts(jobs, len(conditions)):
+            trained = trainer.train(writer, cohort, where)
+            writer.add({each.piece: sweep.kept(each) for each in trainer.measure(trained, "train", "test")})
+        return writer.finish(
             order=["kind", "size", "subset", "w", "replicate"], lines=sweep.summary(), **trainer.provenance, seed=seed
         )
 
@@ -166,11 +164,12 @@ def _check(subset: store.Artifact, data: ImageSet, normalization: str, replicate
 
 
 class _Sweep:
-    """One warmup command: who trains on what, and what is kept of it."""
+    """One warmup command: the job of each condition, and what is kept of its network."""
 
-    def __init__(self, cell: Growing, trainer: Trainer, subsets: dict[str, store.Artifact], count: int):
-        self.cell, self.trainer, self.subsets, self.count = cell, trainer, subsets, count
+    def __init__(self, writer: ArtifactWriter, trainer: Trainer, subsets: dict, conditions: list[_Condition]):
+        self.writer, self.trainer, self.subsets = writer, trainer, subsets
         self.data, self.training = trainer.data, trainer.training
+        self.conditions = {each.piece: each for each in conditions}
 
     def images(self, name: str, replicate: int) -> np.ndarray:
         """int64 dataset indices of the warm-up."""
@@ -178,67 +177,23 @@ class _Sweep:
             return self.data.split(replicate)[0].numpy()
         return self.subsets[name][array_name("index", replicate=replicate)]
 
-    def cohort_key(self, condition: _Condition):
-        """Equal for networks whose batches have equal sizes at every step: those with the last batch kept change sets
-        (and so the size of a batch) at step w."""
-        for name in (condition.subset, ALL) if condition.w else (ALL,):
-            self.trainer.require_batches(len(self.images(name, condition.replicate)))
-        if self.training.drop_last:
-            return 0
-        return *(len(self.images(name, condition.replicate)) for name in (condition.subset, ALL)), condition.w
+    def job(self, each: _Condition) -> Job:
+        """Training to the end: on the subset for w steps, from then on with all training images."""
+        images, then = (self.images(name, each.replicate) for name in (each.subset, ALL))
+        steps, seed = self.training.steps, self.writer.recipe["seed"]
+        return Job(None, images, 0, steps, seed, each.replicate, warmup=each.w, then=then)
 
-    def expect(self, missing: list[_Condition]) -> None:
-        """What is to be done, for the progress line."""
-        for each in missing:
-            work = images_of(self.training, self._job(each)) + FORWARD * sum(map(len, self.data.split(each.replicate)))
-            self.cell.ticker.expect({each.piece: work})
-
-    def _job(self, each: _Condition, vector: torch.Tensor | None = None) -> Job:
-        return Job(
-            vector,
-            self.images(each.subset, each.replicate),
-            0,
-            self.training.steps,
-            self.cell.recipe["seed"],
-            each.replicate,
-            warmup=each.w,
-            then=self.images(ALL, each.replicate),
-        )
-
-    def run(self, chunk: list[_Condition]) -> None:
-        """Train one cohort to the end, evaluate it, and keep what was measured."""
-        jobs = [self._job(each, self.trainer.initial(self.cell.recipe["seed"], each.replicate)) for each in chunk]
-        pieces = [each.piece for each in chunk]
-        where = place("network", self.count - len(self.cell.ticker.pending), len(chunk), self.count)
-        self.cell.add(self._measure(chunk, self.trainer.train(self.cell, jobs, pieces, where)))
-
-    def _measure(self, chunk: list[_Condition], trained: Trained) -> dict:
-        splits = [[index.numpy() for index in self.data.split(each.replicate)] for each in chunk]
-        on_train, on_test = self.trainer.measure(trained, *zip(*splits), report=self.cell.ticker.measured)
-        pieces = {}
-        for j, each in enumerate(chunk):
-            train_labels, test_labels = (self.data.labels[index] for index in splits[j])
-            correct = evaluate.correct(on_test[j], test_labels)
-            source = self.subsets[each.subset].recipe if each.subset != ALL else {"subset": ALL, "size": 0}
-            row = {
-                "subset": each.subset,
-                "kind": source["subset"],
-                "size": source["size"],
-                "w": each.w,
-                "replicate": each.replicate,
-                "acc": self.trainer.accuracy(trained, j, correct),
-                "loss": evaluate.losses(on_test[j], test_labels).double().mean().item(),
-                "train_loss": evaluate.losses(on_train[j], train_labels).double().mean().item(),
-                "diverged": bool(trained.diverged[j]),
-                "diverged_at": int(trained.diverged_at[j]),
-                "seconds": trained.seconds,
-                "engine": trained.engines[j],
-            }
-            pieces[each.piece] = ({"test_correct": np.packbits(correct.numpy())}, row)
-        return pieces
+    def kept(self, network: Network) -> tuple[dict, dict]:
+        """Arrays and row of a condition."""
+        each = self.conditions[network.piece]
+        source = self.subsets[each.subset].recipe if each.subset != ALL else {"subset": ALL, "size": 0}
+        row = {"subset": each.subset, "kind": source["subset"], "size": source["size"]}
+        row |= {"w": each.w, "replicate": each.replicate}
+        row |= network.columns("acc", "loss", "train_loss", "diverged", "diverged_at", "seconds", "engine")
+        return {"test_correct": np.packbits(network.on["test"].correct.numpy())}, row
 
     def summary(self) -> tuple[str, ...]:
-        table = self.cell.table()
+        table = self.writer.table()
         width = max(len("subset"), *table.subset.str.len())
         lines = [f"{'subset':<{width}}  kind     size      w  test accuracy"]
         for (kind, size, name, w), rows in table.groupby(["kind", "size", "subset", "w"]):

@@ -1,1 +1,1 @@
-"""Training: one loop, the recipe, random streams, masks, evaluation."""
+"""Training: the loop, its data order and random streams, pruning, and evaluation."""

@@ -1,6 +1,7 @@
-"""What trained networks say about images: logits of a cohort, and the measures taken from them."""
+"""Predictions of trained networks: the logits of a cohort, and the measures taken from them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -40,6 +41,28 @@ def predict(
     padded = np.stack([np.concatenate([rows, np.repeat(rows[-1:], longest - len(rows))]) for rows in index])
     logits = cohort.predict(batcher, torch.from_numpy(padded), batch_norm=batch_norm, report=report)
     return [each[: len(rows)] for each, rows in zip(logits, index)]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Logits float32 [n, K] of one network, and the labels int64 [n] of the same images."""
+
+    logits: Tensor
+    labels: Tensor
+
+    @property
+    def correct(self) -> Tensor:
+        """bool [n]; see `correct`."""
+        return correct(self.logits, self.labels)
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct.double().mean().item()
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, in nats."""
+        return losses(self.logits, self.labels).double().mean().item()
 
 
 def losses(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Straight lines between networks: the networks on them, what these say about images, and the barrier.
+"""Straight lines between networks: the networks on a line, their losses and errors, and the barrier.
 
 Paper, section 2, "Linear Mode Connectivity"; protocol section 11. Whole vectors are interpolated, batch-norm running
 statistics included, and evaluated on un-augmented images.
@@ -19,7 +19,7 @@ from repro.train import evaluate
 AVERAGED, RECALIBRATED = "averaged", "recalibrated"
 MODES = (AVERAGED, RECALIBRATED)
 """Batch-norm statistics on the line: interpolated like the weights (published), or taken anew at each alpha."""
-MOST_ALPHAS = 1000  # more points on a line are a slip of the keyboard
+MOST_ALPHAS = 1000  # more points are taken for a typing error
 
 
 def grid(alphas: int | str | Sequence[float]) -> tuple[float, ...]:
@@ -43,8 +43,8 @@ def grid(alphas: int | str | Sequence[float]) -> tuple[float, ...]:
             raise ValueError
     except ValueError:
         raise UsageError(
-            f"alphas (={alphas!r}) must be a number of equally spaced values from 2 to {MOST_ALPHAS}, like 11, or values from "
-            "0 to 1 with commas, like 0.25,0.5"
+            f"alphas (={alphas!r}) must be a number of equally spaced values from 2 to {MOST_ALPHAS}, like 11, or "
+            "values from 0 to 1 with commas, like 0.25,0.5"
         ) from None
     return tuple(sorted(values | {0.0, 0.5, 1.0}))
 
@@ -101,7 +101,7 @@ def measure(
     batch_norm: str,
     report: Callable[[int], None] | None = None,
 ) -> list[Measured]:
-    """What each network says about its training and its test images, in evaluation mode.
+    """Losses and errors of each network on its training and its test images, in evaluation mode.
 
     Arguments:
         labels: int64 [N] of the data set, on the CPU.

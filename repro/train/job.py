@@ -1,5 +1,7 @@
-"""What is trained, how far it has come, and who looks on."""
+"""What is trained, who observes it, and the state that training goes on from after an interruption."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,7 +18,8 @@ class Job:
     """One network's stretch of training.
 
     Arguments:
-        vector: [layout.size] parameters and float buffers at the first step.
+        vector: [layout.size] parameters and float buffers at the first step; None, until it is drawn, for the random
+            initialisation.
         subset: int64 [M] dataset indices it trains on.
         start, stop: steps [start, stop), counted from the random initialisation.
         seed, replicate: address of its random streams: data order and augmentation.
@@ -30,7 +33,7 @@ class Job:
         role: prefix of the random streams, for networks that must not share a replicate's data order.
     """
 
-    vector: Tensor
+    vector: Tensor | None
     subset: np.ndarray
     start: int
     stop: int
@@ -50,14 +53,14 @@ class Job:
 
 
 class Observer(Protocol):
-    """Something that looks at every training step, and whose arrays are part of a checkpoint."""
+    """Sees every training step, and has arrays that are part of a checkpoint."""
 
     state: dict[str, np.ndarray]
 
     def __call__(self, step: int, rows: list[int], index: Tensor, logits: Tensor) -> None:
         """After a step: job numbers, dataset indices int64 [R, B] of the batch, logits [R, B, K] before the update.
 
-        The weights may be some steps further by then: it is called for a block of steps at once.
+        It is called for a block of steps at once, so the weights may be some steps further.
         """
 
 
@@ -73,3 +76,40 @@ class Progress:
     extra: dict[str, np.ndarray] = field(default_factory=dict)
     engines: dict[int, str] = field(default_factory=dict)
     """By job, the engine that trained it in this process."""
+
+
+class Keeper:
+    """The last good state: in memory, to go on from when memory runs out, and as checkpoints when they are due.
+
+    Arguments:
+        save: writes a checkpoint; None for none.
+        seconds: time between checkpoints, more if saving would take above a twentieth of the time.
+        observe: the observer, whose arrays belong to the state.
+    """
+
+    def __init__(self, save: Callable[[Progress], None] | None, seconds: float, observe: Observer | None):
+        self.save, self.seconds, self.observe = save, seconds, observe
+        self.saved, self.interval = time.monotonic(), seconds
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return self.save is not None and time.monotonic() - self.saved > self.interval
+
+    def checkpoint(self, state: Progress) -> None:
+        """Write the state, and keep it."""
+        asked = time.monotonic()
+        self.save(state)
+        self.saved = time.monotonic()
+        self.interval = max(self.seconds, 20 * (self.saved - asked))
+        self.keep(state)
+
+    def keep(self, state: Progress) -> None:
+        """Keep the state in memory."""
+        self.state, self.extra = state, {name: array.copy() for name, array in state.extra.items()}
+
+    def recall(self) -> Progress:
+        """The state kept last; what the observer has counted since is undone."""
+        if self.observe:
+            self.observe.state.update({name: array.copy() for name, array in self.extra.items()})
+        return self.state

@@ -6,22 +6,24 @@ architecture and the optimizer's constants: weights, mask, subset, labels, learn
 
 import gc
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from repro.data import Batcher
-from repro.engines import Cohort
+from repro.engines import Block, Cohort, Sgd
 from repro.errors import RunError
 from repro.recipes.training import Training
-from repro.train.job import NEVER, Job, Observer, Progress
-from repro.train.keeper import Keeper
-from repro.train.runner import Runner
+from repro.train.data_order import Order, send
+from repro.train.job import NEVER, Job, Keeper, Observer, Progress
 
 __all__ = ["NEVER", "Job", "Observer", "Progress", "train"]
 
+MOST_STEPS = 50  # of a block
+SECONDS = 1.0  # a block takes about as long: progress is reported and checkpoints are made between blocks
 TURN = 200  # steps that a part of a cohort too large for the memory trains before the next part does
 
 
@@ -72,7 +74,7 @@ def train(
     for begin, end, rows in _segments(jobs, state.step):
         while begin < end:
             keeper.keep(state)
-            parts = _parts(rows, most)
+            parts = parts_of(rows, most)
             stop = end if len(parts) == 1 else min(end, begin + TURN)
             try:
                 for part in parts:
@@ -104,7 +106,7 @@ def _halve(cohort: Cohort | None, size: int, training: Training, device: torch.d
             f"one network with batches of {training.batch_size} does not fit into the free memory of {device}: end "
             "what else runs there, or take a device with more memory or --device cpu"
         )
-    if cohort is None or not cohort.too_large:  # else it was said before
+    if cohort is None or not cohort.too_large:  # else the warning was printed before
         print(
             f"warning: {size} networks do not fit into the free memory of {device} together: training at most "
             f"{-(-size // 2)} at a time",
@@ -118,7 +120,7 @@ def _halve(cohort: Cohort | None, size: int, training: Training, device: torch.d
     return -(-size // 2)
 
 
-def _parts(rows: list[int], most: int) -> list[list[int]]:
+def parts_of(rows: list, most: int) -> list[list]:
     """The rows in as few parts of at most ``most`` as can be, of nearly equal size."""
     parts, rows = [], list(rows)
     for remaining in range(-(-len(rows) // most), 0, -1):
@@ -137,3 +139,144 @@ def _segments(jobs: list[Job], first: int) -> list[tuple[int, int, list[int]]]:
         if rows:
             stretches.append((begin, end, rows))
     return stretches
+
+
+class Runner:
+    """Trains jobs of one list, some of them at a time.
+
+    Arguments: those of `repro.train.loop.train`.
+    """
+
+    def __init__(
+        self,
+        jobs: list[Job],
+        training: Training,
+        batcher: Batcher,
+        labels: Tensor,
+        report: Callable[[int, int], None] | None,
+        observe: Observer | None,
+        watch: Callable[[int, list[int], Tensor], None] | None,
+    ):
+        self.jobs, self.training, self.batcher, self.labels = jobs, training, batcher, labels
+        self.report, self.observe, self.watch = report, observe, watch
+        self.sgd = Sgd(training.momentum, training.weight_decay, training.nesterov)
+
+        def order(job: Job, subset: np.ndarray) -> Order:
+            return Order(subset, (job.seed, job.replicate), job.role, training, batcher)
+
+        self.first = [order(job, job.subset) for job in jobs]
+        self.later = [one if job.then is None else order(job, job.then) for job, one in zip(jobs, self.first)]
+
+    def train(
+        self, cohort: Cohort, state: Progress, rows: list[int], begin: int, end: int, keeper: Keeper | None
+    ) -> Progress:
+        """The state with the jobs ``rows`` trained as one cohort from step ``begin`` to ``end``.
+
+        With a ``keeper``, checkpoints are made in between.
+        """
+        jobs = [self.jobs[j] for j in rows]
+        _load(cohort, state, rows, [job.mask for job in jobs])
+        targets = _targets(jobs, self.labels)
+        diverged = torch.full((len(rows),), NEVER, device=cohort.device)
+        began, step, pace = time.monotonic(), begin, Pace(cohort.steps_at_once)
+        while step < end:
+            block = self._block(cohort, rows, step, min(end, step + pace.steps))
+            with pace:
+                losses, logits = cohort.train(block, self.batcher, targets, self.sgd, logits=self.observe is not None)
+            diverged = torch.where(diverged == NEVER, _first_lost(losses, step), diverged)
+            for k in range(len(block) if self.observe else 0):
+                self.observe(step + k, rows, block.index[k], logits[k])
+            if self.watch:
+                self.watch(step, rows, losses)
+            step += len(block)
+            if self.report:
+                self.report(step, block.index.numel())
+            if keeper and keeper.due and step < end:
+                state = _store(cohort, state, rows, diverged, step, began)
+                keeper.checkpoint(state)
+                began = time.monotonic()
+            pace.limit(SECONDS if keeper is None else min(SECONDS, keeper.interval))
+        return _store(cohort, state, rows, diverged, end, began)
+
+    def _block(self, cohort: Cohort, rows: list[int], step: int, end: int) -> Block:
+        """The steps from ``step`` to ``end``, or to the first whose batches are of another size."""
+        size, count = self._batch_size(rows, step), 1
+        while step + count < end and self._batch_size(rows, step + count) == size:
+            count += 1
+        index = torch.empty(count, len(rows), size, dtype=torch.int64, device=self.batcher.device)
+        offsets = None
+        if self.training.augment:
+            offsets = torch.empty_like(index), torch.empty_like(index), torch.empty_like(index, dtype=torch.bool)
+        for r, j in enumerate(rows):
+            turn = min(max(self.jobs[j].warmup - step, 0), count)  # steps before the job changes its subset
+            for order, part, at in (
+                (self.first[j], slice(turn), step),
+                (self.later[j], slice(turn, None), step + turn),
+            ):
+                order.batches(at, index[part, r], offsets and tuple(a[part, r] for a in offsets))
+        rates = [[self.jobs[j].rate(self.training, step + k) for j in rows] for k in range(count)]
+        return Block(index, offsets, send(torch.tensor(rates, dtype=cohort.dtype), cohort.device))
+
+    def _batch_size(self, rows: list[int], step: int) -> int:
+        return _one_size((self.first if step < self.jobs[j].warmup else self.later)[j].size(step) for j in rows)
+
+
+class Pace:
+    """How many steps the next block has: what fits into the time allowed, and at most twice those of the last.
+
+    Arguments:
+        multiple: they are a multiple of it. How steps are cut into blocks changes no result.
+    """
+
+    def __init__(self, multiple: int):
+        self.multiple, self.steps, self.took = multiple, multiple, 0.0
+
+    def __enter__(self) -> None:
+        self.began = time.monotonic()
+
+    def __exit__(self, *_) -> None:
+        self.took = time.monotonic() - self.began
+
+    def limit(self, seconds: float) -> None:
+        """Choose the steps of the next block."""
+        fitting = self.steps * min(2.0, seconds / max(self.took, 1e-9))
+        most = max(self.multiple, MOST_STEPS - MOST_STEPS % self.multiple)
+        self.steps = min(most, max(self.multiple, int(fitting) // self.multiple * self.multiple))
+
+
+def _load(cohort: Cohort, state: Progress, rows: list[int], masks: list[Tensor | None]) -> None:
+    cohort.load(state.vectors[rows])
+    cohort.load_momentum(state.momentum[rows])
+    dense = torch.ones(cohort.layout.num_prunable, dtype=torch.bool)
+    cohort.load_masks(torch.stack([dense if m is None else m.cpu() for m in masks]))
+
+
+def _first_lost(losses: Tensor, step: int) -> Tensor:
+    """Of losses [K, R] from ``step`` on: each replica's first step whose loss is not finite, [R], or `NEVER`."""
+    lost = ~losses.isfinite()
+    return torch.where(lost.any(0), step + lost.int().argmax(0), NEVER)
+
+
+def _store(cohort: Cohort, state: Progress, rows: list[int], diverged: Tensor, step: int, began: float) -> Progress:
+    vectors, momentum, diverged_at = state.vectors.clone(), state.momentum.clone(), state.diverged_at.copy()
+    vectors[rows] = cohort.vectors().cpu()
+    momentum[rows] = cohort.momentum_vectors().cpu()
+    for j, at in zip(rows, diverged.tolist()):
+        diverged_at[j] = at if diverged_at[j] == NEVER else diverged_at[j]
+    seconds = time.monotonic() - began  # only now has a GPU done all of it
+    engines = state.engines | dict.fromkeys(rows, cohort.engine)
+    return Progress(step, vectors, momentum, diverged_at, state.seconds + seconds, state.extra, engines)
+
+
+def _targets(jobs: list[Job], labels: Tensor) -> Tensor:
+    """Labels [N] when all jobs share the data set's own, else [R, N]."""
+    if all(job.labels is None for job in jobs):
+        return labels
+    return torch.stack([labels if job.labels is None else job.labels.to(labels.device) for job in jobs])
+
+
+def _one_size(sizes: Iterable[int]) -> int:
+    """The size of all batches of a step. Raises RunError when they differ."""
+    if len(found := set(sizes)) > 1:
+        raise RunError(f"batches of one cohort differ in size {sorted(found)}: train those subsets in separate cohorts")
+    return found.pop()

@@ -10,11 +10,11 @@ from repro import store
 from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.recipes.artifacts import on_line, piece_name, training_fields, training_of
-from repro.stages.artifact_writer import Growing
+from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.barriers.children import Children, Parent, Point
 from repro.stages.barriers.measure import Family, measured, measuring, modes_of, summary
-from repro.stages.common import Machine, Result, data_of
-from repro.stages.networks import require_idle
+from repro.stages.inputs import data_of, require_idle, require_replicates, require_steps_left
+from repro.stages.machine import Machine
 from repro.stages.trainer import Trainer
 from repro.train.interpolate import grid
 
@@ -61,7 +61,7 @@ def barrier(
     recipe, data = opened[0].recipe, data_of(opened[0].artifact, machine)
     several = len(opened) > 1
     inputs = {point.name if several else point.artifact.kind: point.artifact for point in opened}
-    with Growing(out, "barrier", _fields(recipe, "children", alphas, level), inputs, machine) as cell:
+    with ArtifactWriter(out, "barrier", _fields(recipe, "children", alphas, level), inputs, machine) as writer:
         trainer = Trainer(data, recipe["network"], training_of(recipe), machine)
         for point in opened:
             require_idle(point.artifact, trainer.layout)
@@ -72,25 +72,23 @@ def barrier(
             for a in range(children + 1)
             for b in range(a + 1, children + 1)
         }
-        run = Children(cell, trainer, data)
-        missing = {name: w for name, w in wanted.items() if any(f"{name}/{mode}" not in cell.rows for mode in modes)}
+        run = Children(writer, trainer, data)
+        missing = {name: w for name, w in wanted.items() if any(f"{name}/{mode}" not in writer.rows for mode in modes)}
         todo = run.untrained(missing.values())
         pieces = [f"{name}/{mode}" for name in wanted for mode in modes]
         if machine.dry_run:
-            return _with_training(cell.preview(pieces), todo, trainer)
-        run.expect(todo)
+            return _with_training(writer.preview(pieces), todo, trainer)
         for parent in parents:
             lines = {name: w[1:] for name, w in missing.items() if w[0] is parent}
-            cell.ticker.expect(measuring(parent.split, lines, alphas, modes, set(cell.rows), start=True))
-        for chunk in trainer.chunks(todo, run.cohort_key):
-            run.train(chunk)
+            writer.ticker.expect(measuring(parent.split, lines, alphas, modes, set(writer.rows), start=True))
+        run.train(todo)
         families = [run.family(p, {n: w[1:] for n, w in missing.items() if w[0] is p}) for p in parents]
-        for new in measured(trainer, families, alphas, modes, set(cell.rows), cell.ticker):
-            cell.add(new)
-        return cell.finish(
+        for new in measured(trainer, families, alphas, modes, set(writer.rows), writer.ticker):
+            writer.add(new)
+        return writer.finish(
             order=ORDER,
             extra={"alphas": np.array(alphas)},
-            lines=_summary(cell, opened),
+            lines=_summary(writer, opened),
             **trainer.provenance,
             seed=recipe["seed"],
         )
@@ -118,7 +116,7 @@ def successive(
         raise UsageError(f"{source.path} has level 0 alone: run its imp command with --levels 1 or more first")
     data = data_of(source, machine)
     fields = _fields(source.recipe, "successive", alphas, 0)
-    with Growing(out, "barrier", fields, {"imp": source}, machine) as cell:
+    with ArtifactWriter(out, "barrier", fields, {"imp": source}, machine) as writer:
         trainer = Trainer(data, source.recipe["network"], training_of(source.recipe), machine)
         require_idle(source, trainer.layout)
         wanted = {
@@ -128,15 +126,15 @@ def successive(
             if piece_name(replicate=r, level=k + 1) in point.rows
         }
         if machine.dry_run:
-            return cell.preview(f"{name}/{mode}" for name in wanted for mode in modes)
+            return writer.preview(f"{name}/{mode}" for name in wanted for mode in modes)
         lines_of = [{name: k for name, (row, k) in wanted.items() if row == r} for r in range(replicates)]
         families = [_levels(point, r, lines, data) for r, lines in enumerate(lines_of) if lines]
         for each in families:
-            cell.ticker.expect(measuring(each.split, each.lines, alphas, modes, set(cell.rows), start=True))
-        for new in measured(trainer, families, alphas, modes, set(cell.rows), cell.ticker):
-            cell.add({piece: (arrays, {**row, "level": row["a"]}) for piece, (arrays, row) in new.items()})
-        lines = summary(cell.table(), ["level", "b", "batch_norm"])
-        return cell.finish(
+            writer.ticker.expect(measuring(each.split, each.lines, alphas, modes, set(writer.rows), start=True))
+        for new in measured(trainer, families, alphas, modes, set(writer.rows), writer.ticker):
+            writer.add({piece: (arrays, {**row, "level": row["a"]}) for piece, (arrays, row) in new.items()})
+        lines = summary(writer.table(), ["level", "b", "batch_norm"])
+        return writer.finish(
             order=ORDER,
             extra={"alphas": np.array(alphas)},
             lines=tuple(lines),
@@ -180,11 +178,7 @@ def _open(paths: Sequence[str | Path]) -> list[Point]:
         )
     first = points[0]
     for point in points:
-        if point.recipe["t"] >= point.recipe["steps"]:
-            raise UsageError(
-                f"{point.artifact.path} is trained to the end (t = {point.recipe['t']} of {point.recipe['steps']} "
-                "steps), which leaves nothing to train: pre-train with a smaller -t"
-            )
+        require_steps_left(point.artifact.path, point.recipe)
         for option, value in _shared(first.recipe).items():
             if (here := _shared(point.recipe)[option]) != value:
                 raise UsageError(
@@ -208,8 +202,6 @@ def _require(points: list[Point], level: int, replicates: int | None) -> int:
     """The number of replicates to take. Raises UsageError where a point has too few, or not that level."""
     if level < 0:
         raise UsageError(f"level (={level}) must be 0 (dense) or more")
-    if replicates is not None and replicates < 1:
-        raise UsageError(f"number of replicates (={replicates}) must be at least 1")
     for point in points:
         path = point.artifact.path
         if level and not point.stored:
@@ -220,11 +212,8 @@ def _require(points: list[Point], level: int, replicates: int | None) -> int:
         found = point.replicates(level)
         if not found:
             raise UsageError(f"{path} has no level {level}: run its imp command with --levels {level} first")
-        if replicates and replicates > found:
-            raise UsageError(
-                f"{replicates} replicates, but {path} holds {found}: run its {point.artifact.kind} "
-                f"command with --replicates {replicates} first"
-            )
+        if replicates is not None:
+            require_replicates(replicates, point.artifact, found)
     return replicates or min(point.replicates(level) for point in points)
 
 
@@ -235,8 +224,8 @@ def _with_training(preview: Result, todo: list, trainer: Trainer) -> Result:
     return replace(preview, lines=(first + cost * bool(todo), *others))
 
 
-def _summary(cell: Growing, points: list[Point]) -> tuple[str, ...]:
-    table = cell.table()
+def _summary(writer: ArtifactWriter, points: list[Point]) -> tuple[str, ...]:
+    table = writer.table()
     lines = summary(table, ["point", "t", "batch_norm"])
     sweep = table[table.point.isin([point.name for point in points if point.all_data])]
     if sweep.t.nunique() > 1:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from repro.nets import create
 from repro.protocol import protocol
-from repro.stages.artifact_writer import Growing
+from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.barriers.measure import Family, measured, measuring, modes_of
-from repro.stages.common import Machine, Result, open_data
+from repro.stages.inputs import data_fields, open_data
+from repro.stages.machine import Machine
 from repro.stages.progress import ticker
 from repro.stages.state_dicts import load_checkpoint
 from repro.stages.trainer import Trainer
@@ -58,9 +59,7 @@ def between_checkpoints(
         lines = lines or ["dry run: would measure one line, and train nothing"]
         return Result(Path(a), "", lines=tuple(lines))
     fields = {
-        "dataset": data.name,
-        "data_sha256": data.checksum,
-        "normalization": normalization,
+        **data_fields(data, normalization),
         "network": pinned(network),
         "form": "checkpoints",
         "a_sha256": _sha256(networks[0]),
@@ -68,15 +67,15 @@ def between_checkpoints(
         "alphas": list(alphas),
         "precision": trainer.training.precision,
     }
-    with Growing(out, "barrier", fields, {}, machine) as cell:
+    with ArtifactWriter(out, "barrier", fields, {}, machine) as writer:
         wanted = [f"replicate_0/pair_0_1/{mode}" for mode in modes]
         if machine.dry_run:
-            return cell.preview(wanted)
-        cell.ticker.expect(measuring(family.split, family.lines, alphas, modes, set(cell.rows), start=False))
-        for new in measured(trainer, [family], alphas, modes, set(cell.rows), cell.ticker):
-            cell.add(new)
-        lines = [line for name in wanted for line in path_table(_arrays(cell, name), alphas, name)]
-        return cell.finish(
+            return writer.preview(wanted)
+        writer.ticker.expect(measuring(family.split, family.lines, alphas, modes, set(writer.rows), start=False))
+        for new in measured(trainer, [family], alphas, modes, set(writer.rows), writer.ticker):
+            writer.add(new)
+        lines = [line for name in wanted for line in path_table(_arrays(writer, name), alphas, name)]
+        return writer.finish(
             order=["batch_norm"],
             extra={"alphas": np.array(alphas)},
             lines=tuple(lines),
@@ -97,8 +96,8 @@ def path_table(arrays: dict[str, np.ndarray], alphas: tuple[float, ...], piece: 
     return lines
 
 
-def _arrays(cell: Growing, piece: str) -> dict[str, np.ndarray]:
-    return {key.removeprefix(f"{piece}/"): a for key, a in cell.arrays.items() if key.startswith(f"{piece}/")}
+def _arrays(writer: ArtifactWriter, piece: str) -> dict[str, np.ndarray]:
+    return {key.removeprefix(f"{piece}/"): a for key, a in writer.arrays.items() if key.startswith(f"{piece}/")}
 
 
 def _sha256(network: Tensor) -> str:

@@ -10,11 +10,9 @@ import torch
 from repro import store
 from repro.data import ImageSet
 from repro.recipes.artifacts import array_name, piece_name
-from repro.stages.artifact_writer import Growing
+from repro.stages.artifact_writer import ArtifactWriter
 from repro.stages.barriers.measure import Family, vector
-from repro.stages.progress import FORWARD, images_between, place
 from repro.stages.trainer import Trainer
-from repro.train import evaluate
 from repro.train.job import Job
 
 WORK = "children-"
@@ -102,16 +100,16 @@ class Parent:
 class Children:
     """The networks that one command trains, kept in its work folder as soon as their cohort is done."""
 
-    def __init__(self, cell: Growing, trainer: Trainer, data: ImageSet):
-        self.cell, self.trainer, self.data = cell, trainer, data
-        self.there: set[str] = set(cell.arrays)
-        if cell.work:
-            for name in cell.work.numbered(WORK):
-                if loaded := cell.work.load(name):
-                    cell.arrays.update(loaded[0])
-            self.there = set(cell.arrays)
-        elif cell.rows:  # a dry run has read no arrays
-            self.there = set(store.read_header(cell.path).keys())
+    def __init__(self, writer: ArtifactWriter, trainer: Trainer, data: ImageSet):
+        self.writer, self.trainer, self.data = writer, trainer, data
+        self.there: set[str] = set(writer.arrays)
+        if writer.work:
+            for name in writer.work.numbered(WORK):
+                if loaded := writer.work.load(name):
+                    writer.arrays.update(loaded[0])
+            self.there = set(writer.arrays)
+        elif writer.rows:  # a dry run has read no arrays
+            self.there = set(store.read_header(writer.path).keys())
 
     def untrained(self, lines: Iterable[tuple[Parent, int, int]]) -> list[tuple[Parent, int]]:
         """(parent, child) of every network at the end of a line that is stored nowhere."""
@@ -123,50 +121,27 @@ class Children:
             and f"{child_name(parent, number)}/weights" not in self.there
         ]
 
-    def expect(self, todo: list[tuple[Parent, int]]) -> None:
-        """What is to be trained, for the progress line."""
-        self.todo, training = [child_name(*child) for child in todo], self.trainer.training
-        for name, (parent, _) in zip(self.todo, todo):
-            own, test = parent.split
-            work = images_between(training, len(own), parent.point.recipe["t"], training.steps) + FORWARD * len(test)
-            self.cell.ticker.expect({name: work})
+    def train(self, todo: list[tuple[Parent, int]]) -> None:
+        """Train those networks, and keep each cohort as soon as it is done."""
+        writer, trainer = self.writer, self.trainer
+        jobs = {child_name(*child): self.job(*child) for child in todo}
+        trainer.expect(writer, jobs, "test")
+        for cohort, where in trainer.cohorts(jobs, len(jobs)):
+            arrays = {}
+            for network in trainer.measure(trainer.train(writer, cohort, where), "test"):
+                arrays[f"{network.piece}/weights"] = network.vector.numpy()
+                arrays[f"{network.piece}/acc"] = np.array(np.nan if network.diverged else network.acc)
+            writer.work.save(writer.work.next_name(WORK), arrays)
+            writer.arrays.update(arrays)
+            writer.ticker.finish(cohort)
+            writer.drop_checkpoint()
 
-    def cohort_key(self, child: tuple[Parent, int]):
-        """See `Trainer.cohort_key`."""
-        parent = child[0]
-        return self.trainer.cohort_key(parent.split[0], parent.mask(self.trainer.layout.num_prunable))
-
-    def train(self, chunk: list[tuple[Parent, int]]) -> None:
-        training, names, jobs = self.trainer.training, [], []
-        for parent, number in chunk:
-            names.append(child_name(parent, number))
-            recipe = parent.point.recipe
-            role = f"child{number}." if number else ""  # without a role, data order and augmentation are imp's
-            jobs.append(
-                Job(
-                    parent.rewind,
-                    parent.split[0],
-                    recipe["t"],
-                    training.steps,
-                    recipe["seed"],
-                    parent.replicate,
-                    mask=parent.mask(self.trainer.layout.num_prunable),
-                    role=role,
-                )
-            )
-        where = place("network", self.todo.index(names[0]), len(names), len(self.todo))
-        trained = self.trainer.train(self.cell, jobs, names, where)
-        tests = [parent.split[1] for parent, _ in chunk]
-        (logits,) = self.trainer.measure(trained, tests, report=self.cell.ticker.measured)
-        arrays = {}
-        for j, name in enumerate(names):
-            correct = evaluate.correct(logits[j], self.data.labels[torch.from_numpy(tests[j])])
-            arrays[f"{name}/weights"] = trained.vectors[j].numpy()
-            arrays[f"{name}/acc"] = np.array(np.nan if trained.diverged[j] else correct.double().mean().item())
-        self.cell.work.save(self.cell.work.next_name(WORK), arrays)
-        self.cell.arrays.update(arrays)
-        self.cell.ticker.finish(names)
-        self.cell.drop_checkpoint()
+    def job(self, parent: Parent, number: int) -> Job:
+        """Training from the rewind point to the end, on all training images, with data order of the child's own."""
+        recipe, mask = parent.point.recipe, parent.mask(self.trainer.layout.num_prunable)
+        role = f"child{number}." if number else ""  # without a role, data order and augmentation are imp's
+        stretch = recipe["t"], self.trainer.training.steps, recipe["seed"], parent.replicate
+        return Job(parent.rewind, parent.split[0], *stretch, mask=mask, role=role)
 
     def family(self, parent: Parent, lines: dict[str, tuple[int, int]]) -> Family:
         networks, recorded = {}, {}
@@ -177,9 +152,9 @@ class Children:
                 networks[0], recorded[0] = parent.own, parent.own_acc
             else:
                 name = child_name(parent, number)
-                recorded[number] = float(self.cell.arrays[f"{name}/acc"])
+                recorded[number] = float(self.writer.arrays[f"{name}/acc"])
                 diverged = np.isnan(recorded[number])
-                networks[number] = None if diverged else vector(self.cell.arrays[f"{name}/weights"])
+                networks[number] = None if diverged else vector(self.writer.arrays[f"{name}/weights"])
         title = f"{parent.point.artifact.path}, replicate {parent.replicate}"
         return Family(title, parent.split, networks, recorded, lines, parent.row, parent.rewind)
 

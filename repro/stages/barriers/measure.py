@@ -88,7 +88,7 @@ def measured(
             for j in group:
                 vectors |= _vectors(j, families[j], wanted[j], alphas)
             found = known = _evaluate(trainer, families, vectors, mode, report)
-            if AVERAGED not in modes:  # it is by their own statistics that end points are on record
+            if AVERAGED not in modes:  # accuracies were recorded with the networks' own statistics
                 ends = {key: at for key, at in vectors.items() if len(key) == 2}
                 known = _evaluate(trainer, families, ends, AVERAGED, report)
             _start_accuracies(trainer, [families[j] for j in group if families[j].start is not None], report)
@@ -190,11 +190,11 @@ def _start_accuracies(trainer: Trainer, families: list[Family], report: Callable
 
 
 def _require_recorded(family: Family, ends: dict[int, Measured]) -> None:
-    """End points that classify other images than when they were trained are not the networks they are taken for."""
+    """Raises RunError for an end point whose test accuracy is not the recorded one: it is another network."""
     for number, at in ends.items():
         recorded = family.recorded.get(number)
         count = len(at.test_wrong)
-        allowed = math.ceil(count / 1000)  # images on the edge, on another device
+        allowed = math.ceil(count / 1000)  # images near a decision boundary, on another device
         if recorded is not None and abs((~at.test_wrong).sum() - recorded * count) > allowed + 1e-6:
             raise RunError(
                 f"{family.name}: network {number} has test accuracy {(~at.test_wrong).mean():.4f} at the end of the "
