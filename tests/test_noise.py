@@ -14,7 +14,8 @@ from repro.data import load
 from repro.data.user_numbers import read_numbers
 from repro.errors import UsageError
 from repro.protocol import Scoring
-from repro.stages import imp, inputs, labels, pretrain, score, select
+from repro.recipes.artifacts import DEFAULTS
+from repro.stages import imp, labels, pretrain, score, select
 from repro.stages.labels import corrupt
 from repro.store import read
 from repro.train.random_streams import stream
@@ -307,7 +308,7 @@ def test_clean_recipes_have_the_identity_they_had(tmp_path):
         before = {field: value for field, value in found.recipe.items() if field not in new}
         if found.kind == "score":
             before["score"] = "el2n"
-        defaults = {field: value for field, value in inputs.DEFAULTS.items() if field not in new - {"score"}}
+        defaults = {field: value for field, value in DEFAULTS.items() if field not in new - {"score"}}
         assert store.identity(found.kind, before, found.inputs, defaults) == found.identity
         assert "labels" not in found
 

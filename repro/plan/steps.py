@@ -99,7 +99,8 @@ def steps(items: Iterable[Item], results: Path) -> list[Step]:
     """
     found: dict[Path, Step] = {}
     chains = [(item, chain(item, results)) for item in items]
-    chains.sort(key=lambda each: 0 if isinstance(each[0], WarmupSweep) else len(each[1]), reverse=True)  # longest first
+    # the longest chains come first, and warm-up studies, whose many subsets make no chain, last
+    chains.sort(key=lambda each: 0 if isinstance(each[0], WarmupSweep) else len(each[1]), reverse=True)
     for _, made in chains:
         for step in made:
             known = found.get(step.target)
@@ -230,7 +231,7 @@ def _barrier(barrier: Barrier, results: Path) -> list[Step]:
 def _warmup(sweep: WarmupSweep, results: Path) -> list[Step]:
     p, study, n = sweep.protocol, sweep.protocol.warmup, sweep.protocol.warmup.replicates
     chains = [_select(Cell("", p, 0, subset, replicates=n), results) for subset in sweep.subsets]
-    sources = [chain[-1] for chain in chains]
+    sources = [made[-1] for made in chains]
     names = ("all", *(step.target.stem for step in sources))
     wanted = frozenset(warmed_up(name, w, r) for name in names for w in study.steps for r in range(n))
     options = {"dataset": p.dataset, "subset": [step.target for step in sources], "warmup_steps": study.steps}
@@ -243,7 +244,7 @@ def _warmup(sweep: WarmupSweep, results: Path) -> list[Step]:
         recipe_of(p, study.training),
         **_runs(len(wanted), study.training, 0, p.all_images),
     )
-    return [step for chain in chains for step in chain] + [step]
+    return [*(before for made in chains for before in made), step]
 
 
 @chain.register
