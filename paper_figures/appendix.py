@@ -15,7 +15,7 @@ from paper_figures.style import LOOKS, STD, accuracy_axis, counts, grid, heading
 from repro.protocol import Protocol
 from repro.recipes.onset import CONNECTED, onset
 from repro.verify.outcomes import Evidence, own_labels, same_replicates
-from repro.verify.published_points import rebuttal_curves
+from repro.verify.published import rebuttal_curves
 
 TITLE = "Appendix"
 SCORES = ("lmc", "forgetting")

@@ -19,7 +19,7 @@ from paper_figures.style import (
 )
 from repro.protocol import Protocol
 from repro.verify.outcomes import Evidence
-from repro.verify.published_points import warmup_curves
+from repro.verify.published import warmup_curves
 
 TITLE = "Figure 6"
 KINDS = ("easy", "random", "hard")

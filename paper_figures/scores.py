@@ -12,7 +12,7 @@ from paper_figures.curves import legend_below
 from paper_figures.style import LOOKS, PANEL_TITLES, STD, counts, grid, heading, no_runs, rows_of, tidy
 from repro.protocol import Protocol
 from repro.verify.outcomes import Evidence, own_labels, same_replicates
-from repro.verify.subsets import draw_of
+from repro.verify.pruned_runs import draw_of
 
 TITLE = "Scores"
 KINDS = {"easy": "easiest", "random": "random", "hard": "hardest"}
