@@ -20,9 +20,9 @@ WORDS = ("reproduced", "contradicted", "inconclusive", BY_ARITHMETIC, NOT_BY_ARI
 LEGEND = (
     "Effects are in points of accuracy (pp), of the mean over the judging levels unless another unit stands there; "
     "with the interval that the head of the column says. P: one of the six primary hypotheses; *: significant after "
-    "Holm's correction over them. n: replicates, or what the sentence says. p: two-sided, against the claim's margin (claims "
-    "19, 27, 28, 29: the larger of two one-sided tests). levels: how many pruning levels have an effect above the "
-    "margin, which is not tested."
+    "Holm's correction over them. n: replicates, or what the sentence says. p: two-sided, against the claim's margin "
+    "(claims 19, 27, 28, 29: the larger of two one-sided tests). levels: how many pruning levels have an effect above "
+    "the margin, which is not tested."
 )
 
 
@@ -117,7 +117,8 @@ def _agreement(found: Agreement) -> Table:
     """Differences to all@t* beside the published ones; the caption has the verdict."""
     caption = f"Agreement with the paper's curves, {found.dataset}: {found.verdict}"
     if found.largest_z is not None:
-        caption += f"; largest |z| {found.largest_z:.2f}, bound {found.bound:.2f}, s = {found.s:.2f} pp; {'; '.join(found.limits)}"
+        numbers = f"largest |z| {found.largest_z:.2f}, bound {found.bound:.2f}, s = {found.s:.2f} pp"
+        caption = "; ".join((caption, numbers, *found.limits))
     rows = [
         (
             label(c.condition),

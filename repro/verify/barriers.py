@@ -41,14 +41,16 @@ from repro.verify.verdict import Verdict
 
 CONDITION = ["condition", "size", "t", "noise"]
 _COMPARED = ["barrier", "pretrain", "final"]
-_FEWEST_WITHIN = 4  # conditions at one step, below which a rank correlation among them is not worth a clause
+_FEWEST_WITHIN = 4  # conditions at one step, with fewer a rank correlation among them is left out of the note
 
 
 def missing(number: int, dataset: str, note: str) -> Verdict:
+    """The verdict on a claim whose barriers are lacking."""
     return Verdict.missing(CLAIMS[number], dataset, note)
 
 
 def judged(number: int, estimate: Estimate, dataset: str, text: str, **fields) -> Verdict:
+    """The verdict of an estimate; fields: those of `Verdict.judged_by`."""
     return Verdict.judged_by(estimate, CLAIMS[number], dataset, text, **fields)
 
 
@@ -357,7 +359,7 @@ def _gap(samples: Mapping[str, Sample], confidence: float) -> tuple[float, str]:
 
 def modes_compared(dataset: str, modes: Mapping[str, float], shift: float | ModeShift, width: float = 0.5) -> Verdict:
     """Claim 21. modes: lower edge of the highest bin per condition; shift: half - full, without an interval where
-    parents are not told apart, and then undecided."""
+    parents are not told apart; the claim is then undecided."""
     places = ", ".join(f"{name} ({low:g}, {low + width:g}]" for name, low in modes.items())
     tested = isinstance(shift, ModeShift)
     effect = shift.effect if tested else float(shift)

@@ -247,8 +247,8 @@ SUBSET_CLAIMS = (
     Claim(
         number=31,
         title="Easy subsets hold fewer wrong labels",
-        statement="Under label noise the share of wrong labels is lowest among the easiest and highest among the hardest "
-        "examples by scores on the noisy labels.",
+        statement="Under label noise the share of wrong labels is lowest among the easiest and highest among the "
+        "hardest examples by scores on the noisy labels.",
         section="section 3, Figure 4, 'largely uncorrupted data'",
         figure="figure4",
         datasets=("cifar10",),
@@ -336,8 +336,8 @@ WARMUP_CLAIMS = (
     Claim(
         number=27,
         title="Hard is like random for large subsets",
-        statement=f"A long warm-up on the hardest examples equals one on random ones to within {WARMUP_MARGIN} pp, at the "
-        "largest size.",
+        statement=f"A long warm-up on the hardest examples equals one on random ones to within {WARMUP_MARGIN} pp, "
+        "at the largest size.",
         source="picture",
         caveat="random subsets are class-balanced there and hard ones are not",
         **_FIGURE6,
@@ -345,7 +345,8 @@ WARMUP_CLAIMS = (
     Claim(
         number=28,
         title="Easy brings nothing at the shortest warm-up",
-        statement=f"At the shortest warm-up easy subsets equal all data and random subsets to within {WARMUP_MARGIN} pp.",
+        statement="At the shortest warm-up easy subsets equal all data and random subsets to within "
+        f"{WARMUP_MARGIN} pp.",
         source="picture",
         caveat="inconclusive with the wider band that the random panel draws around all data",
         **_FIGURE6,

@@ -1,5 +1,5 @@
-"""All verdicts of the figures asked for: their claims on every data set, agreement with the published curves, a
-control; and the same claims judged on the paper's own numbers."""
+"""All verdicts on the figures asked for: their claims on every data set, agreement with the published curves, a
+control. `reference` judges the same claims on the paper's own numbers."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def verdicts_on(evidence: Evidence, p: Protocol, *, figures: Sequence[str]) -> l
 
 
 def looks(evidence: Evidence, p: Protocol) -> str:
-    """What a reader must know of the number of replicates and of looks: '' of runs that were judged once, as declared."""
+    """What a reader must know about replicates and looks; '' where the runs were judged once, as declared."""
     if p.replicates < 2:
         return "one replicate gives no interval: claims on accuracies need 2 or more (--replicates, make's REPLICATES=)"
     grown = evidence.of(p.dataset).growth

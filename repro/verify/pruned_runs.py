@@ -47,15 +47,18 @@ def evaluate(
     replicates: int = 2,
     confidence: float = 0.95,
 ) -> list[Verdict]:
-    """Verdict on every claim about pruned runs (see `outcomes.from_runs` for the table and the remaining arguments).
+    """Verdicts on every claim about pruned runs (see `outcomes.from_runs` for the table and the remaining arguments).
 
-    figures: claims of other figures are judged if their runs are there, and may be missing; so are claims on noise
-    panels that are not in `noise`. scale: at 'paper' and 'day' the subset size is the paper's. size: the subset size
-    compared (default: the paper's where the runs have it, else the only one). confidence: of the intervals; 0.975 at both looks
-    if a second look was declared. Raises UsageError for a table that cannot be read.
+    figures: claims of other figures are judged where their runs are there, and are not promised; neither are claims on
+    noise panels that are not in `noise`. scale: at 'paper' and 'day' the subset size is the paper's. size: the subset
+    size compared (default: the paper's where the runs have it, else the only one). confidence: of the intervals, 0.975
+    at both looks if a second look was declared. Raises UsageError for a table that cannot be read.
     """
-    check_scale(scale)
-    size = paper_size(runs, dataset, scale, size)
+    if scale not in (*SCALES, OWN):
+        raise UsageError(f"scale (={scale}) is unknown: choose {', '.join(SCALES)}")
+    at_hand = set(runs.loc[runs["dataset"] == dataset, "size"]) if {"dataset", "size"} <= {*runs.columns} else set()
+    if size is None and (scale in FULL or SIZES.get(dataset) in at_hand):
+        size = SIZES.get(dataset)
     given = dict(
         chance=chance, replicates=replicates, noise_size=noise_size, smallest=smallest, levels=levels, balanced=balanced
     )
@@ -66,18 +69,6 @@ def evaluate(
             for v in judge(from_runs(runs, dataset, size=size, **given), confidence)
         ]
     )
-
-
-def check_scale(scale: str) -> None:
-    if scale not in (*SCALES, OWN):
-        raise UsageError(f"scale (={scale}) is unknown: choose {', '.join(SCALES)}")
-
-
-def paper_size(runs: pd.DataFrame, dataset: str, scale: str, size: int | None) -> int | None:
-    """The size to compare: the one asked for, else the paper's at its scale or where the runs have it, else None."""
-    size_of_paper = SIZES.get(dataset)
-    at_hand = set(runs.loc[runs["dataset"] == dataset, "size"]) if {"dataset", "size"} <= {*runs.columns} else set()
-    return size_of_paper if size is None and (scale in FULL or size_of_paper in at_hand) else size
 
 
 def judge(outcomes: Outcomes, confidence: float = 0.95) -> list[Verdict]:
@@ -104,6 +95,7 @@ class Decided:
 
 
 def decided(parts: Sequence[Part], outcomes: Outcomes, confidence: float = 0.95) -> Decided:
+    """Each part by its interval, whatever the others say."""
     estimates = [contrast(_terms(part, outcomes), margin=part.margin, confidence=confidence) for part in parts]
     words = [decide(estimate, part.margin) for estimate, part in zip(estimates, parts)]
     return Decided(estimates, words, [_gap(p.fraction, outcomes, confidence) for p in parts if p.fraction])

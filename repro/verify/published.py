@@ -161,7 +161,7 @@ def histograms(dataset: str) -> pd.DataFrame:
 def scatter(dataset: str) -> pd.DataFrame:
     """Points of Figure 5's scatter panels, one per parent (level 7); empty but for cinic10.
 
-    Columns: condition (all, random, easy, lmc), t (float, NaN where nobody can tell), barrier (nats), pretrain_acc and
+    Columns: condition (all, random, easy, lmc), t (float, NaN where it is unknown), barrier (nats), pretrain_acc and
     final (fractions), group (int). The two panels are matched by the rank of the final accuracy, which both show.
     group is the condition a point belongs to as far as it can be inferred: points next to each other in final accuracy
     among those of one family and step are taken for the two parents of one condition. The random point that is not

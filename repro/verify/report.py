@@ -50,7 +50,7 @@ _SHORT_LEGEND = (
 
 @dataclass(frozen=True)
 class Judgement:
-    """Verdicts on the claims of some figures, or on a control, and everything that is told beside them.
+    """Verdicts on the claims of some figures, or on a control, and what a report says beside them.
 
     agreements: of data sets whose curves the paper has published. controls: of runs that were spoiled on purpose.
     looks: what to say of a data set's looks. complete: whether everything that the figures need is there. reference:
@@ -196,7 +196,7 @@ def _finite(value):
 
 
 def _by_dataset(found: Judgement):
-    """(data set, its verdicts, the same by figure in the paper's order: {"Figure 2": [...], ..., "Appendix": [...]})."""
+    """(data set, its verdicts, the same by figure in the paper's order: {"Figure 2": [...], "Appendix": [...]})."""
     for dataset in dict.fromkeys(v.dataset for v in found.verdicts):
         verdicts, figures = [v for v in found.verdicts if v.dataset == dataset], {}
         for verdict in sorted(verdicts, key=lambda v: (_FIGURES.index(CLAIMS[v.claim].figure), v.claim)):
@@ -332,10 +332,11 @@ def sentence(verdict: Verdict, scale: str) -> str:
     head = _head(verdict)
     if verdict.verdict == "missing":
         return f"{head} **Missing** on {verdict.dataset}: {verdict.note}."
+    published = published_support(verdict.claim, verdict.dataset, verdict.panel)
     return (
         f"{head} **{verdict.verdict.capitalize()}** on {verdict.dataset}, {_numbers(verdict)}. "
         f"The paper's claim: {paper_claim(verdict, scale)}. The paper's own numbers: "
-        f"{published_support(verdict.claim, verdict.dataset, verdict.panel)}{sizes_supported(verdict)}{_caveat(verdict)}."
+        f"{published}{sizes_supported(verdict)}{_caveat(verdict)}."
     )
 
 

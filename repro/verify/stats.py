@@ -154,7 +154,7 @@ def paired_values(samples: Sequence[Sample]) -> np.ndarray | None:
 
 
 def shared(samples: Mapping[str, Sample]) -> dict[str, Sample]:
-    """The samples over `shared_replicates`, so that all are of the same test folds; as they are where there are none."""
+    """The samples over `shared_replicates`, so that all are of the same test folds; unchanged where there are none."""
     common = shared_replicates(list(samples.values()))
     return {name: sample if common is None else sample.within(common) for name, sample in samples.items()}
 

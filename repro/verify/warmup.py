@@ -285,7 +285,8 @@ def _parts(sweep: Sweep, protocol: Protocol) -> Verdict:
     best = max(sweep.steps, key=lambda w: sweep.at("all", 0, w).mean)
     total = protocol.warmup.training.steps
     rewind, warm = 100 * protocol.t_star / protocol.training.steps, 100 * best / total
-    text = f"w = {best} of {total} steps ({warm:.1f} %), t* = {protocol.t_star} of {protocol.training.steps} ({rewind:.1f} %)"
+    text = f"w = {best} of {total} steps ({warm:.1f} %)"
+    text += f", t* = {protocol.t_star} of {protocol.training.steps} ({rewind:.1f} %)"
     return Verdict.on(
         CLAIMS[30],
         sweep.dataset,
