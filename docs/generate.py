@@ -11,12 +11,11 @@ from pathlib import Path
 import click
 
 from repro.cli import main
-from repro.verify.claim import PAPER_DATASETS, Claim
 from repro.verify.claims import CLAIMS
-from repro.verify.pruned_runs import from_published
 from repro.verify.published import NOISE_SIZE, SIZES
-from repro.verify.verdict import ITSELF, Verdict
-from repro.verify.wording import NO_NUMBERS, by_size, effect, support, survives_holm
+from repro.verify.reference import NO_NUMBERS, by_size, from_published, support
+from repro.verify.report import effect
+from repro.verify.verdict import ITSELF, PAPER_DATASETS, Claim, Verdict
 
 MARK = "<!-- Below this line `make docs` writes. -->\n"
 DATASETS = dict(zip(PAPER_DATASETS, ("CIFAR-10", "CIFAR-100", "CINIC-10")))
@@ -128,7 +127,7 @@ def word(claim: Claim, dataset: str, verdict: Verdict) -> str:
     said = support(verdict)
     if dataset not in claim.datasets:
         return "" if said == NO_NUMBERS else f"({said}: not claimed of it)"
-    return said + (" \\*" if survives_holm(verdict) else "")
+    return said + (" \\*" if verdict.survives_holm else "")
 
 
 def one_claim(claim: Claim, panels: dict[str, dict[str, Verdict]]) -> list[str]:

@@ -29,7 +29,7 @@ from repro.protocol import Protocol
 from repro.recipes.onset import CONNECTED
 from repro.recipes.onset import onset as onset_of
 from repro.verify.outcomes import Evidence, own_labels, same_replicates
-from repro.verify.published_points import rebuttal_curves
+from repro.verify.published import rebuttal_curves
 
 TITLE = "Appendix"
 SCALES = ("demo", "small", "cpu", "paper")

@@ -21,10 +21,9 @@ from paper_figures.shared.drawing import (
 from repro.plan import Barrier
 from repro.plan.items import Item
 from repro.protocol import Protocol
-from repro.verify import published_points
-from repro.verify.correlation import spearman
+from repro.verify import published
 from repro.verify.outcomes import Evidence, own_labels, same_replicates
-from repro.verify.stats import RESAMPLES
+from repro.verify.stats import RESAMPLES, spearman
 
 TITLE = "Figure 5"
 SCALES = ("demo", "small", "cpu", "day", "paper")
@@ -191,7 +190,7 @@ def _histograms(figure, evidence: Evidence, protocol: Protocol) -> list[pd.DataF
 
 
 def _published_histogram(panel, protocol: Protocol, arm: Arm) -> None:
-    table = published_points.histograms(protocol.dataset)
+    table = published.histograms(protocol.dataset)
     kind = "all" if arm.size == 0 else arm.condition
     table = table[(table["condition"] == kind) & (table["size"] == arm.size) & (table["t"] == arm.t)]
     if protocol.full and len(table):
@@ -255,7 +254,7 @@ def steps(points: pd.DataFrame) -> dict[int, str]:
 def _published_scatter(panel, protocol: Protocol, x: str) -> None:
     """The published points, hollow."""
     scale = 1 if x == "barrier" else 100
-    for kind, rows in published_points.scatter(protocol.dataset).groupby("condition"):
+    for kind, rows in published.scatter(protocol.dataset).groupby("condition"):
         panel.scatter(scale * rows[x], 100 * rows["final"], s=30, facecolors="none", edgecolors=KINDS[kind], lw=0.7)
 
 

@@ -19,7 +19,7 @@ from repro.plan import WarmupSweep
 from repro.plan.items import Item
 from repro.protocol import Protocol
 from repro.verify.outcomes import Evidence
-from repro.verify.published_points import warmup_curves
+from repro.verify.published import warmup_curves
 
 TITLE = "Figure 6"
 SCALES = ("demo", "small", "cpu", "day", "paper")

@@ -12,7 +12,7 @@ from repro.plan import Chosen, Subset
 from repro.plan.items import Item
 from repro.protocol import Protocol
 from repro.verify.outcomes import Evidence, own_labels, same_replicates
-from repro.verify.subsets import draw_of
+from repro.verify.pruned_runs import draw_of
 
 TITLE = "Scores"
 SCALES = ("scores",)  # elsewhere Figure 4 contains it

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from repro.verify import evaluate
+from repro.verify.pruned_runs import evaluate
 
 MEANS = {"all_tstar": 91.0, "all_tstar_half": 90.0, "all_t0": 88.0, "random": 90.1, "easy": 90.9, "hard": 88.3}
 DENSE = 91.1

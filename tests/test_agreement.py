@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from repro.verify import agreement, markdown, published, to_json
+from repro.verify import published
+from repro.verify.agreement import agreement
 from repro.verify.outcomes import label
-from repro.verify.report import terminal
+from repro.verify.report import Judgement
 from repro.verify.stats import ddof1
 from tests.test_published import DATASETS, row
 
@@ -88,7 +89,7 @@ def test_exchanges_that_agreement_cannot_notice_are_those_it_does_not(dataset, n
             kept.append((a, b))
     assert list(found.unnoticed) == kept
     for a, b in kept:
-        assert f"{label(a)} with {label(b)}" in found.limits
+        assert f"{label(a)} with {label(b)}" in found.limits[1]
 
 
 @pytest.mark.parametrize("n", [4, 8])
@@ -99,15 +100,15 @@ def test_the_allowed_difference_is_told_beside_the_word(n):
     expected = found.bound * found.s * np.sqrt(2 / n + 2 / 4)
     assert all(c.allowed == pytest.approx(expected) for c in found.conditions)
     assert 0.6 < expected < 0.95 and ("random", "easy") in found.unnoticed
-    assert found.limits.startswith(f"differences of up to {expected:.2f} points are allowed; exchanges")
-    parts = dict(scale="paper", agreements=[found])
-    told = terminal([], **parts), markdown([], **parts), to_json([], **parts)
-    for clause in found.limits.split("; "):
+    assert found.limits[0] == f"differences of up to {expected:.2f} points are allowed"
+    judgement = Judgement("paper", agreements=[found])
+    told = judgement.terminal, judgement.markdown, judgement.json
+    for clause in found.limits:
         assert clause in told[0] and clause in told[1]
     assert json.loads(told[2])["agreement"][0]["unnoticed"] == [list(pair) for pair in found.unnoticed]
     gone = agreement(replication("cifar10", shift={"easy": -1.5}), "cifar10", chance=0.1)
-    assert gone.verdict == "disagrees" and "points are allowed" in gone.limits
-    assert agreement(replication("cifar10")[:0], "cifar10", chance=0.1).limits == ""
+    assert gone.verdict == "disagrees" and "points are allowed" in gone.limits[0]
+    assert agreement(replication("cifar10")[:0], "cifar10", chance=0.1).limits == ()
 
 
 def test_agreement_compares_the_same_replicates():

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from repro.errors import UsageError
-from repro.verify import exit_status
 from repro.verify.claims import RUN_CLAIMS
 from repro.verify.outcomes import from_runs
+from repro.verify.report import Judgement
 from tests.simulated_runs import MEANS, judge, simulate
 
 FIGURE2 = {1, 2, 3, 4, 5, 8, 9, 10, 11, 12}
@@ -43,7 +43,7 @@ def test_clear_effects_are_reproduced(runs):
     assert {n for n, v in found.items() if v.primary} == {5, 8, 16}
     assert all(v.verdict == "missing" and not v.promised for n, v in found.items() if n in ELSEWHERE)
     assert all(v.statistic.endswith("paired t") and v.n == 8 for n, v in found.items() if n in FIGURE2)
-    assert exit_status(list(found.values()), "paper") == 0
+    assert Judgement("paper", list(found.values())).exit_status == 0
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_without_a_gap_there_is_nothing_to_match(claim):
     level = dict.fromkeys(("all_tstar", "all_tstar_half", "all_t0"), 90.0)
     for subset in (80.0, 95.0):  # however bad or good the subset
         found = judge(simulate({**level, "random": subset, "easy": subset, "hard": subset}, noise=0.5))[claim]
-        assert found.verdict == "inconclusive" and found.note.startswith("no gap to recover")
+        assert found.verdict == "inconclusive" and found.no_gap
         assert found.p is None and found.p_holm is None
 
 
@@ -161,7 +161,7 @@ def test_the_assay_check_is_one_sided():
     runs.loc[runs.condition == "all_tstar_half", "acc"] = 0.90
     found = judge(runs)
     assert found[2].verdict == "inconclusive" and found[2].low < 0 < found[2].effect == pytest.approx(gaps.mean())
-    assert "no gap" not in found[8].note and found[8].p is not None
+    assert not found[8].no_gap and found[8].p is not None
 
 
 def test_the_retained_fraction_is_reported(runs):
@@ -196,7 +196,7 @@ def test_a_missing_condition_is_missing_and_never_passes(runs, condition):
     )
     assert all(found[n].effect is None and found[n].note for n in missing)
     for scale in ("demo", "small", "paper"):
-        assert exit_status(list(found.values()), scale) == 3
+        assert Judgement(scale, list(found.values())).exit_status == 3
 
 
 def spoil(runs, condition, replicate, level):
@@ -219,8 +219,10 @@ def test_fewer_replicates_than_promised_are_missing_data(runs):
 
 def test_no_runs_at_all(runs):
     found = judge(runs[:0])
-    assert all(v.verdict == "missing" for v in found.values()) and exit_status(list(found.values()), "demo") == 3
-    assert exit_status([], "demo") == 3
+    assert (
+        all(v.verdict == "missing" for v in found.values()) and Judgement("demo", list(found.values())).exit_status == 3
+    )
+    assert Judgement("demo", []).exit_status == 3
 
 
 @pytest.mark.parametrize("how", ["flag", "nan", "stopped"])
@@ -278,9 +280,9 @@ def test_very_small_subsets_need_the_sweep(runs):
     absent = judge(runs)[7]
     assert absent.verdict == "missing" and "needs the size sweep of figure 3" in absent.note and not absent.promised
     alone = judge(runs, figures=("figure3",))
-    assert alone[7].promised and exit_status(list(alone.values()), "demo") == 3
+    assert alone[7].promised and Judgement("demo", list(alone.values())).exit_status == 3
     found = judge(sweep(), figures=("figure3",))
-    assert found[7].verdict == "reproduced" and exit_status(list(found.values()), "demo") == 0
+    assert found[7].verdict == "reproduced" and Judgement("demo", list(found.values())).exit_status == 0
     assert judge(sweep(90.9))[7].verdict == "contradicted"
     for claim in FIGURE2:
         assert judge(sweep())[claim].effect == judge(runs)[claim].effect

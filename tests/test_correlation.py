@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from repro.verify.correlation import advantage, equivalence, regression, spearman
-from repro.verify.stats import one_sample
+from repro.verify.stats import advantage, equivalence, one_sample, regression, spearman
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -12,7 +12,7 @@ from repro import protocol, store
 from repro.data import load
 from repro.protocol import CPU
 from repro.stages import inputs
-from repro.verify.wording import published_support
+from repro.verify.reference import published_support
 from tests.command_line import complaint, repro
 
 TRAIN, TEST = 1000, 200

@@ -12,10 +12,10 @@ from scipy import stats
 from repro.protocol import CIFAR10, CIFAR100
 from repro.study.collect import collect
 from repro.study.study import Study
-from repro.verify import evaluate, published
+from repro.verify import published
 from repro.verify.judge import judge, verdicts_on
 from repro.verify.outcomes import COLUMNS, Evidence
-from repro.verify.wording import survives_holm
+from repro.verify.pruned_runs import evaluate
 from tests import simulated_artifacts, test_connectivity
 from tests.simulated_runs import MEANS, simulate
 
@@ -116,7 +116,7 @@ def test_holm_at_two_looks_asks_for_half_the_error():
     verdict = evaluate(simulate(), dataset="cifar10", scale="paper", chance=0.1)[4]
     assert verdict.primary
     between = replace(verdict, p_holm=0.03)
-    assert survives_holm(between) and not survives_holm(replace(between, confidence=0.975))
+    assert between.survives_holm and not replace(between, confidence=0.975).survives_holm
 
 
 @pytest.mark.parametrize("control, spoiled", [("swap-easy-hard", SWAPPED), ("permute-scores", PERMUTED)])

@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 
 from repro.protocol import CIFAR10, CIFAR100, DIGITS, JUDGED
-from repro.verify import evaluate
 from repro.verify.judge import judge, verdicts_on
 from repro.verify.outcomes import COLUMNS, Evidence, from_runs
+from repro.verify.pruned_runs import contamination, evaluate, passes
+from repro.verify.report import sentence
 from repro.verify.stats import holm
-from repro.verify.subsets import contamination, passes
-from repro.verify.wording import sentence
 from tests.simulated_runs import MEANS, simulate, with_noise
 
 FIGURE4 = ("figure2", "figure4")

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from repro.verify import CLAIMS, from_published, published
+from repro.verify import published
+from repro.verify.claims import CLAIMS
 from repro.verify.judge import reference
+from repro.verify.reference import from_published
 
 SIZE = published.SIZES
 DATASETS = tuple(SIZE)

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from repro.verify import across_datasets, from_published, published_points
+from repro.verify import published
 from repro.verify.judge import reference
+from repro.verify.reference import from_published
+from repro.verify.report import across_datasets
 
 ROOT = Path(__file__).parents[1] / "paper_figures" / "reference"
 SIZE = {"cifar10": 3200, "cifar100": 2048, "cinic10": 51200}
@@ -197,7 +199,7 @@ def test_what_depends_on_the_size():
 
 def test_the_row_of_rank_correlations_has_the_parents_averaged():
     """By pandas and scipy: conditions resampled one at a time. Single parents stand in the note."""
-    points = published_points.scatter("cinic10")
+    points = published.scatter("cinic10")
     means = points.groupby("group")[["barrier", "pretrain_acc", "final"]].mean()
 
     def delta(table):
@@ -218,7 +220,7 @@ def test_the_row_of_rank_correlations_has_the_parents_averaged():
 
 
 def test_rows_of_points_read_off_a_picture():
-    points = published_points.scatter("cinic10")
+    points = published.scatter("cinic10")
 
     def of(condition, t=None):
         chosen = points[(points.condition == condition) & (True if t is None else points.t == t)]
@@ -256,7 +258,7 @@ def test_rows_of_points_read_off_a_picture():
 
 def test_rows_of_warm_up():
     """Welch of two means (claim 28: of the least favourable pair, by the larger of two one-sided p)."""
-    table = published_points.warmup_curves()
+    table = published.warmup_curves()
     table = table[(table.kind != "all") | (table.panel == "easy")].set_index(["kind", "size", "w"])[["mean", "std"]]
 
     def compared(one, other):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from repro.errors import UsageError
-from repro.verify import across_datasets, control_verdict, exit_status, from_published, markdown, to_json
-from repro.verify.report import HEADER, paper_claim, published_support, sentence
+from repro.verify.controls import control_verdict
+from repro.verify.reference import from_published, published_support
+from repro.verify.report import HEADER, Judgement, across_datasets, paper_claim, sentence
 from tests.simulated_runs import MEANS, judge, simulate
 
 
@@ -22,13 +23,13 @@ def runs():
 
 def test_a_contradicted_primary_claim_fails_at_paper_scale_only():
     found = list(judge(simulate({"easy": 89.0})).values())
-    assert [exit_status(found, scale) for scale in ("demo", "small", "paper")] == [0, 0, 1]
+    assert [Judgement(scale, found).exit_status for scale in ("demo", "small", "paper")] == [0, 0, 1]
 
 
 def test_other_contradictions_do_not_fail():
     found = list(judge(simulate({"all_tstar_half": 90.9, "random": 91.0, "easy": 91.1, "hard": 90.7})).values())
     assert {v.claim for v in found if v.verdict == "contradicted"} >= {4}
-    assert exit_status(found, "paper") == 0
+    assert Judgement("paper", found).exit_status == 0
 
 
 def test_holm_spares_a_weak_contradiction():
@@ -37,12 +38,12 @@ def test_holm_spares_a_weak_contradiction():
         for v in judge(simulate()).values()
     ]
     strong = [dataclasses.replace(v, p_holm=0.04) if v.primary else v for v in weak]
-    assert (exit_status(weak, "paper"), exit_status(strong, "paper")) == (0, 1)
+    assert (Judgement("paper", weak).exit_status, Judgement("paper", strong).exit_status) == (0, 1)
 
 
 def test_missing_outranks_contradicted():
     runs = simulate({"easy": 89.0})
-    assert exit_status(list(judge(runs[runs.condition != "hard"]).values()), "paper") == 3
+    assert Judgement("paper", list(judge(runs[runs.condition != "hard"]).values())).exit_status == 3
 
 
 def test_two_columns(runs):
@@ -64,7 +65,7 @@ def test_the_third_column_says_where_the_published_numbers_are_weaker():
 
 def test_markdown_has_a_row_and_a_sentence_for_every_claim(runs):
     found = list(judge(runs, scale="demo").values())
-    text = markdown(found, scale="demo")
+    text = Judgement("demo", found).markdown
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     figures = sum("| **" in row for row in rows)
     assert (
@@ -81,7 +82,7 @@ def test_markdown_has_a_row_and_a_sentence_for_every_claim(runs):
 
 def test_markdown_without_a_gap_says_so():
     found = judge(simulate({"all_tstar": 90.0}, noise=0.5), scale="demo")
-    assert "| inconclusive: no gap to recover |" in markdown(list(found.values()), scale="demo")
+    assert "| inconclusive: no gap to recover |" in Judgement("demo", list(found.values())).markdown
 
 
 def reject(constant):
@@ -92,9 +93,9 @@ def test_json_has_no_nan(runs):
     flat = simulate(noise=0.0, common=0.0).assign(acc=lambda r: r.acc.round(2))  # no spread: infinite intervals
     for table in (runs, flat, runs[:0]):
         found = list(judge(table).values())
-        document = json.loads(to_json(found, scale="paper"), parse_constant=reject)
+        document = json.loads(Judgement("paper", found).json, parse_constant=reject)
         assert [v["claim"] for v in document["verdicts"]] == [v.claim for v in found]
-        assert document["exit_status"] == exit_status(found, "paper")
+        assert document["exit_status"] == Judgement("paper", found).exit_status
     infinite = [v for v in judge(flat).values() if v.low is not None and np.isinf(v.low)]
     assert infinite and all(v.verdict == "inconclusive" for v in infinite)
 
@@ -107,7 +108,7 @@ def test_all_datasets_means_each_of_them(runs):
     published = [v for d in ("cifar10", "cifar100", "cinic10") for v in from_published(d)]
     assert across_datasets(published)[9] == "reproduced" and across_datasets(published)[8] == "inconclusive"
     assert across_datasets(published)[12] == "inconclusive"  # CINIC-10 contradicts, but the paper says it of CIFAR-10
-    assert "## On all data sets" in markdown(published, scale="paper")
+    assert "## On all data sets" in Judgement("paper", published).markdown
 
 
 # --- controls ------------------------------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ def test_controls_never_pass_on_missing_data(name, condition):
     if name == "shuffle-mask":
         assert found.note == "no level that two replicates have of both shuffled and all@t*"
     assert control(runs[runs.replicate == 0], name).verdict == "missing"
-    assert exit_status(list(judge(runs).values()), "demo", [found]) == 3
+    assert Judgement("demo", list(judge(runs).values()), controls=[found]).exit_status == 3
 
 
 def test_controls_without_spread_decide_nothing():
@@ -184,7 +185,7 @@ def test_unknown_control():
 
 def test_controls_are_reported(runs):
     found = control(exchanged(runs), "swap-easy-hard")
-    text = markdown(list(judge(runs).values()), scale="demo", controls=[found])
+    text = Judgement("demo", list(judge(runs).values()), controls=[found]).markdown
     assert "- swap-easy-hard on cifar10: **passed**, easy - hard: " in text
-    document = json.loads(to_json(list(judge(runs).values()), scale="demo", controls=[found]), parse_constant=reject)
+    document = json.loads(Judgement("demo", list(judge(runs).values()), controls=[found]).json, parse_constant=reject)
     assert document["controls"][0]["verdict"] == "passed"

@@ -16,10 +16,10 @@ from repro import protocol
 from repro.data import load
 from repro.protocol import DAY, SCORES
 from repro.stages import inputs
-from repro.verify import evaluate, exit_status
 from repro.verify.judge import verdicts_on
 from repro.verify.outcomes import Evidence
-from repro.verify.wording import paper_claim
+from repro.verify.pruned_runs import evaluate
+from repro.verify.report import Judgement, paper_claim
 from tests.command_line import repro
 from tests.simulated_runs import with_noise
 
@@ -96,7 +96,7 @@ def test_verdicts_of_a_day_are_verdicts_on_the_papers_claims():
     assert by_claim[16, "50 % noise"].verdict == paper_claim(by_claim[16, "50 % noise"], "day") == "reproduced"
     assert paper_claim(by_claim[8, ""], "small").startswith("not tested")
     computed = [v for v in found if v.verdict != "missing"]
-    assert [exit_status(computed, scale) for scale in ("day", "paper", "small", "scores")] == [1, 1, 0, 0]
+    assert [Judgement(scale, computed).exit_status for scale in ("day", "paper", "small", "scores")] == [1, 1, 0, 0]
     assert {v.claim for v in found if v.promised and v.verdict == "missing"} <= {31}  # needs no runs but subsets
     other = evaluate(runs.assign(size=runs["size"].replace(3200, 512)), dataset="cifar10", scale="day", chance=0.1)
     assert {v.claim: v.verdict for v in other}[8] == "missing"  # the size compared is the paper's

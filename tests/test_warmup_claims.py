@@ -11,10 +11,10 @@ import scipy.stats
 
 from repro.protocol import protocol
 from repro.verify import warmup
-from repro.verify.correlation import slope_weights
 from repro.verify.outcomes import COLUMNS, Evidence
-from repro.verify.published_points import PANELS, rebuttal_curves, warmup_curves
-from repro.verify.warmup_sweep import published_sweep
+from repro.verify.published import WARMUP_PANELS, rebuttal_curves, warmup_curves
+from repro.verify.stats import slope_weights
+from repro.verify.warmup import published_sweep
 
 CIFAR10 = protocol("cifar10", "paper")
 STUDY = CIFAR10.warmup
@@ -133,7 +133,7 @@ def test_published_baseline_and_parts_of_training():
 
 def test_swapping_easy_and_random_turns_the_published_verdict():
     table = warmup_curves().replace({"kind": {"easy": "random", "random": "easy"}})
-    found = warmup.judge_sweeps({panel: published_sweep(panel, table) for panel in PANELS})
+    found = warmup.judge_sweeps({panel: published_sweep(panel, table) for panel in WARMUP_PANELS})
     assert {v.claim: v.verdict for v in found}[26] == "contradicted"
 
 
@@ -141,7 +141,7 @@ def test_swapping_hard_and_a_small_easy_turns_claim_27():
     table = warmup_curves()
     one, other = ((table["kind"] == k) & (table["size"] == s) for k, s in (("hard", 25600), ("easy", 5120)))
     table.loc[one, ["kind", "size"]], table.loc[other, ["kind", "size"]] = ["easy", 5120], ["hard", 25600]
-    found = warmup.judge_sweeps({panel: published_sweep(panel, table) for panel in PANELS})
+    found = warmup.judge_sweeps({panel: published_sweep(panel, table) for panel in WARMUP_PANELS})
     assert {v.claim: v.verdict for v in found}[27] == "contradicted"
 
 

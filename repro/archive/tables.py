@@ -14,8 +14,9 @@ from repro.errors import UsageError
 from repro.store.files import write_text
 from repro.study.collect import collect
 from repro.study.study import Study
-from repro.verify.judge import Judgement, judge
+from repro.verify.judge import judge
 from repro.verify.outcomes import COLUMNS, Evidence
+from repro.verify.report import Judgement
 
 _CELL = ("dataset", "condition", "size", "t", "noise", "replicate", "labels")
 KEYS = {

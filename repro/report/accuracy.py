@@ -11,8 +11,8 @@ from paper_figures.shared.curves import Arm
 from repro.protocol import Protocol, protocol
 from repro.report.charts import Axis, Look, Pair, Panel, Point, same_axis
 from repro.report.origins import Origins
-from repro.verify.claim import PAPER_DATASETS
 from repro.verify.outcomes import Evidence
+from repro.verify.verdict import PAPER_DATASETS
 
 ACCURACY = Axis("test accuracy (%)", "%")
 NO_NUMBERS = "The paper has published no numbers for this panel."

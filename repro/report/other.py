@@ -14,8 +14,8 @@ from repro.protocol import Protocol
 from repro.report.accuracy import NO_NUMBERS, look_of, pair, paper_of
 from repro.report.charts import Axis, Look, Pair, Panel, Point
 from repro.report.origins import Origins
-from repro.verify import published_points
 from repro.verify.outcomes import Evidence, own_labels
+from repro.verify.published import histograms, rebuttal_curves, scatter, warmup_curves
 
 ALPHA = Axis("α: weights (1 − α) a + α b", ticks=(0, 0.25, 0.5, 0.75, 1))
 LINE = {
@@ -70,7 +70,7 @@ def _histograms(evidence: Evidence, p: Protocol, origins: Origins) -> Pair:
     title = f"{drawing.panel_title(p)}: barriers of single examples"
     own = Panel(title, tuple(points), {a.label: look_of(a.condition) for a in figure5.initialisations(p)}, *axes)
     published, looks = [], {}
-    for (kind, size, t), rows in published_points.histograms(other.dataset).groupby(["condition", "size", "t"]):
+    for (kind, size, t), rows in histograms(other.dataset).groupby(["condition", "size", "t"]):
         condition = kind if size else "all_tstar_half" if 2 * t < other.t_star else "all_tstar"
         label = drawing.LOOKS[kind].label.format(size=size, t=t) if size else f"all data, t = {t:,}"
         looks[label] = look_of(condition)
@@ -128,7 +128,7 @@ def _scatter(evidence: Evidence, p: Protocol, origins: Origins, x: str) -> Pair:
             1,
             "the paper",
         )
-        for row in published_points.scatter(other.dataset).itertuples()
+        for row in scatter(other.dataset).itertuples()
     ]
     known = {
         "all data" if kind == "all" else drawing.LOOKS[kind].label.split(" {")[0]: Look(color)
@@ -149,7 +149,7 @@ def _scatter(evidence: Evidence, p: Protocol, origins: Origins, x: str) -> Pair:
 def figure_6(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
     """Final accuracy against the steps of warm-up, a pair per kind of subset."""
     table, other, pairs = figure6.summarise(evidence.warmup), paper_of(p, ("cifar10",)), []
-    published = published_points.warmup_curves()
+    published = warmup_curves()
     for kind in figure6.KINDS:
         own = table[table["kind"].isin((kind, "all"))]
         looks = figure6.sizes(own)
@@ -271,7 +271,7 @@ def _connectivity(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pai
 
 def _gradients(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
     table, pairs = appendix.TOPICS["gradients"].tables(evidence, p)["gradients"], []
-    published = published_points.rebuttal_curves()
+    published = rebuttal_curves()
     kinds = {"all": ("all data", "all_tstar", "all"), "easy": ("easiest", "easy", "easy_2048")}
     looks = {label: look_of(condition) for label, condition, _ in kinds.values()}
     topics = {

@@ -1,28 +1,28 @@
 """Verdicts for the page: headline counts, the table, a sentence in plain words for each claim, controls, agreement."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
+from math import isfinite
 
 from repro.protocol import Protocol
 from repro.report.tables import MINUS, Cell, Table, number, table
 from repro.study.collect import collect
 from repro.study.study import Study
-from repro.verify.agreement import Agreement, agreement
+from repro.verify.agreement import Agreement
 from repro.verify.claims import CLAIMS
 from repro.verify.controls import CONTROLS
-from repro.verify.judge import looks, verdicts_on
+from repro.verify.judge import agreement_on, looks, verdicts_on
 from repro.verify.outcomes import label, levels_in_words
+from repro.verify.report import cells, sentence
 from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC, Verdict
-from repro.verify.wording import cells, sentence
 
 WORDS = ("reproduced", "contradicted", "inconclusive", BY_ARITHMETIC, NOT_BY_ARITHMETIC, "missing", "not planned here")
 LEGEND = (
     "Effects are in points of accuracy (pp), of the mean over the judging levels unless another unit stands there; "
     "with the interval that the head of the column says. P: one of the six primary hypotheses; *: significant after "
-    "Holm's correction over them. n: replicates, or what the sentence says. p: two-sided, against the claim's margin (claims "
-    "19, 27, 28, 29: the larger of two one-sided tests). levels: how many pruning levels have an effect above the "
-    "margin, which is not tested."
+    "Holm's correction over them. n: replicates, or what the sentence says. p: two-sided, against the claim's margin "
+    "(claims 19, 27, 28, 29: the larger of two one-sided tests). levels: how many pruning levels have an effect above "
+    "the margin, which is not tested."
 )
 
 
@@ -48,11 +48,7 @@ def section(study: Study, known: dict) -> Section:
     evidence = collect(finished, study.results, known)
     scale = study.protocols[0].scale
     found = [v for p in study.protocols for v in verdicts_on(evidence, p, figures=study.claims)]
-    agreements = [
-        agreement(evidence.runs, p.dataset, chance=1 / p.num_classes, replicates=p.replicates, levels=p.judging_levels)
-        for p in study.protocols
-        if p.full and "figure2" in study.claims
-    ]
+    agreements = [agreement_on(evidence, p) for p in study.protocols if p.full and "figure2" in study.claims]
     return Section(
         counts=counts(found),
         tables=[
@@ -97,7 +93,7 @@ def _verdicts(verdicts: list[Verdict], p: Protocol, looks: str) -> Table:
     )
     rows = []
     for v in verdicts:
-        row = cells(v, p.scale)
+        row = {column: cell() for column, cell in cells(v, p.scale).items()}
         effect = Cell(row["effect"].replace("-", MINUS), v.effect, "number")
         rows.append(
             (
@@ -121,7 +117,8 @@ def _agreement(found: Agreement) -> Table:
     """Differences to all@t* beside the published ones; the caption has the verdict."""
     caption = f"Agreement with the paper's curves, {found.dataset}: {found.verdict}"
     if found.largest_z is not None:
-        caption += f"; largest |z| {found.largest_z:.2f}, bound {found.bound:.2f}, s = {found.s:.2f} pp; {found.limits}"
+        numbers = f"largest |z| {found.largest_z:.2f}, bound {found.bound:.2f}, s = {found.s:.2f} pp"
+        caption = "; ".join((caption, numbers, *found.limits))
     rows = [
         (
             label(c.condition),
@@ -149,18 +146,18 @@ def _controls(study: Study) -> list[Study]:
 
 def controls(studies: list[Study]) -> Table | None:
     """Experiments that have to fail, as `repro verify` judges them; None without any."""
-    judged = [c for study in studies for c in json.loads(study.judge().json)["controls"]]
     rows = [
         (
-            c["control"],
-            c["dataset"],
-            Cell(c["verdict"], kind=f"word {c['verdict']}"),
-            number(c["effect"], "+.2f", "pp"),
-            "" if c["low"] is None else f"[{c['low']:+.2f}, {c['high']:+.2f}]".replace("-", MINUS),
-            number(c["n"], "d"),
-            c["note"],
+            c.control,
+            c.dataset,
+            Cell(c.verdict, kind=f"word {c.verdict}"),
+            number(c.effect, "+.2f", "pp"),
+            f"[{c.low:+.2f}, {c.high:+.2f}]".replace("-", MINUS) if c.low is not None and isfinite(c.low) else "",
+            number(c.n, "d"),
+            c.note,
         )
-        for c in judged
+        for study in studies
+        for c in study.judge().controls
     ]
     heads = ("control", "data set", "verdict", "effect", "95 % interval", "n", "what is compared")
     return table("Controls: experiments that have to fail", heads, rows) if rows else None

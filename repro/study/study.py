@@ -142,7 +142,7 @@ class Study:
         return plain if len(plain.finished()) == len(plain.items()) else None
 
     def judge(self):
-        """The `repro.verify.judge.Judgement` on the artifacts that exist; if any is missing, its status is 3."""
+        """The `repro.verify.report.Judgement` on the artifacts that exist; if any is missing, its status is 3."""
         from repro.verify.judge import judge
 
         unspoiled = (plain := self.unspoiled()) and collect(plain.items(), plain.results)

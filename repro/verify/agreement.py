@@ -69,15 +69,15 @@ class Agreement:
     note: str = ""
 
     @property
-    def limits(self) -> str:
-        """What the word does not exclude, in words; empty without one."""
+    def limits(self) -> tuple[str, ...]:
+        """What the verdict does not exclude, as clauses; none without curves."""
         if not self.conditions:
-            return ""
+            return ()
         ends = dict.fromkeys(f"{f(c.allowed for c in self.conditions):.2f}" for f in (min, max))
         pairs = ", ".join(f"{label(a)} with {label(b)}" for a, b in self.unnoticed)
         return (
-            f"differences of up to {' to '.join(ends)} points are allowed; exchanges it could not have noticed: "
-            f"{pairs or 'none'}"
+            f"differences of up to {' to '.join(ends)} points are allowed",
+            f"exchanges it could not have noticed: {pairs or 'none'}",
         )
 
 

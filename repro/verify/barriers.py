@@ -1,14 +1,14 @@
-"""Claims on loss barriers (section 4, Figure 5), judged on own barriers; the paper's points: `reference`.
+"""Claims on loss barriers (section 4, Figure 5): how each is decided, and the verdicts on own barriers.
 
 The unit is the parent: pairs of its children are averaged first. What a claim compares is over the parents that all
-of its conditions have. Barriers are those of dense children at alpha = 1/2,
-per-example cross-entropy on the training images, with averaged batch norm statistics as published. With recalibrated
-ones every claim is judged again, and the note says where its verdict flips. Diverged pairs are left out and counted.
+of its conditions have. Barriers are those of dense children at alpha = 1/2: per-example cross-entropy on the training
+images, with averaged batch norm statistics as published. With recalibrated ones every claim is judged again, and the
+note says where its verdict flips. Diverged pairs are left out and counted. `reference` judges the paper's points.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,26 +16,42 @@ import pandas as pd
 
 from repro.protocol import Protocol
 from repro.recipes.onset import CONNECTED, onset
-from repro.verify.barrier_claims import (
-    BY_NUMBER,
-    CLAIMS,
-    easy_nearer,
-    judged,
-    missing,
-    modes_compared,
-    random_alike,
-    ranked,
-)
-from repro.verify.correlation import FEWEST_CONDITIONS, Advantage, advantage, mode_shift, spearman
+from repro.verify.claims import BARRIER_CLAIMS, CLAIMS
 from repro.verify.outcomes import Evidence, accuracies, label, levels_in_words, same_replicates
-from repro.verify.reference import from_published
-from repro.verify.stats import Sample, against, contrast, decide, joint, shared
+from repro.verify.stats import (
+    FEWEST_CONDITIONS,
+    FEWEST_PARENTS,
+    Advantage,
+    Estimate,
+    ModeShift,
+    Sample,
+    advantage,
+    against,
+    contrast,
+    decide,
+    inner_interval,
+    interval,
+    joint,
+    lower_bound,
+    mode_shift,
+    shared,
+    spearman,
+)
 from repro.verify.verdict import Verdict
 
-__all__ = ["CLAIMS", "from_published", "verdicts"]
-
 CONDITION = ["condition", "size", "t", "noise"]
-_FEWEST_WITHIN = 4  # conditions at one step, below which a rank correlation among them is not worth a clause
+_COMPARED = ["barrier", "pretrain", "final"]
+_FEWEST_WITHIN = 4  # conditions at one step, with fewer a rank correlation among them is left out of the note
+
+
+def missing(number: int, dataset: str, note: str) -> Verdict:
+    """The verdict on a claim whose barriers are lacking."""
+    return Verdict.missing(CLAIMS[number], dataset, note)
+
+
+def judged(number: int, estimate: Estimate, dataset: str, text: str, **fields) -> Verdict:
+    """The verdict of an estimate; fields: those of `Verdict.judged_by`."""
+    return Verdict.judged_by(estimate, CLAIMS[number], dataset, text, **fields)
 
 
 def verdicts(evidence: Evidence, protocol: Protocol) -> list[Verdict]:
@@ -45,7 +61,7 @@ def verdicts(evidence: Evidence, protocol: Protocol) -> list[Verdict]:
     lost = int((failed & (rows["batch_norm"] == "averaged")).sum())
     found = []
     planned = rows[(rows["noise"] == 0) & (rows["batch_norm"] == "averaged")]
-    for number in BY_NUMBER:
+    for number in (claim.number for claim in BARRIER_CLAIMS):
         if lacking := _lacking(planned, _wanted(number, protocol)):
             found.append(missing(number, protocol.dataset, lacking))
             continue
@@ -149,9 +165,10 @@ def _more_is_lower(samples: dict[str, Sample], below: Sequence[Sample], protocol
     ]
     estimates = [contrast(terms, confidence=protocol.confidence) for _, _, terms in parts]
     found = [
-        judged(18, protocol.dataset, e, text, unit, terms=terms) for e, (text, unit, terms) in zip(estimates, parts)
+        judged(18, e, protocol.dataset, text, terms=terms, unit=unit)
+        for e, (text, unit, terms) in zip(estimates, parts)
     ]
-    note = "; ".join(f"{v.statistic}: {v.effect:+.2f} [{v.low:+.2f}, {v.high:+.2f}] {v.unit}" for v in found)
+    note = "; ".join(f"{v.statistic}: {interval(v)} {v.unit}" for v in found)
     worst = max(range(len(parts)), key=lambda i: against(estimates[i])[0])  # nats and points cannot be compared
     return replace(found[worst], verdict=joint([v.verdict for v in found]), note=note)
 
@@ -190,7 +207,7 @@ def _easy_below_random(rows: pd.DataFrame, protocol: Protocol) -> Verdict:
         for (size, t), part in ((cell, table.loc[cell]) for cell in cells)
     )
     estimate = contrast(terms, confidence=protocol.confidence)
-    return judged(23, dataset, estimate, "barrier of random - easy", "nats", terms=terms, note=note)
+    return judged(23, estimate, dataset, "barrier of random - easy", terms=terms, note=note, unit="nats")
 
 
 def _onset(rows: pd.DataFrame, protocol: Protocol) -> Verdict:
@@ -210,7 +227,7 @@ def _onset(rows: pd.DataFrame, protocol: Protocol) -> Verdict:
         note += f"; onset over steps {steps}: {'none' if first is None else f't = {first}'}"
     text = "0-1 barrier of all@t*, training images, maximum along the line"
     estimate = contrast(terms, margin=margin, confidence=protocol.confidence)
-    return judged(25, dataset, estimate, text, "pp", margin=margin, terms=terms, note=note)
+    return judged(25, estimate, dataset, text, margin=margin, terms=terms, note=note)
 
 
 def _lmc(evidence: Evidence, protocol: Protocol) -> Verdict:
@@ -230,7 +247,7 @@ def _lmc(evidence: Evidence, protocol: Protocol) -> Verdict:
     cells = sorted({(int(size), int(t)) for size, t, _ in table.index})
     note = "sizes and steps: " + ", ".join(f"{size}@{t}" for size, t in cells)
     estimate = contrast(terms, confidence=protocol.confidence)
-    return judged(24, protocol.dataset, estimate, "easy - LMC score", "pp", terms=terms, note=note)
+    return judged(24, estimate, protocol.dataset, "easy - LMC score", terms=terms, note=note)
 
 
 def _accuracies(runs: pd.DataFrame, levels: Sequence[int], chance: float) -> pd.DataFrame:
@@ -241,9 +258,6 @@ def _accuracies(runs: pd.DataFrame, levels: Sequence[int], chance: float) -> pd.
     keys = [*CONDITION, "replicate"]
     found, values, _ = accuracies(runs, keys, levels, chance)
     return found.assign(final=values.mean(1)).dropna()
-
-
-_COMPARED = ["barrier", "pretrain", "final"]
 
 
 def _parents(rows: pd.DataFrame, finals: pd.DataFrame, pretrain: str) -> pd.DataFrame:
@@ -278,7 +292,7 @@ def _figure5(averaged: pd.DataFrame, evidence: Evidence, protocol: Protocol) -> 
     single = _compare(parents, protocol, parents.groupby(CONDITION).ngroup().to_numpy())
     notes = [
         f"over {len(points)} conditions, each the mean of {parents['replicate'].nunique()} parents",
-        f"over single parents: {single.effect:+.2f} [{single.low:+.2f}, {single.high:+.2f}]",
+        f"over single parents: {interval(single)}",
     ]
     words = {"as published": decide(main)}
     recalibrated = "recalibrated batch norm for"
@@ -293,7 +307,7 @@ def _figure5(averaged: pd.DataFrame, evidence: Evidence, protocol: Protocol) -> 
         if len(variant) >= FEWEST_CONDITIONS:
             found = _compare(variant, protocol)
             words[name] = decide(found)
-            notes.append(f"{name}: {found.effect:+.2f} [{found.low:+.2f}, {found.high:+.2f}]")
+            notes.append(f"{name}: {interval(found)}")
     for t, part in points.groupby("t"):
         if len(part) >= _FEWEST_WITHIN:
             rho = [spearman(part[c].to_numpy(), part["final"].to_numpy()) for c in ("barrier", "pretrain")]
@@ -301,3 +315,87 @@ def _figure5(averaged: pd.DataFrame, evidence: Evidence, protocol: Protocol) -> 
     if main.n >= FEWEST_CONDITIONS and len(set(words.values())) > 1:
         notes.insert(0, "the verdict flips: " + ", ".join(f"{name} {word}" for name, word in words.items()))
     return ranked(dataset, main, "; ".join(notes))
+
+
+# How claims 19 to 22 are decided, on own and on published barriers alike
+
+
+def random_alike(samples: Mapping[str, Sample], dataset: str, note: str = "", confidence: float = 0.95) -> Verdict:
+    """Claim 19, of samples half, full and random. The margin, half the gap, is estimated too and takes part in the
+    tests: random - half - gap/2 below 0 and random - half + gap/2 above it, 90 % intervals (TOST)."""
+    terms = [(1.0, samples["random"]), (-1.0, samples["half"])]
+    estimate, (gap, gap_note) = contrast(terms, confidence=confidence), _gap(samples, confidence)
+    shifted = [
+        [(1.0, samples["random"]), (-1 - sign / 2, samples["half"]), (sign / 2, samples["full"])] for sign in (1, -1)
+    ]
+    sides = [contrast(side, confidence=confidence) for side in shifted]
+    p = max(side.p / 2 if sign * side.effect < 0 else 1 - side.p / 2 for sign, side in zip((1, -1), sides))
+    if inner_interval(sides[0])[1] < 0 < inner_interval(sides[1])[0]:
+        word = "reproduced"
+    else:
+        word = "contradicted" if sides[0].low > 0 or sides[1].high < 0 else "inconclusive"
+    margin = (samples["half"].mean - samples["full"].mean) / 2
+    note = "; ".join(filter(None, (f"equivalence margin {margin:.2f} either way, {gap_note}", note)))
+    text = "barrier of random - all@t*/2"
+    found = judged(19, estimate, dataset, text, terms=terms, word=word, p=float(p), note=note, unit="nats")
+    return found if gap > 0 else replace(found, verdict="inconclusive", p=None, no_gap=True)
+
+
+def easy_nearer(samples: Mapping[str, Sample], dataset: str, confidence: float = 0.95) -> Verdict:
+    """Claim 20, of samples half, full and easy: (half + full)/2 - easy above 0, given a gap between half and full."""
+    terms = [(0.5, samples["half"]), (0.5, samples["full"]), (-1.0, samples["easy"])]
+    gap, note = _gap(samples, confidence)
+    text = "barrier of (all@t* + all@t*/2)/2 - easy"
+    found = judged(20, contrast(terms, confidence=confidence), dataset, text, terms=terms, note=note, unit="nats")
+    return found if gap > 0 else replace(found, verdict="inconclusive", p=None, no_gap=True)
+
+
+def _gap(samples: Mapping[str, Sample], confidence: float) -> tuple[float, str]:
+    """One-sided lower bound of half - full, the assay check, and a note on it."""
+    bound = float(lower_bound(contrast([(1.0, samples["half"]), (-1.0, samples["full"])], confidence=confidence)))
+    gap = samples["half"].mean - samples["full"].mean
+    return bound, f"gap all@t*/2 - all@t* {gap:+.2f} (lower bound {bound:+.2f})"
+
+
+def modes_compared(dataset: str, modes: Mapping[str, float], shift: float | ModeShift, width: float = 0.5) -> Verdict:
+    """Claim 21. modes: lower edge of the highest bin per condition; shift: half - full, without an interval where
+    parents are not told apart; the claim is then undecided."""
+    places = ", ".join(f"{name} ({low:g}, {low + width:g}]" for name, low in modes.items())
+    tested = isinstance(shift, ModeShift)
+    effect = shift.effect if tested else float(shift)
+    enough = tested and shift.n >= FEWEST_PARENTS
+    few = f"no verdict with fewer than {FEWEST_PARENTS} parents" if tested and not enough else ""
+    notes = [few, f"highest bins: {places}", "" if effect else "no shift is visible at this binning"]
+    found = Verdict.on(
+        CLAIMS[21],
+        dataset,
+        "inconclusive",
+        effect=effect,
+        statistic="mode of all@t*/2 - all@t*" + (", bootstrap over parents" if tested else ", described"),
+        note="; ".join(filter(None, notes)),
+        unit="nats",
+    )
+    if not tested:
+        return found
+    word, p = (decide(shift), shift.p) if enough else ("inconclusive", 1.0)
+    return replace(found, verdict=word, low=shift.low, high=shift.high, n=shift.n, p=p)
+
+
+def ranked(dataset: str, found: Advantage, note: str) -> Verdict:
+    """Claim 22; with too few conditions there is no verdict."""
+    enough = found.n >= FEWEST_CONDITIONS
+    few = "" if enough else f"no verdict with fewer than {FEWEST_CONDITIONS} conditions"
+    rhos = f"rho of barrier {found.rho_barrier:+.2f}, of pre-train accuracy {found.rho_pretrain:+.2f}"
+    return Verdict.on(
+        CLAIMS[22],
+        dataset,
+        decide(found) if enough else "inconclusive",
+        effect=found.effect,
+        low=found.low,
+        high=found.high,
+        n=found.n,
+        p=found.p if enough else 1.0,
+        statistic="|rho| of barrier - |rho| of pre-train accuracy, bootstrap over conditions",
+        note="; ".join(filter(None, (few, rhos, note))),
+        unit="rank correlation",
+    )

@@ -1,38 +1,25 @@
-"""All verdicts of the figures asked for: their claims on every data set, agreement with the published curves, a
-control; and the same claims judged on the paper's own numbers."""
+"""All verdicts on the figures asked for: their claims on every data set, agreement with the published curves, a
+control. `reference` judges the same claims on the paper's own numbers."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from repro.protocol import Protocol
 from repro.verify import barriers, warmup
-from repro.verify.agreement import agreement
-from repro.verify.claim import PAPER_DATASETS, unshrunk
+from repro.verify.agreement import Agreement, agreement
 from repro.verify.claims import CLAIMS
 from repro.verify.controls import ControlVerdict, control_verdict
 from repro.verify.outcomes import Evidence
-from repro.verify.pruned_runs import evaluate, from_published, with_holm
-from repro.verify.report import exit_status, markdown, terminal, to_json
-from repro.verify.subsets import contamination, passes
-from repro.verify.verdict import Verdict
+from repro.verify.pruned_runs import contamination, evaluate, passes
+from repro.verify.reference import from_published
+from repro.verify.report import Judgement
+from repro.verify.stats import interval
+from repro.verify.verdict import PAPER_DATASETS, Verdict, unshrunk, with_holm
 
 _INTERVALS = "intervals of 97.5 % at both"
 _ORDINALS = {2: "second", 3: "third"}
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """Verdicts for a terminal, for people and for programs, and the exit status of ``repro verify``."""
-
-    terminal: str
-    markdown: str
-    json: str
-    exit_status: int
-
-    def files(self, stem: Path) -> list[tuple[Path, str]]:
-        """(path, content) of the report beside a figure."""
-        return [(stem.with_name(stem.name + ".md"), self.markdown), (stem.with_name(stem.name + ".json"), self.json)]
 
 
 def judge(
@@ -51,29 +38,29 @@ def judge(
     where that shows no effect, the control has nothing to destroy and says nothing. complete: everything that the
     figures need is there; otherwise the exit status is 3 whatever the claims say.
     """
-    scale, verdicts, agreements, controls, told = protocols[0].scale, [], [], [], {}
+    verdicts, agreements, controls, told = [], [], [], {}
     for p in protocols:
-        about = dict(dataset=p.dataset, chance=1 / p.num_classes, size=p.subset_size, levels=p.judging_levels)
         if control:  # spoiled runs say nothing about the paper's claims
-            found = control_verdict(evidence.runs, control, **about)
-            controls.append(
-                found if unspoiled is None else _informed(found, control_verdict(unspoiled.runs, control, **about))
-            )
+            found, plain = (e and _control(e, control, p) for e in (evidence, unspoiled))
+            controls.append(_informed(found, plain) if plain else found)
             continue
         verdicts += verdicts_on(evidence, p, figures=figures)
         if note := looks(evidence, p):
             told[p.dataset] = note
         if p.full and "figure2" in figures:
-            agreements.append(
-                agreement(
-                    evidence.runs, p.dataset, chance=1 / p.num_classes, replicates=p.replicates, levels=p.judging_levels
-                )
-            )
-    parts = dict(scale=scale, agreements=agreements, controls=controls, looks=told)
-    status = exit_status(verdicts, scale, controls) if complete else 3
-    return Judgement(
-        terminal(verdicts, **parts), markdown(verdicts, **parts), to_json(verdicts, **parts, status=status), status
-    )
+            agreements.append(agreement_on(evidence, p))
+    return Judgement(protocols[0].scale, verdicts, agreements, controls, told, complete)
+
+
+def _control(evidence: Evidence, control: str, p: Protocol) -> ControlVerdict:
+    about = dict(dataset=p.dataset, chance=1 / p.num_classes, size=p.subset_size, levels=p.judging_levels)
+    return control_verdict(evidence.runs, control, **about)
+
+
+def agreement_on(evidence: Evidence, p: Protocol) -> Agreement:
+    """Agreement of one data set's curves with the published ones."""
+    about = dict(chance=1 / p.num_classes, replicates=p.replicates, levels=p.judging_levels)
+    return agreement(evidence.runs, p.dataset, **about)
 
 
 def verdicts_on(evidence: Evidence, p: Protocol, *, figures: Sequence[str]) -> list[Verdict]:
@@ -105,7 +92,7 @@ def verdicts_on(evidence: Evidence, p: Protocol, *, figures: Sequence[str]) -> l
 
 
 def looks(evidence: Evidence, p: Protocol) -> str:
-    """What a reader must know of the number of replicates and of looks: '' of runs that were judged once, as declared."""
+    """What a reader must know about replicates and looks; '' where the runs were judged once, as declared."""
     if p.replicates < 2:
         return "one replicate gives no interval: claims on accuracies need 2 or more (--replicates, make's REPLICATES=)"
     grown = evidence.of(p.dataset).growth
@@ -142,15 +129,11 @@ def reference() -> Judgement:
         for v in from_published(dataset)
         if v.verdict != "missing" or dataset in CLAIMS[v.claim].datasets
     ]
-    parts = dict(scale="paper", reference=True)
-    return Judgement(terminal(verdicts, **parts), markdown(verdicts, **parts), to_json(verdicts, scale="paper"), 0)
+    return Judgement("paper", verdicts, reference=True)
 
 
 def _informed(control: ControlVerdict, unspoiled: ControlVerdict) -> ControlVerdict:
     if control.verdict == "missing" or unspoiled.effect is None or unspoiled.low > 0 or unspoiled.high < 0:
         return control
-    note = (
-        f"{control.note}; without the control it is {unspoiled.effect:+.2f} "
-        f"[{unspoiled.low:+.2f}, {unspoiled.high:+.2f}] pp: no effect that a control could destroy"
-    )
+    note = f"{control.note}; without the control it is {interval(unspoiled)} pp: no effect that a control could destroy"
     return replace(control, verdict="uninformative", note=note)

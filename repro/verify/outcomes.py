@@ -310,11 +310,12 @@ def _keys(rows: pd.DataFrame, half: set, size: int, noise_size: int) -> list[str
 def accuracies(
     rows: pd.DataFrame, run: Sequence[str], levels: Sequence[int], chance: float
 ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Accuracies of runs at some levels: (the runs, sorted by ``run``; accuracies, shape (runs, levels); which diverged).
+    """(the runs, sorted by ``run``; their accuracies, shape (runs, levels); which of them diverged, shape (runs,)).
 
-    run: the columns that tell runs apart. Accuracies are fractions, NaN where a run lacks a level; a diverged run
-    counts as chance from the level where it did.
+    run: the columns that tell runs apart. Accuracies are fractions, NaN where a run lacks a level. A diverged run
+    counts as chance from the level at which it diverged.
     """
+    rows = rows.dropna(subset=list(run))
     number = rows.groupby(list(run)).ngroup().to_numpy()
     runs = rows[list(run)].iloc[np.unique(number, return_index=True)[1]].reset_index(drop=True)
     level, acc = rows["level"].to_numpy(float), rows["acc"].to_numpy(float)

@@ -1,34 +1,34 @@
-"""Claims and outcomes to verdicts: the same judgement for own runs (paired) and for published summaries (Welch)."""
+"""Claims on pruned runs, judged from their outcomes: own runs are paired, published summaries are not (Welch).
+
+The two claims on the subsets themselves are here too: passes over them (arithmetic), wrong labels inside (from scores).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from repro.errors import UsageError
-from repro.protocol import FULL, JUDGED, OWN, SCALES
-from repro.verify import barriers, published, warmup
-from repro.verify.claims import CLAIMS, PRIMARY_HYPOTHESES, RUN_CLAIMS, Claim, Part
-from repro.verify.outcomes import SUBSETS, Outcomes, from_runs, label, noise_panel, sized
+from repro.protocol import FULL, JUDGED, OWN, SCALES, Protocol, protocol
+from repro.verify.claims import CLAIMS, RUN_CLAIMS
+from repro.verify.outcomes import SUBSETS, Evidence, Outcomes, from_runs, label, noise_panel, same_replicates
+from repro.verify.published import SIZES
 from repro.verify.stats import (
     Estimate,
     Sample,
     against,
     contrast,
     decide,
-    holm,
+    interval,
     joint,
     lower_bound,
     paired_values,
     retained_fraction,
-    within_replicates,
 )
-from repro.verify.subsets import passes
-from repro.verify.verdict import BY_ARITHMETIC, ITSELF, NO_GAP, NOT_BY_ARITHMETIC, LevelEffect, Verdict
+from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC, Claim, LevelEffect, Part, Verdict, with_holm
 
 
 def evaluate(
@@ -47,15 +47,18 @@ def evaluate(
     replicates: int = 2,
     confidence: float = 0.95,
 ) -> list[Verdict]:
-    """Verdict on every claim about pruned runs (see `outcomes.from_runs` for the table and the remaining arguments).
+    """Verdicts on every claim about pruned runs (see `outcomes.from_runs` for the table and the remaining arguments).
 
-    figures: claims of other figures are judged if their runs are there, and may be missing; so are claims on noise
-    panels that are not in `noise`. scale: at 'paper' and 'day' the subset size is the paper's. size: the subset size compared
-    (default: the paper's where the runs have it, else the only one). confidence: of the intervals; 0.975 at both looks
-    if a second look was declared. Raises UsageError for a table that cannot be read.
+    figures: claims of other figures are judged where their runs are there, and are not promised; neither are claims on
+    noise panels that are not in `noise`. scale: at 'paper' and 'day' the subset size is the paper's. size: the subset
+    size compared (default: the paper's where the runs have it, else the only one). confidence: of the intervals, 0.975
+    at both looks if a second look was declared. Raises UsageError for a table that cannot be read.
     """
-    check_scale(scale)
-    size = paper_size(runs, dataset, scale, size)
+    if scale not in (*SCALES, OWN):
+        raise UsageError(f"scale (={scale}) is unknown: choose {', '.join(SCALES)}")
+    at_hand = set(runs.loc[runs["dataset"] == dataset, "size"]) if {"dataset", "size"} <= {*runs.columns} else set()
+    if size is None and (scale in FULL or SIZES.get(dataset) in at_hand):
+        size = SIZES.get(dataset)
     given = dict(
         chance=chance, replicates=replicates, noise_size=noise_size, smallest=smallest, levels=levels, balanced=balanced
     )
@@ -63,152 +66,88 @@ def evaluate(
     return with_holm(
         [
             replace(v, promised=CLAIMS[v.claim].figure in figures and v.panel in planned)
-            for v in _judge_runs(from_runs(runs, dataset, size=size, **given), confidence)
+            for v in judge(from_runs(runs, dataset, size=size, **given), confidence)
         ]
     )
 
 
-def from_published(
-    dataset: str, *, size: int | None = None, noise_size: int = published.NOISE_SIZE, table: pd.DataFrame | None = None
-) -> list[Verdict]:
-    """What the paper's own numbers support, by the same claims; no claim is promised.
-
-    Of curves only means and standard deviations of 4 replicates are published, so the tests are unpaired. size,
-    noise_size, table: see `published.outcomes`; without them a claim about subsets has its word at every size too.
-    Claims nothing was published about are missing.
-    """
-    found = _judge_runs(published.outcomes(dataset, size=size, noise_size=noise_size, table=table), 0.95)
-    if size is None and table is None and noise_size == published.NOISE_SIZE:
-        words = _words_by_size(dataset)
-        found = [replace(v, sizes=words.get((v.claim, v.panel), ())) for v in found]
-    found += _published_elsewhere(dataset)
-    found += [
-        Verdict(claim=number, dataset=dataset, verdict="missing", note="the paper has published no numbers")
-        for number in CLAIMS.keys() - {v.claim for v in found}
-    ]
-    return with_holm([replace(v, promised=False) for v in sorted(found, key=lambda v: v.claim)])
-
-
-@cache
-def _published_elsewhere(dataset: str) -> tuple[Verdict, ...]:
-    """Claims on other tables than that of pruned runs."""
-    return passes(dataset), *barriers.from_published(dataset), *warmup.from_published(dataset)
-
-
-@cache
-def _words_by_size(dataset: str) -> dict[tuple[int, str], tuple[tuple[int, str], ...]]:
-    """{(claim, panel): ((size, verdict), ...)} of the published curves, for claims that depend on the subset size."""
-    found = {}
-    for size, outcomes in published.outcomes_by_size(dataset).items():
-        for claim in RUN_CLAIMS:
-            for panel in claim.panels:
-                parts = [part for part in claim.parts if part.panel == panel]
-                conditions = {c for part in parts for c in part.conditions}
-                if any(sized(c) for c in conditions) and not outcomes.missing(conditions):
-                    word = _word(*_decided(parts, outcomes, 0.95)[1:])
-                    found.setdefault((claim.number, panel), []).append((size, word))
-    return {key: tuple(words) for key, words in found.items()}
-
-
-def check_scale(scale: str) -> None:
-    if scale not in (*SCALES, OWN):
-        raise UsageError(f"scale (={scale}) is unknown: choose {', '.join(SCALES)}")
-
-
-def paper_size(runs: pd.DataFrame, dataset: str, scale: str, size: int | None) -> int | None:
-    """The size to compare: the one asked for, else the paper's at its scale or where the runs have it, else None."""
-    size_of_paper = published.SIZES.get(dataset)
-    at_hand = set(runs.loc[runs["dataset"] == dataset, "size"]) if {"dataset", "size"} <= {*runs.columns} else set()
-    return size_of_paper if size is None and (scale in FULL or size_of_paper in at_hand) else size
-
-
-def with_holm(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """The verdicts of one data set with p adjusted over the six primary hypotheses; those not tested count as p = 1."""
-    adjusted = [replace(v, p_holm=None) for v in verdicts]
-    primary = [i for i, v in enumerate(adjusted) if v.primary and v.p is not None]
-    for i, p in zip(primary, holm([adjusted[i].p for i in primary], PRIMARY_HYPOTHESES)):
-        adjusted[i] = replace(adjusted[i], p_holm=float(p))
-    return adjusted
-
-
-def _judge_runs(outcomes: Outcomes, confidence: float) -> list[Verdict]:
+def judge(outcomes: Outcomes, confidence: float = 0.95) -> list[Verdict]:
+    """Verdicts on `RUN_CLAIMS`, once for each panel of a claim."""
     return [_judge(claim, panel, outcomes, confidence) for claim in RUN_CLAIMS for panel in claim.panels]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The parts of a claim in one panel: their estimates and words, and the gaps of those that need one."""
+
+    estimates: list[Estimate]
+    words: list[str]
+    gaps: list[tuple[float, str]]
+
+    @property
+    def no_gap(self) -> bool:
+        return not all(gap > 0 for gap, _ in self.gaps)
+
+    @property
+    def word(self) -> str:
+        """The claim's word: all its parts have to hold, and without a gap nothing is decided."""
+        return "inconclusive" if self.no_gap else joint(self.words)
+
+
+def decided(parts: Sequence[Part], outcomes: Outcomes, confidence: float = 0.95) -> Decided:
+    """Each part by its interval, whatever the others say."""
+    estimates = [contrast(_terms(part, outcomes), margin=part.margin, confidence=confidence) for part in parts]
+    words = [decide(estimate, part.margin) for estimate, part in zip(estimates, parts)]
+    return Decided(estimates, words, [_gap(p.fraction, outcomes, confidence) for p in parts if p.fraction])
 
 
 def _judge(claim: Claim, panel: str, outcomes: Outcomes, confidence: float) -> Verdict:
     parts = [part for part in claim.parts if part.panel == panel]
     conditions = [c for part in parts for c in part.conditions]
-    identity = dict(claim=claim.number, dataset=outcomes.dataset, panel=panel, primary=claim.is_primary(panel))
-    reason = outcomes.missing(conditions)
-    if reason:
-        return Verdict(**identity, verdict="missing", note=reason)
+    if reason := outcomes.missing(conditions):
+        return Verdict.missing(claim, outcomes.dataset, reason, panel=panel)
     most = max(outcomes.sample(c).n for c in conditions)
     outcomes = outcomes.shared(conditions)
-    estimates, words, gaps = _decided(parts, outcomes, confidence)
-    verdict = _word(words, gaps)
-    described = [p for p in claim.described if p.panel == panel and not outcomes.missing(p.conditions)]
-    notes = []
+    found, notes = decided(parts, outcomes, confidence), []
     if len(parts) > 1:
-        notes.append("; ".join(f"{part.text} {_interval(e)}, {w}" for part, e, w in zip(parts, estimates, words)))
-    for other in described:
-        e = contrast(_terms(other, outcomes), margin=other.margin, confidence=confidence)
-        side = "above" if e.low > other.margin else "below" if e.high < other.margin else "not told from"
-        notes.append(f"not tested: {other.text} {_interval(e)}, {side} {other.margin:g}")
-    notes += [note for _, note in gaps]
-    if not all(gap > 0 for gap, _ in gaps):
-        notes.insert(0, NO_GAP)
+        each = zip(parts, found.estimates, found.words)
+        notes.append("; ".join(f"{part.text} {interval(e)}, {word}" for part, e, word in each))
+    for other in claim.described:
+        if other.panel == panel and not outcomes.missing(other.conditions):
+            e = contrast(_terms(other, outcomes), margin=other.margin, confidence=confidence)
+            side = "above" if e.low > other.margin else "below" if e.high < other.margin else "not told from"
+            notes.append(f"not tested: {other.text} {interval(e)}, {side} {other.margin:g}")
+    notes += [note for _, note in found.gaps]
     if (n := outcomes.sample(conditions[0]).n) < most and outcomes.sample(conditions[0]).values:
         notes.append(f"over the {n} replicates that all of its conditions have, of up to {most}")
     if any("~" in c and c.partition("~")[0] in SUBSETS for c in conditions):
-        unknown = ", as the paper does not print Figure 4's" if outcomes.dataset in published.SIZES else ""
+        unknown = ", as the paper does not print Figure 4's" if outcomes.dataset in SIZES else ""
         notes.append(f"subsets of {outcomes.noise_size}, fixed beforehand{unknown}")
     notes.append(_failures(conditions, outcomes))
-    worst = max(range(len(parts)), key=lambda i: against(estimates[i], parts[i].margin))
-    part, estimate = parts[worst], estimates[worst]
-    values = within_replicates(_terms(part, outcomes))
-    return Verdict(
-        **identity,
-        verdict=verdict,
-        effect=float(estimate.effect),
-        low=float(estimate.low),
-        high=float(estimate.high),
-        median=None if values is None else float(np.median(values)),
+    part, estimate = max(zip(parts, found.estimates), key=lambda pair: against(pair[1], pair[0].margin))
+    verdict = Verdict.judged_by(
+        estimate,
+        claim,
+        outcomes.dataset,
+        part.text,
+        panel=panel,
+        terms=_terms(part, outcomes),
+        word=found.word,
         margin=part.margin,
-        n=estimate.n,
-        p=None if NO_GAP in notes else float(estimate.p),
-        statistic=f"{part.text}, {estimate.method}",
         note="; ".join(filter(None, dict.fromkeys(notes))),
+        no_gap=found.no_gap,
         levels=_levels(part, outcomes, confidence),
         judged=outcomes.levels,
         confidence=confidence,
     )
-
-
-def _decided(
-    parts: Sequence[Part], outcomes: Outcomes, confidence: float
-) -> tuple[list[Estimate], list[str], list[tuple[float, str]]]:
-    """Of each part the estimate and its word, and the gaps (see `_fraction`) of those that need one."""
-    estimates = [contrast(_terms(part, outcomes), margin=part.margin, confidence=confidence) for part in parts]
-    words = [decide(estimate, part.margin) for estimate, part in zip(estimates, parts)]
-    return estimates, words, [_fraction(part.fraction, outcomes, confidence) for part in parts if part.fraction]
-
-
-def _word(words: Sequence[str], gaps: Sequence[tuple[float, str]]) -> str:
-    """A claim's word: all its parts have to hold, and without a gap nothing is decided."""
-    if not all(gap > 0 for gap, _ in gaps):
-        return "inconclusive"
-    return joint(words)
+    return replace(verdict, p=None) if found.no_gap else verdict
 
 
 def _terms(part: Part, outcomes: Outcomes) -> list[tuple[float, Sample]]:
     return [(weight, outcomes.sample(condition)) for condition, weight in part.weights]
 
 
-def _interval(estimate: Estimate) -> str:
-    return f"{estimate.effect:+.2f} [{estimate.low:+.2f}, {estimate.high:+.2f}]"
-
-
-def _fraction(conditions: tuple[str, str, str], outcomes: Outcomes, confidence: float) -> tuple[float, str]:
+def _gap(conditions: tuple[str, str, str], outcomes: Outcomes, confidence: float) -> tuple[float, str]:
     """One-sided lower bound of the gap (the assay check), and the note on the fraction of it that is kept."""
     subset, full, base = (outcomes.sample(condition) for condition in conditions)
     bound = float(lower_bound(contrast([(1.0, full), (-1.0, base)], confidence=confidence)))
@@ -240,13 +179,69 @@ def _levels(part: Part, outcomes: Outcomes, confidence: float) -> tuple[LevelEff
     return tuple(effects)
 
 
-def across_datasets(verdicts: Sequence[Verdict]) -> dict[int, str]:
-    """Per claim that was judged, the verdict on "all data sets": reproduced (or by arithmetic) if it is in every panel
-    on each data set that the paper claims it for, and missing if one of them was not judged."""
-    rank = ("missing", "contradicted", NOT_BY_ARITHMETIC, "inconclusive", "reproduced", BY_ARITHMETIC)
-    found = {}
-    for number in sorted({v.claim for v in verdicts if v.statistic != ITSELF}):
-        chosen = [v for v in verdicts if v.claim == number and v.dataset in CLAIMS[number].datasets]
-        absent = set(CLAIMS[number].datasets) - {v.dataset for v in chosen}
-        found[number] = "missing" if absent else min((v.verdict for v in chosen), key=rank.index)
-    return found
+# Claims on the subsets themselves
+
+
+def passes(p: Protocol | str) -> Verdict:
+    """Claim 6 by arithmetic: t*/2 x batch size images are more than the subset holds. p: a name means the paper's."""
+    p = protocol(p, "paper") if isinstance(p, str) else p
+    steps, batch = p.t_star // 2, p.training.batch_size
+    seen = steps * batch
+    return Verdict.on(
+        CLAIMS[6],
+        p.dataset,
+        BY_ARITHMETIC if seen > p.subset_size else NOT_BY_ARITHMETIC,
+        effect=seen / p.subset_size,
+        margin=1.0,
+        unit="passes",
+        statistic=f"{steps} steps x {batch} images = {seen} images seen, subset of {p.subset_size}",
+    )
+
+
+def draw_of(kind: str, replicate: int, p: Protocol) -> int:
+    """Which draw a replicate's subset is: easy and hard ones come from the scores of the fold, random ones are drawn
+    for each replicate."""
+    return replicate if kind == "random" else replicate % p.folds
+
+
+def contamination(evidence: Evidence, p: Protocol) -> list[Verdict]:
+    """Claim 31, once per noise panel: share of wrong labels inside easy below random below hard, within draws.
+
+    Of the subsets of `p.noise_size`; shares in percent, differences in pp. The replicates of one fold share scores, and
+    so their easy and hard subsets: they count as one draw, n is the number of draws, and one draw has no interval.
+    Missing without all three kinds.
+    """
+    return [_contamination(evidence.subsets, p, noise) for noise in p.noise]
+
+
+def _contamination(table: pd.DataFrame, p: Protocol, noise: float) -> Verdict:
+    claim, panel = CLAIMS[31], noise_panel(noise)
+    rows = table[(table["size"] == p.noise_size) & np.isclose(table["noise"].astype(float), noise)]
+    rows = rows[rows["condition"].isin(SUBSETS)].drop_duplicates(["condition", "replicate"])  # listed with each step
+    counts = rows["condition"].value_counts()
+    promised = rows.groupby("condition")["promised"].max() if "promised" in rows else {}
+    needed = {kind: max(2, int(promised.get(kind, 2))) for kind in ("easy", "random", "hard")}
+    lacking = [f"{kind} ({counts.get(kind, 0)} of {n})" for kind, n in needed.items() if counts.get(kind, 0) < n]
+    if lacking:
+        note = f"replicates lacking of subsets of size {p.noise_size} at {panel}: {', '.join(lacking)}"
+        return Verdict.missing(claim, p.dataset, note, panel=panel)
+    rows = same_replicates(rows, ["condition"])
+    draws = rows["replicate"].map(lambda r: draw_of("easy", int(r), p))
+    shares = (100 * rows["wrong_labels"].astype(float)).groupby([rows["condition"], draws]).mean()
+    samples = {kind: Sample.of({int(d): float(x) for d, x in shares[kind].items()}) for kind in SUBSETS}
+    note = "wrong labels: " + ", ".join(f"{kind} {samples[kind].mean:.1f} %" for kind in ("easy", "random", "hard"))
+    note += f"; {rows['replicate'].nunique()} replicates share {draws.nunique()} draws of scores"
+    pairs = [("random", "easy"), ("hard", "random")]
+    terms = [[(1.0, samples[more]), (-1.0, samples[less])] for more, less in pairs]
+    if draws.nunique() < 2:
+        worst = min(range(2), key=lambda i: sum(w * sample.mean for w, sample in terms[i]))
+        effect = sum(w * sample.mean for w, sample in terms[worst])
+        text = f"wrong labels, {' - '.join(pairs[worst])}, of one draw"
+        note += ": an interval needs two"
+        return Verdict.on(claim, p.dataset, "inconclusive", panel=panel, effect=effect, n=1, statistic=text, note=note)
+    estimates = [contrast(pair, confidence=p.confidence) for pair in terms]
+    word = joint([decide(e) for e in estimates])
+    worst = max(range(2), key=lambda i: against(estimates[i]))
+    text = f"wrong labels, {' - '.join(pairs[worst])}"
+    about = dict(panel=panel, terms=terms[worst], word=word, note=note)
+    return Verdict.judged_by(estimates[worst], claim, p.dataset, text, **about)

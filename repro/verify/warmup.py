@@ -8,72 +8,112 @@ length count as independent in a slope and as perfectly correlated in a mean ove
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
-from repro.protocol import Protocol
-from repro.protocol import protocol as protocol_of
-from repro.verify.claim import Claim
-from repro.verify.correlation import equivalence, slope_weights
+from repro.protocol import CIFAR10, Protocol
+from repro.verify.claims import CLAIMS, WARMUP_CLAIMS
+from repro.verify.claims import WARMUP_MARGIN as MARGIN
 from repro.verify.outcomes import Evidence
-from repro.verify.published_points import PANELS
-from repro.verify.stats import Estimate, Sample, contrast, decide, joint, within_replicates
+from repro.verify.published import WARMUP_PANELS, warmup_curves
+from repro.verify.stats import (
+    Estimate,
+    Sample,
+    contrast,
+    equivalence,
+    interval,
+    joint,
+    slope_weights,
+    within_replicates,
+)
 from repro.verify.verdict import BY_ARITHMETIC, ITSELF, NOT_BY_ARITHMETIC, Verdict
-from repro.verify.warmup_sweep import Sweep, curve_name, own_sweep, published_sweep
 
-MARGIN = 0.25
-"""Equivalence margin, pp."""
-
+NUMBERS = tuple(claim.number for claim in WARMUP_CLAIMS)
 LONG = 8
 """Warm-ups from this multiple of the shortest on are long ones: 800 of 100 steps."""
 
-_FIGURE6 = {"figure": "figure6", "section": "section 5, Figure 6", "datasets": ("cifar10",)}
 
-CLAIMS = (
-    Claim(
-        number=26,
-        title="Easy warm-up hurts, longer more",
-        primary=True,
-        statement="The longer the warm-up, the more accuracy the easiest examples lose against random ones (slope at "
-        "the smallest subset; the losses themselves and other sizes are shown, not tested).",
-        source="picture",
-        **_FIGURE6,
-    ),
-    Claim(
-        number=27,
-        title="Hard is like random for large subsets",
-        statement=f"A long warm-up on the hardest examples equals one on random ones to within {MARGIN} pp, at the "
-        "largest size.",
-        source="picture",
-        caveat="random subsets are class-balanced there and hard ones are not",
-        **_FIGURE6,
-    ),
-    Claim(
-        number=28,
-        title="Easy brings nothing at the shortest warm-up",
-        statement=f"At the shortest warm-up easy subsets equal all data and random subsets to within {MARGIN} pp.",
-        source="picture",
-        caveat="inconclusive with the wider band that the random panel draws around all data",
-        **_FIGURE6,
-    ),
-    Claim(
-        number=29,
-        title="All-data warm-up has the published accuracies",
-        statement="Warm-up on all data gains over the shortest what the paper's does, at every length, to within "
-        f"{MARGIN} pp.",
-        source="picture",
-        **_FIGURE6,
-    ),
-    Claim(
-        number=30,
-        title="Pruning needs less pre-training than training needs warm-up",
-        statement="t* is a smaller part of its training than the best all-data warm-up is of its own.",
-        source="arithmetic",
-        **_FIGURE6,
-    ),
-)
-BY_NUMBER = {claim.number: claim for claim in CLAIMS}
+@dataclass(frozen=True)
+class Sweep:
+    """cells: accuracies (percent) by (kind, size, w), size 0 for all data. replicates: promised of each cell.
+    confidence: of intervals."""
+
+    dataset: str
+    cells: Mapping[tuple[str, int, int], Sample]
+    steps: tuple[int, ...]
+    sizes: tuple[int, ...]
+    replicates: int
+    notes: tuple[str, ...] = ()
+    confidence: float = 0.95
+
+    @property
+    def inner(self) -> str:
+        """The interval of two one-sided tests: '90 %' beside one of 95 %."""
+        return f"{100 * (2 * self.confidence - 1):g} %"
+
+    def gap(self, curves: Sequence[tuple[str, int]], steps: Sequence[int]) -> str:
+        """What is missing of these curves, '' if nothing is."""
+        for kind, size in curves:
+            for w in steps:
+                n = self.cells[kind, size, w].n if (kind, size, w) in self.cells else 0
+                if n < max(2, self.replicates):
+                    return f"{curve_name(kind, size)}, w = {w}, has {n} of {max(2, self.replicates)} replicates"
+        return ""
+
+    def at(self, kind: str, size: int, w: int) -> Sample:
+        return self.cells[kind, size, w]
+
+    def mean(self, kind: str, size: int, steps: Sequence[int]) -> Sample:
+        """The outcome averaged over several w."""
+        cells = [self.at(kind, size, w) for w in steps]
+        if any(cell.values is None for cell in cells):
+            mean, std = (float(np.mean([getattr(cell, name) for cell in cells])) for name in ("mean", "std"))
+            return Sample(mean, std, min(cell.n for cell in cells))
+        shared = set.intersection(*(set(cell.values) for cell in cells))
+        return Sample.of({r: float(np.mean([cell.values[r] for cell in cells])) for r in sorted(shared)})
+
+
+def own_sweep(rows: pd.DataFrame, protocol: Protocol) -> Sweep:
+    """The study of `protocol` from the rows of `Evidence.warmup`, which hold one data set."""
+    failed = rows["diverged"].astype(bool) | rows["acc"].isna()
+    percent = 100 * rows["acc"].astype(float).where(~failed, 1 / protocol.num_classes)
+    sizes = rows["size"].where(rows["kind"] != "all", 0)
+    cells = {
+        (kind, int(size), int(w)): Sample.of(
+            {int(r): float(x) for r, x in zip(rows.loc[part.index, "replicate"], part)}
+        )
+        for (kind, size, w), part in percent.groupby([rows["kind"], sizes, rows["w"]])
+    }
+    notes = (f"runs diverged: {int(failed.sum())}",) if failed.any() else ()
+    study = protocol.warmup
+    return Sweep(
+        protocol.dataset,
+        cells,
+        tuple(sorted(study.steps)),
+        tuple(sorted(study.sizes)),
+        study.replicates,
+        notes,
+        protocol.confidence,
+    )
+
+
+def published_sweep(panel: str, table: pd.DataFrame | None = None) -> Sweep:
+    """The published curves, with all data as drawn in one panel. table: `warmup_curves()`, if it has been altered."""
+    rows = warmup_curves() if table is None else table
+    rows = rows[(rows["kind"] != "all") | (rows["panel"] == panel)]
+    cells = {
+        (kind, size, w): Sample.published([100 * mean], [100 * std], n)
+        for kind, size, w, mean, std, n in zip(*(rows[c] for c in ("kind", "size", "w", "mean", "std", "n")))
+    }
+    steps, sizes = sorted(set(rows["w"])), sorted(set(rows["size"]) - {0})
+    return Sweep("cifar10", cells, tuple(steps), tuple(sizes), 8, ("read off a picture",))
+
+
+def curve_name(kind: str, size: int) -> str:
+    """A curve as people write it: easy 5120, all data."""
+    return f"{kind} {size}" if size else "all data"
 
 
 def verdicts(evidence: Evidence, protocol: Protocol) -> list[Verdict]:
@@ -82,8 +122,8 @@ def verdicts(evidence: Evidence, protocol: Protocol) -> list[Verdict]:
     comparable = protocol.full and protocol.dataset == "cifar10"
     if rows.empty or study is None:
         reason = "no warm-up runs" if study else f"the protocol of {protocol.dataset} has no warm-up study"
-        promised = {n: study is not None and (comparable or n != 29) for n in BY_NUMBER}
-        return [replace(_missing(n, protocol.dataset, reason), promised=promised[n]) for n in BY_NUMBER]
+        promised = {n: study is not None and (comparable or n != 29) for n in NUMBERS}
+        return [replace(_missing(n, protocol.dataset, reason), promised=promised[n]) for n in NUMBERS]
     sweep = own_sweep(rows, protocol)
     if comparable:
         baseline = _baseline(sweep, published_sweep("easy"))
@@ -96,8 +136,8 @@ def verdicts(evidence: Evidence, protocol: Protocol) -> list[Verdict]:
 def from_published(dataset: str) -> list[Verdict]:
     """What the paper's own numbers say on claims 26 to 30: 'missing' but for cifar10."""
     if dataset != "cifar10":
-        return [_missing(n, dataset, f"the paper has no warm-up study of {dataset}") for n in BY_NUMBER]
-    sweeps = {panel: published_sweep(panel) for panel in PANELS}
+        return [_missing(n, dataset, f"the paper has no warm-up study of {dataset}") for n in NUMBERS]
+    sweeps = {panel: published_sweep(panel) for panel in WARMUP_PANELS}
     return judge_sweeps(sweeps)
 
 
@@ -114,50 +154,25 @@ def judge_sweeps(sweeps: Mapping[str, Sweep]) -> list[Verdict]:
         _slopes(sweep),
         _hard(sweep),
         shortest,
-        Verdict(
-            claim=29,
-            dataset=sweep.dataset,
-            verdict="reproduced",
+        Verdict.on(
+            CLAIMS[29],
+            sweep.dataset,
+            "reproduced",
             effect=0.0,
             statistic=ITSELF,
             note=f"what own runs are compared with, read off a picture: {means} %",
         ),
-        _parts(sweep, protocol_of(sweep.dataset, "paper")),
+        _parts(sweep, CIFAR10),
     ]
 
 
 def _missing(number: int, dataset: str, note: str) -> Verdict:
-    return Verdict(claim=number, dataset=dataset, verdict="missing", note=note, primary=BY_NUMBER[number].primary)
+    return Verdict.missing(CLAIMS[number], dataset, note)
 
 
-def _verdict(
-    number: int,
-    sweep: Sweep,
-    estimate: Estimate,
-    text: str,
-    *,
-    word: str,
-    p: float,
-    terms: Sequence[tuple[float, Sample]],
-    notes: Sequence[str],
-    margin: float = 0.0,
-) -> Verdict:
-    values = within_replicates(terms) if terms else None
-    return Verdict(
-        claim=number,
-        dataset=sweep.dataset,
-        verdict=word,
-        effect=float(estimate.effect),
-        low=float(estimate.low),
-        high=float(estimate.high),
-        median=None if values is None else float(np.median(values)),
-        margin=margin,
-        n=estimate.n,
-        p=float(p),
-        statistic=f"{text}, {estimate.method}",
-        note="; ".join((*notes, *sweep.notes)),
-        primary=BY_NUMBER[number].primary,
-    )
+def _verdict(number: int, sweep: Sweep, estimate: Estimate, text: str, notes: Sequence[str], **fields) -> Verdict:
+    note = "; ".join((*notes, *sweep.notes))
+    return Verdict.judged_by(estimate, CLAIMS[number], sweep.dataset, text, note=note, **fields)
 
 
 def slope_terms(sweep: Sweep, size: int) -> list[tuple[float, Sample]]:
@@ -176,21 +191,13 @@ def _slopes(sweep: Sweep) -> Verdict:
     estimate = contrast(terms, confidence=sweep.confidence)
     known = [s for s in sweep.sizes if not sweep.gap([("easy", s), ("random", s)], sweep.steps)]
     found = {s: contrast(slope_terms(sweep, s), confidence=sweep.confidence) for s in known}
-    slopes = ", ".join(f"{e.effect:+.2f} [{e.low:+.2f}, {e.high:+.2f}] at {s}" for s, e in found.items())
+    slopes = ", ".join(f"{interval(e)} at {s}" for s, e in found.items())
     longest = sweep.steps[-1]
     at_end = ", ".join(
         f"{sweep.at('easy', s, longest).mean - sweep.at('random', s, longest).mean:+.2f} at {s}" for s in known
     )
-    return _verdict(
-        26,
-        sweep,
-        estimate,
-        f"random - easy at {size}, pp per doubling of w",
-        word=decide(estimate),
-        p=estimate.p,
-        terms=terms,
-        notes=[f"slope of easy - random {slopes}", f"easy - random at w = {longest} {at_end}"],
-    )
+    notes = [f"slope of easy - random {slopes}", f"easy - random at w = {longest} {at_end}"]
+    return _verdict(26, sweep, estimate, f"random - easy at {size}, pp per doubling of w", notes, terms=terms)
 
 
 def long_steps(steps: Sequence[int]) -> list[int]:
@@ -210,7 +217,8 @@ def _hard(sweep: Sweep) -> Verdict:
     inner = f"{sweep.inner} interval [{found.low:+.2f}, {found.high:+.2f}]"
     notes = [f"equivalence, {inner} within {MARGIN}", f"by w: {each}"]
     text = f"hard - random at {size}, mean over w >= {steps[0]}"
-    return _verdict(27, sweep, estimate, text, word=found.verdict, p=found.p, terms=terms, notes=notes, margin=MARGIN)
+    about = dict(word=found.verdict, p=found.p, terms=terms, margin=MARGIN)
+    return _verdict(27, sweep, estimate, text, notes, **about)
 
 
 def _shortest(sweep: Sweep) -> Verdict:
@@ -228,7 +236,7 @@ def _shortest(sweep: Sweep) -> Verdict:
     word, (text, terms, estimate, worst) = _all_equal(parts)
     each = ", ".join(f"{t} {e.effect:+.2f} ({sweep.inner} [{q.low:+.2f}, {q.high:+.2f}])" for t, _, e, q in parts)
     notes = [f"equivalence within {MARGIN}, all of: {each}"]
-    return _verdict(28, sweep, estimate, text, word=word, p=worst.p, terms=terms, notes=notes, margin=MARGIN)
+    return _verdict(28, sweep, estimate, text, notes, word=word, p=worst.p, terms=terms, margin=MARGIN)
 
 
 def _all_equal(parts: Sequence[tuple]) -> tuple[str, tuple]:
@@ -266,7 +274,7 @@ def _baseline(own: Sweep, paper: Sweep) -> Verdict:
         *paper.notes,
     ]
     text = f"own - published gain from w = {first} to {w}, the least favourable of {len(rest)}"
-    return _verdict(29, own, estimate, text, word=word, p=worst.p, terms=[], notes=notes, margin=MARGIN)
+    return _verdict(29, own, estimate, text, notes, word=word, p=worst.p, margin=MARGIN)
 
 
 def _parts(sweep: Sweep, protocol: Protocol) -> Verdict:
@@ -277,11 +285,12 @@ def _parts(sweep: Sweep, protocol: Protocol) -> Verdict:
     best = max(sweep.steps, key=lambda w: sweep.at("all", 0, w).mean)
     total = protocol.warmup.training.steps
     rewind, warm = 100 * protocol.t_star / protocol.training.steps, 100 * best / total
-    text = f"w = {best} of {total} steps ({warm:.1f} %), t* = {protocol.t_star} of {protocol.training.steps} ({rewind:.1f} %)"
-    return Verdict(
-        claim=30,
-        dataset=sweep.dataset,
-        verdict=BY_ARITHMETIC if rewind < warm else NOT_BY_ARITHMETIC,
+    text = f"w = {best} of {total} steps ({warm:.1f} %)"
+    text += f", t* = {protocol.t_star} of {protocol.training.steps} ({rewind:.1f} %)"
+    return Verdict.on(
+        CLAIMS[30],
+        sweep.dataset,
+        BY_ARITHMETIC if rewind < warm else NOT_BY_ARITHMETIC,
         effect=warm - rewind,
         statistic="best warm-up - t*, in percent of their trainings, arithmetic",
         note="; ".join((text, *sweep.notes)),
