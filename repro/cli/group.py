@@ -20,6 +20,7 @@ import click
 
 from repro.errors import RunError, UsageError
 
+GROUPS = ("What", "How it trains", "Where", "Machine", "Help")
 MAY_BE_EMPTY = ("milestones", "extra")  # no milestones; make's options, where there are none
 LESS = {
     "--replicates": "fewer --replicates at a time",
@@ -102,8 +103,33 @@ class Commands(click.Group):
         return f"{wanted}: end other programs, or use a machine with more memory"
 
 
+class Option(click.Option):
+    """An option that says its default in the help.
+
+    Arguments:
+        group: the heading that it stands under there, one of `GROUPS`.
+    """
+
+    def __init__(self, *names, group: str = GROUPS[0], **given):
+        super().__init__(*names, **{"show_default": True, **given})
+        self.group = group
+
+
 class Command(click.Command):
-    """A command that takes no empty text for a value, where it would be taken for the default or for this folder."""
+    """A command whose options are listed in groups, and whose line in the overview is its first sentence, whole.
+
+    It takes no empty text for a value, where it would be taken for the default or for this folder.
+    """
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        listed = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+        for heading in GROUPS:
+            if rows := [p.get_help_record(ctx) for p in listed if getattr(p, "group", GROUPS[-1]) == heading]:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        return " ".join(self.help.partition("\n\n")[0].split())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         given, _, order = self.make_parser(ctx).parse_args(args=list(args))
@@ -180,6 +206,13 @@ def main(context, log, quiet):
         attempt.record = attempt.enter_context(job_log.recorded(log, command, quiet=quiet))
 
 
+@main.result_callback()
+def show(result, **_):
+    """Prints what a command returns, its summary."""
+    if result is not None:
+        click.echo(str(result))
+
+
 def plain(text: str) -> str:
     """The text without terminal escapes and control characters, which libraries' and files' words may hold."""
     return _CONTROL.sub("", text)
@@ -237,7 +270,7 @@ class Steady:
                 self._drop()
 
     def _drop(self) -> None:
-        """What is left in Python's buffer goes nowhere: it would be written, and fail, again when Python ends."""
+        """Send Python's buffer nowhere: it would be written, and fail, once more when Python ends."""
         with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())

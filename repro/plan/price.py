@@ -24,7 +24,6 @@ __all__ = [
     "calibrate",
     "flops_per_image",
     "longest_chain",
-    "places",
     "predict",
     "predict_each",
     "report",
@@ -154,17 +153,6 @@ def predict_each(todo: list[Step], places: Sequence[int], **options) -> list[Pre
     first = predict(todo, jobs=places[0], **options)
     again = options | {"network": first.network, "measure": lambda *_: first.speed}
     return [first, *(predict(todo, jobs=count, **again) for count in places[1:])]
-
-
-def places(text: str) -> tuple[int, ...]:
-    """The numbers of processes in '8' or '1,8,64'. Raises UsageError for anything else."""
-    try:
-        found = tuple(int(word) for word in text.split(","))
-        if min(found) < 1:
-            raise ValueError
-    except ValueError:
-        raise UsageError(f"jobs (={text!r}) must be numbers of processes from 1 on, like 8 or 1,8,64") from None
-    return found
 
 
 def speed_of(text: str) -> tuple[str | None, Callable[..., Speed]]:
