@@ -18,7 +18,7 @@ from repro.recipes.onset import onset
 from repro.recipes.training import Training
 from repro.stages import Machine, imp, pretrain, successive
 from repro.stages import trainer as trainer_module
-from repro.stages.barriers import barrier
+from repro.stages.barriers.barrier import barrier
 from repro.stages.barriers.children import Point
 from repro.stages.barriers.measure import Family, measured
 from repro.stages.trainer import Trainer

@@ -28,7 +28,6 @@ PROGRESS_SECONDS = 30  # a terminal's progress line is kept this often
 STOPPED = "it was killed, ran out of its time limit or memory, or its machine went down"
 _BEGAN = re.compile(r"# began (\S+), (process \d+ on \S+): (.*)")
 _ENDED = re.compile(r"# ended (\S+): (?:(done)|exit status \d+(?:: (.*))?)")
-_PROGRESS = re.compile(r"(?!warning: |Error: |waiting: |# )[^:]+: .*(\d of \d|images/s| left$)")
 _ESCAPES = re.compile(r"\x1b\[[\d;]*[A-Za-z]|\r")
 
 
@@ -41,7 +40,6 @@ class Attempt:
         owner: 'process 123 on HOST'.
         command: 'repro pretrain … then imp …'.
         sentence: what went wrong, for 'failed' and 'stopped'; '' where the process gave none.
-        progress: its last progress line, or ''.
         began, ended: with time zone; ended is None for 'running' and 'stopped'.
     """
 
@@ -49,7 +47,6 @@ class Attempt:
     owner: str
     command: str
     sentence: str
-    progress: str
     began: datetime
     ended: datetime | None
 
@@ -67,7 +64,7 @@ def last_attempt(path: str | Path) -> Attempt | None:
         if found is None or found.state != "running" or _held(path):
             return found
         if text == before:  # nobody at work on it, and it did not end between our reading and our looking for the lock
-            return Attempt("stopped", found.owner, found.command, STOPPED, found.progress, found.began, None)
+            return Attempt("stopped", found.owner, found.command, STOPPED, found.began, None)
         before = text
 
 
@@ -78,10 +75,9 @@ def _parse(text: str) -> Attempt | None:
         return None
     start, begin = starts[-1]
     said = lines[start + 1 :]
-    progress = next((line for line in reversed(said) if _PROGRESS.match(line)), "")
     end = next((match for line in reversed(said) if (match := _ENDED.fullmatch(line)) and _time(match[1])), None)
     state = "running" if end is None else "done" if end[2] else "failed"
-    return Attempt(state, begin[2], begin[3], (end and end[3]) or "", progress, _time(begin[1]), end and _time(end[1]))
+    return Attempt(state, begin[2], begin[3], (end and end[3]) or "", _time(begin[1]), end and _time(end[1]))
 
 
 def _time(text: str) -> datetime | None:

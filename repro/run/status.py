@@ -6,7 +6,6 @@ may change while it is read: what vanishes in between counts as not there.
 
 import fcntl
 import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,12 +15,10 @@ from repro.plan.jobs import Job, as_jobs
 from repro.plan.steps import Look, Step, unfinished
 from repro.run import job_log
 from repro.store import hdf5
+from repro.store.running import Running
 from repro.store.work import folder_of, older_folder_of
 
 RECENT = 5  # finished artifacts of a kind that its speed is taken from
-_LEFT = re.compile(r"(\d+(?:\.\d+)?) (s|min|h|days) left$")
-_UNITS = {"s": 1, "min": 60, "h": 3600, "days": 86400}
-_SPEED = re.compile(r"([\d,]+) images/s")
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,8 @@ class State:
     Arguments:
         word: 'done', 'running', 'waiting' or 'failed'.
         made: how far it is: 'level 4 of 10', '12 of 48'.
-        note: running: who, and the last progress line; waiting: for what; failed: the sentence and the log.
+        note: running: who, and where it is; waiting: for what; failed: the sentence and the log.
+        running: what the command at work says of itself, if it does.
         seconds: of work left; None where no speed is known.
     """
 
@@ -39,6 +37,7 @@ class State:
     word: str
     made: str
     note: str = ""
+    running: Running | None = None
     seconds: float | None = 0.0
 
 
@@ -131,18 +130,18 @@ def _of_job(job: Job, look: Look) -> dict[Path, State]:
     for step in job.steps:
         kept = step.wanted - step.missing(look)
         there = kept | _working(step)
-        made, word, note = _made(step, there), "waiting", ""
-        if owners[step.target] or (step is first and attempt and attempt.state == "running"):
-            running = attempt if attempt and attempt.state == "running" and step is first else None
-            word = "running"
-            note = f"{running.owner}: {running.progress or 'starting'}" if running else owners[step.target]
+        made, word, note, running = _made(step, there), "waiting", "", None
+        begun = step is first and attempt and attempt.state == "running"
+        if owner := attempt.owner if begun else owners[step.target]:
+            word, running = "running", Running.read(step.target, owner)
+            note = f"{owner}: {running or 'starting'}" if running or begun else owner
         elif step is first and attempt and attempt.state in ("failed", "stopped"):
             word, note = "failed", f"{attempt.sentence or 'no reason given'} ({job.log})"
             if attempt.state == "stopped":
                 note = f"stopped, takes up from {made}: {note}"
         rest = len(step.wanted - there) / max(1, len(step.wanted - kept))  # the step's cost is that of what is not kept
         cost = {name: round(getattr(step, name) * min(1.0, rest)) for name in ("images", "evaluated")}
-        found[step.target] = State(replace(step, **cost), word, made, note)
+        found[step.target] = State(replace(step, **cost), word, made, note, running)
     return found
 
 
@@ -207,22 +206,17 @@ class _Speed:
         every = [run for runs in recent.values() for run in runs]
         self.any = sum(run[1] for run in every) / sum(run[2] for run in every) if every else None
         if not every:
-            said = [
-                (match, state.step)
-                for state in states
-                if state.word == "running"
-                if (match := _SPEED.search(state.note))
-            ]
-            rates = [float(match[1].replace(",", "")) * self.unit(step) for match, step in said]
-            self.any = sum(rates) / len(rates) if rates and min(rates) > 0 else None
+            told = [(state.running.images, state.step) for state in states if state.running]
+            rates = [images * self.unit(step) for images, step in told if images]
+            self.any = sum(rates) / len(rates) if rates else None
 
     def _work(self, step: Step) -> float:
         return (step.images + step.evaluated / 3) * self.unit(step)
 
     def left(self, state: State) -> float | None:
         """Seconds; what a running command says itself, where it says so."""
-        if state.word == "running" and (match := _LEFT.search(state.note)):
-            return float(match[1]) * _UNITS[match[2]]
+        if state.running and state.running.left is not None:
+            return state.running.left
         rate, work = self.rates.get(state.step.command[0], self.any), self._work(state.step)
         return 0.0 if not work else None if not rate else work / rate
 
