@@ -42,7 +42,7 @@ FIGURE = options(click.argument("name", metavar="FIGURE"), *FIGURE_OPTIONS)
 
 
 def study_of(name: str, given: dict):
-    """The `repro.study.Study` that the options ask for; warns of those that change none of its runs."""
+    """The `repro.study.Study` that the options ask for. It warns of options that change none of its runs."""
     from repro import plan
     from repro.study.study import Study
 
@@ -81,8 +81,9 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
       repro plan figure2 --scale paper --dataset cifar10
       repro plan all --scale paper --jobs 1,8,64 --speed cifar_resnet20=250000
 
-    What is long enough is predicted for this machine, by doing the same work for 20 seconds, or for devices of a given
-    --speed. With several --jobs: hours, efficiency, the longest chain of jobs that wait for each other, and bytes.
+    The time is predicted for this machine, by doing the same work for 20 seconds unless it takes minutes anyway, or for
+    devices of a given --speed. With several --jobs it gives a table of hours, efficiency, the longest chain of jobs
+    that wait for each other, and bytes.
     """
     from repro import plan
     from repro.plan import price
@@ -94,7 +95,8 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
     network, measure = price.speed_of(speed) if speed else (None, None)
     if makefile and len(jobs) > 1:
         raise UsageError(
-            f"--make writes rules for one number of processes, not for --jobs {','.join(map(str, jobs))}: give one number"
+            f"--make writes rules for one number of processes, not for --jobs {','.join(map(str, jobs))}: "
+            "give one number"
         )
 
     study = study_of(name, given)
@@ -172,7 +174,7 @@ def run_command(context, name, address, extra, gpus, cpus, retries, yes, **given
       repro run figure2 --ray local
       repro run figure2 --scale paper --ray 10.0.0.1:6379 --cpus 4 --options '--data-dir /shared/data'
 
-    The figure's jobs, their artifacts and logs are those of make; a job that somebody else is at work on is waited for.
+    The figure's jobs, their artifacts and logs are those of make. It waits for a job that another process is doing.
     This program and the results folder have to be on a file system that all nodes share. --ray local says first how
     long it would take. Needs the package ray: make .venv/.extras.
     """
@@ -338,7 +340,7 @@ def archive_command(name, out, **given):
     from repro import archive
 
     study = study_of(name, given)
-    if study.own:  # who checks an archive runs nothing that is in it
+    if study.own:  # an archive is checked without running code in it
         raise UsageError(
             f"{name} is a figure of your own, and an archive holds the paper's alone: keep {name} with {study.results}"
         )

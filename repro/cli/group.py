@@ -40,7 +40,7 @@ class Interrupted(click.ClickException):
 
 
 class Attempt(ExitStack):
-    """What the commands of one process share: the words after the group's options, and the record of --log."""
+    """What the commands of one process share: the words not parsed yet, and the record of --log."""
 
     def __init__(self):
         super().__init__()
@@ -84,17 +84,17 @@ class Commands(click.Group):
             raise Failure(str(error), 2) from error
         except RunError as error:
             raise Failure(str(error), 1) from error
-        except (MemoryError, RuntimeError) as error:  # what torch cannot allocate is a RuntimeError
+        except (MemoryError, RuntimeError) as error:  # PyTorch raises RuntimeError for memory
             if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
                 raise
             raise Failure(f"out of memory{self._advice(ctx, error)}", 1) from error
-        except OSError as error:  # whatever no stage has put into words
+        except OSError as error:  # that no stage has put into words
             raise Failure(_told(error), 1) from error
         except KeyboardInterrupt as error:
             raise Interrupted from error
 
     def _advice(self, ctx: click.Context, error: Exception) -> str:
-        """What of a command's options takes less memory; of PyTorch's memory alone: others hold no networks."""
+        """What to change so that a command takes less memory; its options only where PyTorch ran out of memory."""
         known = {option for parameter in self.commands[ctx.invoked_subcommand].params for option in parameter.opts}
         said = [text for option, text in LESS.items() if option in known and "--engine" in known]
         if isinstance(error, RuntimeError) and said:
@@ -214,7 +214,7 @@ def show(result, **_):
 
 
 def plain(text: str) -> str:
-    """The text without terminal escapes and control characters, which libraries' and files' words may hold."""
+    """The text without terminal escapes and control characters, which messages of libraries and names may hold."""
     return _CONTROL.sub("", text)
 
 
@@ -225,7 +225,7 @@ def sentence(text: str) -> str:
 
 
 def _nearest(error: UnicodeEncodeError) -> tuple[str, int]:
-    """The letters that stand for those an encoding has not; '?' where nothing is near (parts of undecoded names)."""
+    """Letters to print in place of those that an encoding lacks; '?' where there is none like it."""
     letters = error.object[error.start : error.end]
     near = (
         _PLAIN.get(c) or unicodedata.normalize("NFKD", c).encode("ascii", "ignore").decode() or "?" for c in letters
@@ -242,7 +242,11 @@ def prepare_streams() -> None:
 
 
 class Steady:
-    """A text stream that keeps its first error instead of raising it. None is a stream that the shell closed."""
+    """A text stream that keeps its first error instead of raising it.
+
+    Arguments:
+        stream: None where the shell closed it.
+    """
 
     def __init__(self, stream: TextIO | None):
         self._stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
@@ -282,10 +286,10 @@ class Steady:
 
 @contextmanager
 def steady() -> Iterator[None]:
-    """sys.stdout and sys.stderr that do not raise; those that the shell closed go nowhere.
+    """Replaces sys.stdout and sys.stderr by streams that do not raise; those that the shell closed go nowhere.
 
-    Exits with status 1 at the end of a command whose output could not be printed; where its reader went away, as in
-    `repro ls | head`, without a word.
+    A command whose output could not be printed exits with status 1. It says why, unless the reader went away as in
+    `repro ls | head`.
     """
     _fill_descriptors()
     before = sys.stdout, sys.stderr
@@ -309,7 +313,7 @@ def steady() -> Iterator[None]:
 
 
 def _fill_descriptors() -> None:
-    """A file opened later must not become descriptor 1 or 2, where libraries print their complaints."""
+    """Opens closed descriptors: a file opened later must not become 1 or 2, where libraries print their complaints."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

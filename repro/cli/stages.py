@@ -41,8 +41,8 @@ RANKING = (
     "easiest lowest."
 )
 MASKS = (
-    "own, shuffled (within layers), random (as many weights, anywhere), or a file: an imp or branch artifact, .npy, .pt or "
-    ".safetensors."
+    "own, shuffled (within layers), random (as many weights, anywhere), or a file: an imp or branch artifact, "
+    ".npy, .pt or .safetensors."
 )
 ALPHAS = "Where on the line: a number of equally spaced points, or values with commas; 0, 0.5 and 1 are always there."
 
