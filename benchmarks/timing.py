@@ -1,7 +1,7 @@
-"""Timings in turns: every variant has a process of its own, and one after the other they train for a while.
+"""Timings in turns: every variant has a process of its own, and they train for a while one after the other.
 
-A process of its own, because the plain script must not profit from what our loop sets for the whole process, and
-because peak memory is known per process only.
+Separate processes keep the plain script from profiting from settings of our loop, and peak memory is known per process
+only.
 """
 
 import multiprocessing
@@ -122,7 +122,7 @@ class _Worker:
         try:
             self.pipe.send(message)
         except OSError:
-            pass  # it is gone: `hear` says so
+            pass  # the process ended: `hear` says how
         return self.hear(*names)
 
     def end(self) -> None:
@@ -151,7 +151,7 @@ def _serve(pipe, variant: Variant, device: str, seconds: float, cache: str | Non
             pipe.send(timed(steps))
         pipe.send({"peak_mib": peak_mib(device), "engine": engine()})
     except EOFError:
-        pass  # the parent has seen enough
+        pass  # the parent closed the pipe
     except Exception as error:  # whatever a network, a compiler or a device may raise is that row's result
         text = " ".join(str(error).split())
         pipe.send({"error": f"{type(error).__name__}: {text[:200]}"})

@@ -1,4 +1,4 @@
-"""What is compared: ways of training a network, in groups that take turns, and the function that trains so."""
+"""The ways of training a network that are compared, in groups that take turns, and a function for each."""
 
 import importlib.util
 import os
@@ -154,7 +154,7 @@ def build(variant: Variant, device: str) -> tuple[Callable[[int], None], Callabl
 
 
 def _cohort(variant: Variant, data: ImageSet, training: Training, device: str) -> tuple[Cohort, Callable[[int], None]]:
-    """A cohort in the middle of its training, and a function that goes on with it: what is done once is left out."""
+    """A cohort in the middle of its training, and a function that goes on with it: set-up is not timed."""
     trainer = Trainer(
         data, variant.protocol.network, training, Machine(device=device, engine=variant.engine, threads=variant.threads)
     )

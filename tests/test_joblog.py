@@ -65,7 +65,7 @@ def test_a_log_holds_both_streams_of_all_commands(commands, tmp_path):
         f"# ended {MARK}: done", end
     )
     found = job_log.last_attempt(log)
-    assert (found.state, found.sentence, found.progress) == ("done", "", "")
+    assert (found.state, found.sentence) == ("done", "")
     assert before <= found.began <= found.ended <= datetime.now(UTC)
     repro("--log", log, "say", "again")
     assert log.read_text(encoding="utf-8").count("# began ") == 2 and log.read_text(encoding="utf-8").startswith(begin)
@@ -97,7 +97,7 @@ def test_a_failure_is_told_in_the_log_and_to_the_user(commands, tmp_path, failur
     expected = f"exit status {status}: {sentence}" if sentence else f"exit status {status}"
     assert re.fullmatch(f"# ended {MARK}: {re.escape(expected)}", log.read_text(encoding="utf-8").splitlines()[-1])
     found = job_log.last_attempt(log)
-    assert (found.state, found.sentence) == ("failed", sentence) and "two" not in found.progress
+    assert (found.state, found.sentence) == ("failed", sentence)
     if sentence and quiet:
         assert " ".join(said.stderr.split()) == f"Error: {sentence}" and said.stdout == ""
     elif sentence:
@@ -165,7 +165,6 @@ def test_a_terminals_progress_is_kept_every_half_minute(monkeypatch, tmp_path):
         print("warning: hot", file=sys.stderr)
     assert "".join(terminal.shown) == "".join(f"\r\x1b[K{line}" for line in lines) + "\r\x1b[Kwarning: hot\n"
     assert (tmp_path / "x.log").read_text(encoding="utf-8").splitlines()[1:-1] == [*lines[::60], "warning: hot"]
-    assert job_log.last_attempt(tmp_path / "x.log").progress == lines[180]
 
 
 def test_a_full_disk_ends_the_log_and_not_the_work(capsys, tmp_path):
@@ -198,7 +197,7 @@ def test_one_at_a_time_and_a_killed_one_is_stopped(tmp_path):
     assert first.stdout.readline() == "ready\n"
     found = job_log.last_attempt(log)
     assert (found.state, found.command, found.ended) == ("running", "repro imp 'a b.h5'", None)
-    assert found.owner.startswith(f"process {first.pid} on ") and found.progress.endswith("4 min left")
+    assert found.owner.startswith(f"process {first.pid} on ")
     second = begin(log)
     assert second.stderr.readline() == f"waiting: {log} is held by {found.owner}\n"
     assert job_log.last_attempt(log) == found
@@ -209,7 +208,7 @@ def test_one_at_a_time_and_a_killed_one_is_stopped(tmp_path):
     first.communicate()
     assert first.returncode == -signal.SIGKILL
     stopped = job_log.last_attempt(log)
-    assert (stopped.state, stopped.owner, stopped.progress) == ("stopped", found.owner, found.progress)
+    assert (stopped.state, stopped.owner) == ("stopped", found.owner)
     assert stopped.sentence == job_log.STOPPED and stopped.ended is None
     third = begin(log)
     assert third.stdout.readline() == "ready\n" and job_log.last_attempt(log).owner.startswith(f"process {third.pid} ")
@@ -236,10 +235,10 @@ def test_looking_disturbs_nobody(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "state", "sentence", "progress"),
+    ("text", "state", "sentence"),
     [
-        ("", None, None, None),
-        ("hello\n", None, None, None),
+        ("", None, None),
+        ("hello\n", None, None),
         (
             "# began 2026-11-23T22:00:00+00:00, process 1 on far: repro imp\n# ended 2026-11-23T23:00:00+00:00: done\n"
             "# began 2026-11-24T22:00:00+00:00, process 2 on far: repro imp\n"
@@ -247,7 +246,6 @@ def test_looking_disturbs_nobody(tmp_path):
             "warning: 1 of 2 is left\n# ended 2026-11-24T23:00:00+00:00: exit status 2: size (=0): choose 1\n",
             "failed",
             "size (=0): choose 1",
-            "score a: step 5 of 9, measuring",
         ),
         (
             "# began 2026-11-23T22:00:00+00:00, process 1 on far: repro imp\n"
@@ -255,14 +253,13 @@ def test_looking_disturbs_nobody(tmp_path):
             "# began 2026-11-24T22:00:00+00:00, process 2 on far: repro imp\nx.h5: computed 2, reused 0\n",
             "stopped",
             job_log.STOPPED,
-            "",
         ),
     ],
 )
-def test_the_last_attempt_of_a_log(tmp_path, text, state, sentence, progress):
+def test_the_last_attempt_of_a_log(tmp_path, text, state, sentence):
     (tmp_path / "x.log").write_bytes(text.encode("latin-1"))
     found = job_log.last_attempt(tmp_path / "x.log")
-    assert (found and (found.state, found.sentence, found.progress)) == (state and (state, sentence, progress))
+    assert (found and (found.state, found.sentence)) == (state and (state, sentence))
     assert found is None or (found.owner, found.began) == ("process 2 on far", datetime(2026, 11, 24, 22, tzinfo=UTC))
 
 

@@ -15,7 +15,8 @@ import pytest
 from repro.data import Passes
 from repro.recipes.training import Training
 from repro.stages import progress
-from repro.stages.progress import FORWARD, Ticker, images_of, place, spoken
+from repro.stages.progress import FORWARD, Ticker, images_of, place
+from repro.store.running import Running, spoken
 from repro.train import loop
 from repro.train.loop import Job
 from tests.command_line import CPU, TINY, repro
@@ -71,12 +72,12 @@ def test_a_line_every_half_minute_of_the_last_half_minute(clock, capsys):
     assert len(lines) == 2  # 25 steps in 30 s; 1,510,000 - 500,000 images left, which is 242 s
     assert lines[0].endswith("(2 networks), epoch 25 of 25, 4,167 images/s, 5 min left")
     assert lines[1].endswith("(2 networks), measuring")
-    assert ", measuring, 750 images/s, " in tick.text(clock.now)
+    assert ", measuring, 750 images/s, " in str(tick.state(clock.now))
     tick.finish(["a", "b"])
     clock.now += 1
     assert tick.done == pytest.approx(0, abs=1e-6) and tick.pending == {"c": 1_000_000}
     tick.finish(["c"])
-    assert tick.text(clock.now).endswith(", 0 s left")
+    assert str(tick.state(clock.now)).endswith(", 0 s left")
 
 
 def test_nothing_is_said_before_it_is_measured(clock):
@@ -84,10 +85,32 @@ def test_nothing_is_said_before_it_is_measured(clock):
     tick.expect({"a": 100.0})
     tick.begin("network 1 of 1", [job(40)], RECIPE)
     tick(0, 0)
-    assert tick.text(clock.now) == "pretrain w: network 1 of 1, epoch 0 of 25"
+    assert str(tick.state(clock.now)) == "pretrain w: network 1 of 1, epoch 0 of 25"
     tick.begin("networks 1-2 of 2", [job(40), job(50)], RECIPE)  # with different passes there are no epochs
     tick(7, 0)
-    assert tick.text(clock.now) == "pretrain w: networks 1-2 of 2, step 7 of 100"
+    assert str(tick.state(clock.now)) == "pretrain w: networks 1-2 of 2, step 7 of 100"
+
+
+def test_a_state_at_most_every_second_for_whoever_asks(clock, tmp_path):
+    artifact, folder = tmp_path / "imp.h5", tmp_path / "imp.h5.work"
+    tick = Ticker("imp imp", artifact)
+    tick.expect({"a": 1e4})
+    tick.begin("level 3 of 10", [job(40)], RECIPE)
+    for step in range(1, 8):
+        clock.now += 0.6
+        tick(step, 100)
+        if step == 3:
+            assert not folder.exists()  # it makes none
+            folder.mkdir()
+        told = Running.read(artifact, tick.process)
+        assert (told and told.step) == {4: 4, 5: 4, 6: 6, 7: 6}.get(step)
+    assert str(told) == "imp imp: level 3 of 10, epoch 2 of 25, 167 images/s, 57 s left"
+    assert told.images == pytest.approx(600 / 3.6) and told.left == pytest.approx(9400 / (600 / 3.6))
+    assert Running.read(artifact, "process 1 on elsewhere") is None  # of an attempt before
+    assert [path.name for path in folder.iterdir()] == ["progress.json"]
+    for text in ("", "[]", "{}", '{"process": "p"}', '{"process": "p", "step": "x"}'):
+        (folder / "progress.json").write_text(text)
+        assert Running.read(artifact, "p") is None
 
 
 def test_a_terminal_has_one_line_of_its_width(clock, monkeypatch):
@@ -158,7 +181,7 @@ def tickers(monkeypatch):
     def counting(tick, step, images, work):
         entry(tick).done += images * work
         count(tick, step, images, work)
-        tick.text(tick.shown)
+        str(tick.state(tick.shown))
 
     monkeypatch.setattr(Ticker, "expect", expecting)
     monkeypatch.setattr(Ticker, "begin", beginning)

@@ -12,6 +12,8 @@ import pytest
 from repro import plan, protocol, store
 from repro.protocol import DIGITS
 from repro.run import status as told
+from repro.store.running import Running
+from repro.store.work import folder_of
 from repro.study.study import Study
 from tests.command_line import CPU, repro
 
@@ -111,25 +113,35 @@ def test_pieces_in_a_work_folder_count(results):
     assert after.step.images == step.images // 2  # of two levels
 
 
+def tell(results, stem, left):
+    """A state in an artifact's work folder, as the process of `log_of` writes it."""
+    target = next(step.target for step in steps_of(results) if step.target.stem == stem)
+    folder_of(target).mkdir()
+    Running(f"imp {stem}", "level 1 of 1 (2 networks)", 3, 6, 0, 1000.0, left).write(target, "process 1 on elsewhere")
+
+
 def test_a_running_job_tells_its_own_progress(results):
-    log = log_of(
-        results, "imp-all-t1", "imp all-t1: level 1 of 1 (2 networks), step 3 of 6, 1,000 images/s, 4 min left"
-    )
+    earlier = "imp all-t1: level 1 of 1 (2 networks), step 3 of 6, 1,000 images/s, 4 min left"
+    log = log_of(results, "imp-all-t1", earlier)  # as a log of an earlier version
     first = "pretrain-all-t1"
     assert states(results)[first].word == "failed"  # nobody holds the log: killed
     with open(log, encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        [silent] = [state for state in told.status(steps_of(results)).states if state.word == "running"]
+        tell(results, first, 240.0)
         found = told.status(steps_of(results))
+    assert silent.note == "process 1 on elsewhere: starting"
     [state] = [state for state in found.states if state.word == "running"]
     assert state.step.target.stem == first and state.seconds == 240 and found.at_once == 1
-    assert state.note.startswith("process 1 on elsewhere: imp all-t1: level 1 of 1")
+    assert state.note == f"process 1 on elsewhere: {earlier}".replace("all-t1", first)
     assert ", 1 running, " in found.counts
 
 
 def test_without_anything_finished_speed_is_that_of_who_is_running(tiny, tmp_path):
     results = tmp_path / "results"
     (results / "digits").mkdir(parents=True)
-    log = log_of(results, "pretrain-all-t1", "pretrain all-t1: step 3 of 6, 1,000 images/s")
+    log = log_of(results, "pretrain-all-t1")
+    tell(results, "pretrain-all-t1", None)
     with open(log, encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         found = states(results)

@@ -20,6 +20,7 @@ import click
 
 from repro.errors import RunError, UsageError
 
+GROUPS = ("What", "How it trains", "Where", "Machine", "Help")
 MAY_BE_EMPTY = ("milestones", "extra")  # no milestones; make's options, where there are none
 LESS = {
     "--replicates": "fewer --replicates at a time",
@@ -39,7 +40,7 @@ class Interrupted(click.ClickException):
 
 
 class Attempt(ExitStack):
-    """What the commands of one process share: the words after the group's options, and the record of --log."""
+    """What the commands of one process share: the words not parsed yet, and the record of --log."""
 
     def __init__(self):
         super().__init__()
@@ -83,17 +84,17 @@ class Commands(click.Group):
             raise Failure(str(error), 2) from error
         except RunError as error:
             raise Failure(str(error), 1) from error
-        except (MemoryError, RuntimeError) as error:  # what torch cannot allocate is a RuntimeError
+        except (MemoryError, RuntimeError) as error:  # PyTorch raises RuntimeError for memory
             if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
                 raise
             raise Failure(f"out of memory{self._advice(ctx, error)}", 1) from error
-        except OSError as error:  # whatever no stage has put into words
+        except OSError as error:  # that no stage has put into words
             raise Failure(_told(error), 1) from error
         except KeyboardInterrupt as error:
             raise Interrupted from error
 
     def _advice(self, ctx: click.Context, error: Exception) -> str:
-        """What of a command's options takes less memory; of PyTorch's memory alone: others hold no networks."""
+        """What to change so that a command takes less memory; its options only where PyTorch ran out of memory."""
         known = {option for parameter in self.commands[ctx.invoked_subcommand].params for option in parameter.opts}
         said = [text for option, text in LESS.items() if option in known and "--engine" in known]
         if isinstance(error, RuntimeError) and said:
@@ -102,8 +103,33 @@ class Commands(click.Group):
         return f"{wanted}: end other programs, or use a machine with more memory"
 
 
+class Option(click.Option):
+    """An option that says its default in the help.
+
+    Arguments:
+        group: the heading that it stands under there, one of `GROUPS`.
+    """
+
+    def __init__(self, *names, group: str = GROUPS[0], **given):
+        super().__init__(*names, **{"show_default": True, **given})
+        self.group = group
+
+
 class Command(click.Command):
-    """A command that takes no empty text for a value, where it would be taken for the default or for this folder."""
+    """A command whose options are listed in groups, and whose line in the overview is its first sentence, whole.
+
+    It takes no empty text for a value, where it would be taken for the default or for this folder.
+    """
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        listed = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+        for heading in GROUPS:
+            if rows := [p.get_help_record(ctx) for p in listed if getattr(p, "group", GROUPS[-1]) == heading]:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        return " ".join(self.help.partition("\n\n")[0].split())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         given, _, order = self.make_parser(ctx).parse_args(args=list(args))
@@ -180,8 +206,15 @@ def main(context, log, quiet):
         attempt.record = attempt.enter_context(job_log.recorded(log, command, quiet=quiet))
 
 
+@main.result_callback()
+def show(result, **_):
+    """Prints what a command returns, its summary."""
+    if result is not None:
+        click.echo(str(result))
+
+
 def plain(text: str) -> str:
-    """The text without terminal escapes and control characters, which libraries' and files' words may hold."""
+    """The text without terminal escapes and control characters, which messages of libraries and names may hold."""
     return _CONTROL.sub("", text)
 
 
@@ -192,7 +225,7 @@ def sentence(text: str) -> str:
 
 
 def _nearest(error: UnicodeEncodeError) -> tuple[str, int]:
-    """The letters that stand for those an encoding has not; '?' where nothing is near (parts of undecoded names)."""
+    """Letters to print in place of those that an encoding lacks; '?' where there is none like it."""
     letters = error.object[error.start : error.end]
     near = (
         _PLAIN.get(c) or unicodedata.normalize("NFKD", c).encode("ascii", "ignore").decode() or "?" for c in letters
@@ -209,7 +242,11 @@ def prepare_streams() -> None:
 
 
 class Steady:
-    """A text stream that keeps its first error instead of raising it. None is a stream that the shell closed."""
+    """A text stream that keeps its first error instead of raising it.
+
+    Arguments:
+        stream: None where the shell closed it.
+    """
 
     def __init__(self, stream: TextIO | None):
         self._stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
@@ -237,7 +274,7 @@ class Steady:
                 self._drop()
 
     def _drop(self) -> None:
-        """What is left in Python's buffer goes nowhere: it would be written, and fail, again when Python ends."""
+        """Send Python's buffer nowhere: it would be written, and fail, once more when Python ends."""
         with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
@@ -249,10 +286,10 @@ class Steady:
 
 @contextmanager
 def steady() -> Iterator[None]:
-    """sys.stdout and sys.stderr that do not raise; those that the shell closed go nowhere.
+    """Replaces sys.stdout and sys.stderr by streams that do not raise; those that the shell closed go nowhere.
 
-    Exits with status 1 at the end of a command whose output could not be printed; where its reader went away, as in
-    `repro ls | head`, without a word.
+    A command whose output could not be printed exits with status 1. It says why, unless the reader went away as in
+    `repro ls | head`.
     """
     _fill_descriptors()
     before = sys.stdout, sys.stderr
@@ -276,7 +313,7 @@ def steady() -> Iterator[None]:
 
 
 def _fill_descriptors() -> None:
-    """A file opened later must not become descriptor 1 or 2, where libraries print their complaints."""
+    """Opens closed descriptors: a file opened later must not become 1 or 2, where libraries print their complaints."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

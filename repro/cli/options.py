@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+from functools import partial
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
+from repro.cli.group import Option
 from repro.data.shrink import sized, split_size
 from repro.errors import UsageError
 from repro.experiment import MOST
@@ -14,20 +16,43 @@ from repro.protocol import SCALES
 
 ENGINES = ("auto", "graph", "sparse", "serial")
 PRECISIONS = ("fp32", "bf16")
+NORMALIZATIONS = click.Choice(["dataset", "imagenet"])
+PATH = click.Path(path_type=Path)
+
+option = partial(click.option, cls=Option)
+trains, where, on = (partial(option, group=name) for name in ("How it trains", "Where", "Machine"))
 
 
 def options(*decorators):
     """One decorator of several."""
-
-    def apply(function):
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
+    return lambda function: functools.reduce(lambda inner, outer: outer(inner), reversed(decorators), function)
 
 
-PATH = click.Path(path_type=Path)
+class Listed(click.ParamType):
+    """Values with commas, as a tuple.
+
+    Arguments:
+        kind: int, float or str.
+        refusal: (what the values are called, what they must be), for the UsageError where one is not of that kind.
+        least: what a value must not be below.
+        empty: whether there may be none.
+    """
+
+    def __init__(self, kind: type, refusal: tuple[str, str], least: int | None = None, empty: bool = False):
+        self.kind, self.refusal, self.least, self.empty = kind, refusal, least, empty
+        self.name = "names" if kind is str else "numbers"
+
+    def convert(self, value, param, ctx) -> tuple:
+        if not isinstance(value, str):
+            return value
+        try:
+            found = tuple(self.kind(word.strip()) for word in value.split(",") if word.strip())
+            if not (found or self.empty) or self.least is not None and min(found, default=self.least) < self.least:
+                raise ValueError
+        except ValueError:
+            called, must = self.refusal
+            raise UsageError(f"{called} (={value!r}) must be {must}") from None
+        return found
 
 
 def DATASET(function):
@@ -42,84 +67,80 @@ def DATASET(function):
             )
         return function(*args, dataset=dataset and sized(dataset, image_size), **given)
 
+    size = (
+        "Shrink the images to N x N by means of whole boxes; the data set is then cifar10@N, which --dataset takes too"
+    )
     return options(
-        click.option("--dataset", help="cifar10, cifar100, cinic10, digits, or folder:PATH (train/ and test/ inside)."),
-        click.option(
-            "--image-size",
-            type=click.IntRange(1),
-            metavar="N",
-            help="Shrink the images to N x N by means of whole boxes; the data set is then cifar10@N, which "
-            "--dataset takes too [default: as they are].",
-        ),
+        option("--dataset", help="cifar10, cifar100, cinic10, digits, or folder:PATH (train/ and test/ inside)."),
+        option("--image-size", type=click.IntRange(1), metavar="N", help=f"{size} [default: as they are]."),
     )(with_size)
 
 
-SCALE = click.option(
-    "--scale", type=click.Choice(SCALES), help="Protocol to take defaults from [default: the data set's]."
-)
-SEED = click.option("--seed", type=int, help="Base seed of all random streams [default: the protocol's].")
-REPLICATES = click.option(
+SCALE = option("--scale", type=click.Choice(SCALES), help="Protocol to take defaults from [default: the data set's].")
+SEED = option("--seed", type=int, help="Base seed of all random streams [default: the protocol's].")
+REPLICATES = option(
     "--replicates",
     type=click.IntRange(1, MOST),
     help="Number of replicates [default: the protocol's; imp, barrier, branch: all of their input].",
 )
-OUT = click.option("--out", type=PATH, required=True, help="Artifact to write (HDF5). It grows: nothing is redone.")
-RESULTS = click.option("--results", type=PATH, help="Folder of artifacts [default: results/SCALE].")
-CONTROL = click.option(
-    "--control", help="An experiment that has to fail: permute-scores, swap-easy-hard or shuffle-mask."
-)
-PANELS = click.option("--dataset", "datasets", multiple=True, help="Only these panels (repeatable) [default: all].")
-DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-MACHINE = options(
-    DEVICE,
-    click.option(
-        "--engine",
-        type=click.Choice(ENGINES),
-        default="auto",
-        show_default=True,
-        help="How replicates are trained together.",
-    ),
-    click.option("--threads", type=click.IntRange(1), help="CPU threads [default: OMP_NUM_THREADS, or all CPUs]."),
-    click.option("--data-dir", type=PATH, help="Folder that holds the data sets [default: data]."),
-    click.option("--download", is_flag=True, help="Fetch a missing CIFAR archive (checksummed)."),
-    click.option(
-        "--checkpoint-seconds",
+OUT = where("--out", type=PATH, required=True, help="Artifact to write (HDF5). It grows: nothing is redone.")
+RESULTS = where("--results", type=PATH, help="Folder of artifacts [default: results/SCALE].")
+CONTROL = option("--control", help="An experiment that has to fail: permute-scores, swap-easy-hard or shuffle-mask.")
+PANELS = option("--dataset", "datasets", multiple=True, help="Only these panels (repeatable) [default: all].")
+DEVICE = on("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+YES = on("--yes", is_flag=True, help="Go ahead although this machine would need very long.")
+LABELS = options(
+    option(
+        "--label-noise",
         type=float,
-        default=60,
-        show_default=True,
-        help="Time between checkpoints within a level.",
+        default=0.0,
+        help="Share of labels drawn at random [paper, Figure 4: 0.1, 0.5]. Mask search has the true ones.",
     ),
-    click.option("--force", is_flag=True, help="Begin anew, whatever stands at --out."),
-    click.option("--dry-run", is_flag=True, help="Say what would be computed, and stop."),
-    click.option(
+    option(
+        "--noise-draw",
+        type=click.Choice(["shared", "replicate"]),
+        default="shared",
+        help="One draw of the noise, or one per replicate.",
+    ),
+    option(
+        "--labels",
+        type=PATH,
+        help="Labels of your own, of all images or the training ones: FILE or FILE:KEY (human.pt:worse_label).",
+    ),
+)
+MACHINE = options(
+    where("--data-dir", type=PATH, help="Folder that holds the data sets [default: data]."),
+    where("--download", is_flag=True, help="Fetch a missing CIFAR archive (checksummed)."),
+    where("--force", is_flag=True, help="Begin anew, whatever stands at --out."),
+    where("--dry-run", is_flag=True, help="Say what would be computed, and stop."),
+    where(
         "--tensorboard",
         type=PATH,
         metavar="DIR",
         help="Write curves for TensorBoard there (an extra: make .venv/.extras) [default: none].",
     ),
+    DEVICE,
+    on("--engine", type=click.Choice(ENGINES), default="auto", help="How replicates are trained together."),
+    on("--threads", type=click.IntRange(1), help="CPU threads [default: OMP_NUM_THREADS, or all CPUs]."),
+    on("--checkpoint-seconds", type=float, default=60, help="Time between checkpoints within a level."),
 )
+MILESTONES = Listed(int, ("milestones", "steps with commas, like 31200,46800"), least=1, empty=True)
+NETWORK = "cifar_resnet20, cifar_resnet14_w4 (width 4) … or any timm name [paper: cifar_resnet20, 32, 56]."
 TRAINING = options(
-    click.option(
-        "--network",
-        help="cifar_resnet20, cifar_resnet14_w4 (width 4) … or any timm name [paper: cifar_resnet20, 32, 56].",
-    ),
-    click.option("--steps", type=int, help="Steps of a whole training [paper: 62400, 62400, 31250]."),
-    click.option("--batch-size", type=int, help="[paper: 128, 128, 256]"),
-    click.option("--lr", type=float, help="Peak learning rate [paper: 0.1]."),
-    click.option("--milestones", help="Steps at which the rate falls by 10 [paper: 31200,46800]; '' for none."),
-    click.option("--weight-decay", type=float, help="On all parameters [paper: 1e-4]."),
-    click.option("--augment/--no-augment", default=None, help="Random crop and flip [paper: on]."),
-    click.option("--border", type=click.IntRange(0), help="Black pixels around an image before the crop [paper: 4]."),
-    click.option(
-        "--drop-last/--keep-last", default=None, help="Last partial batch [paper: CIFAR kept, CINIC dropped]."
-    ),
-    click.option("--precision", type=click.Choice(PRECISIONS), help="[default: fp32]"),
-    click.option(
-        "--normalization",
-        type=click.Choice(["dataset", "imagenet"]),
-        help="Constants [paper: imagenet for CIFAR, dataset for CINIC].",
-    ),
+    trains("--network", help=NETWORK),
+    trains("--steps", type=int, help="Steps of a whole training [paper: 62400, 62400, 31250]."),
+    trains("--batch-size", type=int, help="[paper: 128, 128, 256]"),
+    trains("--lr", type=float, help="Peak learning rate [paper: 0.1]."),
+    trains("--milestones", type=MILESTONES, help="When the rate falls by 10 [paper: 31200,46800]; '' for none."),
+    trains("--weight-decay", type=float, help="On all parameters [paper: 1e-4]."),
+    trains("--augment/--no-augment", default=None, help="Random crop and flip [paper: on]."),
+    trains("--border", type=click.IntRange(0), help="Black pixels around an image before the crop [paper: 4]."),
+    trains("--drop-last/--keep-last", default=None, help="Last partial batch [paper: CIFAR kept, CINIC dropped]."),
+    trains("--precision", type=click.Choice(PRECISIONS), help="[default: fp32]"),
+    trains("--normalization", type=NORMALIZATIONS, help="Constants [paper: imagenet for CIFAR, dataset for CINIC]."),
 )
+MACHINE_FIELDS = ("device", "engine", "threads", "data_dir", "download", "checkpoint_seconds", "force", "dry_run")
+TRAINING_FIELDS = ("steps", "batch_size", "lr", "milestones", "weight_decay", "augment", "border", "drop_last")
 
 
 def is_given(name: str) -> bool:
@@ -127,16 +148,29 @@ def is_given(name: str) -> bool:
     return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
-def without_effect(why: str, *names: str) -> None:
-    """Warn of those options (their parameters' names) that were given although they change nothing here.
-
-    It is no error: options are added to every command of a plan.
-    """
-    context = click.get_current_context()
-    for parameter in context.command.params:
+def given_among(names) -> list[tuple[str, object]]:
+    """(word, value) of the command's options of these parameters that were given, in their order in the help."""
+    values, found = click.get_current_context().params, []
+    for parameter in click.get_current_context().command.params:
         if parameter.name in names and is_given(parameter.name):
-            words = parameter.secondary_opts if context.params.get(parameter.name) is False else parameter.opts
-            click.echo(f"warning: {(words or parameter.opts)[0]} has no effect: {why}", err=True)
+            negated = values.get(parameter.name) is False and parameter.secondary_opts
+            found.append(((negated or parameter.opts)[0], values.get(parameter.name)))
+    return found
+
+
+def without_effect(why: str, *names: str) -> None:
+    """Warn of the options of these parameters that were given although they change nothing here.
+
+    It is no error, because `plan --options` adds options to every command.
+    """
+    for word, _ in given_among(names):
+        click.echo(f"warning: {word} has no effect: {why}", err=True)
+
+
+def refuse(belongs_to: str, *names: str) -> None:
+    """Raises UsageError for an option of these parameters that was given: it ``belongs_to`` something else."""
+    for word, value in given_among(names):
+        raise UsageError(f"{word} (={value}) is for {belongs_to}: leave it out")
 
 
 def say_unused_data_options(dataset: str) -> None:
@@ -147,38 +181,38 @@ def say_unused_data_options(dataset: str) -> None:
         without_effect("only CIFAR is fetched", "download")
 
 
-MACHINE_FIELDS = (
-    "device",
-    "engine",
-    "threads",
-    "data_dir",
-    "download",
-    "checkpoint_seconds",
-    "force",
-    "dry_run",
-    "tensorboard",
-)
+def say_unused_labels(label_noise: float, noise_draw: str) -> None:
+    """`without_effect` for --noise-draw. The stage refuses a draw for each replicate without noise."""
+    if not label_noise and noise_draw == "shared":
+        without_effect("no label noise is drawn without --label-noise", "noise_draw")
 
 
 def machine(given: dict):
     """Takes the options of `MACHINE` out of ``given`` and makes a `repro.stages.Machine` of them."""
     from repro.stages import Machine
 
-    return Machine(**{name: given.pop(name) for name in MACHINE_FIELDS})
+    return Machine(**{name: given.pop(name) for name in (*MACHINE_FIELDS, "tensorboard")})
 
 
-def training(base, given: dict):
-    """The protocol's training with the options that were given."""
-    names = ("steps", "batch_size", "lr", "weight_decay", "augment", "border", "drop_last", "precision")
-    fields = {name: given.pop(name) for name in names}
-    milestones = given.pop("milestones")
-    if milestones is not None:
-        try:
-            fields["milestones"] = tuple(int(word) for word in milestones.split(",") if word.strip())
-            if min(fields["milestones"], default=1) < 1:
-                raise ValueError
-        except ValueError:
-            raise UsageError(f"milestones (={milestones!r}) must be steps with commas, like 31200,46800") from None
+def recipe(p, given: dict, *, training=None, network: str = "", replicates: int = 0, inherits: bool = False) -> dict:
+    """``given`` as keyword arguments of a stage that trains, with the protocol's values for what was not given.
+
+    Arguments:
+        p: `repro.protocol.Protocol`.
+        training, network, replicates: other defaults than the protocol's own.
+        inherits: the normalization is that of an input artifact.
+    """
+    here = {"machine": machine(given), "training": _training(training or p.training, given)}
+    found = given | here | {"seed": p.seed if given["seed"] is None else given["seed"]}
+    found["network"] = given["network"] or network or p.network
+    found["normalization"] = given["normalization"] or (None if inherits else p.normalization)
+    found["replicates"] = given["replicates"] or replicates or p.replicates
+    return found
+
+
+def _training(base, given: dict):
+    """``base`` with the options of `TRAINING` that were given, which are taken out of ``given``."""
+    fields = {name: given.pop(name) for name in (*TRAINING_FIELDS, "precision")}
     found = dataclasses.replace(base, **{name: value for name, value in fields.items() if value is not None})
     if found.augment:
         return found

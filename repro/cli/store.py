@@ -5,15 +5,15 @@ from pathlib import Path
 import click
 
 from repro.cli.group import main
-from repro.cli.options import PATH
+from repro.cli.options import PATH, Listed, option, where
 from repro.errors import UsageError
 
 
 @main.command("ls")
 @click.argument("expression", required=False)
-@click.option("--results", type=PATH, default=Path("results"), show_default=True, help="Folder to search.")
-@click.option("--columns", help="Columns to show, with commas.")
-@click.option("--csv", is_flag=True, help="CSV instead of a table.")
+@where("--results", type=PATH, default=Path("results"), help="Folder to search.")
+@option("--columns", type=Listed(str, ("columns", "names with commas")), help="Columns to show, with commas.")
+@option("--csv", is_flag=True, help="CSV instead of a table.")
 def ls_command(expression, results, columns, csv):
     """Query all artifacts: one row per replicate (and level), with recipe and measurements as columns.
 
@@ -23,9 +23,8 @@ def ls_command(expression, results, columns, csv):
     """
     from repro.reading import query
 
-    chosen = [column.strip() for column in columns.split(",")] if columns else None
-    rows = query.select(query.runs(results), expression, chosen)
-    click.echo(rows.to_csv(index=False) if csv else rows.to_string(index=False), nl=not csv)
+    rows = query.select(query.runs(results), expression, columns and list(columns))
+    return rows.to_csv(index=False).removesuffix("\n") if csv else rows.to_string(index=False)
 
 
 @main.command()
@@ -39,19 +38,19 @@ def inspect(artifact):
     """
     from repro.reading import query
 
-    click.echo(query.describe(artifact))
+    return query.describe(artifact)
 
 
 @main.command()
 @click.argument("artifact", type=PATH)
-@click.option("--out", type=PATH, required=True, help="File to write: .csv, .parquet; .pt, .safetensors (a network).")
-@click.option(
+@where("--out", type=PATH, required=True, help="File to write: .csv, .parquet; .pt, .safetensors (a network).")
+@option(
     "--part",
     type=click.Choice(("ticket", "trained", "rewind", "mask")),
     help="Of a network: mask × rewind point, trained weights, rewind point, or mask.",
 )
-@click.option("--replicate", type=click.IntRange(0), help="Whose network.")
-@click.option("--level", type=click.IntRange(0), help="Its pruning level; a rewind point has none.")
+@option("--replicate", type=click.IntRange(0), help="Whose network.")
+@option("--level", type=click.IntRange(0), help="Its pruning level; a rewind point has none.")
 def export(artifact, out, part, replicate, level):
     """Write the table of an artifact (or of a folder of them), or one of its networks as a PyTorch state_dict.
 
@@ -73,15 +72,14 @@ def export(artifact, out, part, replicate, level):
     if files.suffix_of(out) in files.TABLES:
         if given := [option for option, value in of_network.items() if value is not None]:
             raise UsageError(f"{given[0]} is of a network and --out {out} of a table: end it in .pt or .safetensors")
-        click.echo(files.export(artifact, out))
-        return
+        return files.export(artifact, out)
     if part is None or replicate is None:
         raise UsageError(
             f"--out {out} holds one network: say --part and --replicate, and --level unless it is a rewind point"
         )
     from repro.reading import networks
 
-    click.echo(networks.export(artifact, out, replicate=replicate, level=level, part=part))
+    return networks.export(artifact, out, replicate=replicate, level=level, part=part)
 
 
 @main.command()
@@ -89,11 +87,11 @@ def export(artifact, out, part, replicate, level):
 def reseal(artifacts):
     """Seal artifacts anew that another HDF5 program opened for writing, or added attributes to.
 
-    Their arrays, recipe and provenance have to be as they were; nothing else is sealed.
-
     \b
     Example:
       repro reseal imp.h5
+
+    Their arrays, recipe and provenance have to be as they were; nothing else is sealed.
     """
     from repro.store.reseal import reseal
 

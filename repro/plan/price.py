@@ -142,17 +142,6 @@ def predict_each(todo: list[Step], places: Sequence[int], **options) -> list[Pre
     return [first, *(predict(todo, jobs=count, **again) for count in places[1:])]
 
 
-def places(text: str) -> tuple[int, ...]:
-    """The numbers of processes in '8' or '1,8,64'. Raises UsageError for anything else."""
-    try:
-        found = tuple(int(word) for word in text.split(","))
-        if min(found) < 1:
-            raise ValueError
-    except ValueError:
-        raise UsageError(f"jobs (={text!r}) must be numbers of processes from 1 on, like 8 or 1,8,64") from None
-    return found
-
-
 def speed_of(text: str) -> tuple[str | None, Callable[..., Speed]]:
     """(network or None, function that gives its speed) of '250000' or 'cifar_resnet20=250000'. Raises UsageError."""
     network, _, rate = text.rpartition("=")

@@ -1,8 +1,8 @@
-"""One log per job: what its process said, whether it runs, and how its last attempt ended.
+"""One log per job: what its process printed, whether it runs, and how its last attempt ended.
 
 An attempt begins with a line `# began TIME, process N on HOST: repro …` and ends with `# ended TIME: done` or
-`# ended TIME: exit status 2: SENTENCE`; one that was killed has no end. Its process holds a lock on the log for its
-life, which the kernel gives back, so that the same job is never at work twice, whoever started it.
+`# ended TIME: exit status 2: SENTENCE`. A killed attempt has no last line. The process locks the log as long as it
+lives, so that no two processes do the same job; the kernel frees the lock even of a killed one.
 """
 
 import fcntl
@@ -28,20 +28,18 @@ PROGRESS_SECONDS = 30  # a terminal's progress line is kept this often
 STOPPED = "it was killed, ran out of its time limit or memory, or its machine went down"
 _BEGAN = re.compile(r"# began (\S+), (process \d+ on \S+): (.*)")
 _ENDED = re.compile(r"# ended (\S+): (?:(done)|exit status \d+(?:: (.*))?)")
-_PROGRESS = re.compile(r"(?!warning: |Error: |waiting: |# )[^:]+: .*(\d of \d|images/s| left$)")
 _ESCAPES = re.compile(r"\x1b\[[\d;]*[A-Za-z]|\r")
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """An attempt at a job, as its log tells.
+    """An attempt at a job, read from its log.
 
     Arguments:
         state: 'running'; 'done'; 'failed', with an exit status; or 'stopped', by a signal or with its machine.
         owner: 'process 123 on HOST'.
         command: 'repro pretrain … then imp …'.
-        sentence: what went wrong, for 'failed' and 'stopped'; '' where the process gave none.
-        progress: its last progress line, or ''.
+        sentence: why, for 'failed' and 'stopped'; '' where the process gave no reason.
         began, ended: with time zone; ended is None for 'running' and 'stopped'.
     """
 
@@ -49,13 +47,12 @@ class Attempt:
     owner: str
     command: str
     sentence: str
-    progress: str
     began: datetime
     ended: datetime | None
 
 
 def last_attempt(path: str | Path) -> Attempt | None:
-    """The last attempt in a log, or None where there is none. Neither delays nor disturbs the job."""
+    """The last attempt in a log, or None where there is none. The job is neither delayed nor disturbed."""
     path, before = Path(path), None
     while True:
         try:
@@ -66,8 +63,8 @@ def last_attempt(path: str | Path) -> Attempt | None:
         found = _parse(text)
         if found is None or found.state != "running" or _held(path):
             return found
-        if text == before:  # nobody at work on it, and it did not end between our reading and our looking for the lock
-            return Attempt("stopped", found.owner, found.command, STOPPED, found.progress, found.began, None)
+        if text == before:  # read twice: it may end between reading and looking for the lock
+            return Attempt("stopped", found.owner, found.command, STOPPED, found.began, None)
         before = text
 
 
@@ -78,14 +75,13 @@ def _parse(text: str) -> Attempt | None:
         return None
     start, begin = starts[-1]
     said = lines[start + 1 :]
-    progress = next((line for line in reversed(said) if _PROGRESS.match(line)), "")
     end = next((match for line in reversed(said) if (match := _ENDED.fullmatch(line)) and _time(match[1])), None)
     state = "running" if end is None else "done" if end[2] else "failed"
-    return Attempt(state, begin[2], begin[3], (end and end[3]) or "", progress, _time(begin[1]), end and _time(end[1]))
+    return Attempt(state, begin[2], begin[3], (end and end[3]) or "", _time(begin[1]), end and _time(end[1]))
 
 
 def _time(text: str) -> datetime | None:
-    """None for what is no time with a zone: a line that was damaged counts as not there."""
+    """The time, or None for text that is no time with a zone: a damaged line counts as absent."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
@@ -94,7 +90,7 @@ def _time(text: str) -> datetime | None:
 
 
 def _held(path: Path) -> bool:
-    """Whether some process holds the log's lock. Those who take locks look again: ours lasts no time at all."""
+    """Whether a process holds the log's lock. The shared lock taken here ends at once, and who waits tries again."""
     try:
         with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -109,7 +105,7 @@ class Record:
     """An attempt being recorded.
 
     Arguments:
-        quiet: what the process prints goes to the log alone. After `failed` no longer: the sentence is for the user.
+        quiet: print to the log alone, until `failed`: the sentence is for the user.
     """
 
     def __init__(self, path: Path, file: TextIO, *, quiet: bool):
@@ -121,7 +117,7 @@ class Record:
         self.sentence, self.quiet = " ".join(sentence.split()), False
 
     def keep(self, text: str) -> None:
-        """Write what was printed; a line that a terminal shows over and over, every half minute."""
+        """Write what was printed. A line that a terminal rewrites is kept every half minute."""
         if text.startswith("\r"):
             line, now = _ESCAPES.sub("", text).strip(), time.monotonic()
             if not line or now - self.shown < PROGRESS_SECONDS:
@@ -130,22 +126,22 @@ class Record:
         try:
             if not self.broken:
                 self.file.write(text)
-        except OSError as error:  # no reason to lose the work
+        except OSError as error:  # the work is worth more than its log
             self.broken, self.quiet = True, False
             reason = (error.strerror or str(error)).lower()
             print(f"warning: cannot write {self.path} ({reason}): the log ends here, the work goes on", file=sys.stderr)
 
     def mark(self, line: str) -> None:
-        """Write a line of our own, so that other machines see it at once."""
+        """Write a line that begins or ends an attempt, and flush it, so that other machines see it at once."""
         self.keep(f"# {line}\n")
         try:
             os.fsync(self.file.fileno())
-        except OSError:  # a pipe or a full disk; `keep` has said what is to be said
+        except OSError:  # a pipe, or a full disk that `keep` has told of
             pass
 
 
 class _Copy:
-    """A text stream that is written to the log too, or instead."""
+    """A text stream whose text also goes to the log, or only there."""
 
     def __init__(self, stream: TextIO, record: Record):
         self._stream, self._record = stream, record
@@ -164,7 +160,7 @@ class _Copy:
 
 @contextmanager
 def recorded(path: str | Path, words: Sequence[str], *, quiet: bool = False) -> Iterator[Record]:
-    """Records what this process prints, by Python's sys.stdout and sys.stderr, as an attempt of `repro WORDS`.
+    """Records what this process prints to sys.stdout and sys.stderr as an attempt at `repro WORDS`.
 
     Waits for another process that holds the log. Raises RunError when the log cannot be written or locked.
     """
@@ -188,7 +184,7 @@ def recorded(path: str | Path, words: Sequence[str], *, quiet: bool = False) -> 
             ending = _status(ended.code, record.sentence)
         raise
     except BaseException as error:
-        record.keep(traceback.format_exc())  # the interpreter prints it for the user
+        record.keep(traceback.format_exc())  # the interpreter prints it on the terminal
         ending = _status(1, " ".join("".join(traceback.format_exception_only(error)).split()))
         raise
     finally:
@@ -196,7 +192,7 @@ def recorded(path: str | Path, words: Sequence[str], *, quiet: bool = False) -> 
         record.mark(f"ended {_now()}: {ending}")
         try:
             file.close()
-        except OSError:  # what a full disk refused, again
+        except OSError:  # the full disk that `keep` has told of
             pass
 
 

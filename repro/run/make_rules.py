@@ -12,10 +12,10 @@ from repro.plan.steps import Step
 def rules(todo: list[Step], *, program: tuple[str, ...], options: str = "") -> str:
     """A makefile fragment that makes the given steps' artifacts, with a log for each process.
 
-    ``LAUNCH`` prefixes every process, and then they are quiet: the progress of 64 jobs is for their logs.
+    ``LAUNCH`` prefixes every process. They are then quiet, because 64 jobs would mix their progress on one terminal.
+    Every rule is phony and runs whatever the file times say, because its steps lack something.
 
-    Every step in it has something missing, so its rule runs whatever the file times say. Raises UsageError for paths
-    that make cannot have as targets.
+    Raises UsageError for paths that make cannot have as targets.
     """
     for step in todo:
         if odd := re.search(r"[^\w./+,@-]", str(step.target)):
@@ -33,7 +33,7 @@ def rules(todo: list[Step], *, program: tuple[str, ...], options: str = "") -> s
 
 
 def words_of(options: str) -> tuple[str, ...]:
-    """What a shell makes of a text of options. Raises UsageError for a quote that is not closed."""
+    """The words that a shell splits options into. Raises UsageError for a quote that is not closed."""
     try:
         return tuple(shlex.split(options))
     except ValueError as error:

@@ -1,6 +1,6 @@
 """Jobs as Ray tasks: Ray places them, binds their devices, and starts them again when a node is lost.
 
-Each task starts its job as a process of its own, which dies with it. What is done, the artifacts alone say.
+Each task starts its job as a process of its own, which dies with it. The artifacts alone say what is done.
 """
 
 import math
@@ -16,8 +16,8 @@ from repro.errors import RunError, UsageError
 from repro.plan.jobs import Job
 
 ANSWER = 5.0  # seconds in which a cluster has to answer
-LOOK = 1.0  # seconds between two looks at the logs and at what has ended
-FAREWELL = 15.0  # seconds that the processes of an interrupted run have to end by themselves
+LOOK = 1.0  # seconds between looks at the logs and at tasks that ended
+FAREWELL = 15.0  # seconds that processes have to end by themselves after Ctrl-C
 PROGRAM = (sys.executable, "-m", "repro")
 
 
@@ -37,14 +37,14 @@ class Share:
 
     def _on(self, has: dict[str, float]) -> int:
         count = int(has.get("CPU", 0) // self.cpus)
-        if self.gpus:  # a share of a GPU is of one GPU
+        if self.gpus:  # a job's share lies on one GPU
             count = min(count, int(has.get("GPU", 0)) * math.floor(1 / self.gpus + 1e-9))
         return count
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A job that did not end well. waits: names of the failed jobs that it needs, where it was not started at all."""
+    """A job that failed, or was not started because jobs that it needs failed; ``waits`` has their names."""
 
     job: Job
     sentence: str
@@ -63,8 +63,8 @@ def connected(address: str) -> Iterator[None]:
     Raises UsageError when the package is missing or no cluster answers there within seconds.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future default; without it, it warns
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # what Ray says of failed tasks: it would go to stdout
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # will be Ray's default; without it Ray warns
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # Ray's messages on failed tasks would go to stdout
     if address not in ("local", "auto"):
         _require_answer(address)
     try:
@@ -93,7 +93,7 @@ def connected(address: str) -> Iterator[None]:
 
 
 def _require_answer(address: str) -> None:
-    """Raises UsageError unless a gRPC server answers: Ray itself would try for a quarter of an hour."""
+    """Raises UsageError unless a gRPC server answers. Ray itself would try for a quarter of an hour."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         raise UsageError(f"--ray {address} is no address: give local, auto, HOST:PORT or ray://HOST:PORT")
@@ -112,7 +112,7 @@ def _require_answer(address: str) -> None:
 
 
 def share(gpus: float | None, cpus: int) -> Share:
-    """What each job gets of the connected cluster; gpus: None is 1 where the cluster has GPUs, else 0."""
+    """What each job gets of the connected cluster. ``gpus`` None is 1 where the cluster has GPUs, else 0."""
     import ray
 
     return Share(gpus if gpus is not None else float(ray.cluster_resources().get("GPU", 0) > 0), cpus)
@@ -126,7 +126,7 @@ def at_once(share: Share) -> int:
 
 
 def require_place(share: Share, places: int) -> None:
-    """Raises UsageError when not even one job can run: Ray would wait for a node that never comes."""
+    """Raises UsageError when not even one job can run, since Ray would wait for a node that never comes."""
     if not places:
         raise UsageError(f"this machine does not have {share} for a job: give fewer --cpus, or --gpus 0")
 
@@ -144,10 +144,10 @@ def run(
     """Runs the jobs (each after those it needs) on the connected cluster and returns those that failed or had to wait.
 
     Arguments:
-        folder: of the artifacts; it has to be on a file system that all nodes share, as the program.
+        folder: of the artifacts. It and the program have to be on a file system that all nodes share.
         options: for every command.
-        retries: how often a job is started again that lost its worker or node, or whose command failed with status 1 or
-            by a signal. A mistake of the user (status 2) is not tried again.
+        retries: how often a job is started again after it lost its worker or node, or failed with status 1 or by a
+            signal. After a mistake of the user (status 2) it is not.
         say: gets a line for each start and each end.
         program: what is started with `--log FILE --quiet` and the job's words.
     """
@@ -173,7 +173,7 @@ def run(
         )
     try:
         return _follow(jobs, refs, say)
-    except BaseException:  # Ctrl-C too: the processes end as for a Ctrl-C of their own, and what is queued never starts
+    except BaseException:  # Ctrl-C too: each process gets one of its own, and queued jobs never start
         for ref in refs.values():
             ray.cancel(ref)
         ray.wait(list(refs.values()), num_returns=len(refs), timeout=FAREWELL)
@@ -181,7 +181,7 @@ def run(
 
 
 def _task() -> Callable:
-    """The task, as a function inside one: so it travels to the workers by value, which need not find this module."""
+    """The task. It is a local function, so that Ray sends its code and workers need not find this module."""
 
     def work(command: list[str], here: str, folder: str, threads: str, *done: None) -> None:
         import ctypes
@@ -215,7 +215,7 @@ def _task() -> Callable:
             preexec_fn=bound,
         )
         try:
-            status = process.wait(timeout=10**9)  # a timeout makes it a loop, which a cancelled task can leave
+            status = process.wait(timeout=10**9)  # with a timeout it is a loop, which a cancelled task can leave
         except BaseException:
             process.send_signal(signal.SIGINT)
             try:
@@ -236,7 +236,7 @@ def _task() -> Callable:
 
 
 def _follow(jobs: list[Job], refs: dict[Path, object], say: Callable[[str], None]) -> list[Failed]:
-    """Says what starts and ends until everything has."""
+    """Tells of each start and each end until all jobs have ended."""
     import ray
 
     seen, ended = {}, {}
@@ -245,7 +245,7 @@ def _follow(jobs: list[Job], refs: dict[Path, object], say: Callable[[str], None
         ready, _ = ray.wait([refs[path] for path in pending], num_returns=len(pending), timeout=LOOK)
         for job in [job for job in pending.values() if refs[job.target] in ready]:
             if any(path in pending for path in job.needs):
-                continue  # at the next look: what it waits for comes first
+                continue  # told at the next look, after the jobs that it waits for
             del pending[job.target]
             failed = ended[job.target] = _failure(job, refs[job.target], [ended[path] for path in job.needs])
             word = "waiting" if failed and failed.waits else "failed" if failed else "done"
@@ -261,7 +261,7 @@ def _follow(jobs: list[Job], refs: dict[Path, object], say: Callable[[str], None
 
 
 def _owner(job: Job) -> str | None:
-    """The process that is at work on it."""
+    """The process at work on a job, or None."""
     from repro.run import job_log
 
     attempt = job_log.last_attempt(job.log)

@@ -1,12 +1,11 @@
-"""What is done, running, waiting and failed of a plan, and how long the rest will take. Reads only.
+"""What is done, running, waiting and failed of a plan, and how long the rest will take. It only reads.
 
-Nothing but the artifacts says what is done; locks say who is at work, logs what became of the last attempt. All of it
-may change while it is read: what vanishes in between counts as not there.
+Artifacts say what is done, locks who is at work, work folders where that command is, and logs how the last attempt
+ended. Files may change while they are read: one that vanishes counts as absent.
 """
 
 import fcntl
 import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +16,10 @@ from repro.plan.steps import Look, Step, unfinished
 from repro.recipes.artifacts import number
 from repro.run import job_log
 from repro.store import hdf5
+from repro.store.running import Running
 from repro.store.work import folder_of, older_folder_of
 
-RECENT = 5  # finished artifacts of a kind that its speed is taken from
-_LEFT = re.compile(r"(\d+(?:\.\d+)?) (s|min|h|days) left$")
-_UNITS = {"s": 1, "min": 60, "h": 3600, "days": 86400}
-_SPEED = re.compile(r"([\d,]+) images/s")
+RECENT = 5  # finished artifacts of a command, the newest, that give its speed
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,8 @@ class State:
     Arguments:
         word: 'done', 'running', 'waiting' or 'failed'.
         made: how far it is: 'level 4 of 10', '12 of 48'.
-        note: running: who, and the last progress line; waiting: for what; failed: the sentence and the log.
+        note: running: the process and where it is; waiting: for what; failed: why, and its log.
+        running: where the command at work is, if it has said so.
         seconds: of work left; None where no speed is known.
     """
 
@@ -40,16 +38,17 @@ class State:
     word: str
     made: str
     note: str = ""
+    running: Running | None = None
     seconds: float | None = 0.0
 
 
 @dataclass(frozen=True)
 class Status:
-    """All artifacts in the order of the plan, and the rest on the clock.
+    """All artifacts in the order of the plan, and the time that is left.
 
     Arguments:
         at_once: jobs that are running, at least one.
-        clock: seconds until all is done with so many at once; None where no speed is known.
+        clock: seconds until all are done, with as many at once; None where no speed is known.
     """
 
     states: tuple[State, ...]
@@ -69,7 +68,7 @@ class Status:
         return f"{said}; {left} with {self.at_once} at once"
 
     def lines(self, failed: bool = False) -> list[tuple[str, str]]:
-        """(word, line) per artifact, only those that failed if asked for."""
+        """(word, line) of each artifact, or of those that failed."""
         chosen = [state for state in self.states if state.word == "failed" or not failed]
         several = len({state.step.target.parent for state in self.states}) > 1
         names = [f"{s.step.target.parent.name}/{s.step.target.stem}" if several else s.step.target.stem for s in chosen]
@@ -124,7 +123,7 @@ def _status(steps: list[Step], look: Look) -> Status:
 
 
 def _of_job(job: Job, look: Look) -> dict[Path, State]:
-    """The states of a job's steps. The attempt that its log tells of is at, or ended at, the first unfinished one."""
+    """The states of a job's steps. The last attempt in its log is at, or ended at, the first unfinished step."""
     attempt, found = job_log.last_attempt(job.log), {}
     owners = {step.target: _owner(step.target) for step in job.steps}
     held = [step for step in job.steps if owners[step.target]]
@@ -132,23 +131,24 @@ def _of_job(job: Job, look: Look) -> dict[Path, State]:
     for step in job.steps:
         kept = step.wanted - step.missing(look)
         there = kept | _working(step)
-        made, word, note = _made(step, there), "waiting", ""
-        if owners[step.target] or (step is first and attempt and attempt.state == "running"):
-            running = attempt if attempt and attempt.state == "running" and step is first else None
-            word = "running"
-            note = f"{running.owner}: {running.progress or 'starting'}" if running else owners[step.target]
+        made, word, note, running = _made(step, there), "waiting", "", None
+        begun = step is first and attempt and attempt.state == "running"
+        if owner := attempt.owner if begun else owners[step.target]:
+            word, running = "running", Running.read(step.target, owner)
+            note = f"{owner}: {running or 'starting'}" if running or begun else owner
         elif step is first and attempt and attempt.state in ("failed", "stopped"):
             word, note = "failed", f"{attempt.sentence or 'no reason given'} ({job.log})"
             if attempt.state == "stopped":
                 note = f"stopped, takes up from {made}: {note}"
-        rest = len(step.wanted - there) / max(1, len(step.wanted - kept))  # the step's cost is that of what is not kept
+        # a step costs what its pieces that are not kept cost
+        rest = len(step.wanted - there) / max(1, len(step.wanted - kept))
         cost = {name: round(getattr(step, name) * min(1.0, rest)) for name in ("images", "evaluated")}
-        found[step.target] = State(replace(step, **cost), word, made, note)
+        found[step.target] = State(replace(step, **cost), word, made, note, running)
     return found
 
 
 def _owner(target: Path) -> str:
-    """'process 123 on HOST' where somebody holds the writer's lock, else ''. A shared lock, held for no time at all."""
+    """'process 123 on HOST' where a process holds the writer's lock, else ''. Our shared lock ends at once."""
     try:
         with open(target.with_name(f"{target.name}.lock"), encoding="utf-8", errors="replace") as file:
             try:
@@ -171,13 +171,13 @@ def _working(step: Step) -> frozenset[str]:
         for path in folder.glob("pieces-*.h5"):
             with hdf5.open_sealed(path, verify=False) as file:
                 found |= {row["piece"] for row in json.loads(json.loads(file.attrs["attrs"])["rows"])}
-    except (AttributeError, OSError, KeyError, RuntimeError, TypeError, ValueError):  # gone, or being replaced
+    except (AttributeError, OSError, KeyError, RuntimeError, TypeError, ValueError):  # vanished, or being replaced
         pass
     return step.wanted & found
 
 
 def _made(step: Step, there: frozenset[str]) -> str:
-    """How far: the level that is next where there are levels, or the number of pieces."""
+    """How far a step is: its next level where it has levels, else the number of its pieces."""
     levels = sorted({level for piece in step.wanted if (level := number("level", piece)) is not None})
     if not levels:
         return f"{len(there)} of {len(step.wanted)}"
@@ -186,10 +186,9 @@ def _made(step: Step, there: frozenset[str]) -> str:
 
 
 class _Speed:
-    """Work a second, by kind of command, of artifacts that are done, or else of those that are running.
+    """Work a second of each command, from finished artifacts, or else from running commands.
 
-    Work is an image trained on, or three that networks are measured on, by the FLOPs of the network where there are
-    several networks.
+    The unit is an image trained on, or three images measured. Where the plan has several networks, it is their FLOPs.
     """
 
     def __init__(self, done: list[Step], states: list[State], look: Look):
@@ -198,7 +197,7 @@ class _Speed:
         self.unit = _flops if len(networks) > 1 else lambda step: 1
         self.rates: dict[str, float] = {}
         measured: dict[str, list[tuple[str, float, float]]] = {}
-        if any(step.images for step in todo):  # else there is nothing to know
+        if any(step.images for step in todo):  # else nothing is left to predict
             for step in done:
                 if step.images and (run := _measured(step, look)):
                     measured.setdefault(step.verb, []).append((run[0], run[1] * self._work(step), run[2]))
@@ -208,28 +207,23 @@ class _Speed:
         every = [run for runs in recent.values() for run in runs]
         self.any = sum(run[1] for run in every) / sum(run[2] for run in every) if every else None
         if not every:
-            said = [
-                (match, state.step)
-                for state in states
-                if state.word == "running"
-                if (match := _SPEED.search(state.note))
-            ]
-            rates = [float(match[1].replace(",", "")) * self.unit(step) for match, step in said]
-            self.any = sum(rates) / len(rates) if rates and min(rates) > 0 else None
+            told = [(state.running.images, state.step) for state in states if state.running]
+            rates = [images * self.unit(step) for images, step in told if images]
+            self.any = sum(rates) / len(rates) if rates else None
 
     def _work(self, step: Step) -> float:
         return (step.images + step.evaluated / 3) * self.unit(step)
 
     def left(self, state: State) -> float | None:
-        """Seconds; what a running command says itself, where it says so."""
-        if state.word == "running" and (match := _LEFT.search(state.note)):
-            return float(match[1]) * _UNITS[match[2]]
+        """Seconds left: what a running command says, else by the rate of its kind; None where none is known."""
+        if state.running and state.running.left is not None:
+            return state.running.left
         rate, work = self.rates.get(state.step.verb, self.any), self._work(state.step)
         return 0.0 if not work else None if not rate else work / rate
 
 
 def _flops(step: Step) -> float:
-    from repro.plan.measure import flops_per_image  # PyTorch's own counter: a plan of one network does without
+    from repro.plan.measure import flops_per_image  # imports PyTorch, which a plan of one network does not need
 
     return flops_per_image(step.network, step.protocol)
 
@@ -237,8 +231,8 @@ def _flops(step: Step) -> float:
 def _measured(step: Step, look: Look) -> tuple[str, float, float] | None:
     """(when it ended, pieces made as a share of those wanted, seconds) of the runs of a finished artifact.
 
-    A run that took up where another had stopped counts the other's pieces but not its seconds: there the seconds of
-    training, which are kept with each piece, are more.
+    A run that took up a stopped one counts that one's pieces but not its seconds. The seconds of training that are kept
+    with each piece are then more, and are taken instead.
     """
     try:
         found = look(step.target)

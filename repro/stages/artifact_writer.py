@@ -63,7 +63,7 @@ class ArtifactWriter:
         self.computed: list[str] = []
         self.began, self.clock = time.time(), time.monotonic()  # the wall clock may be set back
         self.work: store.WorkFolder | None = None
-        self.ticker = Ticker(f"{kind} {self.path.stem}")
+        self.ticker = Ticker(f"{kind} {self.path.stem}", self.path)
         self.curves: Curves | None = None
         if any(source.path.resolve() == self.path.resolve() for source in inputs.values()):
             raise UsageError(f"--out {self.path} is also what is read: choose another --out")

@@ -1,4 +1,4 @@
-"""Progress of a command: its work, what is left of it, and the line on stderr that shows both.
+"""How far a command is: its work, what is left of it, a line on stderr, and a state that `repro status` reads.
 
 Time left is the work left at the rate of the last half minute. Work is counted in images: one trained on counts 1, one
 that a network is only measured on counts 1/3, since a forward pass is a third of a step. Work is left for all pieces
@@ -6,22 +6,25 @@ that are not kept yet, less what their networks have behind them, checkpoints in
 leaves no work once that is known.
 """
 
-import math
 import os
+import platform
 import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from repro.data import Passes
 from repro.recipes.training import Training
+from repro.store.running import Running
 from repro.train.job import Job
 
 FORWARD = 1 / 3  # work of an image that a network is only measured on
 WINDOW = 30.0  # seconds that a rate is measured over
 ENOUGH = 2.0  # seconds that tell a rate: a first step takes many times longer than others
 EVERY = {True: 0.5, False: 30.0}  # seconds between lines, on a terminal and elsewhere
+WRITTEN = 1.0  # seconds between states in the work folder
 
 
 def images_between(training: Training, size: int, start: int, stop: int) -> int:
@@ -69,17 +72,22 @@ class Ticker:
     `expect` the pieces; `begin` each cohort; call the ticker after its steps (it is a ``report`` of
     `repro.train.loop`) and `measured` after images it is measured on; `finish` the pieces. Only the clock is read: a
     GPU is not waited for, and may be a second behind.
+
+    Arguments:
+        title: 'imp all-t20'.
+        artifact: in whose work folder `repro status` finds the same as data; None writes none.
     """
 
-    def __init__(self, title: str):
-        self.title = title
+    def __init__(self, title: str, artifact: Path | None = None):
+        self.title, self.artifact = title, artifact
+        self.process = f"process {os.getpid()} on {platform.node()}"  # as in locks and logs
         self.terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self.pending: dict[str, float] = {}
         self.done = 0.0  # work on pending pieces that is behind the cohort in hand
         self.where = ""
         self.step: int | None = None  # None while measuring
         self.stop, self.per_epoch = 0, 0
-        self.shown = self.last = time.monotonic()  # the last line, and the last time something was done
+        self.shown = self.written = self.last = time.monotonic()  # last line, last state, last time work was done
         self.work: Rate | None = None  # from the first cohort on: reading the data is no measure of it
         self.images: Rate | None = None  # through the networks, by what is being done now
 
@@ -122,22 +130,16 @@ class Ticker:
         self.done += images * work
         if now - self.shown >= EVERY[self.terminal]:
             self.shown = now
-            self._show(self.text(now))
+            self._show(str(self.state(now)))
+        if self.artifact and now - self.written >= WRITTEN:
+            self.written = now
+            self.state(now).write(self.artifact, self.process)
 
-    def text(self, now: float) -> str:
-        """The line."""
-        parts = [f"{self.title}: {self.where}"]
-        if self.step is None:
-            parts.append("measuring")
-        elif self.per_epoch:
-            parts.append(f"epoch {-(-self.step // self.per_epoch)} of {-(-self.stop // self.per_epoch)}")
-        else:
-            parts.append(f"step {self.step:,} of {self.stop:,}")
-        if speed := self.images.at(now):
-            parts.append(f"{speed:,.0f} images/s")
-        if pace := self.work.at(now):
-            parts.append(f"{spoken(max(0.0, sum(self.pending.values()) - self.done) / pace)} left")
-        return ", ".join(parts)
+    def state(self, now: float) -> Running:
+        """Where the command is."""
+        pace = self.work.at(now)
+        left = max(0.0, sum(self.pending.values()) - self.done) / pace if pace else None
+        return Running(self.title, self.where, self.step, self.stop, self.per_epoch, self.images.at(now), left)
 
     def _show(self, text: str) -> None:
         if self.terminal:
@@ -171,11 +173,3 @@ def columns() -> int:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):
         return 80
-
-
-def spoken(seconds: float) -> str:
-    """A time as '50 s', '4 min', '3.5 h' or '12 days'."""
-    for unit, name, digits in ((1, "s", 0), (60, "min", 0), (3600, "h", 1)):
-        if seconds < 100 * unit * (1 if unit < 3600 else 0.6):
-            return f"{math.ceil(seconds / unit * 10**digits) / 10**digits:g} {name}"
-    return f"{math.ceil(seconds / 86400)} days"

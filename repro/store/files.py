@@ -56,11 +56,11 @@ def write_failure(path: Path, error: OSError) -> RunError:
     return RunError(f"cannot write {path} ({reason}): choose another --out and run the same command again")
 
 
-def write_whole(path: Path, blocks: Iterable[bytes]) -> None:
+def write_whole(path: Path, blocks: Iterable[bytes], *, lasting: bool = True) -> None:
     """Writes a file so that at every moment the old one or the new one stands at ``path``, whole.
 
     The blocks go to a temporary file in the same folder, which is flushed to the disk and renamed. Where ``path`` is a
-    link, that is the folder of the file it leads to.
+    link, that is the folder of the file it leads to. Not ``lasting``: the file need not survive a power cut.
 
     Raises RunError, after the temporary file is removed, when the disk is full, permission is missing or anything else
     is refused.
@@ -77,11 +77,14 @@ def write_whole(path: Path, blocks: Iterable[bytes]) -> None:
             with open(temporary, "wb") as file:
                 file.writelines(blocks)
                 file.flush()
-                os.fsync(file.fileno())
+                if lasting:
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:  # Ctrl-C too
             temporary.unlink(missing_ok=True)
             raise
+        if not lasting:
+            return
         folder = os.open(path.parent, os.O_RDONLY)  # the rename itself must survive a power cut
         try:
             os.fsync(folder)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from repro.store import files
-from repro.store.work import folder_of
+from repro.store.work import PROGRESS, folder_of
 
 _RULES = re.compile(r"\..+-(?P<node>.+)-(?P<process>\d+)\.mk")  # as the Makefile names them
 
@@ -50,8 +50,8 @@ def _free(lock: Path) -> bool:
 
 
 def _drop(work: Path) -> None:
-    """Removes a work folder with nothing in it but the recipe, unless its command is running."""
-    if work.is_symlink() or os.listdir(work) != ["lineage.json"]:
+    """Removes a work folder with nothing in it but the recipe and a stopped command's state."""
+    if work.is_symlink() or not _empty(work):
         return
     if not {"kind", "recipe", "identity"} <= set(json.loads((work / "lineage.json").read_bytes())):
         return
@@ -61,12 +61,17 @@ def _drop(work: Path) -> None:
         return
     if (file := files.acquire(lock)) is not None:
         try:
-            if os.listdir(work) == ["lineage.json"]:
+            if _empty(work):
+                (work / PROGRESS).unlink(missing_ok=True)
                 (work / "lineage.json").unlink(missing_ok=True)
                 work.rmdir()
         finally:
             lock.unlink(missing_ok=True)
             file.close()
+
+
+def _empty(work: Path) -> bool:
+    return set(os.listdir(work)) - {PROGRESS} == {"lineage.json"}
 
 
 def _alive(process: int) -> bool:

@@ -14,6 +14,8 @@ from repro.errors import UsageError
 from repro.store import files, hdf5
 from repro.store.lineage import Lineage, plain, require_same
 
+PROGRESS = "progress.json"  # of the command at work; see `repro.store.running`
+
 
 def folder_of(path: Path) -> Path:
     """The work folder of an artifact: ``<name>.work/`` beside it, of its whole name (``run.a`` is not ``run.b``)."""
@@ -140,7 +142,7 @@ class WorkFolder:
             elif self.folder.exists():
                 files.remove_leftovers(self.folder)
                 # the lineage last: after a kill, what is left must still be known to be this program's
-                for path in (*map(self._path, self.names()), self.folder / "lineage.json"):
+                for path in (*map(self._path, self.names()), self.folder / PROGRESS, self.folder / "lineage.json"):
                     path.unlink(missing_ok=True)
                 if left := os.listdir(self.folder):
                     _warn(f"{self.folder} holds {min(left)}, which is none of this program's files: it stays")
