@@ -8,11 +8,10 @@ import matplotlib
 import pandas as pd
 
 import paper_figures
-from paper_figures import figure1
+from paper_figures.shared.panels import Pair
 from repro.errors import RunError, UsageError
 from repro.protocol import Protocol
-from repro.report import accuracy, other
-from repro.report.charts import Pair
+from repro.report import charts as vega
 from repro.report.origins import Origins
 from repro.report.tables import Table, frame
 from repro.study.collect import collect, finished
@@ -66,35 +65,11 @@ def charts(
     name: str, evidence: Evidence, protocols: list[Protocol], control: str | None, origins: Origins
 ) -> list[Pair] | None:
     """The charts of a figure that have own points; None for a figure that this page has no charts for."""
-    if name not in _CHARTS:
+    if name not in paper_figures.NAMES:
         return None
-    found = [pair for p in protocols for pair in _CHARTS[name](evidence.of(p.dataset), p, control, origins)]
+    panels = paper_figures.figure(name).panels
+    found = [vega.of(pair, origins) for p in protocols for pair in panels(evidence.of(p.dataset), p, control)]
     return [pair for pair in found if pair.own.everything]
-
-
-def _figure1(evidence: Evidence, p: Protocol, control: str | None, origins: Origins) -> list[Pair]:
-    phases = accuracy.phases(evidence.runs, p, figure1.arms(p), origins)
-    return [phases, *other.figure_1(evidence, p, origins)]
-
-
-def _appendix(evidence: Evidence, p: Protocol, control: str | None, origins: Origins) -> list[Pair]:
-    return [
-        *accuracy.appendix_sizes(evidence, p, origins),
-        *accuracy.appendix_scores(evidence, p, origins),
-        *other.appendix_rest(evidence, p, origins),
-    ]
-
-
-_CHARTS = {
-    "figure1": _figure1,
-    "figure2": lambda e, p, control, origins: accuracy.figure_2(e.runs, p, control, origins),
-    "figure3": lambda e, p, control, origins: accuracy.figure_3(e.runs, p, origins),
-    "figure4": lambda e, p, control, origins: accuracy.figure_4(e.runs, p, origins),
-    "figure5": lambda e, p, control, origins: other.figure_5(e, p, origins),
-    "figure6": lambda e, p, control, origins: other.figure_6(e, p, origins),
-    "appendix": _appendix,
-    "scores": lambda e, p, control, origins: other.scores(e, p, origins),
-}
 
 
 def _table(name: str, table: pd.DataFrame) -> Table:

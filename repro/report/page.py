@@ -13,10 +13,10 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from paper_figures.shared import drawing
+from paper_figures.shared.panels import panel_title
 from repro.errors import RunError, UsageError
 from repro.report import account, figures, verdicts
-from repro.report.charts import css_name, readable, spec
+from repro.report.charts import DASHES, css_name, numbers, path, readable, spec, variable
 from repro.report.tables import Table, table
 from repro.store.files import write_whole
 from repro.store.targets import require_replaceable
@@ -84,13 +84,15 @@ def render(*, study: Study, figures: Sequence, **content) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"bold": bold, "slug": slug}
+    dashes = lambda look: " ".join(map(str, DASHES[look.line]))  # noqa: E731
+    environment.filters |= {"bold": bold, "slug": slug, "numbers": numbers}
+    environment.filters |= {"path": path, "variable": variable, "dashes": dashes}
     return environment.get_template("report.html.j2").render(
         study=study,
         scale=protocols[0].scale,
         full=protocols[0].full,
         seeds=sorted({p.seed for p in protocols}),
-        datasets=[drawing.panel_title(p) for p in protocols],
+        datasets=[panel_title(p) for p in protocols],
         figures=figures,
         legend=verdicts.LEGEND,
         meaning=MEANING,
