@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from paper_figures.shared.panels import Axis, Look, Pair, Panel, Point, band
+from paper_figures.shared.panels import Look, Pair, Panel, Point, band
 from repro.report.origins import Origins
 from repro.report.tables import MINUS, Table, number, table
 
@@ -33,16 +33,12 @@ CONTRAST = 3.0  # of graphics, WCAG 2.1, 1.4.11
 def of(pair: Pair, origins: Origins) -> Pair:
     """The pair with the paths of the artifacts that its own points are from; without points that a chart has no place
     for: means that do not exist, and steps below 1 on a log axis."""
-    axis = pair.own.x
-    points, rules = (
-        tuple(replace(point, origin=origins(point.origin)) for point in part if _has_place(point, axis))
-        for part in (pair.own.points, pair.own.rules)
+    own, log = pair.own, pair.own.x.kind == "log2"
+    points = tuple(
+        replace(p, origin=origins(p.origin)) for p in own.points if np.isfinite(p.y) and (p.x > 0 or not log)
     )
-    return replace(pair, own=replace(pair.own, points=points, rules=rules))
-
-
-def _has_place(point: Point, x: Axis) -> bool:
-    return np.isfinite(point.y) and (x.kind != "log2" or point.x > 0)
+    rules = tuple(replace(p, origin=origins(p.origin)) for p in own.rules)
+    return replace(pair, own=replace(own, points=points, rules=rules))
 
 
 def value(point: Point, unit: str) -> str:
