@@ -35,7 +35,7 @@ def arms(p: Protocol) -> list[Arm]:
 
 
 def panels(evidence: Evidence, p: Protocol, control: str | None = None) -> list[Pair]:
-    """Accuracy at level 0 and at the sparsest level of the sweep, which the drawing quotes; loss and error on the line."""
+    """Accuracy at level 0 and the sparsest level of the sweep, which the drawing quotes; loss and error on a line."""
     table = panel_of(evidence.runs, p, arms(p))
     quoted = table[table["level"].isin((0, p.sweep_levels[-1]))]
     chosen = [arm for arm in arms(p) if arm.t > 0]

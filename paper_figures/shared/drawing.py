@@ -15,8 +15,10 @@ GREY = "#888888"
 
 
 def new_figure(size: tuple[float, float], title: str, protocols: Sequence[Protocol], control: str | None):
-    """An empty matplotlib figure of a size in inches. The line above it says which figure it is, at which scale, and what
-    a reader must know before believing it."""
+    """An empty matplotlib figure of a size in inches.
+
+    The line above it says which figure it is, at which scale, and what a reader must know before believing it.
+    """
     from matplotlib.figure import Figure
 
     figure, scale = Figure(figsize=size, layout="constrained"), protocols[0].scale

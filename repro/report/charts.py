@@ -77,6 +77,11 @@ def path(look: Look) -> str:
     return MARKERS[look.marker or "o"]
 
 
+def dashes(look: Look) -> str:
+    """Its line as an SVG stroke-dasharray."""
+    return " ".join(map(str, DASHES[look.line]))
+
+
 def variable(look: Look) -> str:
     """Its colour as a property of the style sheet, which has another value in dark mode."""
     return f"var({css_name(look.color)})"

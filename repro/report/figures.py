@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass, field
 
 import matplotlib
-import pandas as pd
 
 import paper_figures
 from paper_figures.shared.panels import Pair
@@ -47,18 +46,11 @@ def section(study: Study, name: str, known: dict) -> Section:
         pairs = charts(name, evidence, study.protocols_of(name), study.control, origins)
         if pairs is not None and name != "figure1":
             return Section(**about, pairs=pairs)
-        drawing, table = _drawn(study, name, evidence)
+        drawing, table = study.draw(name, evidence)
     except (RunError, UsageError) as error:
         return Section(**{"title": name} | about, problem=f"It cannot be drawn: {error}.")
-    return Section(**about, pairs=pairs or [], picture=svg(drawing, name), numbers=_table(name, table))
-
-
-def _drawn(study: Study, name: str, evidence: Evidence):
-    """(matplotlib figure, table) of a figure of the paper or of the user's own, from what is there."""
-    protocols = study.protocols_of(name)
-    if study.own:
-        return study.own.draw(evidence, protocols)
-    return paper_figures.draw(name, evidence, protocols, study.control)
+    plotted = frame(f"{name}: what the drawing plots", table)
+    return Section(**about, pairs=pairs or [], picture=svg(drawing, name), numbers=plotted)
 
 
 def charts(
@@ -70,10 +62,6 @@ def charts(
     panels = paper_figures.figure(name).panels
     found = [vega.of(pair, origins) for p in protocols for pair in panels(evidence.of(p.dataset), p, control)]
     return [pair for pair in found if pair.own.everything]
-
-
-def _table(name: str, table: pd.DataFrame) -> Table:
-    return frame(f"{name}: what the drawing plots", table)
 
 
 def svg(figure, name: str) -> str:
