@@ -1,8 +1,9 @@
 """The paper's figures, a file each, written as a user writes one (docs/own-work.md).
 
 A file says at which scales its figure is drawn (SCALES), which of the paper's claims its runs decide (CLAIMS, by
-number), which runs it needs (``needed``) and how it is drawn (``draw``). `shared` is what several of them use,
-``reference`` the published numbers. No file loads matplotlib before it draws.
+number), which runs it needs (``needed``), what it shows (``panels``: own points beside the paper's, for the report's
+charts too) and how matplotlib draws that (``draw``). `shared` is what several of them use, ``reference`` the published
+numbers. No file loads matplotlib before it draws.
 """
 
 from importlib import import_module

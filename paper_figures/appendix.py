@@ -1,33 +1,37 @@
 """Appendix: every subset size, other scores, composition, the path, gradient agreement, and the spread of scores."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from paper_figures import figure3
-from paper_figures.figure1 import line_means
+from paper_figures.figure1 import line_means, line_panels
 from paper_figures.figure2 import Y_RANGES
 from paper_figures.shared import cells
-from paper_figures.shared.curves import Arm, all_data, curve_panel, legend_below, panel_of, pick, subsets
-from paper_figures.shared.drawing import (
+from paper_figures.shared.curves import Arm, all_data, compared, draw_curves, panel_of, pick, subsets
+from paper_figures.shared.drawing import accuracy_axis, grid, legend_below, lines, new_figure, no_runs, thin_lines
+from paper_figures.shared.panels import (
     LOOKS,
     STD,
-    accuracy_axis,
+    WORDS,
+    Axis,
+    Look,
+    Pair,
+    Panel,
+    Point,
+    alone,
     counts,
-    grid,
-    new_figure,
-    no_runs,
+    log2,
     panel_title,
-    series,
+    series_looks,
     tidy,
 )
 from repro.plan import Barrier, Cell, Chosen, Gradients, Subset
 from repro.plan.items import Item
 from repro.protocol import Protocol
-from repro.recipes.onset import CONNECTED
-from repro.recipes.onset import onset as onset_of
+from repro.recipes.onset import CONNECTED, onset
 from repro.verify.outcomes import Evidence, own_labels, same_replicates
 from repro.verify.published import rebuttal_curves
 
@@ -36,7 +40,6 @@ SCALES = ("demo", "small", "cpu", "paper")
 CLAIMS = (24, 32)
 SCORES = ("lmc", "forgetting")
 COMPOSITION = ("easy_balanced", "easy_unbalanced", "random_like_easy")
-KINDS = {"easy": "easiest", "random": "random", "hard": "hardest"}
 RELIABLE = 0.7  # half-ensemble correlation below which `repro score` warns
 ROW, ABSENT = 4.7, 0.45  # heights in inches
 
@@ -48,15 +51,15 @@ def needed(p: Protocol) -> list[Item]:
     half, few, size = p.t_star // 2, p.more_replicates, p.subset_size
     easy, other = Subset("easy", size), Subset("easy", size, balanced=not p.balanced)
     unbalanced = other if p.balanced else easy
-    onset = [Cell("all_t", p, t, replicates=few, levels=0) for t in p.onset_steps]
+    steps = [Cell("all_t", p, t, replicates=few, levels=0) for t in p.onset_steps]
     return [
         *figure3.needed(p),
         *(cells.ranked_by(p, score, size) for score in SCORES),
         *(Chosen(p, Subset("hard", p.noise_size), noise, few) for noise in p.noise),
         Cell("easy_unbalanced" if p.balanced else "easy_balanced", p, half, other, replicates=few),
         Cell("random_like_easy", p, half, Subset("random", size, like=unbalanced), replicates=few),
-        *onset,
-        *(Barrier(cell) for cell in (*(cells.all_at(p, t) for t in p.barrier_all), *onset)),
+        *steps,
+        *(Barrier(cell) for cell in (*(cells.all_at(p, t) for t in p.barrier_all), *steps)),
         Gradients(p, replicates=few),
         Gradients(p, easy, replicates=few),
     ]
@@ -64,11 +67,18 @@ def needed(p: Protocol) -> list[Item]:
 
 @dataclass(frozen=True)
 class Topic:
-    """A row of panels. tables: what it shows, by kind of panel; paint: draws that into the row."""
+    """A row of panels. tables: what it shows, by its name in the CSV; panels: of those tables; paint: draws them."""
 
     title: str
     tables: Callable[[Evidence, Protocol], Tables]
+    panels: Callable[[Tables, Protocol], list[Pair]]
     paint: Callable[[object, Tables, Protocol], None]
+
+
+def panels(evidence: Evidence, p: Protocol, control: str | None = None) -> list[Pair]:
+    """Those of all topics."""
+    evidence = evidence.of(p.dataset)
+    return [pair for topic in TOPICS for pair in topic.panels(topic.tables(evidence, p), p)]
 
 
 def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple:
@@ -76,122 +86,136 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
 
     A topic without runs shrinks to a line that says so. The column ``panel`` of the table names the topic.
     """
-    chosen = [(p, topic, topic.tables(evidence.of(p.dataset), p)) for p in protocols for topic in TOPICS.values()]
+    chosen = [(p, topic, topic.tables(evidence.of(p.dataset), p)) for p in protocols for topic in TOPICS]
     heights = [ROW if any(map(len, found.values())) else ABSENT for _, _, found in chosen]
     figure = new_figure((16, sum(heights) + 0.3), TITLE, protocols, control)
     rows = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     together: dict[str, list[pd.DataFrame]] = {}
-    for row, height, (protocol, topic, found) in zip(rows, heights, chosen):
-        title = f"{panel_title(protocol)}: {topic.title}"
+    for row, height, (p, topic, found) in zip(rows, heights, chosen):
+        title = f"{panel_title(p)}: {topic.title}"
         if height == ABSENT:
             row.text(0.5, 0.5, f"{title}: no runs", ha="center", va="center", color="#888888", fontsize=9)
             continue
         row.suptitle(title, fontsize=11)
-        topic.paint(row, found, protocol)
+        topic.paint(row, found, p)
         for name, table in found.items():
             together.setdefault(name, []).append(table)
-    return figure, tidy({name: pd.concat(parts) for name, parts in together.items()})
+    return figure, tidy(together)
 
 
-def _sizes(evidence: Evidence, protocol: Protocol) -> Tables:
+def _sizes(evidence: Evidence, p: Protocol) -> Tables:
     runs = evidence.runs
-    known = sorted(set(runs.loc[runs["condition"].isin(KINDS), "size"]))
-    arms = [arm for size in known for arm in subsets(protocol, size)]
-    return {"sizes": _beside(runs, protocol, arms, all_data(protocol))}
+    known = sorted(set(runs.loc[runs["condition"].isin(WORDS), "size"]))
+    arms = [arm for size in known for arm in subsets(p, size)]
+    return {"sizes": _beside(runs, p, arms, all_data(p))}
 
 
-def _beside(runs: pd.DataFrame, protocol: Protocol, arms: list[Arm], others: list[Arm]) -> pd.DataFrame:
+def _beside(runs: pd.DataFrame, p: Protocol, arms: list[Arm], others: list[Arm]) -> pd.DataFrame:
     """What a panel of these arms shows, beside others: nothing where it has no runs of its own."""
-    table = panel_of(runs, protocol, [*arms, *others])
+    table = panel_of(runs, p, [*arms, *others])
     return table if len(pick(table, arms)) else table[:0]
 
 
-def _paint_sizes(row, tables: Tables, protocol: Protocol) -> None:
-    table = tables["sizes"]
-    looks = series(table.loc[table["size"] > 0, "size"], "magma")
-    for panel, (kind, word) in zip(row.subplots(1, 3), KINDS.items()):
-        arms = {subsets(protocol, size, [kind])[0]: look for size, look in looks.items()}
-        curve_panel(
-            panel,
-            table,
-            protocol,
-            [*all_data(protocol), *arms],
-            title=f"{word} examples",
-            colors=arms,
-            published_range=Y_RANGES.get(protocol.dataset),
+def _size_panels(tables: Tables, p: Protocol) -> list[Pair]:
+    def arms(p: Protocol, sizes, kind: str) -> list[Arm]:
+        return [*all_data(p), *(arm for size in sizes for arm in subsets(p, size, [kind]))]
+
+    table, found = tables["sizes"], []
+    for kind, word in WORDS.items():
+        title, own = (
+            f"{panel_title(p)}: every subset size, {word} examples",
+            arms(p, sorted(set(table["size"]) - {0}), kind),
         )
+        published = lambda other, kind=kind: arms(other, other.sizes, kind)  # noqa: E731
+        found.append(compared(title, table, p, own, published, by_size=True))
+    return found
 
 
-def _scores(evidence: Evidence, protocol: Protocol) -> Tables:
-    size = protocol.subset_size
-    around = subsets(protocol, size, ("easy", "random")) + all_data(protocol)[1:]
+def _paint_sizes(row, tables: Tables, p: Protocol) -> None:
+    for axes, pair, word in zip(row.subplots(1, 3), _size_panels(tables, p), WORDS.values()):
+        draw_curves(axes, pair, p, title=f"{word} examples", limits=Y_RANGES.get(p.dataset))
+
+
+def _scores(evidence: Evidence, p: Protocol) -> Tables:
+    around = subsets(p, p.subset_size, ("easy", "random")) + all_data(p)[1:]
     found = {}
     for name, conditions in {"other scores": SCORES, "composition": COMPOSITION}.items():
-        found[name] = _beside(evidence.runs, protocol, subsets(protocol, size, conditions), around)
+        found[name] = _beside(evidence.runs, p, subsets(p, p.subset_size, conditions), around)
     return found | {"half-ensemble correlation": own_labels(evidence.scores)}
 
 
-def _paint_scores(row, tables: Tables, protocol: Protocol) -> None:
-    size, panels = protocol.subset_size, row.subplots(1, 3)
-    half, top = all_data(protocol)[1:]
-    y_range = Y_RANGES.get(protocol.dataset)
-    arms = [half, top, *subsets(protocol, size, ("random", "easy", *SCORES))]
-    curve_panel(
-        panels[0],
-        tables["other scores"],
-        protocol,
-        arms,
-        title="other scores than EL2N",
-        columns=2,
-        published_range=y_range,
-    )
-    arms = [half, top, *subsets(protocol, size, ("random", "random_like_easy", "easy", *COMPOSITION[:2]))]
-    curve_panel(
-        panels[1],
-        tables["composition"],
-        protocol,
-        arms,
-        title="easiness or choice of classes",
-        columns=2,
-        published_range=y_range,
-    )
-    half_ensembles(panels[2], tables["half-ensemble correlation"])
+COMPARED = {
+    "other scores": ("other scores than EL2N", ("random", "easy", *SCORES)),
+    "composition": ("easiness or choice of classes", ("random", "random_like_easy", "easy", *COMPOSITION[:2])),
+}
 
 
-def half_ensembles(panel, scores: pd.DataFrame) -> None:
+def _score_panels(tables: Tables, p: Protocol, *, published: bool = False) -> list[Pair]:
+    """published: beside the arms that the paper has."""
+
+    def arms(p: Protocol, conditions) -> list[Arm]:
+        return [*all_data(p)[1:], *subsets(p, p.subset_size, conditions)]
+
+    found = []
+    for name, (topic, conditions) in COMPARED.items():
+        theirs = lambda other, conditions=conditions: arms(other, conditions) if published else ()  # noqa: E731
+        found.append(compared(f"{panel_title(p)}: {topic}", tables[name], p, arms(p, conditions), theirs))
+    return [*found, half_ensembles(tables["half-ensemble correlation"], p)]
+
+
+def _paint_scores(row, tables: Tables, p: Protocol) -> None:
+    *curves, halves = _score_panels(tables, p, published=True)
+    *left, right = row.subplots(1, 3)
+    for axes, pair, (topic, _) in zip(left, curves, COMPARED.values()):
+        draw_curves(axes, pair, p, title=topic, limits=Y_RANGES.get(p.dataset), columns=2)
+    draw_half_ensembles(right, halves)
+
+
+def half_ensembles(scores: pd.DataFrame, p: Protocol) -> Pair:
     """Reliability of scores: rank correlations of half-ensembles by the share of randomised labels."""
-    panel.set_title("EL2N of two half-ensembles", fontsize=10)
+    scores, points = own_labels(scores), []
+    for row in scores.itertuples():
+        at = f"{100 * row.noise:.3g} % of the labels randomised, fold {row.fold}"
+        origin = ("scores", p.dataset, float(row.noise))
+        points.append(Point("a fold", 100 * row.noise, row.half_correlation, at, None, 1, origin))
+    axes = (
+        Axis("labels randomised (%)", ticks=tuple(sorted({point.x for point in points}))),
+        Axis("Spearman rank correlation"),
+    )
+    title, looks = f"{panel_title(p)}: EL2N of two half-ensembles", {"a fold": Look("#0173b2")}
+    return alone(title, points, looks, *axes, joined=False, table=scores)
+
+
+def draw_half_ensembles(axes, pair: Pair) -> None:
+    """The points of each share beside each other, their mean, and the line below which scores are unreliable."""
+    scores = pair.own.table
+    axes.set_title("EL2N of two half-ensembles", fontsize=10)
     if scores.empty:
-        return no_runs(panel)
+        return no_runs(axes)
     shares = sorted(set(scores["noise"]))
     for i, noise in enumerate(shares):
         values = np.sort(scores.loc[scores["noise"] == noise, "half_correlation"].to_numpy(float))
-        panel.plot(
-            i + np.linspace(-0.12, 0.12, len(values)) * (len(values) > 1),
-            values,
-            "o",
-            color="#0173b2",
-            ms=6,
-            mec="white",
-            label="a fold" if i == 0 else None,
-        )
-        panel.plot((i - 0.2, i + 0.2), [values.mean()] * 2, color="black", lw=1.2, label="mean" if i == 0 else None)
-    panel.axhline(RELIABLE, color="#7f7f7f", ls="-.", lw=1, label=f"{RELIABLE}: below, scores are unreliable")
-    panel.set_xticks(range(len(shares)), [f"{100 * s:.3g} %" for s in shares])
-    panel.set(xlim=(-0.6, len(shares) - 0.4), ylim=(min(0, scores["half_correlation"].min() - 0.05), 1.02))
-    panel.set(xlabel="labels randomised", ylabel="Spearman rank correlation")
-    grid(panel)
-    legend_below(panel, "", 3)
+        x = i + np.linspace(-0.12, 0.12, len(values)) * (len(values) > 1)
+        axes.plot(x, values, "o", color="#0173b2", ms=6, mec="white", label="a fold" if i == 0 else None)
+        axes.plot((i - 0.2, i + 0.2), [values.mean()] * 2, color="black", lw=1.2, label="mean" if i == 0 else None)
+    axes.axhline(RELIABLE, color="#7f7f7f", ls="-.", lw=1, label=f"{RELIABLE}: below, scores are unreliable")
+    axes.set_xticks(range(len(shares)), [f"{100 * s:.3g} %" for s in shares])
+    axes.set(xlim=(-0.6, len(shares) - 0.4), ylim=(min(0, scores["half_correlation"].min() - 0.05), 1.02))
+    axes.set(xlabel="labels randomised", ylabel=pair.own.y.title)
+    grid(axes)
+    legend_below(axes, "", 3)
 
 
-def _path(evidence: Evidence, protocol: Protocol) -> Tables:
+def _path(evidence: Evidence, p: Protocol) -> Tables:
     pairs = own_labels(evidence.barriers)
     dense = pairs["condition"].astype(str).str.startswith("all_") & (pairs["batch_norm"] == "averaged")
     dense &= (pairs["level"] == 0) & (~pairs["diverged"].astype(bool))
     conditions = evidence.paths.loc[evidence.paths["condition"].astype(str).str.startswith("all_"), ["condition", "t"]]
     arms = [Arm(str(row.condition), 0, int(row.t)) for row in conditions.drop_duplicates().itertuples()]
-    lines = line_means(evidence.paths, protocol, arms)
-    return {"path": lines.sort_values(["t", "alpha"]), "barrier by t": _by_step(pairs[dense])}
+    return {
+        "path": line_means(evidence.paths, p, arms).sort_values(["t", "alpha"]),
+        "barrier by t": _by_step(pairs[dense]),
+    }
 
 
 def _by_step(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -207,49 +231,61 @@ def _by_step(pairs: pd.DataFrame) -> pd.DataFrame:
     return found.assign(n=groups["replicate"].nunique()).reset_index().sort_values("t")
 
 
-def _paint_path(row, tables: Tables, protocol: Protocol) -> None:
-    panels, paths, steps = row.subplots(1, 3), tables["path"], tables["barrier by t"]
-    looks = series({*paths["t"], *steps["t"]}, "viridis")
-    for panel, column, word in zip(panels, ("train_loss", "train_error"), ("loss (nats)", "error (%)")):
-        panel.set_title("train " + word.split(" (")[0] + " on the line between two children", fontsize=10)
-        if paths.empty:
-            no_runs(panel)
+def _path_panels(tables: Tables, p: Protocol) -> list[Pair]:
+    paths, steps, points = tables["path"], tables["barrier by t"], []
+    looks = series_looks({*paths["t"], *steps["t"]})
+    groups = paths.groupby(["t", "condition"])
+    series = [(f"t = {t:,}", looks[t], rows, Arm(condition, 0, t).barrier(p)) for (t, condition), rows in groups]
+    for split in ("train", "test"):
+        for row in steps.itertuples():
+            y, std = (100 * getattr(row, f"{split}_error_max{suffix}") for suffix in ("", "_std"))
+            origin = Arm(row.condition, 0, row.t).barrier(p)
+            points.append(Point(f"{split} error", row.t, y, f"t = {row.t:,}", std, int(row.n), origin))
+    title, looks = panel_title(p), {"train error": Look("#0173b2", "s"), "test error": Look("#d55e00", "^")}
+    axes = (
+        log2("rewind step t", (pt.x for pt in points if pt.x > 0)),
+        Axis("largest 0–1 barrier on the line (%)", "%"),
+    )
+    onset = alone(f"{title}: onset of linear mode connectivity", points, looks, *axes, table=steps)
+    return [*line_panels(f"{title}: train {{}} on the line between two children, by rewind step", series), onset]
+
+
+def _paint_path(row, tables: Tables, p: Protocol) -> None:
+    *paths, last = _path_panels(tables, p)
+    *places, right = row.subplots(1, 3)
+    for axes, pair in zip(places, paths):
+        own = pair.own
+        axes.set_title(f"{own.y.title.partition(' (')[0]} on the line between two children", fontsize=10)
+        if not own.points:
+            no_runs(axes)
             continue
-        for t, rows in paths.groupby("t"):
-            y = rows[column].to_numpy(float) * (1 if column == "train_loss" else 100)
-            color, marker = looks[t]
-            panel.plot(rows["alpha"].to_numpy(float), y, color=color, marker=marker, ms=4, lw=1.3, label=f"t = {t:,}")
-        panel.set(xlabel="α", ylabel=f"train {word}", xticks=(0, 0.25, 0.5, 0.75, 1))
-        grid(panel)
-        legend_below(panel, f"all data; mean over {counts(paths['n'])} parents", 6)
-    _onset(panels[2], steps)
+        lines(axes, own, ms=4, lw=1.3)
+        axes.set(xlabel="α", ylabel=own.y.title, xticks=own.x.ticks)
+        grid(axes)
+        legend_below(axes, f"all data; mean over {counts(own.table['n'])} parents", 6)
+    _onset(right, last.own)
 
 
-def _onset(panel, steps: pd.DataFrame) -> None:
+def _onset(axes, own: Panel) -> None:
     """Error barrier against rewind step, with the 2 % line below which children count as connected."""
-    panel.set_title("onset of linear mode connectivity", fontsize=10)
-    if steps.empty:
-        return no_runs(panel)
-    ends = []
-    for split, color, marker in (("train", "#0173b2", "s"), ("test", "#d55e00", "^")):
-        column = f"{split}_error_max"
-        y, spread = 100 * steps[column].to_numpy(float), 100 * steps[f"{column}_std"].to_numpy(float)
-        place = np.arange(len(steps))  # t = 0 has no place on a log axis
-        panel.plot(place, y, color=color, marker=marker, ms=5, lw=1.4, label=f"{split} error")
-        panel.fill_between(place, y - spread, y + spread, color=color, alpha=0.15, lw=0)
-        first = onset_of(steps["t"], steps[column])
-        ends.append(f"{split}: {'after the last step' if first is None else f't = {first:,}'}")
-    panel.axhline(100 * CONNECTED, color="#7f7f7f", ls="-.", lw=1.2, label=f"{100 * CONNECTED:.3g} %: counts as none")
-    panel.set_xticks(place, [f"{t:,}" for t in steps["t"]])
-    panel.set(xlabel="rewind step t", ylabel="largest 0–1 barrier on the line (%)")
-    grid(panel)
-    legend_below(panel, f"{STD}, {counts(steps['n'])}; onset {', '.join(ends)}", 3)
+    axes.set_title("onset of linear mode connectivity", fontsize=10)
+    if not own.points:
+        return no_runs(axes)
+    place = {t: i for i, t in enumerate(own.table["t"])}  # t = 0 has no place on a log axis
+    lines(axes, replace(own, points=tuple(replace(pt, x=place[pt.x]) for pt in own.points)), 0.15, ms=5)
+    first = {split: onset(own.table["t"], own.table[f"{split}_error_max"]) for split in ("train", "test")}
+    ends = ", ".join(f"{split}: {'after the last step' if t is None else f't = {t:,}'}" for split, t in first.items())
+    axes.axhline(100 * CONNECTED, color="#7f7f7f", ls="-.", lw=1.2, label=f"{100 * CONNECTED:.3g} %: counts as none")
+    axes.set_xticks([*place.values()], [f"{t:,}" for t in place])
+    axes.set(xlabel=own.x.title, ylabel=own.y.title)
+    grid(axes)
+    legend_below(axes, f"{STD}, {counts(own.table['n'])}; onset {ends}", 3)
 
 
-def _gradients(evidence: Evidence, protocol: Protocol) -> Tables:
+def _gradients(evidence: Evidence, p: Protocol) -> Tables:
     table, found = same_replicates(evidence.gradients, ["trained_on", "step"]), []
     for (trained_on, step), rows in table.groupby(["trained_on", "step"], sort=True):
-        row = {"dataset": protocol.dataset, "trained_on": trained_on, "step": step, "n": len(rows)}
+        row = {"dataset": p.dataset, "trained_on": trained_on, "step": step, "n": len(rows)}
         for column in ("cosine", "acc"):
             values = rows[column].astype(float)
             row |= {f"mean_{column}": values.mean(), f"std_{column}": values.std(ddof=0)}
@@ -257,41 +293,52 @@ def _gradients(evidence: Evidence, protocol: Protocol) -> Tables:
     return {"gradients": pd.DataFrame(found)}
 
 
-def _paint_gradients(row, tables: Tables, protocol: Protocol) -> None:
-    table = tables["gradients"]
-    words = {"cosine": ("cosine of mini-batch gradients with their mean", 1), "acc": ("test accuracy (%)", 100)}
-    quantities = {"cosine": "grad_cosine_similarity_to_mean(16 batches)", "acc": "test_acc"}
-    for panel, (column, (word, scale)) in zip(row.subplots(1, 2), words.items()):
-        for trained_on, condition in (("all", "all_tstar"), ("easy", "easy")):
-            rows, look = table[table["trained_on"] == trained_on].dropna(subset=[f"mean_{column}"]), LOOKS[condition]
-            if rows.empty:
-                continue
-            x, y, spread = (rows[c].to_numpy(float) for c in ("step", f"mean_{column}", f"std_{column}"))
-            label = "all data" if trained_on == "all" else f"easiest {protocol.subset_size:,}"
-            panel.plot(x, scale * y, look.line, color=look.color, marker=look.marker, ms=4, lw=1.4, label=label)
-            panel.fill_between(x, scale * (y - spread), scale * (y + spread), color=look.color, alpha=0.15, lw=0)
-        if protocol.scale == "paper" and protocol.dataset == "cifar100":
-            _rebuttal(panel, quantities[column], scale)
-        panel.set(xlabel="training step", ylabel=word)
-        if column == "acc":
-            accuracy_axis(panel)
-        grid(panel)
-        legend_below(panel, f"{STD}, {counts(table['n'])}", 4)
-
-
-def _rebuttal(panel, quantity: str, scale: float) -> None:
-    curves, label = rebuttal_curves(), "thin: as published (ResNet-50)"
-    curves = curves[curves["quantity"] == quantity]
-    for trained_on, condition in (("all", "all_tstar"), ("easy_2048", "easy")):
-        rows = curves[curves["trained_on"] == trained_on].sort_values("step")
-        panel.plot(rows["step"], scale * rows["value"], color=LOOKS[condition].color, lw=0.7, label=label)
-        label = None
-
-
-TOPICS = {
-    "sizes": Topic("every subset size", _sizes, _paint_sizes),
-    "scores": Topic("other scores, composition, spread of scores", _scores, _paint_scores),
-    "path": Topic("linear mode connectivity", _path, _paint_path),
-    "gradients": Topic("gradient agreement", _gradients, _paint_gradients),
+MEASURED = {  # column: words, unit, scale, published quantity
+    "cosine": ("cosine of mini-batch gradients with their mean", "", 1, "grad_cosine_similarity_to_mean(16 batches)"),
+    "acc": ("test accuracy (%)", "%", 100, "test_acc"),
 }
-"""By id; what readers see is the title."""
+
+
+def _gradient_panels(tables: Tables, p: Protocol) -> list[Pair]:
+    table, published, found = tables["gradients"], rebuttal_curves(), []
+    kinds = {"all": ("all data", "all"), "easy": ("easiest", "easy_2048")}
+    looks = {"all data": LOOKS["all_tstar"], "easiest": LOOKS["easy"]}
+    for column, (word, unit, scale, quantity) in MEASURED.items():
+        own, theirs = [], []
+        for kind, (name, curve) in kinds.items():
+            rows = table[table["trained_on"] == kind].dropna(subset=[f"mean_{column}"]) if len(table) else table
+            for row in rows.itertuples():
+                y, std = (scale * getattr(row, f"{what}_{column}") for what in ("mean", "std"))
+                origin = ("gradients", p.dataset, kind)
+                own.append(Point(name, row.step, y, f"step {row.step:,}", std, int(row.n), origin))
+            rows = published[(published["quantity"] == quantity) & (published["trained_on"] == curve)]
+            for row in rows.sort_values("step").itertuples():
+                n, at = int(row.n_replicates), f"step {row.step:,}"
+                theirs.append(Point(name, row.step, scale * row.value, at, None, n))
+        axes = (Axis("training step"), Axis(word, unit))
+        title = f"{panel_title(p)}: {word.removesuffix(' (%)')} in the first steps"
+        paper = Panel("CIFAR-100 + ResNet-50", tuple(theirs), looks, *axes, whose="the paper")
+        note = "Another data set or network: the paper has this of ResNet-50 on CIFAR-100."
+        found.append(Pair(title, Panel(title, tuple(own), looks, *axes, table=table), paper, note))
+    return found
+
+
+def _paint_gradients(row, tables: Tables, p: Protocol) -> None:
+    for axes, pair in zip(row.subplots(1, 2), _gradient_panels(tables, p)):
+        size = f"easiest {p.subset_size:,}"
+        lines(axes, pair.own, 0.15, label=lambda name: size if name == "easiest" else name, ms=4)
+        if p.scale == "paper" and p.dataset == "cifar100":
+            thin_lines(axes, pair, label="thin: as published (ResNet-50)")
+        axes.set(xlabel=pair.own.x.title, ylabel=pair.own.y.title)
+        if pair.own.y.unit == "%":
+            accuracy_axis(axes)
+        grid(axes)
+        legend_below(axes, f"{STD}, {counts(pair.own.table['n'])}", 4)
+
+
+TOPICS = (
+    Topic("every subset size", _sizes, _size_panels, _paint_sizes),
+    Topic("other scores, composition, spread of scores", _scores, _score_panels, _paint_scores),
+    Topic("linear mode connectivity", _path, _path_panels, _paint_path),
+    Topic("gradient agreement", _gradients, _gradient_panels, _paint_gradients),
+)

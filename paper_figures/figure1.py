@@ -1,13 +1,14 @@
 """Figure 1: the three phases with this run's own numbers, and the loss along a real line between two children."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from paper_figures import figure2
-from paper_figures.shared.curves import Arm, all_data, legend_below, panel_of, subsets
-from paper_figures.shared.drawing import LOOKS, STD, counts, grid, new_figure, no_runs, panel_title, rows_of, tidy
+from paper_figures.shared.curves import Arm, all_data, compared, panel_of, subsets
+from paper_figures.shared.drawing import grid, legend_below, lines, new_figure, no_runs, rows_of
+from paper_figures.shared.panels import LOOKS, STD, Axis, Look, Pair, Point, alone, counts, panel_title, tidy
 from repro.plan import Barrier
 from repro.plan.items import Item
 from repro.protocol import Protocol
@@ -16,6 +17,9 @@ from repro.verify.outcomes import Evidence, same_replicates
 TITLE = "Figure 1"
 SCALES = ("demo", "small", "cpu", "day", "paper")
 CLAIMS = ()
+LAYERS = (4, 6, 6, 3)  # of the little drawing of a network
+INK = "#444444"
+ALPHA = Axis("α: weights (1 − α) a + α b", ticks=(0, 0.25, 0.5, 0.75, 1))
 
 
 def needed(p: Protocol) -> list[Item]:
@@ -24,27 +28,40 @@ def needed(p: Protocol) -> list[Item]:
     return runs + [Barrier(cell) for cell in runs if cell.condition in ("all_tstar", "all_tstar_half")]
 
 
-LAYERS = (4, 6, 6, 3)  # of the little drawing of a network
-INK = "#444444"
-
-
-def arms(protocol: Protocol) -> list[Arm]:
+def arms(p: Protocol) -> list[Arm]:
     """The paper's two ways to a matching initialisation, and what they are compared with."""
-    t0, half, top = all_data(protocol)
-    return [top, half, subsets(protocol, protocol.subset_size, ["easy"])[0], t0]
+    t0, half, top = all_data(p)
+    return [top, half, subsets(p, p.subset_size, ["easy"])[0], t0]
+
+
+def panels(evidence: Evidence, p: Protocol, control: str | None = None) -> list[Pair]:
+    """Accuracy at level 0 and the sparsest level of the sweep, which the drawing quotes; loss and error on a line."""
+    table = panel_of(evidence.runs, p, arms(p))
+    quoted = table[table["level"].isin((0, p.sweep_levels[-1]))]
+    chosen = [arm for arm in arms(p) if arm.t > 0]
+    path, title = (
+        line_means(evidence.paths, p, chosen),
+        f"{panel_title(p)}: train {{}} on the line between two children",
+    )
+    series = [(arm.label, LOOKS[arm.condition], _of(path, arm), arm.barrier(p)) for arm in chosen]
+    before_and_after = f"{panel_title(p)}: accuracy before and after pruning"
+    return [compared(before_and_after, quoted, p, arms(p)), *line_panels(title, series)]
 
 
 def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple:
     """The figure, a row per data set, and the table of its numbers (panels 'phases' and 'path')."""
     figure = new_figure((17, 4.3 * len(protocols) + 0.3), TITLE, protocols, control)
     tables = {"phases": [], "path": []}
-    for row, protocol in zip(rows_of(figure, protocols), protocols):
-        row.suptitle(panel_title(protocol), fontsize=10)
+    for row, p in zip(rows_of(figure, protocols), protocols):
+        row.suptitle(panel_title(p), fontsize=10)
         left, right = row.subfigures(1, 2, width_ratios=(1.35, 1))
-        tables["phases"].append(_phases(left.subplots(), panel_of(evidence.runs, protocol, arms(protocol)), protocol))
-        paths = line_means(evidence.paths, protocol, [arm for arm in arms(protocol) if arm.t > 0])
-        tables["path"].append(_paths(right, paths, protocol))
-    return figure, tidy({name: pd.concat(parts) for name, parts in tables.items()})
+        phases, *paths = panels(evidence, p)
+        _phases(left.subplots(), phases.own.table, p)
+        for axes, pair in zip(right.subplots(1, 2), paths):
+            _path(axes, pair)
+        tables["phases"].append(phases.own.table)
+        tables["path"].append(paths[0].own.table)
+    return figure, tidy(tables)
 
 
 def line_means(paths: pd.DataFrame, protocol: Protocol, chosen: Sequence[Arm]) -> pd.DataFrame:
@@ -60,67 +77,58 @@ def line_means(paths: pd.DataFrame, protocol: Protocol, chosen: Sequence[Arm]) -
     return rest.merge(means, on=place)
 
 
-def _paths(figure, paths: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
-    """Train loss and error along the line, the barrier marked where it is measured, at its middle."""
-    panels = figure.subplots(1, 2)
-    shown = []
-    chosen = [arm for arm in arms(protocol) if arm.t > 0]
-    for panel, column, word, unit in zip(panels, ("train_loss", "train_error"), ("loss", "error"), ("nats", "%")):
-        panel.set_title(f"train {word} ({unit}) on the line between two children", fontsize=9)
-        if not any(len(_path(paths, arm)) for arm in chosen):
-            no_runs(panel)
-            continue
-        scale = 1 if column == "train_loss" else 100
-        for arm in chosen:
-            rows = _path(paths, arm)
-            if len(rows):
-                shown += [rows] if column == "train_loss" else []
-                beside = 0.015 * (len(panel.lines) / 2 - 1)  # arrows of several curves must not hide one another
-                _line(panel, arm, rows["alpha"].to_numpy(float), scale * rows[column].to_numpy(float), unit, beside)
-        panel.axvline(0.5, color="#bbbbbb", lw=0.8, zorder=0)
-        panel.set(xlabel="α: weights (1 − α) a + α b", xticks=(0, 0.25, 0.5, 0.75, 1))
-        grid(panel, 6)
-        panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
-        legend_below(panel, f"arrows: barrier at α = ½; {counts(_n(paths, chosen))} parents", 1)
-    return pd.concat(shown) if shown else paths[:0]  # in the order of the arms
+def line_panels(title: str, series: Iterable[tuple[str, Look, pd.DataFrame, tuple]]) -> list[Pair]:
+    """Train loss and train error against alpha, a panel each.
+
+    title: with {} for the quantity. series: (name, look, rows of `line_means`, origin).
+    """
+    found, series = [], list(series)
+    looks = {name: look for name, look, _, _ in series}
+    table = pd.concat([rows for _, _, rows, _ in series]) if series else pd.DataFrame()
+    for word, unit, scale in (("loss", "nats", 1), ("error", "%", 100)):
+        points = [
+            Point(name, row.alpha, scale * getattr(row, f"train_{word}"), f"α = {row.alpha:.2g}", None, row.n, origin)
+            for name, _, rows, origin in series
+            for row in rows.itertuples()
+        ]
+        found.append(alone(title.format(word), points, looks, ALPHA, Axis(f"train {word} ({unit})", unit), table=table))
+    return found
 
 
-def _n(paths: pd.DataFrame, chosen: list[Arm]) -> list[int]:
-    return [n for arm in chosen for n in _path(paths, arm)["n"]]
-
-
-def _path(paths: pd.DataFrame, arm: Arm) -> pd.DataFrame:
+def _of(paths: pd.DataFrame, arm: Arm) -> pd.DataFrame:
     same = (paths["condition"] == arm.condition) & (paths["size"] == arm.size) & (paths["t"] == arm.t)
     return paths[same].sort_values("alpha")
 
 
-def _line(panel, arm: Arm, alpha: np.ndarray, y: np.ndarray, unit: str, beside: float) -> None:
-    look = LOOKS[arm.condition]
-    middle, ends = float(np.interp(0.5, alpha, y)), (y[0] + y[-1]) / 2
-    panel.plot(
-        alpha,
-        y,
-        look.line,
-        color=look.color,
-        marker=look.marker,
-        ms=4,
-        lw=1.4,
-        label=f"{arm.label}: barrier {middle - ends:.2g} {'nats' if unit == 'nats' else 'pp'}",
-    )
-    panel.plot((0, 1), y[[0, -1]], ":", color=look.color, lw=0.9, label="_ends")
-    arrow = {"arrowstyle": "<->", "color": look.color, "lw": 1.2, "shrinkA": 0, "shrinkB": 0}
-    panel.annotate("", (0.5 + beside, middle), (0.5 + beside, ends), arrowprops=arrow)
+def _path(axes, pair: Pair) -> None:
+    """Loss or error along the line, the barrier marked where it is measured, at its middle."""
+    own = pair.own
+    axes.set_title(f"{own.y.title} on the line between two children", fontsize=9)
+    if not own.points:
+        return no_runs(axes)
+    for i, (name, look) in enumerate(own.legend.items()):
+        alpha, y = zip(*((point.x, point.y) for point in own.points if point.series == name))
+        middle, ends = float(np.interp(0.5, alpha, y)), (y[0] + y[-1]) / 2
+        told = f"{name}: barrier {middle - ends:.2g} {'nats' if own.y.unit == 'nats' else 'pp'}"
+        lines(axes, own, order=[name], label=lambda _, told=told: told, ms=4)
+        axes.plot((0, 1), (y[0], y[-1]), ":", color=look.color, lw=0.9, label="_ends")
+        place = 0.5 + 0.015 * (i - 1)  # arrows of several curves must not hide one another
+        arrow = {"arrowstyle": "<->", "color": look.color, "lw": 1.2, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", (place, middle), (place, ends), arrowprops=arrow)
+    axes.axvline(0.5, color="#bbbbbb", lw=0.8, zorder=0)
+    axes.set(xlabel=ALPHA.title, xticks=ALPHA.ticks)
+    grid(axes, 6)
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    legend_below(axes, f"arrows: barrier at α = ½; {counts(own.table['n'])} parents", 1)
 
 
-def _phases(panel, table: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
-    """The drawing. Returns accuracies at level 0 and at the sparsest level of the sweep, which it quotes."""
+def _phases(axes, quoted: pd.DataFrame, p: Protocol) -> None:
+    """The drawing, with the accuracies that it quotes."""
     from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-    level, p = protocol.sweep_levels[-1], protocol
-    quoted = pd.concat([arm.of(table) for arm in arms(p)])
-    quoted = quoted[quoted["level"].isin((0, level))]
-    panel.set(xlim=(0, 3), ylim=(0, 1))
-    panel.axis("off")
+    level = p.sweep_levels[-1]
+    axes.set(xlim=(0, 3), ylim=(0, 1))
+    axes.axis("off")
     left = quoted.loc[quoted["level"] == level, "weights_left_pct"].mean()
     left = left if np.isfinite(left) else 100 * (1 - p.prune_fraction) ** level
     half, steps = p.t_star // 2, p.training.steps
@@ -136,48 +144,28 @@ def _phases(panel, table: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
         ),
         "3  Sparse training": f"w with the mask, {steps:,} − t steps\ntest accuracy, {left:.3g} % of the weights:",
     }
+    box = {"boxstyle": "round,pad=0,rounding_size=0.04", "mutation_aspect": 1 / 3, "fc": "#f7f7f5", "ec": "#bbbbbb"}
+    arrow = {"arrowstyle": "-|>", "color": INK}
     for i, (title, text) in enumerate(phases.items()):
-        panel.add_patch(
-            FancyBboxPatch(
-                (i + 0.03, 0.03),
-                0.86,
-                0.94,
-                boxstyle="round,pad=0,rounding_size=0.04",
-                mutation_aspect=1 / 3,
-                fc="#f7f7f5",
-                ec="#bbbbbb",
-            )
-        )
-        panel.text(i + 0.46, 0.91, title, ha="center", va="center", fontsize=12, weight="bold", color=INK)
-        panel.text(i + 0.46, 0.5, text, ha="center", va="top", fontsize=9, color=INK, linespacing=1.35)
-    _results(panel, quoted, p, level)
-    _network(panel, 0.20, 0.52, 1.0)
+        axes.add_patch(FancyBboxPatch((i + 0.03, 0.03), 0.86, 0.94, **box))
+        axes.text(i + 0.46, 0.91, title, ha="center", va="center", fontsize=12, weight="bold", color=INK)
+        axes.text(i + 0.46, 0.5, text, ha="center", va="top", fontsize=9, color=INK, linespacing=1.35)
+    _results(axes, quoted, p, level)
+    _network(axes, 0.20, 0.52, 1.0)
     for i, kept in enumerate((1.0, 0.4, 0.15)):
-        _network(panel, 1.1 + 0.26 * i, 0.2, kept)
-    _network(panel, 2.20, 0.52, 0.15)
+        _network(axes, 1.1 + 0.26 * i, 0.2, kept)
+    _network(axes, 2.20, 0.52, 0.15)
     for i, word in enumerate(("w", "mask")):
-        panel.add_patch(
-            FancyArrowPatch((i + 0.9, 0.73), (i + 1.02, 0.73), arrowstyle="-|>", mutation_scale=14, color=INK)
-        )
-        panel.text(i + 0.96, 0.76, word, ha="center", va="bottom", fontsize=9, style="italic", color=INK)
-    panel.add_patch(
-        FancyArrowPatch(
-            (1.76, 0.61),
-            (1.16, 0.61),
-            connectionstyle="arc3,rad=-0.12",
-            arrowstyle="-|>",
-            mutation_scale=12,
-            color=INK,
-            lw=1,
-        )
-    )
-    return quoted
+        axes.add_patch(FancyArrowPatch((i + 0.9, 0.73), (i + 1.02, 0.73), mutation_scale=14, **arrow))
+        axes.text(i + 0.96, 0.76, word, ha="center", va="bottom", fontsize=9, style="italic", color=INK)
+    again = {"connectionstyle": "arc3,rad=-0.12", "mutation_scale": 12, "lw": 1}
+    axes.add_patch(FancyArrowPatch((1.76, 0.61), (1.16, 0.61), **again, **arrow))
 
 
-def _results(panel, quoted: pd.DataFrame, protocol: Protocol, level: int) -> None:
+def _results(axes, quoted: pd.DataFrame, p: Protocol, level: int) -> None:
     """Accuracies in the third box, in the colours of the curves."""
-    chosen = [(LOOKS[arm.condition].color, arm.label, arm, level) for arm in arms(protocol)]
-    dense = ("#555555", "dense, all the weights", all_data(protocol)[-1], 0)
+    chosen = [(LOOKS[arm.condition].color, arm.label, arm, level) for arm in arms(p)]
+    dense = ("#555555", "dense, all the weights", all_data(p)[-1], 0)
     for i, (color, label, arm, at) in enumerate((*chosen, dense)):
         rows = arm.of(quoted)
         rows = rows[rows["level"] == at]
@@ -185,12 +173,12 @@ def _results(panel, quoted: pd.DataFrame, protocol: Protocol, level: int) -> Non
         if len(rows):
             number = f"{100 * rows['mean_acc'].iloc[0]:.1f} ± {100 * rows['std_acc'].iloc[0]:.1f} %"
         y = 0.37 - 0.055 * i
-        panel.text(2.07, y, label, ha="left", va="top", fontsize=9, color=color)
-        panel.text(2.85, y, number, ha="right", va="top", fontsize=9, color=color)
-    panel.text(2.46, 0.05, f"{STD}, {counts(quoted['n'])}", ha="center", va="bottom", fontsize=7, color=INK)
+        axes.text(2.07, y, label, ha="left", va="top", fontsize=9, color=color)
+        axes.text(2.85, y, number, ha="right", va="top", fontsize=9, color=color)
+    axes.text(2.46, 0.05, f"{STD}, {counts(quoted['n'])}", ha="center", va="bottom", fontsize=7, color=INK)
 
 
-def _network(panel, x: float, width: float, kept: float) -> None:
+def _network(axes, x: float, width: float, kept: float) -> None:
     """A little layered network whose lower left corner is at x, with a share of its edges kept."""
     bottom, height = 0.63, 0.2
     columns = np.linspace(x, x + width, len(LAYERS))
@@ -199,8 +187,8 @@ def _network(panel, x: float, width: float, kept: float) -> None:
         edges = [(i, j) for i in a for j in b]
         chosen = np.random.default_rng(len(edges)).permutation(len(edges))[: max(2, round(kept * len(edges)))]
         for k in chosen:
-            panel.plot((x0, x1), edges[k], color="#0173b2", lw=0.7 if kept < 1 else 0.45, zorder=2)
+            axes.plot((x0, x1), edges[k], color="#0173b2", lw=0.7 if kept < 1 else 0.45, zorder=2)
     for at, nodes in zip(columns, heights):
-        panel.plot(
+        axes.plot(
             [at] * len(nodes), nodes, "o", color="white", mec=INK, mew=0.8, ms=4.5 * min(1, 0.4 + width), zorder=3
         )

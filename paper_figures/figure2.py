@@ -3,8 +3,9 @@
 import pandas as pd
 
 from paper_figures.shared import cells
-from paper_figures.shared.curves import Arm, all_data, curve_panel, panel_of, subsets
-from paper_figures.shared.drawing import new_figure, panel_title
+from paper_figures.shared.curves import Arm, all_data, compared, draw_curves, panel_of, subsets
+from paper_figures.shared.drawing import new_figure
+from paper_figures.shared.panels import Pair, panel_title
 from repro.plan import Branch, Cell, Subset
 from repro.plan.items import Item
 from repro.protocol import Protocol
@@ -30,26 +31,22 @@ def needed(p: Protocol, control: str | None = None) -> list[Item]:
     return runs + ([Branch("shuffled", all_runs[-1])] if control == "shuffle-mask" else [])
 
 
-def arms(protocol: Protocol, control: str | None = None) -> list[Arm]:
+def arms(p: Protocol, control: str | None = None) -> list[Arm]:
     """The curves of one panel."""
-    chosen = all_data(protocol) + subsets(protocol, protocol.subset_size)
-    return chosen + ([Arm("shuffled", 0, protocol.t_star)] if control == "shuffle-mask" else [])
+    chosen = all_data(p) + subsets(p, p.subset_size)
+    return chosen + ([Arm("shuffled", 0, p.t_star)] if control == "shuffle-mask" else [])
+
+
+def panels(evidence: Evidence, p: Protocol, control: str | None = None) -> list[Pair]:
+    """The one panel of a data set."""
+    chosen = arms(p, control)
+    return [compared(panel_title(p), panel_of(evidence.runs, p, chosen), p, chosen, arms)]
 
 
 def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple:
     """The figure, one panel per protocol, and the table of what it shows."""
     figure = new_figure((5.6 * len(protocols), 4.8), TITLE, protocols, control)
-    panels = figure.subplots(1, len(protocols), squeeze=False)[0]
-    shown = []
-    for panel, protocol in zip(panels, protocols):
-        chosen = arms(protocol, control)
-        shown.append(panel_of(evidence.runs, protocol, chosen))
-        curve_panel(
-            panel,
-            shown[-1],
-            protocol,
-            chosen,
-            title=panel_title(protocol),
-            published_range=Y_RANGES.get(protocol.dataset),
-        )
-    return figure, pd.concat(shown, ignore_index=True)
+    pairs = [panels(evidence, p, control)[0] for p in protocols]
+    for axes, pair, p in zip(figure.subplots(1, len(protocols), squeeze=False)[0], pairs, protocols):
+        draw_curves(axes, pair, p, limits=Y_RANGES.get(p.dataset))
+    return figure, pd.concat([pair.own.table for pair in pairs], ignore_index=True)

@@ -1,26 +1,41 @@
 """Figure 3: accuracy at three sparsities against the size of the subset that networks were pre-trained on."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from paper_figures import figure2
 from paper_figures.shared import cells
-from paper_figures.shared.curves import SUBSETS, all_data, baseline, lost, panel_of, reference, subsets
+from paper_figures.shared.curves import SUBSETS, all_data, dense, lost, panel_of, reference, subsets
 from paper_figures.shared.drawing import (
-    LOOKS,
-    STD,
     accuracy_axis,
-    counts,
     grid,
+    legend_of_row,
+    lines,
     log2_axis,
     new_figure,
     no_runs,
-    panel_title,
     rows_of,
-    tidy,
+    rules,
+    thin_lines,
     y_range,
+)
+from paper_figures.shared.panels import (
+    ACCURACY,
+    DENSE,
+    LOOKS,
+    STD,
+    WORDS,
+    Pair,
+    Panel,
+    accuracy,
+    beside,
+    counts,
+    log2,
+    panel_title,
+    paper_of,
+    tidy,
 )
 from repro.plan.items import Item
 from repro.protocol import Protocol
@@ -34,8 +49,47 @@ Y_RANGES = {"cifar10": (85, 92), "cifar100": (56, 69)}  # percent, as published;
 
 def needed(p: Protocol) -> list[Item]:
     """Figure 2's runs, and subsets of every size."""
-    kinds = ("random", "easy", "hard")
-    return figure2.needed(p) + [cells.subset(p, kind, size) for size in p.sizes for kind in kinds]
+    return figure2.needed(p) + [cells.subset(p, kind, size) for size in p.sizes for kind in SUBSETS]
+
+
+def panels(evidence: Evidence, p: Protocol, control: str | None = None) -> list[Pair]:
+    """A panel per level of the sweep: accuracy against the size of the subset, all data as lines."""
+    table, other, found = sizes(evidence.runs, p), paper_of(p), []
+    own = {arm: arm.of(table) for arm in _arms(p, sorted(set(table["size"]) - {0}))}
+    theirs = {arm: reference(other, arm) for arm in _arms(other, other.sizes)}
+    for place, level in enumerate(p.sweep_levels):
+        shown = other.sweep_levels[place] if place < len(other.sweep_levels) else level
+        paper = replace(_panel(other, theirs, shown, own=False), whose="the paper")
+        found.append(beside(_panel(p, own, level), paper, p, other))
+    return found
+
+
+def _arms(p: Protocol, known) -> list:
+    return [*all_data(p), *(arm for kind in SUBSETS for size in known for arm in subsets(p, size, [kind]))]
+
+
+def _panel(p: Protocol, rows: dict, level: int, *, own: bool = True) -> Panel:
+    looks = {WORDS[kind]: LOOKS[kind] for kind in SUBSETS}
+    looks |= {arm.label: LOOKS[arm.condition] for arm in reversed(all_data(p))} | {DENSE: LOOKS["dense"]}
+    points, flat, first = [], [], ()
+    for arm, found in rows.items():
+        for row in found[found["level"] == level].itertuples():
+            name, at = (WORDS[arm.condition], f"{arm.size:,} examples") if arm.size else (arm.label, "all the data")
+            point = accuracy(name, arm.size, row, at, arm.runs(p) if own else ())
+            (points if arm.size else flat).append(point)
+        first = dense(p, found, own=own) if arm.condition == "all_tstar" else first
+    x = log2("examples in the subset", (point.x for point in points))
+    table = pd.concat(rows.values())
+    title, table = f"{panel_title(p)}, level {level}", table[table["level"] == level]
+    return Panel(title, tuple(points), looks, x, ACCURACY, (*first, *flat), table=table)
+
+
+def sizes(runs: pd.DataFrame, p: Protocol) -> pd.DataFrame:
+    """`panel_of` every size at the levels of the sweep, and of dense networks."""
+    runs = runs[runs["dataset"] == p.dataset]
+    known = sorted(set(runs.loc[runs["condition"].isin(SUBSETS), "size"]))
+    arms = [*(arm for size in known for arm in subsets(p, size)), *all_data(p)]
+    return panel_of(runs, p, arms, p.sweep_levels)
 
 
 def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple:
@@ -45,117 +99,52 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
     """
     figure = new_figure((12.5, 3.9 * len(protocols) + 0.3), TITLE, protocols, control)
     parts = {"sizes": [], "baselines": [], "dense": []}
-    for row, protocol in zip(rows_of(figure, protocols), protocols):
-        row.suptitle(panel_title(protocol), fontsize=10)
-        table = sizes(evidence.runs, protocol)
-        swept, levels, dense = _rows(table, protocol)
-        panels = row.subplots(1, len(protocol.sweep_levels), sharey=protocol.scale != "paper", squeeze=False)[0]
-        for panel, level in zip(panels, protocol.sweep_levels):
-            _panel(
-                panel,
-                swept[swept["level"] == level],
-                levels[levels["level"] == level],
-                protocol,
-                level,
-                baseline(table, protocol),
-            )
-        for panel in panels:
-            accuracy_axis(panel)
-        panels[0].set_ylabel("test accuracy (%)")
-        if len(swept):
-            lines = dict(zip(*panels[0].get_legend_handles_labels()[::-1]))
-            half, n = protocol.t_star // 2, pd.concat([swept, levels])
-            bars = "means" if protocol.scale == "paper" else f"error bars: {STD}"
-            row.legend(
-                lines.values(),
-                lines,
-                loc="outside lower center",
-                ncols=8,
-                fontsize=7,
-                title_fontsize=7,
-                frameon=False,
-                title=f"subsets at t = {half} (t*/2); {bars}, {counts(n['n'])}{lost(n)}",
-            )
-        for name, rows in zip(parts, (swept, levels, dense)):
-            parts[name].append(rows)
-    return figure, tidy({name: pd.concat(rows) for name, rows in parts.items()})
+    for row, p in zip(rows_of(figure, protocols), protocols):
+        row.suptitle(panel_title(p), fontsize=10)
+        pairs, paper = panels(evidence, p), p.scale == "paper"
+        places = row.subplots(1, len(pairs), sharey=not paper, squeeze=False)[0]
+        for axes, pair, level in zip(places, pairs, p.sweep_levels):
+            _draw(axes, pair, p, level)
+        for axes in places:
+            accuracy_axis(axes)
+        places[0].set_ylabel(ACCURACY.title)
+        if any(pair.own.points for pair in pairs):
+            tables, bars = [pair.own.table for pair in pairs], "means" if paper else f"error bars: {STD}"
+            n = f"{counts(n for table in tables for n in table['n'])}{lost(tables)}"
+            legend_of_row(row, places[:1], f"subsets at t = {p.t_star // 2} (t*/2); {bars}, {n}", 8)
+        table = sizes(evidence.runs, p)
+        shown, top = table[table["level"].isin(p.sweep_levels)], all_data(p)[-1].of(table)
+        parts["sizes"].append(shown[shown["size"] > 0])
+        parts["baselines"].append(shown[shown["size"] == 0])
+        parts["dense"].append(top[top["level"] == 0])
+    return figure, tidy(parts)
 
 
-def sizes(runs: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
-    """`curves.panel_of` of every size at the levels of the sweep, and of dense networks."""
-    own = runs[runs["dataset"] == protocol.dataset]
-    known = sorted(set(own.loc[own["condition"].isin(SUBSETS), "size"]))
-    arms = [*(arm for size in known for arm in subsets(protocol, size)), *all_data(protocol)]
-    return panel_of(own, protocol, arms, protocol.sweep_levels)
-
-
-def _rows(table: pd.DataFrame, protocol: Protocol) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Of `sizes`, at the levels of the sweep: subsets by size, all data; and dense networks."""
-    shown = table[table["level"].isin(protocol.sweep_levels)]
-    top = all_data(protocol)[-1].of(table)
-    return shown[shown["size"] > 0], shown[shown["size"] == 0], top[top["level"] == 0]
-
-
-def _panel(
-    panel, swept: pd.DataFrame, levels: pd.DataFrame, protocol: Protocol, level: int, dense: float | None
-) -> None:
-    left = pd.concat([swept, levels])["weights_left_pct"].mean()
-    share = f"{left:.3g} % of the weights (level {level})" if np.isfinite(left) else f"level {level}"
-    panel.set_title(share, fontsize=9)
-    if swept.empty and levels.empty:
-        return no_runs(panel)
-    paper = protocol.scale == "paper"
-    if dense is not None:
-        look = LOOKS["dense"]
-        panel.axhline(dense, color=look.color, linestyle=look.line, lw=1.2, label=look.label)
-    for arm in reversed(all_data(protocol)):
-        look, rows = LOOKS[arm.condition], arm.of(levels)
-        if len(rows):
-            panel.axhline(
-                100 * rows["mean_acc"].iloc[0], color=look.color, linestyle=look.line, lw=1.2, label=arm.label
-            )
-    for i, condition in enumerate(SUBSETS):
-        rows = swept[swept["condition"] == condition].sort_values("size")
-        if rows.empty:
-            continue
-        look = LOOKS[condition]
-        # a little beside each other, or the error bars would hide one another
-        x = rows["size"].to_numpy(float) * (1 if paper else 2 ** (0.05 * (i - 1)))
-        y, spread = (100 * rows[c].to_numpy(float) for c in ("mean_acc", "std_acc"))
-        if not paper:
-            panel.errorbar(x, y, spread, fmt="none", ecolor=look.color, alpha=0.35, lw=1)
-        panel.plot(x, y, look.line, color=look.color, marker=look.marker, ms=5, lw=1.4, label=WORDS[condition])
+def _draw(axes, pair: Pair, p: Protocol, level: int) -> None:
+    own, paper = pair.own, p.scale == "paper"
+    left = own.table["weights_left_pct"].mean()
+    axes.set_title(
+        f"{left:.3g} % of the weights (level {level})" if np.isfinite(left) else f"level {level}", fontsize=9
+    )
+    flat = [point for point in own.rules if point.series != DENSE]
+    if not own.points and not flat:
+        return no_runs(axes)
+    rules(axes, own, [point for point in own.rules if point.series == DENSE] + flat[::-1])
+    for i, kind in enumerate(SUBSETS):
+        name, shift = WORDS[kind], 1 if paper else 2 ** (0.05 * (i - 1))  # or the error bars would hide one another
+        shown = replace(own, points=tuple(replace(point, x=point.x * shift) for point in own.points))
+        bars = [point for point in shown.points if point.series == name]
+        if bars and not paper:
+            x, y, std = zip(*((point.x, point.y, point.std) for point in bars))
+            axes.errorbar(x, y, std, fmt="none", ecolor=own.looks[name].color, alpha=0.35, lw=1)
+        lines(axes, shown, order=[name], ms=5)
     if paper:
-        _published(panel, protocol, level)
-    if len(swept):
-        log2_axis(panel, swept["size"], "examples in the subset")
-    grid(panel, 7)
-    if paper and protocol.dataset in Y_RANGES:
-        means = pd.concat([swept, levels])["mean_acc"].to_numpy(float)
-        y_range(panel, *Y_RANGES[protocol.dataset], 100 * means)
-
-
-WORDS = {"random": "random", "easy": "easiest", "hard": "hardest"}
-
-
-def _published(panel, protocol: Protocol, level: int) -> None:
-    """The published means as thin lines of the same colours."""
-    label = "thin: as published"
-    for condition in SUBSETS:
-        points = _published_sizes(protocol, condition, level)
-        if points:
-            panel.plot(*zip(*points), color=LOOKS[condition].color, lw=0.7, label=label)
-            label = None
-    for arm in all_data(protocol):
-        rows = reference(protocol.dataset, arm)
-        mean = 100 * rows.loc[rows["level"] == level, "mean"]
-        if len(mean):
-            panel.axhline(mean.iloc[0], color=LOOKS[arm.condition].color, lw=0.7)
-
-
-def _published_sizes(protocol: Protocol, condition: str, level: int) -> Sequence[tuple[int, float]]:
-    found = []
-    for size in protocol.sizes:
-        rows = reference(protocol.dataset, subsets(protocol, size, [condition])[0])
-        found += [(size, 100 * mean) for mean in rows.loc[rows["level"] == level, "mean"]]
-    return found
+        thin_lines(axes, pair, lambda point: point.x in p.sizes)
+        for point in pair.paper.rules if pair.paper else ():
+            if point.series in own.looks and point.series != DENSE:
+                axes.axhline(point.y, color=own.looks[point.series].color, lw=0.7)
+    if own.points:
+        log2_axis(axes, own)
+    grid(axes, 7)
+    if paper and p.dataset in Y_RANGES:
+        y_range(axes, *Y_RANGES[p.dataset], [point.y for point in (*own.points, *flat)])

@@ -3,8 +3,9 @@
 import pandas as pd
 
 from paper_figures.shared import cells
-from paper_figures.shared.curves import Arm, all_data, curve_panel, panel_of, subsets, summarise
-from paper_figures.shared.drawing import new_figure, no_runs, panel_title
+from paper_figures.shared.curves import Arm, all_data, compared, draw_curves, panel_of, subsets, summarise
+from paper_figures.shared.drawing import new_figure, no_runs
+from paper_figures.shared.panels import Pair, panel_title
 from repro.plan import Cell, Chosen, Subset
 from repro.plan.items import Item
 from repro.protocol import Protocol
@@ -22,7 +23,7 @@ def needed(p: Protocol) -> list[Item]:
     random, easy, hard = (Subset(kind, p.noise_size) for kind in ("random", "easy", "hard"))
     items = [*cells.all_data(p), cells.subset(p, "random", p.noise_size), cells.subset(p, "easy", p.noise_size)]
     for noise in p.noise:
-        primary = None if noise == max(p.noise) else few  # replicates of the arms of a primary claim: all
+        primary = None if noise == max(p.noise) else few  # the arms of a primary claim have all replicates
         items += [
             Cell("all_tstar_half", p, half, None, noise, few),
             Cell("all_tstar", p, p.t_star, None, noise, primary),
@@ -33,28 +34,33 @@ def needed(p: Protocol) -> list[Item]:
     return items if p.noise else []
 
 
-def arms(protocol: Protocol, noise: float) -> list[Arm]:
+def arms(p: Protocol, noise: float) -> list[Arm]:
     """The curves of one panel: hard examples were not tried with label noise (protocol section 9)."""
-    return all_data(protocol, noise) + subsets(protocol, protocol.noise_size, ("random", "easy"), noise)
+    return all_data(p, noise) + subsets(p, p.noise_size, ("random", "easy"), noise)
+
+
+def panels(evidence: Evidence, p: Protocol, control: str | None = None) -> list[Pair]:
+    """A panel per share of randomised labels."""
+    found = []
+    for noise in p.noise:
+        chosen, title = arms(p, noise), f"{panel_title(p)}, {100 * noise:.3g} % of labels randomised"
+        table = panel_of(evidence.runs, p, chosen)
+        found.append(compared(title, table, p, chosen, lambda other, noise=noise: arms(other, noise)))
+    return found
 
 
 def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple:
     """The figure, a row per data set that has label noise and a column per share of noise, and its table."""
     noisy = [p for p in protocols if p.noise] or protocols[:1]
-    columns = max(1, max(len(p.noise) for p in noisy))
+    columns = max(1, *(len(p.noise) for p in noisy))
     figure = new_figure((5.6 * columns, 4.8 * len(noisy)), TITLE, protocols, control)
-    panels = figure.subplots(len(noisy), columns, squeeze=False)
-    shown = []
-    for row, protocol in zip(panels, noisy):
-        for panel, noise in zip(row, protocol.noise):
-            chosen = arms(protocol, noise)
-            table = panel_of(evidence.runs, protocol, chosen)
-            title = f"{panel_title(protocol)}, {100 * noise:.3g} % of labels randomised"
-            curve_panel(panel, table, protocol, chosen, title=title, published_range=Y_RANGES.get(protocol.dataset))
-            # the clean t = 0 runs stand in every panel, so the table says which panel a row is of
-            shown.append(table.assign(panel=f"{100 * noise:.3g} % noise"))
-        for panel in row[len(protocol.noise) :]:
-            no_runs(panel)
-    nothing = summarise(evidence.runs[:0]).assign(panel="")
-    found = pd.concat(shown, ignore_index=True) if shown else nothing
-    return figure, found[["panel", *found.columns.drop("panel")]]
+    # the clean t = 0 runs stand in every panel, so the table says which panel a row is of
+    shown = [summarise(evidence.runs[:0]).assign(panel="")]
+    for row, p in zip(figure.subplots(len(noisy), columns, squeeze=False), noisy):
+        for axes, noise, pair in zip(row, p.noise, panels(evidence, p)):
+            draw_curves(axes, pair, p, limits=Y_RANGES.get(p.dataset))
+            shown.append(pair.own.table.assign(panel=f"{100 * noise:.3g} % noise"))
+        for axes in row[len(p.noise) :]:
+            no_runs(axes)
+    table = pd.concat(shown[1:] or shown, ignore_index=True)
+    return figure, table[["panel", *table.columns.drop("panel")]]

@@ -1,22 +1,26 @@
 """Figure 5: barriers of the loss between children of a rewind point, and what final accuracy goes with."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from paper_figures.shared import cells
 from paper_figures.shared.curves import Arm
-from paper_figures.shared.drawing import (
+from paper_figures.shared.drawing import GREY, LEGEND, accuracy_axis, grid, new_figure, no_runs, rows_of, y_range
+from paper_figures.shared.panels import (
     LOOKS,
     MARKERS,
-    accuracy_axis,
+    Axis,
+    Look,
+    Pair,
+    Panel,
+    Point,
+    beside,
     counts,
-    grid,
-    new_figure,
-    no_runs,
     panel_title,
-    rows_of,
+    paper_of,
     tidy,
-    y_range,
 )
 from repro.plan import Barrier
 from repro.plan.items import Item
@@ -38,6 +42,7 @@ KINDS = {
     "lmc": "#56b4e9",
     "forgetting": "#ca9161",
 }
+NAMES = {kind: "all data" if kind == "all" else LOOKS[kind].label.split(" {")[0] for kind in KINDS}
 X = {"pretrain_acc": "accuracy of the rewind point (%)", "barrier": "mean train loss barrier (nats)"}
 
 
@@ -56,15 +61,68 @@ def needed(p: Protocol) -> list[Item]:
     return runs + [Barrier(cell) for cell in runs]
 
 
-def initialisations(protocol: Protocol) -> list[Arm]:
+def initialisations(p: Protocol) -> list[Arm]:
     """The four whose per-example barriers are shown."""
-    half, size = protocol.t_star // 2, protocol.subset_size
-    return [
-        Arm("all_tstar_half", 0, half),
-        Arm("all_tstar", 0, protocol.t_star),
-        Arm("random", size, half),
-        Arm("easy", size, half),
+    half, m = p.t_star // 2, p.subset_size
+    all_data = [Arm("all_tstar_half", 0, half), Arm("all_tstar", 0, p.t_star)]
+    return [*all_data, Arm("random", m, half), Arm("easy", m, half)]
+
+
+def panels(evidence: Evidence, p: Protocol, control: str | None = None) -> list[Pair]:
+    """Histograms of per-example barriers, and final accuracy against accuracy and barrier of the rewind point."""
+    return [_histogram_panel(histograms(evidence, p), p), *_scatter_panels(parents(evidence, p), p)]
+
+
+def _histogram_panel(tables: dict[Arm, pd.DataFrame], p: Protocol) -> Pair:
+    axes = (Axis("per-example barrier of the train loss (nats)"), Axis("share of training examples (%)", "%"))
+    own = [
+        _bin(a.label, r.bin_lo, r.share_pct, r.n, a.barrier(p)) for a, rows in tables.items() for r in rows.itertuples()
     ]
+    own_looks = {arm.label: LOOKS[arm.condition] for arm in tables}
+    points, looks, other = [], {}, paper_of(p, ("cinic10",))
+    for (kind, m, t), rows in published.histograms(other.dataset).groupby(["condition", "size", "t"]):
+        condition = kind if m else "all_tstar_half" if 2 * t < other.t_star else "all_tstar"
+        label = LOOKS[kind].label.format(size=m, t=t) if m else f"all data, t = {t:,}"
+        looks[label] = LOOKS[condition]
+        points += [_bin(label, row.bin_lo, 100 * row.count / rows["count"].sum(), 2) for row in rows.itertuples()]
+    title = f"{panel_title(other)}, read off a picture"
+    paper = Panel(title, tuple(points), looks, *axes, whose="the paper")
+    return beside(
+        Panel(f"{panel_title(p)}: barriers of single examples", tuple(own), own_looks, *axes), paper, p, other
+    )
+
+
+def _bin(label: str, low: float, share: float, n: int, origin: tuple = ()) -> Point:
+    return Point(label, low + 0.25, share, f"{low:g} to {low + 0.5:g} nats", None, int(n), origin)
+
+
+def _scatter_panels(points: pd.DataFrame, p: Protocol) -> list[Pair]:
+    other, means, markers, found = paper_of(p, ("cinic10",)), by_condition(points), steps(points), []
+    for x, title in X.items():
+        scale, unit = (1, "nats") if x == "barrier" else (100, "%")
+        axes = (Axis(title), Axis(f"test accuracy at level {p.barrier_level} (%)", "%"))
+        own, looks, theirs = [], {}, []
+        for row in (*means.itertuples(), *points.itertuples()):
+            label, small = f"{NAMES[row.kind]}, t = {row.t:,}", hasattr(row, "replicate")
+            looks[label] = Look(KINDS[row.kind], markers[int(row.t)])
+            at = f"{scale * getattr(row, x):.3g} {unit}" + (f", {row.size:,} examples" if row.size else "")
+            at += f", parent {row.replicate}" if small else ", mean over parents"
+            origin = Arm(row.condition, row.size, row.t).barrier(p)
+            place = (scale * getattr(row, x), 100 * row.final_acc)
+            own.append(Point(label, *place, at, None, 1 if small else int(row.n), origin, small))
+        for row in published.scatter(other.dataset).itertuples():
+            at = f"{scale * getattr(row, x):.3g} {unit}, a parent"
+            theirs.append(Point(NAMES[row.condition], scale * getattr(row, x), 100 * row.final, at, None, 1))
+        title = f"{panel_title(p)}: final accuracy against {title.rpartition(' (')[0]}"
+        mine = Panel(title, tuple(own), looks, *axes, joined=False)
+        axes = (axes[0], replace(axes[1], title=f"test accuracy at level {other.barrier_level} (%)"))
+        looks, title = (
+            {NAMES[kind]: Look(color) for kind, color in KINDS.items()},
+            f"{panel_title(other)}, read off a picture",
+        )
+        paper = Panel(title, tuple(theirs), looks, *axes, joined=False, whose="the paper")
+        found.append(beside(mine, paper, p, other))
+    return found
 
 
 def parents(evidence: Evidence, protocol: Protocol) -> pd.DataFrame:
@@ -144,93 +202,75 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
     """
     figure = new_figure((15, 4.7 * len(protocols) + 0.3), TITLE, protocols, control)
     tables = {"histogram": [], "condition": [], "parent": []}
-    for row, protocol in zip(rows_of(figure, protocols), protocols):
+    for row, p in zip(rows_of(figure, protocols), protocols):
         left, right = row.subfigures(1, 2, width_ratios=(1, 1.35))
-        row.suptitle(panel_title(protocol), fontsize=10)
-        tables["histogram"] += _histograms(left, evidence, protocol)
-        points = parents(evidence, protocol)
-        tables["parent"].append(points)
-        tables["condition"].append(by_condition(points))
-        for panel, x in zip(right.subplots(1, 2, sharey=True), X):
-            _scatter(panel, points, tables["condition"][-1], protocol, x)
-        _legend(right, points, protocol)
-    return figure, tidy({name: pd.concat(parts) for name, parts in tables.items()})
+        row.suptitle(panel_title(p), fontsize=10)
+        bins, points = histograms(evidence, p), parents(evidence, p)
+        means = by_condition(points)
+        _histograms(left, bins, p)
+        for axes, x in zip(right.subplots(1, 2, sharey=True), X):
+            _scatter(axes, points, means, p, x)
+        _legend(right, points, means, p)
+        for name, found in zip(tables, (bins.values(), [means], [points])):
+            tables[name] += found
+    return figure, tidy(tables)
 
 
-def _histograms(figure, evidence: Evidence, protocol: Protocol) -> list[pd.DataFrame]:
-    panels = figure.subplots(2, 2, sharex=True, sharey=True)
-    tables = histograms(evidence, protocol)
-    for panel, (arm, table) in zip(panels.flat, tables.items()):
-        look = LOOKS[arm.condition]
-        panel.set_title(arm.label, fontsize=8)
+def _histograms(figure, tables: dict[Arm, pd.DataFrame], p: Protocol) -> None:
+    places = figure.subplots(2, 2, sharex=True, sharey=True)
+    for axes, (arm, table) in zip(places.flat, tables.items()):
+        axes.set_title(arm.label, fontsize=8)
+        corner = {"transform": axes.transAxes, "ha": "right", "va": "top"}
         if table.empty:
-            panel.text(0.5, 0.5, "no runs", transform=panel.transAxes, ha="center", va="center", color="#888888")
+            axes.text(0.5, 0.5, "no runs", transform=axes.transAxes, ha="center", va="center", color=GREY)
             continue
-        panel.bar(table["bin_lo"], table["share_pct"], width=0.5, align="edge", color=look.color, alpha=0.75, lw=0)
+        color = LOOKS[arm.condition].color
+        axes.bar(table["bin_lo"], table["share_pct"], width=0.5, align="edge", color=color, alpha=0.75, lw=0)
         mean, n = table["mean"].iloc[0], int(table["n"].iloc[0])
-        panel.axvline(mean, color="black", lw=1, ls="--")
-        panel.text(
-            0.97,
-            0.93,
-            f"mean {mean:.2f} nats\nn = {n} parents",
-            transform=panel.transAxes,
-            ha="right",
-            va="top",
-            fontsize=8,
-        )
-        _published_histogram(panel, protocol, arm)
-        panel.grid(alpha=0.25, lw=0.5)
+        axes.axvline(mean, color="black", lw=1, ls="--")
+        axes.text(0.97, 0.93, f"mean {mean:.2f} nats\nn = {n} parents", fontsize=8, **corner)
+        bins = _published_bins(p, arm)
+        if len(bins):
+            share = 100 * bins["count"] / bins["count"].sum()
+            axes.stairs(share, [*bins["bin_lo"], bins["bin_lo"].iloc[-1] + 0.5], color="black", lw=0.7)
+            axes.text(0.97, 0.66, "line: as published", fontsize=7, **corner)
+        axes.grid(alpha=0.25, lw=0.5)
     figure.supxlabel("per-example barrier of the train loss (nats)", fontsize=9)
     figure.supylabel("share of training examples (%)", fontsize=9)
-    if any(len(table) for table in tables.values()):
-        panels[0, 0].set_xlim(-5, 10)
-        top = max(table["share_pct"].max() for table in tables.values() if len(table))
-        panels[0, 0].set_ylim(0, max(HIST_RANGE[1], 1.05 * top) if protocol.full else 1.05 * top)
-    return list(tables.values())
+    if shown := [table["share_pct"].max() for table in tables.values() if len(table)]:
+        top = 1.05 * max(shown)
+        places[0, 0].set(xlim=(-5, 10), ylim=(0, max(HIST_RANGE[1], top) if p.full else top))
 
 
-def _published_histogram(panel, protocol: Protocol, arm: Arm) -> None:
-    table = published.histograms(protocol.dataset)
-    kind = "all" if arm.size == 0 else arm.condition
-    table = table[(table["condition"] == kind) & (table["size"] == arm.size) & (table["t"] == arm.t)]
-    if protocol.full and len(table):
-        share = 100 * table["count"] / table["count"].sum()
-        panel.stairs(share, [*table["bin_lo"], table["bin_lo"].iloc[-1] + 0.5], color="black", lw=0.7)
-        panel.text(0.97, 0.66, "line: as published", transform=panel.transAxes, ha="right", va="top", fontsize=7)
+def _published_bins(p: Protocol, arm: Arm) -> pd.DataFrame:
+    table = published.histograms(p.dataset)
+    same = table["condition"] == (arm.condition if arm.size else "all")
+    return table[same & (table["size"] == arm.size) & (table["t"] == arm.t) & p.full]
 
 
-def _scatter(panel, points: pd.DataFrame, conditions: pd.DataFrame, protocol: Protocol, x: str) -> None:
-    panel.set(xlabel=X[x], ylabel=f"test accuracy at level {protocol.barrier_level} (%)" if x == "pretrain_acc" else "")
+def _scatter(axes, points: pd.DataFrame, means: pd.DataFrame, p: Protocol, x: str) -> None:
+    axes.set(xlabel=X[x], ylabel=f"test accuracy at level {p.barrier_level} (%)" if x == "pretrain_acc" else "")
     if points.empty:
-        return no_runs(panel)
+        return no_runs(axes)
     scale = 1 if x == "barrier" else 100
-    if protocol.full:
-        _published_scatter(panel, protocol, x)
+    if p.full:
+        for kind, rows in published.scatter(p.dataset).groupby("condition"):
+            axes.scatter(scale * rows[x], 100 * rows["final"], s=30, facecolors="none", edgecolors=KINDS[kind], lw=0.7)
     markers = steps(points)
-    for (kind, t), rows in points.groupby(["kind", "t"]):
-        panel.scatter(
-            scale * rows[x], 100 * rows["final_acc"], s=12, marker=markers[t], color=KINDS[kind], alpha=0.3, lw=0
-        )
-    for (kind, t), rows in conditions.groupby(["kind", "t"]):
-        panel.scatter(
-            scale * rows[x],
-            100 * rows["final_acc"],
-            s=48,
-            marker=markers[t],
-            color=KINDS[kind],
-            edgecolors="white",
-            lw=0.8,
-            zorder=3,
-        )
-    rho, low, high = rank_correlation(conditions[x].to_numpy(float), conditions["final_acc"].to_numpy(float))
+    light = {"s": 12, "alpha": 0.3, "lw": 0}
+    large = {"s": 48, "edgecolors": "white", "lw": 0.8, "zorder": 3}
+    for table, style in ((points, light), (means, large)):
+        for (kind, t), rows in table.groupby(["kind", "t"]):
+            axes.scatter(scale * rows[x], 100 * rows["final_acc"], marker=markers[t], color=KINDS[kind], **style)
+    rho, low, high = rank_correlation(means[x].to_numpy(float), means["final_acc"].to_numpy(float))
     interval = f"Spearman ρ = {rho:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
-    panel.set_title(f"{interval}\nover {len(conditions)} conditions", fontsize=8)
-    accuracy_axis(panel)
+    axes.set_title(f"{interval}\nover {len(means)} conditions", fontsize=8)
+    accuracy_axis(axes)
     if x == "pretrain_acc":
-        accuracy_axis(panel, "x")
-    if protocol.full and protocol.dataset in Y_RANGES:
-        y_range(panel, *Y_RANGES[protocol.dataset], 100 * conditions["final_acc"].to_numpy(float))
-    grid(panel)
+        accuracy_axis(axes, "x")
+    if p.full and p.dataset in Y_RANGES:
+        y_range(axes, *Y_RANGES[p.dataset], 100 * means["final_acc"].to_numpy(float))
+    grid(axes)
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
@@ -251,37 +291,17 @@ def steps(points: pd.DataFrame) -> dict[int, str]:
     return {int(t): MARKERS[i % len(MARKERS)] for i, t in enumerate(sorted(set(points["t"])))}
 
 
-def _published_scatter(panel, protocol: Protocol, x: str) -> None:
-    """The published points, hollow."""
-    scale = 1 if x == "barrier" else 100
-    for kind, rows in published.scatter(protocol.dataset).groupby("condition"):
-        panel.scatter(scale * rows[x], 100 * rows["final"], s=30, facecolors="none", edgecolors=KINDS[kind], lw=0.7)
-
-
-def _legend(figure, points: pd.DataFrame, protocol: Protocol) -> None:
-    if points.empty:
-        return
+def _legend(figure, points: pd.DataFrame, means: pd.DataFrame, p: Protocol) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    known = dict.fromkeys(points["kind"])
-    handles = [
-        Patch(color=color, label="all data" if kind == "all" else LOOKS[kind].label.split(" {")[0])
-        for kind, color in KINDS.items()
-        if kind in known
-    ]
-    handles += [
-        Line2D([], [], color="#555555", lw=0, marker=marker, label=f"t = {t:,}") for t, marker in steps(points).items()
-    ]
-    hollow = "; hollow: as published (each a parent)" if protocol.full and protocol.dataset in Y_RANGES else ""
-    n = counts(by_condition(points)["n"])
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles),
-        columnspacing=1.2,
-        fontsize=7,
-        title_fontsize=7,
-        frameon=False,
-        title=f"large: mean over parents ({n}), light: each parent{hollow}",
-    )
+    if points.empty:
+        return
+    known = set(points["kind"])
+    handles = [Patch(color=color, label=NAMES[kind]) for kind, color in KINDS.items() if kind in known]
+    style = {"color": "#555555", "lw": 0}
+    handles += [Line2D([], [], marker=marker, label=f"t = {t:,}", **style) for t, marker in steps(points).items()]
+    hollow = "; hollow: as published (each a parent)" if p.full and p.dataset in Y_RANGES else ""
+    title = f"large: mean over parents ({counts(means['n'])}), light: each parent{hollow}"
+    place = {"loc": "outside lower center", "ncols": len(handles), "columnspacing": 1.2}
+    figure.legend(handles=handles, title=title, **place, **LEGEND)

@@ -4,16 +4,30 @@ import numpy as np
 import pandas as pd
 
 from paper_figures.shared.drawing import (
-    STD,
     accuracy_axis,
-    counts,
     grid,
+    legend_of_row,
+    lines,
     log2_axis,
     new_figure,
     no_runs,
-    panel_title,
     rows_of,
+    thin_lines,
     y_range,
+)
+from paper_figures.shared.panels import (
+    ACCURACY,
+    STD,
+    WORDS,
+    Look,
+    Pair,
+    Panel,
+    accuracy,
+    beside,
+    counts,
+    log2,
+    panel_title,
+    paper_of,
 )
 from repro.plan import WarmupSweep
 from repro.plan.items import Item
@@ -24,8 +38,7 @@ from repro.verify.published import warmup_curves
 TITLE = "Figure 6"
 SCALES = ("demo", "small", "cpu", "day", "paper")
 CLAIMS = (26, 27, 28, 29, 30)
-KINDS = ("easy", "random", "hard")
-TITLES = {"easy": "easiest", "random": "random", "hard": "hardest"}
+KINDS = tuple(WORDS)
 Y_RANGES = {"easy": (87.1, 92.1), "random": (90.4, 92.0), "hard": (90.4, 92.0)}  # percent, as published
 ALL, ROCKET, MARKERS = "#0173b2", ("#f4865e", "#ca1a50", "#601f52"), "o^D"
 
@@ -46,100 +59,75 @@ def summarise(warmup: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*keys, "mean_acc", "std_acc", "n", "diverged"])
 
 
+def panels(evidence: Evidence, p: Protocol, control: str | None = None) -> list[Pair]:
+    """A panel per kind of subset, each beside all data."""
+    table, other, found = summarise(evidence.warmup), paper_of(p, ("cifar10",)), []
+    table = table[table["dataset"] == p.dataset].sort_values(["size", "w"])
+    published = warmup_curves().rename(columns={"mean": "mean_acc", "std": "std_acc"})
+    for kind in KINDS:
+        title, origin = f"{panel_title(p)}: warm-up on {WORDS[kind]} examples", ("warmup", p.dataset)
+        own = _panel(title, table[table["kind"].isin((kind, "all"))], p, origin=origin)
+        title = f"{panel_title(other)}, read off a picture"
+        paper = _panel(title, published[published["panel"] == kind], other, whose="the paper")
+        found.append(beside(own, paper, p, other))
+    return found
+
+
+def _panel(title: str, rows: pd.DataFrame, p: Protocol, origin: tuple = (), **more) -> Panel:
+    """Rows without a mean, all of whose runs diverged, are points that interrupt their line."""
+    names = {0: f"all {p.train_images:,} images"} | {m: f"{m:,} images" for m in sorted(set(rows["size"]) - {0})}
+    looks = {0: Look(ALL, "s")} | {m: Look(ROCKET[i % 3], MARKERS[i % 3]) for i, m in enumerate([*names][1:])}
+    at = "{:,} steps of warm-up".format
+    points = (accuracy(names[row.size], row.w, row, at(row.w), origin) for row in rows.itertuples())
+    looks = {names[size]: look for size, look in looks.items()}
+    return Panel(title, tuple(points), looks, log2("warm-up steps", rows["w"]), ACCURACY, table=rows, **more)
+
+
 def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple:
     """The figure, a row per data set that has a warm-up study and a panel per kind of subset, and its table."""
     table = summarise(evidence.warmup)
     studied = [p for p in protocols if p.warmup] or protocols[:1]
     figure = new_figure((12.5, 4.3 * len(studied)), TITLE, protocols, control)
-    for row, protocol in zip(rows_of(figure, studied), studied):
-        row.suptitle(panel_title(protocol), fontsize=10)
-        own = table[table["dataset"] == protocol.dataset].sort_values(["size", "w"])
-        panels = row.subplots(1, len(KINDS))
-        for panel, kind in zip(panels, KINDS):
-            _panel(panel, own[own["kind"].isin((kind, "all"))], protocol, kind)
-        panels[0].set_ylabel("test accuracy (%)")
-        handles = {}
-        for panel in panels:
-            handles |= dict(zip(*panel.get_legend_handles_labels()[::-1]))
-        if handles:
-            title = f"examples in the warm-up; {STD} over the runs that did not diverge, {counts(own['n'])}"
-            row.legend(
-                handles.values(),
-                handles,
-                loc="outside lower center",
-                ncols=7,
-                fontsize=7,
-                title_fontsize=7,
-                frameon=False,
-                title=title,
-            )
+    for row, p in zip(rows_of(figure, studied), studied):
+        row.suptitle(panel_title(p), fontsize=10)
+        places = row.subplots(1, len(KINDS))
+        for axes, pair, kind in zip(places, panels(evidence, p), KINDS):
+            _draw(axes, pair, p, kind)
+        places[0].set_ylabel(ACCURACY.title)
+        n = counts(table.loc[table["dataset"] == p.dataset, "n"])
+        legend_of_row(row, places, f"examples in the warm-up; {STD} over the runs that did not diverge, {n}", 7)
     return figure, table[table["dataset"].isin([p.dataset for p in protocols])]
 
 
-def _panel(panel, table: pd.DataFrame, protocol: Protocol, kind: str) -> None:
-    panel.set_title(f"warm-up on {TITLES[kind]} examples", fontsize=9)
-    if table.empty:
-        return no_runs(panel)
-    looks = sizes(table)
-    for size, rows in sorted(table.groupby("size"), key=lambda group: group[0] or np.inf):
-        color, marker = looks[size]
-        rows = rows.sort_values("w")
-        x, y, spread = (rows[c].to_numpy(float) for c in ("w", "mean_acc", "std_acc"))
-        y, spread = 100 * y, 100 * spread
-        label = f"{size:,}" if size else f"all {protocol.train_images:,}"
-        panel.plot(x, y, color=color, marker=marker, ms=6, mec="white", mew=0.6, lw=1.4, label=label)
-        panel.fill_between(x, y - spread, y + spread, color=color, alpha=0.2, lw=0)
-    if protocol.full:
-        _published(panel, protocol, kind, looks)
-    accuracy_axis(panel)
-    log2_axis(panel, table["w"], "warm-up steps")
-    grid(panel)
-    if protocol.full:
-        y_range(panel, *Y_RANGES[kind], 100 * table["mean_acc"].to_numpy(float))
-    _diverged(panel, table, looks)
+def _draw(axes, pair: Pair, p: Protocol, kind: str) -> None:
+    own, table = pair.own, pair.own.table
+    axes.set_title(f"warm-up on {WORDS[kind]} examples", fontsize=9)
+    if not own.points:
+        return no_runs(axes)
+    everything, *subsets = own.looks  # all data last: its line lies on top
+    style = {"ms": 6, "mec": "white", "mew": 0.6, "label": lambda name: name.removesuffix(" images")}
+    lines(axes, own, 0.2, order=[*subsets, everything], **style)
+    if p.full:
+        thin_lines(axes, pair, lambda point: p.dataset == "cifar10", "thin: as published (read off a picture)")
+    accuracy_axis(axes)
+    log2_axis(axes, own)
+    grid(axes)
+    if p.full:
+        y_range(axes, *Y_RANGES[kind], 100 * table["mean_acc"].to_numpy(float))
+    _diverged(axes, table, {size: own.looks[name] for size, name in zip(sorted({0, *table["size"]}), own.looks)})
 
 
-def sizes(table: pd.DataFrame) -> dict[int, tuple[str, str]]:
-    """{size: (colour, marker)}; all data (size 0) is blue."""
-    subset = sorted(set(table["size"]) - {0})
-    return {0: (ALL, "s")} | {s: (ROCKET[i % 3], MARKERS[i % 3]) for i, s in enumerate(subset)}
-
-
-def _diverged(panel, table: pd.DataFrame, looks: dict) -> None:
+def _diverged(axes, table: pd.DataFrame, looks: dict) -> None:
     """Diverged runs are at chance, outside the axis: crosses along its lower edge, and their number."""
     gone = table[table["diverged"] > 0]
     if gone.empty:
         return
-    low, high = panel.get_ylim()
+    low, high = axes.get_ylim()
     room = 0.05 * (1 + gone["size"].nunique())
-    panel.set_ylim(low - room / (1 - room) * (high - low), high)
+    axes.set_ylim(low - room / (1 - room) * (high - low), high)
+    style = {"ms": 5, "mew": 1.4, "transform": axes.get_xaxis_transform(), "label": "_diverged"}
     for i, (size, rows) in enumerate(gone.groupby("size")):
-        panel.plot(
-            rows["w"],
-            [0.05 * i + 0.03] * len(rows),
-            "x",
-            color=looks[size][0],
-            ms=5,
-            mew=1.4,
-            transform=panel.get_xaxis_transform(),
-            label="_diverged",
-        )
+        axes.plot(rows["w"], np.full(len(rows), 0.05 * i + 0.03), "x", color=looks[size].color, **style)
     count, total = int(gone["diverged"].sum()), int((table["n"] + table["diverged"]).sum())
-    panel.text(
-        0.01,
-        0.05 * gone["size"].nunique() + 0.01,
-        f"× {count} of {total} runs diverged (left out)",
-        transform=panel.transAxes,
-        fontsize=7,
-        va="bottom",
-    )
-
-
-def _published(panel, protocol: Protocol, kind: str, looks: dict) -> None:
-    table, label = warmup_curves(), "thin: as published (read off a picture)"
-    table = table[(table["panel"] == kind) & (protocol.dataset == "cifar10")]
-    for size, rows in table.groupby("size"):
-        if size in looks:
-            rows = rows.sort_values("w")
-            panel.plot(rows["w"], 100 * rows["mean"], color=looks[size][0], lw=0.7, label=label)
-            label = None
+    note = f"× {count} of {total} runs diverged (left out)"
+    axes.text(0.01, 0.05 * gone["size"].nunique() + 0.01, note, transform=axes.transAxes, fontsize=7, va="bottom")

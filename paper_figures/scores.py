@@ -3,11 +3,12 @@
 Not a figure of the paper: it shows what its Figure 4 rests on, that the easiest examples are "largely uncorrupted".
 """
 
+import numpy as np
 import pandas as pd
 
-from paper_figures.appendix import half_ensembles
-from paper_figures.shared.curves import legend_below
-from paper_figures.shared.drawing import LOOKS, PANEL_TITLES, STD, counts, grid, new_figure, no_runs, rows_of, tidy
+from paper_figures.appendix import draw_half_ensembles, half_ensembles
+from paper_figures.shared.drawing import grid, legend_below, new_figure, no_runs, rows_of
+from paper_figures.shared.panels import LOOKS, STD, WORDS, Axis, Pair, Point, alone, counts, panel_title, tidy
 from repro.plan import Chosen, Subset
 from repro.plan.items import Item
 from repro.protocol import Protocol
@@ -17,13 +18,28 @@ from repro.verify.pruned_runs import draw_of
 TITLE = "Scores"
 SCALES = ("scores",)  # elsewhere Figure 4 contains it
 CLAIMS = ()
-KINDS = {"easy": "easiest", "random": "random", "hard": "hardest"}
 
 
 def needed(p: Protocol) -> list[Item]:
     """Subsets of the noise panels' size by scores on clean and on randomised labels; nothing is trained on them."""
     kinds = ("easy", "random", "hard")
     return [Chosen(p, Subset(kind, p.noise_size), noise) for noise in (0.0, *p.noise) for kind in kinds]
+
+
+def panels(evidence: Evidence, p: Protocol, control: str | None = None) -> list[Pair]:
+    """Wrong labels inside subsets, and the correlation of half-ensembles."""
+    evidence = evidence.of(p.dataset)
+    table = wrong_labels(evidence.subsets, p)
+    points = []
+    for row in table.itertuples():
+        share, origin = 100 * row.noise, ("subset", p.dataset, row.condition, float(row.noise))
+        at, numbers = f"{share:.3g} % of the labels randomised", (row.std_wrong_pct, int(row.n))
+        points.append(Point(WORDS[row.condition], share, row.mean_wrong_pct, at, *numbers, origin))
+    looks = {word: LOOKS[kind] for kind, word in WORDS.items()}
+    ticks = tuple(sorted({float(np.round(point.x, 6)) for point in points}))
+    axes = (Axis("labels randomised (%)", ticks=ticks), Axis("wrong labels (%)", "%"))
+    shares = alone(f"wrong labels among {p.noise_size:,} images", points, looks, *axes, table=table)
+    return [shares, half_ensembles(evidence.scores, p)]
 
 
 def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple:
@@ -33,68 +49,51 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
     """
     figure = new_figure((11, 4.6 * len(protocols)), TITLE, protocols, control)
     tables = {"wrong labels": [], "half-ensemble correlation": []}
-    for row, protocol in zip(rows_of(figure, protocols), protocols):
-        own, recipe = evidence.of(protocol.dataset), protocol.scoring
-        data_set = PANEL_TITLES.get(protocol.dataset, protocol.dataset).partition(" +")[0]
-        row.suptitle(
-            f"{data_set}, EL2N of {recipe.networks} × {recipe.network}, {recipe.training.steps:,} steps", fontsize=10
-        )
+    for row, p in zip(rows_of(figure, protocols), protocols):
+        recipe, data_set = p.scoring, panel_title(p).partition(" +")[0]
+        title = f"{data_set}, EL2N of {recipe.networks} × {recipe.network}, {recipe.training.steps:,} steps"
+        row.suptitle(title, fontsize=10)
+        shares, halves = panels(evidence, p)
         left, right = row.subplots(1, 2, width_ratios=(1.5, 1))
-        shares = wrong_labels(own.subsets, protocol)
-        _shares(left, shares, protocol)
-        scores = own_labels(own.scores)
-        half_ensembles(right, scores)
-        tables["wrong labels"].append(shares)
-        tables["half-ensemble correlation"].append(scores)
-    return figure, tidy({name: pd.concat(parts) for name, parts in tables.items()})
+        _shares(left, shares)
+        draw_half_ensembles(right, halves)
+        tables["wrong labels"].append(shares.own.table)
+        tables["half-ensemble correlation"].append(halves.own.table)
+    return figure, tidy(tables)
 
 
-def wrong_labels(subsets: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
+def wrong_labels(subsets: pd.DataFrame, p: Protocol) -> pd.DataFrame:
     """Per noise and kind: mean and std (ddof 0) over n draws of the share (%) of labels that are wrong.
 
     Of the replicates that all have; those of one fold share the scores, and so one easy and one hard subset.
     """
-    rows = own_labels(subsets[(subsets["size"] == protocol.noise_size) & (subsets["noise"] > 0)])
-    rows = rows[rows["condition"].isin(KINDS)].drop_duplicates(["condition", "noise", "replicate"])
+    rows = own_labels(subsets[(subsets["size"] == p.noise_size) & (subsets["noise"] > 0)])
+    rows = rows[rows["condition"].isin(WORDS)].drop_duplicates(["condition", "noise", "replicate"])
     rows = same_replicates(rows, ["condition", "noise"])
-    draws = [draw_of(row.condition, int(row.replicate), protocol) for row in rows.itertuples()]
-    rows = rows.assign(draw=draws).drop_duplicates(["condition", "noise", "draw"])
-    found = [
-        {
-            "dataset": protocol.dataset,
-            "noise": noise,
-            "condition": kind,
-            "size": protocol.noise_size,
-            "mean_wrong_pct": 100 * part["wrong_labels"].astype(float).mean(),
-            "std_wrong_pct": 100 * part["wrong_labels"].astype(float).std(ddof=0),
-            "n": len(part),
-        }
-        for noise in sorted(set(rows["noise"]))
-        for kind in KINDS
-        if len(part := rows[(rows["noise"] == noise) & (rows["condition"] == kind)])
-    ]
+    rows = rows.assign(draw=[draw_of(row.condition, int(row.replicate), p) for row in rows.itertuples()])
+    rows, found = rows.drop_duplicates(["condition", "noise", "draw"]), []
+    for noise in sorted(set(rows["noise"])):
+        for kind in WORDS:
+            wrong = rows.loc[(rows["noise"] == noise) & (rows["condition"] == kind), "wrong_labels"].astype(float)
+            row = {"dataset": p.dataset, "noise": noise, "condition": kind, "size": p.noise_size}
+            row |= {"mean_wrong_pct": 100 * wrong.mean(), "std_wrong_pct": 100 * wrong.std(ddof=0), "n": len(wrong)}
+            found += [row] if len(wrong) else []
     return pd.DataFrame(found)
 
 
-def _shares(panel, table: pd.DataFrame, protocol: Protocol) -> None:
-    panel.set_title(f"wrong labels among {protocol.noise_size:,} images", fontsize=10)
+def _shares(axes, pair: Pair) -> None:
+    own, table = pair.own, pair.own.table
+    axes.set_title(own.title, fontsize=10)
     if table.empty:
-        return no_runs(panel)
+        return no_runs(axes)
     noises, width = sorted(set(table["noise"])), 0.26
-    for i, (kind, word) in enumerate(KINDS.items()):
+    for i, (kind, word) in enumerate(WORDS.items()):
         rows = table[table["condition"] == kind]
         x = [noises.index(noise) + (i - 1) * width for noise in rows["noise"]]
-        bars = panel.bar(
-            x,
-            rows["mean_wrong_pct"],
-            width,
-            yerr=rows["std_wrong_pct"],
-            color=LOOKS[kind].color,
-            label=word,
-            error_kw={"lw": 1},
-        )
-        panel.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
-    panel.set_xticks(range(len(noises)), [f"{100 * noise:.3g} %" for noise in noises])
-    panel.set(xlabel="labels randomised", ylabel="wrong labels (%)", ylim=(0, 1.12 * table["mean_wrong_pct"].max()))
-    grid(panel)
-    legend_below(panel, f"{STD}, {counts(table['n'])} draws", 3)
+        style = {"color": LOOKS[kind].color, "label": word, "error_kw": {"lw": 1}}
+        bars = axes.bar(x, rows["mean_wrong_pct"], width, yerr=rows["std_wrong_pct"], **style)
+        axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
+    axes.set_xticks(range(len(noises)), [f"{100 * noise:.3g} %" for noise in noises])
+    axes.set(xlabel="labels randomised", ylabel=own.y.title, ylim=(0, 1.12 * table["mean_wrong_pct"].max()))
+    grid(axes)
+    legend_below(axes, f"{STD}, {counts(table['n'])} draws", 3)

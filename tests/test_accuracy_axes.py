@@ -8,6 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 
 import paper_figures
+from paper_figures.shared.panels import same_axis
 from repro.protocol import datasets_at
 from repro.report import charts
 from repro.report import figures as report_figures
@@ -48,5 +49,5 @@ def test_of_a_chart(name, near_the_top):
         reach += [p.y + p.std for p in points]
         values = charts.spec(pair.own)["data"]["values"]
         shown += [v["high"] for v in values if "high" in v]
-        assert max(charts.same_axis(pair.own, pair.own)[0].y.domain) == 100
+        assert max(same_axis(pair.own, pair.own)[0].y.domain) == 100
     assert max(reach) > 100 == max(shown)

@@ -13,7 +13,7 @@ import pytest
 import paper_figures
 from repro.protocol import datasets_at
 from repro.report import figures
-from repro.report.charts import CONTRAST, DARK, MARKERS, contrast, readable
+from repro.report.charts import CONTRAST, DARK, MARKERS, contrast, numbers, readable
 from repro.report.origins import Origins
 from repro.report.page import bold, bundle, deviations
 from repro.report.tables import number
@@ -194,9 +194,9 @@ def test_colours_are_seen_in_dark_mode():
 
 def test_every_marker_of_the_figures_has_a_path():
     from paper_figures import figure6
-    from paper_figures.shared import drawing
+    from paper_figures.shared import panels
 
-    used = {*drawing.MARKERS, *figure6.MARKERS, *(look.marker for look in drawing.LOOKS.values() if look.marker)}
+    used = {*panels.MARKERS, *figure6.MARKERS, *(look.marker for look in panels.LOOKS.values() if look.marker)}
     assert used <= MARKERS.keys()
 
 
@@ -248,7 +248,7 @@ def test_charts_show_what_the_figure_plots(name, scale, measured):
         place = np.searchsorted(plotted, shown).clip(1, len(plotted) - 1)
         nearest = np.minimum(abs(plotted[place] - shown), abs(plotted[place - 1] - shown))
         assert (nearest < 1e-9).all(), pair.title
-        assert len(pair.numbers.rows) == sum(len(panel.everything) for panel in pair.panels)
+        assert len(numbers(pair).rows) == sum(len(panel.everything) for panel in pair.panels)
 
 
 def test_own_and_published_share_an_axis_on_the_same_data_only(measured):
@@ -263,7 +263,7 @@ def test_own_and_published_share_an_axis_on_the_same_data_only(measured):
 
 
 def test_a_figure_without_charts_is_shown_as_it_is_drawn(made, monkeypatch):
-    monkeypatch.setattr(figures, "_CHARTS", {})
+    monkeypatch.setattr(figures, "charts", lambda *given: None)
     section = figures.section(Study("figure2", "demo", replicates=3, results=made[0]), "figure2", {})
     assert section.pairs == [] and section.picture.startswith("<svg") and "test accuracy (%)" in section.picture
     plotted = pd.read_csv(made[0] / "figure2.csv")

@@ -1,12 +1,27 @@
-"""Panels of accuracy against sparsity, which Figures 2 and 4 and the appendix share."""
+"""Panels of accuracy against sparsity, which Figures 1, 2 and 4 and the appendix share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from paper_figures.shared.drawing import LOOKS, STD, accuracy_axis, counts, grid, no_runs, y_range
+from paper_figures.shared import drawing
+from paper_figures.shared.panels import (
+    ACCURACY,
+    DENSE,
+    LOOKS,
+    STD,
+    Axis,
+    Pair,
+    Panel,
+    accuracy,
+    beside,
+    counts,
+    panel_title,
+    paper_of,
+    series_looks,
+)
 from repro.errors import UsageError
 from repro.protocol import Protocol
 from repro.verify import published
@@ -37,6 +52,13 @@ class Arm:
     @property
     def label(self) -> str:
         return LOOKS[self.condition].label.format(size=self.size, t=self.t)
+
+    def runs(self, p: Protocol) -> tuple:
+        """The origin of its pruned runs; ``barrier`` that of its barriers."""
+        return ("runs", p.dataset, self.condition, self.size, self.t, self.noise, self.labels)
+
+    def barrier(self, p: Protocol) -> tuple:
+        return ("barrier", p.dataset, self.condition, self.size, self.t)
 
 
 def all_data(protocol: Protocol, noise: float = 0.0) -> list[Arm]:
@@ -80,8 +102,7 @@ def panel_of(
     levels: those shown, beside level 0 of all@t*, the dense networks; None is all up to the protocol's.
     """
     runs = runs[(runs["dataset"] == protocol.dataset) & (runs["level"] <= protocol.levels)]
-    found = [arm.of(runs).sort_values("level", kind="stable") for arm in dict.fromkeys(arms)]
-    rows = pd.concat([runs[:0], *found])
+    rows = pd.concat([runs[:0], *(arm.of(runs).sort_values("level", kind="stable") for arm in dict.fromkeys(arms))])
     if levels is not None:
         rows = rows[rows["level"].isin(levels) | ((rows["level"] == 0) & (rows["condition"] == "all_tstar"))]
     return summarise(same_replicates(rows, _keys(rows)))
@@ -92,113 +113,89 @@ def pick(table: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
     return pd.concat([arm.of(table) for arm in arms]) if len(table) else table
 
 
-def baseline(table: pd.DataFrame, protocol: Protocol, noise: float = 0.0) -> float | None:
-    """Mean accuracy (%) of dense networks in a panel's summary: level 0 of all@t* (protocol section 3)."""
-    rows = Arm("all_tstar", 0, protocol.t_star, noise).of(table)
-    rows = rows[rows["level"] == 0]
-    return 100 * float(rows["mean_acc"].iloc[0]) if len(rows) else None
+def reference(p: Protocol, arm: Arm) -> pd.DataFrame:
+    """The published curve of an arm, empty where there is none: level, mean_acc, std_acc, n, weights_left_pct."""
+    try:
+        curves = published.curves(p.dataset, noise=arm.noise)
+    except UsageError:
+        return pd.DataFrame({"level": [], "mean_acc": [], "std_acc": [], "n": [], "weights_left_pct": []})
+    curves = curves[(curves["condition"] == arm.condition) & (curves["size"] == arm.size) & (curves["t"] == arm.t)]
+    curves = curves[curves["level"] <= p.levels].sort_values("level").astype({"level": int})
+    left = 100 * (1 - p.prune_fraction) ** curves["level"]
+    return curves.rename(columns={"mean": "mean_acc", "std": "std_acc"}).assign(weights_left_pct=left)
 
 
-def curve_panel(
-    panel,
-    table: pd.DataFrame,
-    protocol: Protocol,
-    arms: Sequence[Arm],
-    *,
+def dense(p: Protocol, rows: pd.DataFrame, noise: float = 0.0, *, own: bool = True) -> tuple:
+    """The point of dense networks: level 0 of all@t* (protocol section 3), among its rows."""
+    origin = Arm("all_tstar", 0, p.t_star, noise).runs(p) if own else ()
+    first = rows[rows["level"] == 0].itertuples()
+    return tuple(accuracy(DENSE, 0, row, "all the weights", origin) for row in first)
+
+
+def compared(
     title: str,
-    published_range: tuple[float, float] | None = None,
-    colors: dict[Arm, tuple[str, str]] | None = None,
-    columns: int = 3,
+    table: pd.DataFrame,
+    p: Protocol,
+    arms: Sequence[Arm],
+    published: Callable[[Protocol], Sequence[Arm]] = lambda other: (),
+    *,
+    by_size: bool = False,
+) -> Pair:
+    """Accuracy against pruning level beside the paper's.
+
+    table: `panel_of`. published: the arms of one of the paper's protocols. by_size: subsets look as their size says.
+    """
+    other = paper_of(p)
+    own = _panel(title, p, {arm: arm.of(table) for arm in arms}, by_size)
+    theirs = {arm: reference(other, arm) for arm in published(other)}
+    return beside(own, _panel(panel_title(other), other, theirs, by_size, whose="the paper"), p, other)
+
+
+def _panel(title: str, p: Protocol, rows: dict[Arm, pd.DataFrame], by_size: bool, whose: str = "this run") -> Panel:
+    own = whose == "this run"
+    sizes = series_looks({arm.size for arm in rows} - {0}, "magma") if by_size else {}
+    looks = {DENSE: LOOKS["dense"]} | {arm.label: sizes.get(arm.size, LOOKS[arm.condition]) for arm in rows}
+    points, rules = [], ()
+    for arm, found in rows.items():
+        for row in found.itertuples():
+            at = f"level {row.level}, {row.weights_left_pct:.3g} % of the weights"
+            points.append(accuracy(arm.label, row.level, row, at, arm.runs(p) if own else ()))
+        if arm.condition == "all_tstar":
+            rules = dense(p, found, arm.noise, own=own)
+    x = Axis("weights remaining (%)", label=f"format(100 * pow({1 - p.prune_fraction:g}, datum.value), '.3~g')")
+    table = pd.concat(rows.values()) if rows else pd.DataFrame()
+    return Panel(title, tuple(points), looks, x, ACCURACY, rules, whose=whose, table=table)
+
+
+def draw_curves(
+    axes, pair: Pair, p: Protocol, *, title: str = "", limits: tuple[float, float] | None = None, columns: int = 3
 ) -> None:
     """Accuracy (%) against pruning level with bands of one standard deviation, and the legend beneath.
 
-    table: `panel_of`. published_range: of the y axis (%) at the published schedule, whose means are thin lines.
-    colors: (colour, marker) of arms that do not look as `LOOKS` says, such as a series of sizes.
+    limits: of the y axis (%) at the published schedule, whose means are thin lines.
     """
-    colors = colors or {}
-    shown = pick(table, arms)
-    panel.set_title(title, fontsize=10)
-    if shown.empty:
-        return no_runs(panel)
-    dense = baseline(table, protocol, max(arm.noise for arm in arms))
-    if dense is not None:
-        look = LOOKS["dense"]
-        panel.axhline(dense, color=look.color, linestyle=look.line, label=look.label, lw=1.4)
-    paper = protocol.full
-    band, faint = (0.2, 0.1) if paper else (0.1, 0.06)  # folds widen the demo's bands: they overlap
-    for arm in arms:
-        rows = arm.of(shown)
-        if rows.empty:
-            continue
-        look = LOOKS[arm.condition]
-        color, marker = colors.get(arm, (look.color, look.marker))
-        x, y, spread = (rows[c].to_numpy(float) for c in ("level", "mean_acc", "std_acc"))
-        y, spread = 100 * y, 100 * spread
-        panel.plot(x, y, look.line, color=color, marker=marker, ms=4, lw=1.4, label=arm.label)
-        alpha = faint if arm.condition == "random" or arm in colors else band
-        panel.fill_between(x, y - spread, y + spread, color=color, alpha=alpha, lw=0)
-    if paper:
-        _published(panel, protocol, arms, colors)
-    _axes(panel, table, shown)
-    note = ""
-    if paper and published_range:
-        note = y_range(panel, *published_range, 100 * shown["mean_acc"].to_numpy(float), below_axis=False)
-    legend_below(panel, f"{STD}, {counts(shown['n'])}{lost(shown)}{note and '; ' + note}", columns)
-
-
-def lost(table: pd.DataFrame) -> str:
-    """A clause on diverged runs, of a summary; empty if there are none."""
-    count = int(table["diverged"].sum())
-    return f", {count} diverged (counted as chance)" if count else ""
-
-
-def legend_below(panel, title: str, columns: int) -> None:
-    """A legend that cannot lie on data: beneath the panel."""
-    from matplotlib.transforms import offset_copy
-
-    below = offset_copy(panel.transAxes, panel.get_figure(root=True), y=-36, units="points")  # ticks and axis label
-    panel.legend(
-        fontsize=7,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0),
-        bbox_transform=below,
-        ncols=columns,
-        title=title,
-        title_fontsize=7,
-        frameon=False,
-        columnspacing=1.2,
-        handlelength=2.6,
-    )
-
-
-def _axes(panel, own: pd.DataFrame, shown: pd.DataFrame) -> None:
-    left = own.groupby("level")["weights_left_pct"].mean()
-    left = left[left.index <= shown["level"].max()]
+    own, table = pair.own, pair.own.table
+    axes.set_title(title or own.title, fontsize=10)
+    if not own.points:
+        return drawing.no_runs(axes)
+    drawing.rules(axes, own, own.rules, lw=1.4)
+    alpha, faint = (0.2, 0.1) if p.full else (0.1, 0.06)  # folds widen the demo's bands: they overlap
+    drawing.lines(axes, own, lambda look: faint if look.faint else alpha, ms=4)
+    if p.full:
+        drawing.thin_lines(axes, pair, lambda point: point.x <= p.levels)
+    left = table.groupby("level")["weights_left_pct"].mean()
     ticks = left.index[:: 2 if len(left) > 6 else 1]
-    panel.set_xticks(ticks, [f"{left[k]:.3g}" for k in ticks])
-    panel.set(xlabel="weights remaining (%)", ylabel="test accuracy (%)")
-    panel.set_xlim(-0.3, left.index.max() + 0.3)
-    accuracy_axis(panel)
-    grid(panel)
+    axes.set_xticks(ticks, [f"{left[k]:.3g}" for k in ticks])
+    axes.set(xlabel=own.x.title, ylabel=own.y.title, xlim=(-0.3, left.index.max() + 0.3))
+    drawing.accuracy_axis(axes)
+    drawing.grid(axes)
+    note = ""
+    if p.full and limits:
+        note = drawing.y_range(axes, *limits, [point.y for point in own.points], below_axis=False)
+    drawing.legend_below(axes, f"{STD}, {counts(table['n'])}{lost([table])}{note and '; ' + note}", columns)
 
 
-def _published(panel, protocol: Protocol, arms: Sequence[Arm], colors: dict) -> None:
-    """The published means as thin lines of the same colours."""
-    label = "thin: as published"
-    for arm in arms:
-        rows = reference(protocol.dataset, arm)
-        rows = rows[rows["level"] <= protocol.levels]
-        if len(rows):
-            color = colors.get(arm, (LOOKS[arm.condition].color,))[0]
-            panel.plot(rows["level"], 100 * rows["mean"].to_numpy(float), color=color, lw=0.7, label=label)
-            label = None
-
-
-def reference(dataset: str, arm: Arm) -> pd.DataFrame:
-    """The published curve of an arm (columns level, mean, std, n), empty where there is none."""
-    try:
-        curves = published.curves(dataset, noise=arm.noise)
-    except UsageError:
-        return pd.DataFrame({"level": [], "mean": [], "std": [], "n": []})
-    curves = curves[(curves["condition"] == arm.condition) & (curves["size"] == arm.size) & (curves["t"] == arm.t)]
-    return curves.sort_values("level")
+def lost(tables: Iterable[pd.DataFrame]) -> str:
+    """A clause on diverged runs, of summaries; empty if there are none."""
+    count = sum(int(table["diverged"].sum()) for table in tables)
+    return f", {count} diverged (counted as chance)" if count else ""

@@ -1,134 +1,31 @@
-"""What every figure shares: how conditions look (colours, lines, markers of the published panels), headings, files."""
+"""Panels drawn by matplotlib, and the files of a figure. matplotlib takes a second to load, so functions load it."""
 
 import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from paper_figures.shared.panels import Look, Pair, Panel, Point
 from repro.protocol import Protocol
 from repro.store.files import write_whole
 
-
-@dataclass(frozen=True)
-class Look:
-    """Colour (a colour-blind palette), line and marker of one condition, and its label with {size} and {t}."""
-
-    label: str
-    color: str
-    line: str
-    marker: str | None = None
-
-
-LOOKS = {
-    "dense": Look("dense", "#7f7f7f", "-."),
-    "all_tstar": Look("all data, t = {t} (t*)", "#0173b2", "--", "s"),
-    "all_tstar_half": Look("all data, t = {t} (t*/2)", "#de8f05", "--", "D"),
-    "all_t0": Look("all data, t = 0", "#c9b400", "--", "v"),
-    "random": Look("random {size:,}, t = {t}", "#029e73", "-", "o"),
-    "easy": Look("easiest {size:,}, t = {t}", "#d55e00", "-", "^"),
-    "hard": Look("hardest {size:,}, t = {t}", "#cc78bc", "-", "X"),
-    "shuffled": Look("IMP's masks shuffled, t = {t}", "#555555", ":", "P"),
-    "lmc": Look("lowest LMC score {size:,}, t = {t}", "#56b4e9", "-", "<"),
-    "forgetting": Look("least forgotten {size:,}, t = {t}", "#ca9161", "-", ">"),
-    "easy_balanced": Look("easiest {size:,}, balanced, t = {t}", "#8c510a", "-", "d"),
-    "easy_unbalanced": Look("easiest {size:,}, unbalanced, t = {t}", "#8c510a", "-", "d"),
-    "random_like_easy": Look("random {size:,}, easy's classes, t = {t}", "#56b4e9", "-", "p"),
-}
-MARKERS = "osD^vPX<>*"
-"""Of a series of sizes or steps, beside the colour."""
-
-PANEL_TITLES = {
-    "cifar10": "CIFAR-10 + ResNet-20",
-    "cifar100": "CIFAR-100 + ResNet-32",
-    "cinic10": "CINIC-10 + ResNet-56",
-    "digits": "digits (8×8) + ResNet-14 of width 4",
-    "cifar10@16": "CIFAR-10 (16×16) + ResNet-14 of width 8",
-}
-STD = "mean ± 1 std (ddof 0)"
-
-
-def panel_title(protocol: Protocol) -> str:
-    return PANEL_TITLES.get(protocol.dataset, protocol.dataset)
+GREY = "#888888"
 
 
 def new_figure(size: tuple[float, float], title: str, protocols: Sequence[Protocol], control: str | None):
-    """An empty matplotlib figure of a size in inches. The line above it says which figure it is, at which scale, and what
-    a reader must know before believing it."""
-    from matplotlib.figure import Figure  # takes a second to load, as all of matplotlib
+    """An empty matplotlib figure of a size in inches.
 
-    figure = Figure(figsize=size, layout="constrained")
-    scale = protocols[0].scale
+    The line above it says which figure it is, at which scale, and what a reader must know before believing it.
+    """
+    from matplotlib.figure import Figure
+
+    figure, scale = Figure(figsize=size, layout="constrained"), protocols[0].scale
     note = f"{title} at {scale} scale" + (f", control {control} (has to fail)" if control else "")
     note += ": a configuration chosen with other seeds, because rewinding helped there" if scale == "demo" else ""
     figure.suptitle(note, fontsize=8)
     return figure
-
-
-def no_runs(panel, what: str = "no runs") -> None:
-    """An empty panel that says so."""
-    panel.set(xticks=[], yticks=[])
-    panel.text(0.5, 0.5, what, transform=panel.transAxes, ha="center", va="center", color="#888888")
-
-
-def grid(panel, ticks: int = 8) -> None:
-    """Light grid, and round numbers on the y axis."""
-    from matplotlib.ticker import MaxNLocator
-
-    panel.yaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
-    panel.grid(alpha=0.25, lw=0.5)
-
-
-def accuracy_axis(panel, which: str = "y") -> None:
-    """Ends an axis of accuracies (%) at 100, above which a band of one standard deviation may reach. Called when all is
-    drawn: panels that share the axis share its end. which: 'x' or 'y'."""
-    low, high = getattr(panel, f"get_{which}lim")()
-    panel.set(**{f"{which}lim": (low, min(high, 100))})
-
-
-def log2_axis(panel, values: Iterable[int], label: str, fontsize: float = 8) -> None:
-    """A log2 x axis whose ticks are the values that were run."""
-    from matplotlib.ticker import FixedLocator, NullLocator
-
-    values = sorted(set(values))
-    panel.set_xscale("log", base=2)
-    panel.xaxis.set_major_locator(FixedLocator(values))
-    panel.xaxis.set_minor_locator(NullLocator())
-    # close neighbours (2048 and 3200) and many values need slanted labels
-    turned = len(values) > 5
-    panel.set_xticklabels(
-        [f"{v:,}" for v in values],
-        fontsize=fontsize,
-        rotation=40 if turned else 0,
-        ha="right" if turned else "center",
-        rotation_mode="anchor",
-    )
-    panel.set_xlabel(label)
-
-
-def y_range(panel, low: float, high: float, means: np.ndarray, *, below_axis: bool = True) -> str:
-    """Set the published range of the y axis. Returns a note on own means outside it, which must not vanish unseen.
-
-    below_axis: write the note beneath the label of the x axis.
-    """
-    panel.set_ylim(low, high)
-    outside = {"above": (means > high).sum(), "below": (means < low).sum()}
-    found = [f"{count} {side}" for side, count in outside.items() if count]
-    note = f"means outside the axis: {', '.join(found)}" if found else ""
-    if note and below_axis:
-        panel.set_xlabel(f"{panel.get_xlabel()}\n({note})")
-    return note
-
-
-def series(values: Iterable, colormap: str = "viridis") -> dict:
-    """{value: (colour, marker)} for an ordered series, light to dark."""
-    import matplotlib
-
-    values = sorted(set(values))
-    colors = matplotlib.colormaps[colormap](np.linspace(0.82, 0.05, max(2, len(values))))
-    return {v: (matplotlib.colors.to_hex(colors[i]), MARKERS[i % len(MARKERS)]) for i, v in enumerate(values)}
 
 
 def rows_of(figure, protocols: Sequence[Protocol], **options) -> list:
@@ -136,19 +33,117 @@ def rows_of(figure, protocols: Sequence[Protocol], **options) -> list:
     return list(figure.subfigures(len(protocols), 1, squeeze=False, **options)[:, 0])
 
 
-def counts(n: Iterable) -> str:
-    """Numbers of replicates in words: 'n = 8', 'n = 3–4'; 'n = 0' of none."""
-    n = sorted({int(k) for k in n if np.isfinite(k)})
-    return f"n = {'–'.join(map(str, dict.fromkeys((n[0], n[-1]))))}" if n else "n = 0"
+def no_runs(axes, what: str = "no runs") -> None:
+    """An empty panel that says so."""
+    axes.set(xticks=[], yticks=[])
+    axes.text(0.5, 0.5, what, transform=axes.transAxes, ha="center", va="center", color=GREY)
 
 
-def tidy(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Everything plotted in one table: the rows of each kind of panel, named in the column ``panel``."""
-    parts = [table.assign(panel=panel) for panel, table in tables.items() if len(table)]
-    if not parts:
-        return pd.DataFrame({"panel": []})
-    table = pd.concat(parts, ignore_index=True)
-    return table[["panel", *table.columns.drop("panel")]]
+def lines(
+    axes,
+    panel: Panel,
+    alpha: float | Callable[[Look], float] = 0.0,
+    *,
+    order: Iterable[str] = (),
+    label: Callable[[str], str] = str,
+    **style,
+) -> None:
+    """Each series as a line, in the order of the legend or another, with a band of one standard deviation.
+
+    alpha: opacity of the band, 0 for none. style: of the lines.
+    """
+    for name in order or panel.looks:
+        look, points = panel.looks[name], [point for point in panel.points if point.series == name]
+        if not points:
+            continue
+        x, y = (np.array([getattr(point, axis) for point in points], float) for axis in "xy")
+        style = {"lw": 1.4} | style
+        axes.plot(x, y, look.line, color=look.color, marker=look.marker, label=label(name), **style)
+        if opacity := alpha(look) if callable(alpha) else alpha:
+            std = np.array([point.std for point in points], float)
+            axes.fill_between(x, y - std, y + std, color=look.color, alpha=opacity, lw=0)
+
+
+def rules(axes, panel: Panel, points: Iterable[Point], lw: float = 1.2) -> None:
+    """Points as horizontal lines."""
+    for point in points:
+        look = panel.looks[point.series]
+        axes.axhline(point.y, color=look.color, linestyle=look.line, label=point.series, lw=lw)
+
+
+def thin_lines(
+    axes, pair: Pair, shown: Callable[[Point], bool] = lambda point: True, label: str = "thin: as published"
+) -> None:
+    """The published means of the own series, as thin lines of the same colours."""
+    for name, look in pair.own.looks.items():
+        found = [p for p in pair.paper.points if p.series == name and shown(p)] if pair.paper else []
+        if found:
+            axes.plot([p.x for p in found], [p.y for p in found], color=look.color, lw=0.7, label=label)
+            label = None
+
+
+def grid(axes, ticks: int = 8) -> None:
+    """Light grid, and round numbers on the y axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.yaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+    axes.grid(alpha=0.25, lw=0.5)
+
+
+def accuracy_axis(axes, which: str = "y") -> None:
+    """Ends an axis of accuracies (%) at 100, above which a band of one standard deviation may reach. Called when all is
+    drawn: panels that share the axis share its end. which: 'x' or 'y'."""
+    low, high = getattr(axes, f"get_{which}lim")()
+    axes.set(**{f"{which}lim": (low, min(high, 100))})
+
+
+def log2_axis(axes, panel: Panel, fontsize: float = 8) -> None:
+    """A log2 x axis with the ticks of the panel."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(panel.x.ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    # close neighbours (2048 and 3200) and many values need slanted labels
+    turned = len(panel.x.ticks) > 5
+    place = {"rotation": 40 if turned else 0, "ha": "right" if turned else "center", "rotation_mode": "anchor"}
+    axes.set_xticklabels([f"{value:,}" for value in panel.x.ticks], fontsize=fontsize, **place)
+    axes.set_xlabel(panel.x.title)
+
+
+def y_range(axes, low: float, high: float, means: Sequence[float], *, below_axis: bool = True) -> str:
+    """Set the published range of the y axis. Returns a note on own means outside it, which must not vanish unseen.
+
+    below_axis: write the note beneath the label of the x axis.
+    """
+    axes.set_ylim(low, high)
+    outside = {"above": sum(mean > high for mean in means), "below": sum(mean < low for mean in means)}
+    told = [f"{count} {side}" for side, count in outside.items() if count]
+    note = f"means outside the axis: {', '.join(told)}" if told else ""
+    if note and below_axis:
+        axes.set_xlabel(f"{axes.get_xlabel()}\n({note})")
+    return note
+
+
+LEGEND = {"fontsize": 7, "title_fontsize": 7, "frameon": False}
+
+
+def legend_below(axes, title: str, columns: int) -> None:
+    """A legend that cannot lie on data: beneath the panel."""
+    from matplotlib.transforms import offset_copy
+
+    below = offset_copy(axes.transAxes, axes.get_figure(root=True), y=-36, units="points")  # ticks and axis label
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below}
+    axes.legend(ncols=columns, title=title, columnspacing=1.2, handlelength=2.6, **place, **LEGEND)
+
+
+def legend_of_row(row, panels: Iterable, title: str, columns: int) -> None:
+    """One legend beneath a row of panels, each label once; none where nothing is drawn."""
+    handles = {}
+    for axes in panels:
+        handles |= dict(zip(*axes.get_legend_handles_labels()[::-1]))
+    if handles:
+        row.legend(handles.values(), handles, loc="outside lower center", ncols=columns, title=title, **LEGEND)
 
 
 def save(figure, table: pd.DataFrame, stem: Path) -> list[Path]:

@@ -1,10 +1,12 @@
 """Panels of numbers -> Vega-Lite: points that can be pointed at and focused, lines, bands of one standard deviation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
+from paper_figures.shared.panels import Look, Pair, Panel, Point, band
+from repro.report.origins import Origins
 from repro.report.tables import MINUS, Table, number, table
 
 MARKERS = {
@@ -28,130 +30,15 @@ DARK = "#15181c"
 CONTRAST = 3.0  # of graphics, WCAG 2.1, 1.4.11
 
 
-@dataclass(frozen=True)
-class Look:
-    """Colour ('#rrggbb'), matplotlib marker and line of a series."""
-
-    color: str
-    marker: str = "o"
-    line: str = "-"
-
-    @property
-    def path(self) -> str:
-        return MARKERS.get(self.marker or "o", MARKERS["o"])
-
-    @property
-    def variable(self) -> str:
-        """The colour as a property of the style sheet, which has another value in dark mode."""
-        return f"var({css_name(self.color)})"
-
-    @property
-    def dashes(self) -> str:
-        return " ".join(map(str, DASHES.get(self.line, DASHES["-"])))
-
-
-@dataclass(frozen=True)
-class Point:
-    """One number: std (ddof 0) and n of the mean y where it is one; at: its place on the x axis in words."""
-
-    series: str
-    x: float
-    y: float
-    at: str
-    std: float | None = None
-    n: int | None = None
-    artifact: str = ""
-    small: bool = False
-
-
-@dataclass(frozen=True)
-class Axis:
-    """kind: 'linear' or 'log2'; unit: of its values, in words; ticks: all that may stand there; label: a Vega
-    expression of ``datum.value``."""
-
-    title: str
-    unit: str = ""
-    kind: str = "linear"
-    ticks: tuple[float, ...] = ()
-    label: str = ""
-    domain: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A chart. looks: of each series, in the order of the legend; rules: points that are drawn as horizontal lines;
-    joined: whether the points of a series are joined by lines; whose: 'this run' or 'the paper'."""
-
-    title: str
-    points: tuple[Point, ...]
-    looks: dict[str, Look]
-    x: Axis
-    y: Axis
-    rules: tuple[Point, ...] = ()
-    joined: bool = True
-    whose: str = "this run"
-
-    @property
-    def everything(self) -> tuple[Point, ...]:
-        return (*self.points, *self.rules)
-
-    @property
-    def legend(self) -> dict[str, Look]:
-        """The looks of the series it has."""
-        there = {point.series for point in self.everything}
-        return {name: look for name, look in self.looks.items() if name in there}
-
-    @property
-    def about(self) -> str:
-        """What a point is, and of how many."""
-        n = sorted({point.n for point in self.everything if point.n})
-        counted = f"n = {'–'.join(map(str, dict.fromkeys((n[0], n[-1]))))}" if n else ""
-        spread = "mean ± 1 std (ddof 0)" if any(point.std is not None for point in self.points) else ""
-        return ", ".join(filter(None, (spread, counted)))
-
-    @property
-    def description(self) -> str:
-        """What a screen reader says of the whole chart."""
-        return (
-            f"{self.title}, {self.whose}: {self.y.title} against {self.x.title}, {len(self.everything)} points of "
-            f"{len(self.legend)} series. The arrow keys go from point to point."
-        )
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A chart of own results and, beside it, the paper's; note: what a reader must know before comparing them."""
-
-    title: str
-    own: Panel
-    paper: Panel | None
-    note: str = ""
-    numbers: Table = field(init=False)
-
-    def __post_init__(self):
-        object.__setattr__(self, "numbers", _numbers(self))
-
-    @property
-    def panels(self) -> list[Panel]:
-        return [panel for panel in (self.own, self.paper) if panel]
-
-    @property
-    def colors(self) -> set[str]:
-        return {look.color for panel in self.panels for look in panel.looks.values()}
-
-
-def same_axis(own: Panel, paper: Panel) -> tuple[Panel, Panel]:
-    """Both with one y axis, for panels of the same data set."""
-    ends = [end for p in (*own.everything, *paper.everything) for end in _band(p, own.y)]
-    axis = replace(own.y, domain=(min(ends), max(ends)))
-    return replace(own, y=axis), replace(paper, y=axis)
-
-
-def _band(point: Point, axis: Axis) -> tuple[float, float]:
-    """The ends of one standard deviation about a point. Of images there are no more than 100 %, and no axis shows
-    more."""
-    low, high = point.y - (point.std or 0), point.y + (point.std or 0)
-    return low, min(high, 100) if axis.unit == "%" else high
+def of(pair: Pair, origins: Origins) -> Pair:
+    """The pair with the paths of the artifacts that its own points are from; without points that a chart has no place
+    for: means that do not exist, and steps below 1 on a log axis."""
+    own, log = pair.own, pair.own.x.kind == "log2"
+    points = tuple(
+        replace(p, origin=origins(p.origin)) for p in own.points if np.isfinite(p.y) and (p.x > 0 or not log)
+    )
+    rules = tuple(replace(p, origin=origins(p.origin)) for p in own.rules)
+    return replace(pair, own=replace(own, points=points, rules=rules))
 
 
 def value(point: Point, unit: str) -> str:
@@ -161,25 +48,43 @@ def value(point: Point, unit: str) -> str:
     return f"{point.y:.{digits}f}{spread} {unit}".replace("-", MINUS).rstrip()
 
 
-def _numbers(pair: Pair) -> Table:
+def numbers(pair: Pair) -> Table:
     """The points of both panels: what the chart shows to those who do not see it."""
     rows = []
     for panel in pair.panels:
         for p in panel.everything:
-            x = number(p.x, ",.4g") if p in panel.points else number(None)
-            rows.append(
-                (
-                    panel.whose,
-                    p.series,
-                    replace(x, text=p.at),
-                    number(p.y, ",.4f", panel.y.unit),
-                    number(p.std, ",.4f"),
-                    number(p.n, "d"),
-                    p.artifact,
-                )
-            )
+            x = replace(number(p.x, ",.4g") if p in panel.points else number(None), text=p.at)
+            y, std = number(p.y, ",.4f", panel.y.unit), number(p.std, ",.4f")
+            rows.append((panel.whose, p.series, x, y, std, number(p.n, "d"), p.origin or _published(panel)))
     heads = ("whose", "series", pair.own.x.title, pair.own.y.title, "± 1 std", "n", "artifact")
     return table(f"{pair.title}: the numbers of the chart", heads, rows)
+
+
+def _published(panel: Panel) -> str:
+    return panel.whose if panel.whose == "the paper" else ""
+
+
+def description(panel: Panel) -> str:
+    """What a screen reader says of the whole chart."""
+    return (
+        f"{panel.title}, {panel.whose}: {panel.y.title} against {panel.x.title}, {len(panel.everything)} points of "
+        f"{len(panel.legend)} series. The arrow keys go from point to point."
+    )
+
+
+def path(look: Look) -> str:
+    """Its marker as an SVG path."""
+    return MARKERS[look.marker or "o"]
+
+
+def dashes(look: Look) -> str:
+    """Its line as an SVG stroke-dasharray."""
+    return " ".join(map(str, DASHES[look.line]))
+
+
+def variable(look: Look) -> str:
+    """Its colour as a property of the style sheet, which has another value in dark mode."""
+    return f"var({css_name(look.color)})"
 
 
 def spec(panel: Panel) -> dict:
@@ -190,10 +95,10 @@ def spec(panel: Panel) -> dict:
         "field": "series",
         "type": "nominal",
         "legend": None,
-        "scale": {"domain": series, "range": [look.variable for look in looks]},
+        "scale": {"domain": series, "range": [variable(look) for look in looks]},
     }
-    shape = color | {"scale": {"domain": series, "range": [look.path for look in looks]}}
-    dash = color | {"scale": {"domain": series, "range": [DASHES.get(look.line, DASHES["-"]) for look in looks]}}
+    shape = color | {"scale": {"domain": series, "range": [path(look) for look in looks]}}
+    dash = color | {"scale": {"domain": series, "range": [DASHES[look.line] for look in looks]}}
     y_scale = {"zero": False} | ({"domain": panel.y.domain} if panel.y.domain else {})
     x = {"field": "x", "type": "quantitative", "title": panel.x.title, "scale": _x_scale(panel), "axis": _x_axis(panel)}
     y = {"field": "y", "type": "quantitative", "title": panel.y.title, "scale": y_scale}
@@ -218,7 +123,7 @@ def spec(panel: Panel) -> dict:
     layers.append({"mark": mark, "encoding": encoding})
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "description": panel.description,
+        "description": description(panel),
         "width": "container",
         "height": 250,
         "autosize": {"type": "fit-x", "contains": "padding"},
@@ -257,11 +162,11 @@ def _values(panel: Panel, points: Sequence[Point]) -> list[dict]:
             "at": p.at,
             "value": value(p, panel.y.unit),
             "n": "1" if p.n is None else str(p.n),
-            "artifact": p.artifact or panel.whose,
+            "artifact": p.origin or panel.whose,
         }
         place = {"x": p.x, "y": p.y} | ({"small": True} if p.small else {})
         if p.std and np.isfinite(p.std):
-            place |= dict(zip(("low", "high"), _band(p, panel.y)))
+            place |= dict(zip(("low", "high"), band(p, panel.y)))
         found.append(shown | {name: float(f"{x:.7g}") for name, x in place.items()})
     return found
 

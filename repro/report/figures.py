@@ -5,14 +5,12 @@ import re
 from dataclasses import dataclass, field
 
 import matplotlib
-import pandas as pd
 
 import paper_figures
-from paper_figures import figure1
+from paper_figures.shared.panels import Pair
 from repro.errors import RunError, UsageError
 from repro.protocol import Protocol
-from repro.report import accuracy, other
-from repro.report.charts import Pair
+from repro.report import charts as vega
 from repro.report.origins import Origins
 from repro.report.tables import Table, frame
 from repro.study.collect import collect, finished
@@ -48,57 +46,22 @@ def section(study: Study, name: str, known: dict) -> Section:
         pairs = charts(name, evidence, study.protocols_of(name), study.control, origins)
         if pairs is not None and name != "figure1":
             return Section(**about, pairs=pairs)
-        drawing, table = _drawn(study, name, evidence)
+        drawing, table = study.draw(name, evidence)
     except (RunError, UsageError) as error:
         return Section(**{"title": name} | about, problem=f"It cannot be drawn: {error}.")
-    return Section(**about, pairs=pairs or [], picture=svg(drawing, name), numbers=_table(name, table))
-
-
-def _drawn(study: Study, name: str, evidence: Evidence):
-    """(matplotlib figure, table) of a figure of the paper or of the user's own, from what is there."""
-    protocols = study.protocols_of(name)
-    if study.own:
-        return study.own.draw(evidence, protocols)
-    return paper_figures.draw(name, evidence, protocols, study.control)
+    plotted = frame(f"{name}: what the drawing plots", table)
+    return Section(**about, pairs=pairs or [], picture=svg(drawing, name), numbers=plotted)
 
 
 def charts(
     name: str, evidence: Evidence, protocols: list[Protocol], control: str | None, origins: Origins
 ) -> list[Pair] | None:
     """The charts of a figure that have own points; None for a figure that this page has no charts for."""
-    if name not in _CHARTS:
+    if name not in paper_figures.NAMES:
         return None
-    found = [pair for p in protocols for pair in _CHARTS[name](evidence.of(p.dataset), p, control, origins)]
+    panels = paper_figures.figure(name).panels
+    found = [vega.of(pair, origins) for p in protocols for pair in panels(evidence.of(p.dataset), p, control)]
     return [pair for pair in found if pair.own.everything]
-
-
-def _figure1(evidence: Evidence, p: Protocol, control: str | None, origins: Origins) -> list[Pair]:
-    phases = accuracy.phases(evidence.runs, p, figure1.arms(p), origins)
-    return [phases, *other.figure_1(evidence, p, origins)]
-
-
-def _appendix(evidence: Evidence, p: Protocol, control: str | None, origins: Origins) -> list[Pair]:
-    return [
-        *accuracy.appendix_sizes(evidence, p, origins),
-        *accuracy.appendix_scores(evidence, p, origins),
-        *other.appendix_rest(evidence, p, origins),
-    ]
-
-
-_CHARTS = {
-    "figure1": _figure1,
-    "figure2": lambda e, p, control, origins: accuracy.figure_2(e.runs, p, control, origins),
-    "figure3": lambda e, p, control, origins: accuracy.figure_3(e.runs, p, origins),
-    "figure4": lambda e, p, control, origins: accuracy.figure_4(e.runs, p, origins),
-    "figure5": lambda e, p, control, origins: other.figure_5(e, p, origins),
-    "figure6": lambda e, p, control, origins: other.figure_6(e, p, origins),
-    "appendix": _appendix,
-    "scores": lambda e, p, control, origins: other.scores(e, p, origins),
-}
-
-
-def _table(name: str, table: pd.DataFrame) -> Table:
-    return frame(f"{name}: what the drawing plots", table)
 
 
 def svg(figure, name: str) -> str:

@@ -19,15 +19,9 @@ class Origins:
             for key, path in _keys(item, results):
                 self._found.setdefault(key, path.relative_to(results).as_posix())
 
-    def run(self, dataset: str, condition: str, size: int, t: int, noise: float, labels: str = "") -> str:
-        """Of pruned runs."""
-        return self._found.get(("runs", dataset, condition, int(size), int(t), float(noise), labels), "")
-
-    def barrier(self, dataset: str, condition: str, size: int, t: int) -> str:
-        return self._found.get(("barrier", dataset, condition, int(size), int(t)), "")
-
-    def other(self, *key) -> str:
-        """('warmup', data set), ('gradients', data set, trained on), ('scores', data set, noise) or
+    def __call__(self, key: tuple) -> str:
+        """('runs', data set, condition, size, t, noise, labels), ('barrier', data set, condition, size, t),
+        ('warmup', data set), ('gradients', data set, trained on), ('scores', data set, noise) or
         ('subset', data set, kind, noise)."""
         return self._found.get(key, "")
 

@@ -13,10 +13,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from paper_figures.shared import drawing
+from paper_figures.shared.panels import panel_title
 from repro.errors import RunError, UsageError
-from repro.report import account, figures, verdicts
-from repro.report.charts import css_name, readable, spec
+from repro.report import account, charts, figures, verdicts
 from repro.report.tables import Table, table
 from repro.store.files import write_whole
 from repro.store.targets import require_replaceable
@@ -75,7 +74,7 @@ def render(*, study: Study, figures: Sequence, **content) -> str:
     """The template filled in; ``figures`` are `repro.report.figures.Section`."""
     pairs = [pair for section in figures for pair in section.pairs]
     colors = sorted({color for pair in pairs for color in pair.colors})
-    specs = [spec(panel) for pair in pairs for panel in pair.panels]
+    specs = [charts.spec(panel) for pair in pairs for panel in pair.panels]
     protocols = study.protocols
     environment = Environment(
         loader=PackageLoader("repro.report"),
@@ -84,18 +83,19 @@ def render(*, study: Study, figures: Sequence, **content) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"bold": bold, "slug": slug}
+    filters = (bold, slug, charts.numbers, charts.path, charts.dashes, charts.variable)
+    environment.filters |= {each.__name__: each for each in filters}
     return environment.get_template("report.html.j2").render(
         study=study,
         scale=protocols[0].scale,
         full=protocols[0].full,
         seeds=sorted({p.seed for p in protocols}),
-        datasets=[drawing.panel_title(p) for p in protocols],
+        datasets=[panel_title(p) for p in protocols],
         figures=figures,
         legend=verdicts.LEGEND,
         meaning=MEANING,
-        light={css_name(color): color for color in colors},
-        dark={css_name(color): readable(color) for color in colors},
+        light={charts.css_name(color): color for color in colors},
+        dark={charts.css_name(color): charts.readable(color) for color in colors},
         css=Markup(_own("report.css")),
         script=Markup(_own("report.js")),
         licences=Markup(_own("licences.txt")),

@@ -118,9 +118,12 @@ class Study:
         stem = self.stem("paper" if self.name == "all" else self.name)
         return stem.with_name(f"{stem.name}-verdicts")
 
-    def draw(self, figure: str):
-        """(matplotlib figure, table of what it plots), from the artifacts. Raises UsageError as `collect` does."""
-        evidence = collect(self.items(figure), self.results)
+    def draw(self, figure: str, evidence=None):
+        """(matplotlib figure, table of what it plots) from the artifacts, or from some of their evidence.
+
+        Raises UsageError as `collect` does.
+        """
+        evidence = collect(self.items(figure), self.results) if evidence is None else evidence
         if self.own:
             return self.own.draw(evidence, self.protocols_of(figure))
         return paper_figures.draw(figure, evidence, self.protocols_of(figure), self.control)
