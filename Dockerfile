@@ -25,7 +25,7 @@ COPY . .
 # The Makefile takes .installed and .extras for a finished environment. Anybody may run the image, also a user without an
 # entry in /etc/passwd (docker run --user): so the home and the folders of results and data are writable for all.
 RUN /opt/venv/bin/python -m pip install --no-cache-dir --no-deps --no-build-isolation -e . \
- && /opt/venv/bin/python -m compileall -q repro paper_figures \
+ && /opt/venv/bin/python -m compileall -q repro paper_figures benchmarks \
  && touch /opt/venv/.installed \
  && touch /opt/venv/.extras \
  && mkdir -p /home/artifact results data \

@@ -16,6 +16,7 @@ RUN_OPTIONS = $(call option,--data-dir,$(DATA)) $(if $(DOWNLOAD),--download) $(c
 quoted = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call quoted,$(2)))
 REPRO := $(VENV)/bin/python -m repro
+BENCHMARKS := $(VENV)/bin/python -m benchmarks
 # Processes of one thread each: two torch processes with two threads on two cores are many times slower.
 export OMP_NUM_THREADS ?= 1
 export LAUNCH
@@ -126,11 +127,12 @@ smoke: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest tests/test_smoke.py
 
 bench: $(VENV)/.installed
-	@$(REPRO) bench $(call option,--device,$(DEVICE)) $(foreach word,$(BENCH),$(call quoted,$(word)))
+	@$(BENCHMARKS) $(call option,--device,$(DEVICE)) $(foreach word,$(BENCH),$(call quoted,$(word)))
 
 # What docs/commands.md and docs/claims.md hold below their mark.
 docs: $(VENV)/.installed
 	$(VENV)/bin/python -m docs.generate
+	$(VENV)/bin/python -m docs.pictures
 
 lock: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install --quiet uv==0.13.9

@@ -13,9 +13,9 @@ import click
 from repro.cli import main
 from repro.verify.claim import PAPER_DATASETS, Claim
 from repro.verify.claims import CLAIMS
+from repro.verify.pruned_runs import from_published
 from repro.verify.published import NOISE_SIZE, SIZES
 from repro.verify.verdict import ITSELF, Verdict
-from repro.verify.verdicts import from_published
 from repro.verify.wording import NO_NUMBERS, by_size, effect, support, survives_holm
 
 MARK = "<!-- Below this line `make docs` writes. -->\n"

@@ -8,13 +8,24 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from paper_figures.curves import Arm, all_data, curve_panel, legend_below, panel_of, pick, subsets
 from paper_figures.figure1 import line_means
 from paper_figures.figure2 import Y_RANGES
-from paper_figures.style import LOOKS, STD, accuracy_axis, counts, grid, heading, no_runs, panel_title, series, tidy
+from paper_figures.shared.curves import Arm, all_data, curve_panel, legend_below, panel_of, pick, subsets
+from paper_figures.shared.drawing import (
+    LOOKS,
+    STD,
+    accuracy_axis,
+    counts,
+    grid,
+    heading,
+    no_runs,
+    panel_title,
+    series,
+    tidy,
+)
 from repro.protocol import Protocol
 from repro.recipes.onset import CONNECTED, onset
-from repro.verify.evidence import Evidence, own_labels, same_replicates
+from repro.verify.outcomes import Evidence, own_labels, same_replicates
 from repro.verify.published_points import rebuttal_curves
 
 TITLE = "Appendix"

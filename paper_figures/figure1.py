@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from paper_figures.curves import Arm, all_data, legend_below, panel_of, subsets
-from paper_figures.style import LOOKS, STD, counts, grid, heading, no_runs, panel_title, rows_of, tidy
+from paper_figures.shared.curves import Arm, all_data, legend_below, panel_of, subsets
+from paper_figures.shared.drawing import LOOKS, STD, counts, grid, heading, no_runs, panel_title, rows_of, tidy
 from repro.protocol import Protocol
-from repro.verify.evidence import Evidence, same_replicates
+from repro.verify.outcomes import Evidence, same_replicates
 
 TITLE = "Figure 1"
 LAYERS = (4, 6, 6, 3)  # of the little drawing of a network

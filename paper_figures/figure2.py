@@ -3,10 +3,10 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from paper_figures.curves import Arm, all_data, curve_panel, panel_of, subsets
-from paper_figures.style import heading, panel_title
+from paper_figures.shared.curves import Arm, all_data, curve_panel, panel_of, subsets
+from paper_figures.shared.drawing import heading, panel_title
 from repro.protocol import Protocol
-from repro.verify.evidence import Evidence
+from repro.verify.outcomes import Evidence
 
 TITLE = "Figure 2"
 Y_RANGES = {"cifar10": (84, 92), "cifar100": (57, 69), "cinic10": (83.5, 86.5)}  # percent, as published

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper_figures.curves import SUBSETS, all_data, baseline, lost, panel_of, reference, subsets
-from paper_figures.style import (
+from paper_figures.shared.curves import SUBSETS, all_data, baseline, lost, panel_of, reference, subsets
+from paper_figures.shared.drawing import (
     LOOKS,
     STD,
     accuracy_axis,
@@ -23,7 +23,7 @@ from paper_figures.style import (
     y_range,
 )
 from repro.protocol import Protocol
-from repro.verify.evidence import Evidence
+from repro.verify.outcomes import Evidence
 
 TITLE = "Figure 3"
 Y_RANGES = {"cifar10": (85, 92), "cifar100": (56, 69)}  # percent, as published; CINIC-10's are unknown

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from paper_figures.curves import Arm
-from paper_figures.style import (
+from paper_figures.shared.curves import Arm
+from paper_figures.shared.drawing import (
     LOOKS,
     MARKERS,
     accuracy_axis,
@@ -24,7 +24,7 @@ from paper_figures.style import (
 from repro.protocol import Protocol
 from repro.verify import published_points
 from repro.verify.correlation import spearman
-from repro.verify.evidence import Evidence, own_labels, same_replicates
+from repro.verify.outcomes import Evidence, own_labels, same_replicates
 from repro.verify.stats import RESAMPLES
 
 TITLE = "Figure 5"

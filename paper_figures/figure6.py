@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper_figures.style import (
+from paper_figures.shared.drawing import (
     STD,
     accuracy_axis,
     counts,
@@ -18,7 +18,7 @@ from paper_figures.style import (
     y_range,
 )
 from repro.protocol import Protocol
-from repro.verify.evidence import Evidence
+from repro.verify.outcomes import Evidence
 from repro.verify.published_points import warmup_curves
 
 TITLE = "Figure 6"

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from paper_figures.appendix import half_ensembles
-from paper_figures.curves import legend_below
-from paper_figures.style import LOOKS, PANEL_TITLES, STD, counts, grid, heading, no_runs, rows_of, tidy
+from paper_figures.shared.curves import legend_below
+from paper_figures.shared.drawing import LOOKS, PANEL_TITLES, STD, counts, grid, heading, no_runs, rows_of, tidy
 from repro.protocol import Protocol
-from repro.verify.evidence import Evidence, own_labels, same_replicates
+from repro.verify.outcomes import Evidence, own_labels, same_replicates
 from repro.verify.subsets import draw_of
 
 TITLE = "Scores"

@@ -13,7 +13,7 @@ CENTRES = {"all": 0.97, "random": 0.965, "easy": 0.96, "hard": 0.955}
 def make(study: Study) -> None:
     """Writes every artifact of the study that has a table of its own, each in the place and of the recipe planned."""
     for step in plan.steps(study.items(), study.results):
-        command = step.command[0]
+        command = step.verb
         inputs = {f"input{i}": store.read(path) for i, path in enumerate(step.needs)}
         pieces = sorted(
             step.wanted, key=lambda piece: [int(w) if w.isdigit() else w for w in piece.replace("/", "_").split("_")]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from repro.verify import published
-from repro.verify.evidence import COLUMNS, Evidence
+from repro.verify.outcomes import COLUMNS, Evidence
 
 OFFSETS = {
     "all_tstar": 0.0,

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import requests
 
-from paper_figures.cells import figure2
+from paper_figures.shared.cells import figure2
 from repro import plan, store
 from repro.archive import contents, zipped
 from repro.errors import UsageError
@@ -45,7 +45,7 @@ ENTRIES = {
 def simulate(step: plan.Step, rng) -> None:
     """An artifact with what the step promises; accuracies are drawn."""
     pieces = sorted(step.wanted)
-    kind = {"select": "subset"}.get(step.command[0], step.command[0])
+    kind = {"select": "subset"}.get(step.verb, step.verb)
     numbers = [[int(part.rpartition("_")[2]) for part in piece.split("/")] for piece in pieces]
     table, arrays = {"piece": pieces, "replicate": [n[0] for n in numbers]}, {}
     if kind == "imp":

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 from torch import nn
 
-import repro.bench as benchmark
+import benchmarks as benchmark
+from benchmarks import bench, limits, plain, timing, variants
+from benchmarks.__main__ import main
+from benchmarks.plain import Pictures, Script
+from benchmarks.timing import Measured
+from benchmarks.variants import DENSITIES, PEAK, PLAIN, SPARSEPROP, Group, Variant, build, masks_of, noise
 from repro import engines
-from repro.bench import bench, limits, plain, report, timing, variants
-from repro.bench.plain import Pictures, Script
-from repro.bench.timing import Measured
-from repro.bench.variants import DENSITIES, PEAK, PLAIN, SPARSEPROP, Group, Variant, build, masks_of, noise
 from repro.data import Batcher
 from repro.engines import Block, Sgd
 from repro.errors import RunError, UsageError
@@ -26,7 +28,7 @@ from repro.protocol import CIFAR10, DIGITS
 from repro.stages import Machine
 from repro.stages.trainer import Trainer
 from repro.train.job import Job
-from tests.command_line import complaint, repro
+from tests.command_line import one_sentence
 
 CPU = torch.device("cpu")
 TINY = replace(
@@ -47,6 +49,13 @@ def test_steps_of_a_turn(step, wanted):
 
     assert timing.steps_for(0.4, timed) == wanted
     assert calls[0] == 1 and sum(calls) <= 2 * wanted + 2
+
+
+def run(*words, code=0):
+    """`python -m benchmarks WORDS`, in this process."""
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    return result
 
 
 def planted(variant, cpu, wall=None, **more):
@@ -104,7 +113,7 @@ def test_rows_of_a_gpu():
         "git_revision": None,
         "git_dirty": None,
     }
-    said = report.markdown([plain_row, row], machine)
+    said = benchmark.markdown([plain_row, row], machine)
     assert "a GPU (driver 1.2)" in said
     assert f"| graph, bf16 | 10 (10–10) | 2× | 1 | 100 | 0.50 | {1e2 * row['share_of_peak']:.1f} %" in said
     assert len({line.count("|") for line in said.splitlines() if line.startswith("|")}) == 1
@@ -317,7 +326,7 @@ def test_from_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(variants, "groups", lambda device: [Group(tried, 0.01), Group(pair, 0.01)])
     monkeypatch.setattr(benchmark, "_compile", lambda folder: (12.5, None))
     out = tmp_path / "new/rows.json"
-    said = repro("bench", "--device", "cpu", "--minutes", 30, "--out", out).stdout
+    said = run("--device", "cpu", "--minutes", 30, "--out", out).stdout
     assert said == out.with_suffix(".md").read_text(encoding="utf-8")
     rows = json.loads(out.read_text(encoding="utf-8"))
     assert [(row["engine"], row["density"]) for row in rows] == [
@@ -353,10 +362,12 @@ def test_the_last_variants_are_left_out_when_time_is_short(monkeypatch):
 
 
 def test_refusals(tmp_path):
-    assert "--minutes (=-1) must be above 0, and 1440 at most: try 7.5" in complaint(
-        "bench", "--device", "cpu", "--minutes", -1
+    assert "--minutes (=-1) must be above 0, and 1440 at most: try 7.5" in one_sentence(
+        run("--device", "cpu", "--minutes", -1, code=2).stderr
     )
-    assert f"--out {tmp_path}: give a file name that ends in .json" in complaint("bench", "--out", tmp_path)
+    assert f"--out {tmp_path}: give a file name that ends in .json" in one_sentence(
+        run("--out", tmp_path, code=2).stderr
+    )
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot write .*file.*choose another --out"):
         bench(tmp_path / "file" / "rows.json", device="cpu")

@@ -12,9 +12,9 @@ from repro.data import Batcher, load
 from repro.errors import UsageError
 from repro.nets import create, initialise, layout_of
 from repro.reading import networks
+from repro.recipes.artifacts import DEFAULTS
 from repro.recipes.training import Training
 from repro.stages import branch, imp, pretrain
-from repro.stages.common import DEFAULTS
 from repro.train.random_streams import stream, torch_stream
 from tests import plain_imp
 from tests.command_line import CPU, TINY, complaint, contents, repro

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from paper_figures.cells import FIGURES, figure2, figures_at, needed
+from paper_figures.shared.cells import FIGURES, figure2, figures_at, needed
 from repro import plan
 from repro.protocol import CIFAR10, CINIC10, CPU, DAY, DIGITS, SCALES, SCORES
 from repro.protocol import protocol as protocol_of
@@ -105,7 +105,7 @@ def test_scores_alone(tmp_path):
     """The published scoring recipe with another network, and the three kinds of subsets on three sets of labels."""
     assert SCORES.scoring == dataclasses.replace(CIFAR10.scoring, network=SCORES.scoring.network)
     steps = plan.steps(needed("scores", SCORES), tmp_path)
-    assert Counter(step.command[0] for step in steps) == {"score": 3, "select": 9}
+    assert Counter(step.verb for step in steps) == {"score": 3, "select": 9}
     assert [needed("scores", p) for p in (DIGITS, CIFAR10, DAY)] == [[], [], []]
     assert all(needed(name, SCORES) == [] for name in FIGURES if name != "scores")
 

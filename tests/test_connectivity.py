@@ -9,8 +9,8 @@ import pytest
 import scipy.stats
 
 from repro.protocol import protocol
-from repro.verify import connectivity, published_barriers, published_points
-from repro.verify.evidence import COLUMNS, Evidence
+from repro.verify import barriers, published_points, reference
+from repro.verify.outcomes import COLUMNS, Evidence
 
 SIZES = (25600, 51200)
 CINIC10 = replace(protocol("cinic10", "paper"), barrier_sizes=SIZES)
@@ -76,7 +76,7 @@ def simulate(mean=None, *, parents=4, seed=0, recalibrated=None, noise=0.02, err
 
 
 def judge(evidence, of=CINIC10):
-    found = connectivity.verdicts(evidence.of("cinic10"), of)
+    found = barriers.verdicts(evidence.of("cinic10"), of)
     assert [v.claim for v in found] == list(range(18, 26))
     return {v.claim: v for v in found}
 
@@ -331,5 +331,5 @@ def test_parents_without_every_size_and_step_do_not_bend_the_mean():
 def test_swapping_the_steps_of_all_data_turns_claim_18():
     points, bins = (f("cinic10") for f in (published_points.scatter, published_points.histograms))
     t = points["t"].where(points["condition"] != "all", points["t"].map({200: 800, 400: 400, 800: 200}))
-    found = {v.claim: v.verdict for v in published_barriers.judge_points(points.assign(t=t), bins, "cinic10")}
+    found = {v.claim: v.verdict for v in reference.judge_points(points.assign(t=t), bins, "cinic10")}
     assert found[18] == "contradicted"

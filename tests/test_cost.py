@@ -11,13 +11,13 @@ import h5py
 import numpy as np
 import pytest
 
-from paper_figures.cells import figure2, figures_at, needed
+from paper_figures.shared.cells import figure2, figures_at, needed
 from repro import plan, protocol
 from repro.engines.serial import SerialCohort
 from repro.engines.sparse import SparseCohort
 from repro.errors import UsageError
 from repro.plan import measure as speed_module
-from repro.plan import price, room
+from repro.plan import price
 from repro.protocol import CIFAR10, DIGITS, SCORES, datasets_at
 from repro.train import evaluate
 from tests.command_line import complaint, repro
@@ -66,11 +66,11 @@ def test_the_images_that_networks_are_measured_on_are_counted(tiny, tmp_path, mo
     cell = plan.Cell("easy", tiny, 1, plan.Subset("easy", 256))
     steps = plan.steps([plan.Barrier(cell)], tmp_path)
     for step in steps:
-        command = step.command[0]
+        command = step.verb
         repro(*step.command)
-    assert set(seen) == {"score", "pretrain", "imp", "barrier"} == {s.command[0] for s in steps if s.evaluated}
+    assert set(seen) == {"score", "pretrain", "imp", "barrier"} == {s.verb for s in steps if s.evaluated}
     for step in steps:
-        assert seen[step.command[0]] == pytest.approx(step.evaluated, rel=2e-3), step.target  # folds differ by one
+        assert seen[step.verb] == pytest.approx(step.evaluated, rel=2e-3), step.target  # folds differ by one
         sizes = []  # what is stored, before compression, array by array
         with h5py.File(step.target) as file:
             file.visititems(lambda name, item, to=sizes: to.append(0 if name.startswith("table/") else _bytes(item)))
@@ -117,8 +117,8 @@ def test_a_prediction_is_the_sum_over_steps_and_processes():
         return SPEED
 
     steps = plan.steps(figure2(CIFAR10), RESULTS)
-    scoring = [step for step in steps if step.command[0] == "score"]
-    others = [step for step in steps if step.command[0] != "score"]
+    scoring = [step for step in steps if step.verb == "score"]
+    others = [step for step in steps if step.verb != "score"]
     ratio = price.flops_per_image("lowres_resnet18", CIFAR10) / price.flops_per_image("cifar_resnet20", CIFAR10)
     assert 13 < ratio < 14 and len(scoring) == 1
     expected = SPEED.seconds(scoring[0]) * ratio + sum(map(SPEED.seconds, others))
@@ -142,7 +142,7 @@ def test_a_prediction_is_the_sum_over_steps_and_processes():
 
 def test_three_processes_take_two_rounds_of_two():
     """The score sets of `make scores`: alike, and none waits for another."""
-    steps = [step for step in plan.steps(needed("scores", SCORES), RESULTS) if step.command[0] == "score"]
+    steps = [step for step in plan.steps(needed("scores", SCORES), RESULTS) if step.verb == "score"]
     assert len(plan.as_jobs(steps)) == 3
     each = 3.0 + (9_984_000 / SPEED.dense + 500_000 / SPEED.forward)  # 10 networks, 7,800 steps of 128; 50,000 images
     for jobs, rounds in ((1, 3), (2, 2), (3, 1), (8, 1)):
@@ -242,7 +242,7 @@ def test_a_plan_that_fills_the_disk_or_the_memory_is_refused_beforehand(tmp_path
     """Of 16 artifacts, the largest twice for each process at once; by the formula that is held to the bytes above."""
     steps = plan.steps(figure2(DIGITS), RESULTS)
     sizes = sorted(price.stored_bytes(step) for step in steps)
-    monkeypatch.setattr(room, "_available", lambda: 2 * room.PROCESS)
+    monkeypatch.setattr(price, "_available", lambda: 2 * price.PROCESS)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free[path])
     free = {tmp_path: SimpleNamespace(free=sum(sizes) + sum(sizes[-2:]))}
     results = tmp_path / "not" / "there"

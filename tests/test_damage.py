@@ -14,6 +14,7 @@ import pytest
 from repro import store
 from repro.errors import UsageError
 from repro.store import changed, hdf5, superblock
+from repro.store.reseal import reseal
 from tests.test_store import ARRAYS, CELL, TABLE, write
 
 ROOT = Path(__file__).parents[1]
@@ -142,7 +143,7 @@ def test_edited_files_are_refused(artifact):
         artifact.write_bytes(whole)
         with h5py.File(artifact, "r+") as file:
             edit(file)
-        for act in (store.read, changed.reseal):
+        for act in (store.read, reseal):
             with pytest.raises(
                 UsageError, match="x.h5 (was altered|is truncated|is no artifact of repro, or was altered)"
             ):
@@ -190,7 +191,7 @@ def test_what_another_program_handled_is_read_with_a_line_and_can_be_sealed(arti
     )
     read(artifact)
     assert not capsys.readouterr().err  # said once
-    assert changed.reseal(artifact) and not changed.reseal(artifact)
+    assert reseal(artifact) and not reseal(artifact)
     assert store.read(artifact).identity == store.identity(**CELL) and not capsys.readouterr().err
     if handle in (open_and_close, leave_open):
         assert artifact.read_bytes() == before
@@ -213,7 +214,7 @@ def test_older_artifacts_have_no_checksum_of_their_attributes(artifact, monkeypa
     write(artifact)
     monkeypatch.undo()
     add_an_attribute(artifact)
-    assert store.read(artifact).keys() == sorted(ARRAYS) and changed.reseal(artifact)
+    assert store.read(artifact).keys() == sorted(ARRAYS) and reseal(artifact)
 
 
 def test_what_has_lost_its_seal_can_be_sealed(artifact):
@@ -222,7 +223,7 @@ def test_what_has_lost_its_seal_can_be_sealed(artifact):
     artifact.write_bytes(content[hdf5.SEAL_BYTES :])
     with pytest.raises(UsageError, match="x.h5 is an HDF5 file of another program: give an artifact that repro made"):
         store.read(artifact)
-    assert changed.reseal(artifact) and artifact.read_bytes() == content
+    assert reseal(artifact) and artifact.read_bytes() == content
 
 
 def test_lookup3():
@@ -249,7 +250,7 @@ FOREIGN = {
 def test_what_is_not_ours_is_named_and_never_to_be_deleted(name, tmp_path):
     content, kind = FOREIGN[name]
     (tmp_path / name).write_bytes(content)
-    for act in (store.read, store.read_header, changed.reseal):
+    for act in (store.read, store.read_header, reseal):
         with pytest.raises(UsageError) as told:
             act(tmp_path / name)
         assert str(told.value) == f"{tmp_path / name} is {kind}: give an artifact that repro made"

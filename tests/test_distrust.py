@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from paper_figures.cells import figure2
+from paper_figures.shared.cells import figure2
 from repro import plan, store
 from repro.store import hdf5
 from tests import test_archive

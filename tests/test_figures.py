@@ -17,7 +17,7 @@ from paper_figures import appendix, figure2, figure3, figure4, figure5, figure6
 from repro.protocol import datasets_at
 from repro.report import figures as report_figures
 from repro.report.origins import Origins
-from repro.verify.evidence import COLUMNS, Evidence
+from repro.verify.outcomes import COLUMNS, Evidence
 from tests.simulated_evidence import simulate
 
 

@@ -13,7 +13,7 @@ from repro.data import Batcher
 from repro.engines import Block, Sgd
 from repro.nets import create, freeze, initialise, layout_of
 from repro.reading.networks import state_dict
-from repro.stages.common import DEFAULTS
+from repro.recipes.artifacts import DEFAULTS
 from tests.command_line import complaint, repro
 
 NETWORKS = f"{Path(__file__).parent / 'feedforward.py'}:"

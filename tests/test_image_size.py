@@ -13,9 +13,9 @@ from repro.data import load
 from repro.data.shrink import shrink, sized, split_size
 from repro.errors import UsageError
 from repro.protocol import protocol
+from repro.recipes.artifacts import DEFAULTS, training_of
 from repro.recipes.training import Training
 from repro.stages import Machine, pretrain
-from repro.stages.common import DEFAULTS, training_of
 from tests.command_line import CPU, TINY, complaint, repro
 
 CROPPED = Training(steps=8, batch_size=64, lr=0.1, precision="fp64", border=1)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import click
 import pytest
 
-from paper_figures.cells import figure2
+from paper_figures.shared.cells import figure2
 from repro import plan
 from repro.cli import main
 from repro.errors import RunError, UsageError

@@ -13,8 +13,8 @@ from repro.protocol import CIFAR10, CIFAR100
 from repro.study.collect import collect
 from repro.study.study import Study
 from repro.verify import evaluate, published
-from repro.verify.evidence import COLUMNS, Evidence
 from repro.verify.judge import judge, verdicts_on
+from repro.verify.outcomes import COLUMNS, Evidence
 from repro.verify.wording import survives_holm
 from tests import simulated_artifacts, test_connectivity
 from tests.simulated_runs import MEANS, simulate

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from repro.bench import limits, variants
-from repro.bench.variants import Variant, masks_of
+from benchmarks import limits, variants
+from benchmarks.variants import Variant, masks_of
 from repro.nets import create, layout_of
 from repro.protocol import DIGITS
 

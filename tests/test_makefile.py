@@ -68,7 +68,8 @@ def test_variables_of_make_are_words(name, odd, tmp_path):
     goals = {"FIGURE": ["archive", "figure"], "BENCH": ["bench"], "SCALE": ["figure2", "archive"]}
     for goal in goals.get(name, ["figure2", "archive", "demo"]):
         scale = [] if name == "SCALE" else ["SCALE=demo"]
-        done = make(goal, "VENV=venv", f"REPRO={program}", f"{name}={odd}", *scale, cwd=tmp_path)
+        programs = [f"{variable}={program}" for variable in ("REPRO", "BENCHMARKS")]
+        done = make(goal, "VENV=venv", *programs, f"{name}={odd}", *scale, cwd=tmp_path)
     if goal == "demo":
         results = odd if name == "RESULTS" else "results/demo" + (f"-seed{odd}" if name == "SEED" else "")
         figure = f"{results}/figure2" + (f"-{odd}" if name == "CONTROL" else "")

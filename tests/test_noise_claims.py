@@ -10,9 +10,8 @@ import pytest
 
 from repro.protocol import CIFAR10, CIFAR100, DIGITS, JUDGED
 from repro.verify import evaluate
-from repro.verify.evidence import COLUMNS, Evidence
 from repro.verify.judge import judge, verdicts_on
-from repro.verify.outcomes import from_runs
+from repro.verify.outcomes import COLUMNS, Evidence, from_runs
 from repro.verify.stats import holm
 from repro.verify.subsets import contamination, passes
 from repro.verify.wording import sentence

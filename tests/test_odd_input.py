@@ -188,7 +188,7 @@ def test_one_replicate_is_said_to_be_too_few():
     from dataclasses import replace
 
     from repro.protocol import DIGITS
-    from repro.verify.evidence import Evidence
+    from repro.verify.outcomes import Evidence
 
     assert "one replicate gives no interval" in judge.looks(Evidence(), replace(DIGITS, replicates=1))
     assert "one replicate" not in judge.looks(Evidence(), replace(DIGITS, replicates=2))

@@ -9,8 +9,8 @@ from repro.data.user_numbers import read_numbers
 from repro.plan import options, steps
 from repro.protocol import DIGITS
 from repro.study.study import Study
-from repro.verify.evidence import Evidence
 from repro.verify.judge import judge
+from repro.verify.outcomes import Evidence
 from tests.command_line import complaint, repro
 
 PROTOCOL = 'from repro.protocol import own\nPROTOCOL = own("digits", steps=40, t_star=4, subset_size=64)\n'

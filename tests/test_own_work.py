@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paper_figures.curves import Arm, panel_of
+from paper_figures.shared.curves import Arm, panel_of
 from repro.data.folders import count_folder
 from repro.data.images import load
 from repro.errors import UsageError
@@ -200,7 +200,7 @@ def made_with(figure, verb):
 
     study = Study(figure)
     steps = plan.steps(study.items(), study.results)
-    return next(step.command[3:] for step in steps if step.command[0] == verb and step.labels)
+    return next(step.command[3:] for step in steps if step.verb == verb and step.labels)
 
 
 def test_labels_of_the_training_images_alone(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import paper_figures
-from paper_figures.cells import CONTROLS, FIGURES, figure2, needed
+from paper_figures.shared.cells import CONTROLS, FIGURES, figure2, needed
 from repro import plan, store
 from repro.errors import UsageError
 from repro.nets import create
@@ -14,8 +14,8 @@ from repro.plan import price
 from repro.protocol import CIFAR10, DIGITS, datasets_at
 from repro.run import make_rules
 from repro.study.collect import collect
-from repro.verify.evidence import Evidence
 from repro.verify.judge import looks
+from repro.verify.outcomes import Evidence
 from tests.command_line import complaint, repro
 
 pytestmark = pytest.mark.usefixtures("nothing_is_measured")
@@ -34,7 +34,7 @@ def pretend(step: plan.Step, *, less: int = 0, **recipe) -> None:
     pieces = sorted(step.wanted)[: len(step.wanted) - less]
     store.write(
         step.target,
-        kind=KINDS.get(step.command[0], step.command[0]),
+        kind=KINDS.get(step.verb, step.verb),
         recipe={**step.recipe, **recipe},
         inputs=inputs,
         arrays={},
@@ -107,7 +107,7 @@ def test_commands_are_those_of_the_program(results):
     p = dataclasses.replace(PROTOCOL, more_replicates=None, warmup=dataclasses.replace(DIGITS.warmup, replicates=2))
     items = [item for figure in FIGURES for item in needed(figure, p)]
     for step in plan.steps([*items, *figure2(p, "permute-scores"), *figure2(p, "shuffle-mask")], results):
-        with main.commands[step.command[0]].make_context(step.command[0], list(step.command[1:])) as context:
+        with main.commands[step.verb].make_context(step.verb, list(step.command[1:])) as context:
             given = context.params
         assert given["replicates"] == 2 and str(given["out"]) == str(step.target)
         assert {str(path) for path in step.needs} <= set(step.command)

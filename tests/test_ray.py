@@ -51,7 +51,8 @@ from repro.plan import Job, Step
 address, folder, gpus, retries, jobs = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 made = []
 for name, word, seconds, needs in json.loads(jobs):
-    step = Step(folder / f"{name}.h5", (word, str(seconds)), (), frozenset(), {}, "", None)
+    plain = dict(needs=(), wanted=frozenset(), recipe={}, protocol=None)
+    step = Step(target=folder / f"{name}.h5", command=(word, str(seconds)), **plain)
     made.append(Job((step,), tuple(folder / f"{each}.h5" for each in needs)))
 with ray_cluster.connected(address):
     say = lambda line: print(line, file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ from repro.report.origins import Origins
 from repro.report.page import bold, bundle, deviations
 from repro.report.tables import number
 from repro.study.study import Study
-from repro.verify.evidence import Evidence
+from repro.verify.outcomes import Evidence
 from tests.command_line import complaint, repro
 from tests.html_tables import Tables
 from tests.simulated_artifacts import make
@@ -193,9 +193,10 @@ def test_colours_are_seen_in_dark_mode():
 
 
 def test_every_marker_of_the_figures_has_a_path():
-    from paper_figures import figure6, style
+    from paper_figures import figure6
+    from paper_figures.shared import drawing
 
-    used = {*style.MARKERS, *figure6.MARKERS, *(look.marker for look in style.LOOKS.values() if look.marker)}
+    used = {*drawing.MARKERS, *figure6.MARKERS, *(look.marker for look in drawing.LOOKS.values() if look.marker)}
     assert used <= MARKERS.keys()
 
 

@@ -2,17 +2,23 @@
 
 import json
 
+import pandas as pd
 import pytest
+from safetensors.torch import load_file
 
+from repro import create, plan, store
 from repro.archive import tables
-from tests.command_line import ROOT
+from repro.archive.contents import runs_of
+from repro.study.study import Study
+from tests.command_line import ROOT, repro
 
 REPORTED = sorted(path.parent for path in (ROOT / "results").glob("*-*/recipe.json"))
+CIFAR = ROOT / "results" / "cpu-cifar10"
 LIMIT = 10 * 2**20  # bytes of a folder
 
 
 def test_there_are_reported_runs():
-    assert ROOT / "results" / "demo-digits" in REPORTED
+    assert {ROOT / "results" / "demo-digits", CIFAR} <= set(REPORTED)
 
 
 @pytest.mark.parametrize("folder", REPORTED, ids=lambda path: path.name)
@@ -29,3 +35,30 @@ def test_a_folder_is_small_and_names_no_machine(folder):
     assert sum(path.stat().st_size for path in files) < LIMIT
     text = [path.read_text(encoding="utf-8") for path in files if path.suffix in (".csv", ".json", ".md")]
     assert not any(word in each for each in text for word in ("/home/", "/root/", "/tmp/", "/work/"))
+
+
+@pytest.mark.parametrize("ticket", sorted((CIFAR / "tickets").iterdir()), ids=lambda path: path.stem)
+def test_a_reported_ticket_is_the_network_of_its_recipe(ticket):
+    """Each of eight levels removes a fifth of what is left, rounded up, and one more (docs/protocol.md, section 3)."""
+    network = create("cifar_resnet14_w8", num_classes=10, in_chans=3)
+    network.load_state_dict(load_file(ticket))
+    weights = [w for w in network.parameters() if w.dim() > 1]
+    left = sum(w.numel() for w in weights)
+    for _ in range(8):
+        left -= -(-left // 5) + 1
+    assert sum(int((w != 0).sum()) for w in weights) == left
+
+
+@pytest.mark.slow
+def test_a_reported_run_is_made_anew(data_root, tmp_path):
+    """Levels 0 and 1 of all@0, replicate 0: to the bit on the same kind of CPU, else within 1.5 points."""
+    study = Study("figure2", scale="cpu", replicates=1, levels=1, results=tmp_path)
+    for step in plan.steps(study.items(), tmp_path):
+        if step.target.stem in ("pretrain-all-t0", "imp-all-t0"):
+            repro(*step.command, "--data-dir", data_root, "--device", "cpu", "--threads", 1)
+            made = store.read(step.target)
+    recipe = json.loads((CIFAR / "recipe.json").read_text(encoding="utf-8"))
+    there = recipe["artifacts"]["cifar10@16/imp-all-t0.h5"]["provenance"]
+    reported = pd.read_csv(CIFAR / "runs.csv").query("artifact == 'imp-all-t0' and replicate == 0 and level <= 1")
+    same = runs_of(made.provenance)[0]["cpu"] == runs_of(there)[0]["cpu"]
+    assert list(made.table()["acc"]) == pytest.approx(list(reported["acc"]), abs=0 if same else 0.015)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from paper_figures.cells import FIGURES, figure2, needed
+from paper_figures.shared.cells import FIGURES, figure2, needed
 from repro import plan
 from repro.errors import UsageError
 from repro.protocol import DIGITS

@@ -16,8 +16,8 @@ from repro.data import Batcher, load
 from repro.errors import UsageError
 from repro.nets import create, initialise
 from repro.protocol import Scoring
+from repro.recipes.artifacts import DEFAULTS
 from repro.stages import Machine, score, select
-from repro.stages.common import DEFAULTS
 from repro.stages.score import half_ensemble_correlation
 from repro.stages.trainer import Trainer
 from repro.store import read

@@ -17,8 +17,8 @@ from repro.data import load
 from repro.protocol import DAY, SCORES
 from repro.stages import common
 from repro.verify import evaluate, exit_status
-from repro.verify.evidence import Evidence
 from repro.verify.judge import verdicts_on
+from repro.verify.outcomes import Evidence
 from repro.verify.wording import paper_claim
 from tests.command_line import repro
 from tests.simulated_runs import with_noise

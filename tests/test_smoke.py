@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from paper_figures.cells import figures_at, needed
+from paper_figures.shared.cells import figures_at, needed
 from repro import protocol
 from repro.cli import main
 from repro.protocol import DIGITS

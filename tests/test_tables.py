@@ -10,7 +10,7 @@ from repro import store
 from repro.archive import tables
 from repro.study.collect import collect
 from repro.study.study import Study
-from repro.verify.evidence import COLUMNS
+from repro.verify.outcomes import COLUMNS
 from tests.command_line import complaint, repro
 from tests.simulated_artifacts import make
 

@@ -12,7 +12,7 @@ import scipy.stats
 from repro.protocol import protocol
 from repro.verify import warmup
 from repro.verify.correlation import slope_weights
-from repro.verify.evidence import COLUMNS, Evidence
+from repro.verify.outcomes import COLUMNS, Evidence
 from repro.verify.published_points import PANELS, rebuttal_curves, warmup_curves
 from repro.verify.warmup_sweep import published_sweep
 

@@ -144,10 +144,10 @@ def _check_artifacts(path: Path, recipe: dict, folder: Path, names: list[str]) -
 
 
 def _check_figure(path: Path, study: Study, figure: str) -> tuple[str, str]:
-    from paper_figures import style
+    from paper_figures.shared import drawing
 
     with tempfile.TemporaryDirectory() as made:
-        again = style.save(*study.draw(figure), Path(made) / study.stem(figure).name)[-1]
+        again = drawing.save(*study.draw(figure), Path(made) / study.stem(figure).name)[-1]
         return _check_text(path, study.results / again.name, again.read_text(encoding="utf-8"))
 
 

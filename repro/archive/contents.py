@@ -78,11 +78,11 @@ def _inside(study: Study, path: Path) -> str:
 
 def _drawn(study: Study, folder: Path) -> dict[str, Path | bytes]:
     """Figures, their tables and the verdicts, as `repro figure` and `repro verify` make them."""
-    from paper_figures import style
+    from paper_figures.shared import drawing
 
     members: dict[str, Path | bytes] = {}
     for figure in study.drawn:
-        paths = style.save(*study.draw(figure), folder / study.stem(figure).name)
+        paths = drawing.save(*study.draw(figure), folder / study.stem(figure).name)
         members |= {f"{RESULTS}/{path.name}": path for path in paths}
     for path, text in study.judge().files(study.verdicts_stem):
         members[f"{RESULTS}/{path.name}"] = text.encode()

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from paper_figures.cells import FIGURES
+from paper_figures.shared.cells import FIGURES
 from repro.archive.contents import FORMAT, FORMAT_VERSION, RESULTS
 from repro.archive.zipped import RECIPE
 from repro.errors import RunError, UsageError

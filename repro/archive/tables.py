@@ -14,8 +14,8 @@ from repro.errors import UsageError
 from repro.store.files import write_text
 from repro.study.collect import collect
 from repro.study.study import Study
-from repro.verify.evidence import COLUMNS, Evidence
 from repro.verify.judge import Judgement, judge
+from repro.verify.outcomes import COLUMNS, Evidence
 
 _CELL = ("dataset", "condition", "size", "t", "noise", "replicate", "labels")
 KEYS = {

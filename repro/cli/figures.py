@@ -112,11 +112,11 @@ def figure_command(name, **given):
       repro figure all
       repro figure mine.py
     """
-    from paper_figures import style
+    from paper_figures.shared import drawing
 
     study = study_of(name, given)
     for figure in study.drawn:
-        click.echo("\n".join(map(str, style.save(*study.draw(figure), study.stem(figure)))))
+        click.echo("\n".join(map(str, drawing.save(*study.draw(figure), study.stem(figure)))))
 
 
 @main.command("archive")

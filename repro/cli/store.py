@@ -95,7 +95,7 @@ def reseal(artifacts):
     Example:
       repro reseal imp.h5
     """
-    from repro.store import changed
+    from repro.store.reseal import reseal
 
     for path in artifacts:
-        click.echo(f"{path}: {'sealed anew' if changed.reseal(path) else 'its seal holds, nothing to do'}")
+        click.echo(f"{path}: {'sealed anew' if reseal(path) else 'its seal holds, nothing to do'}")

@@ -1,6 +1,6 @@
 """A figure's runs -> the commands that make them.
 
-A figure declares what it needs (`paper_figures.cells`) in the terms of `items`; `steps` gives each artifact's command,
+A figure declares what it needs (`paper_figures.shared.cells`) in the terms of `items`; `steps` gives each artifact's command,
 `as_jobs` says which share a process. Artifacts that two figures share are made once.
 """
 

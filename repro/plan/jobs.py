@@ -1,12 +1,14 @@
-"""Steps as jobs: what one process does, whoever starts it (make, Slurm, Ray).
+"""Steps as jobs: what one process does, whoever starts it (make, Slurm, Ray), and when each job has its turn.
 
-A step and the only one that reads it are one job (`repro pretrain … then imp …`), because a process takes seconds to
-start.
+Where only one step reads an artifact, both steps are one job (`repro pretrain … then imp …`), because a process takes
+seconds to start.
 """
 
+import heapq
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from repro.plan.steps import Step
@@ -41,32 +43,24 @@ class Job:
 
 
 def as_jobs(todo: list[Step]) -> list[Job]:
-    """The steps as jobs, each after those it needs. Choosing images takes no time: subsets follow their scores, and
-    those that need none are chosen together."""
+    """The steps as jobs, each after those it needs.
+
+    Jobs with the most work behind them, in images, come first, so that the longest chain starts early: whoever is free
+    takes the first job that can start.
+    """
     chains = _chains(todo)
     maker = {step.target: chain[-1].target for chain in chains for step in chain}
-    found = []
+    jobs = []
     for chain in chains:
         made = {step.target for step in chain}
         read = [path for step in chain for path in step.needs if path in maker and path not in made]
-        found.append(Job(tuple(chain), tuple(dict.fromkeys(maker[path] for path in read))))
-    return _longest_first(found)
-
-
-def _longest_first(jobs: list[Job]) -> list[Job]:
-    """Those first that most images are trained on after, their own included: whoever is free takes the first that can
-    start, and a long one left to the end keeps everybody waiting. Each is still after those it needs."""
-    readers: dict[Path, list[Job]] = {}
-    for job in jobs:
+        jobs.append(Job(tuple(chain), tuple(dict.fromkeys(maker[path] for path in read))))
+    behind: Counter[Path] = Counter()  # the most images of a chain of jobs that begins with this one
+    for job in reversed(jobs):
+        behind[job.target] += sum(step.images for step in job.steps)
         for path in job.needs:
-            readers.setdefault(path, []).append(job)
-
-    @cache
-    def images(target: Path) -> int:
-        return own[target] + max((images(job.target) for job in readers.get(target, [])), default=0)
-
-    own = {job.target: sum(step.images for step in job.steps) for job in jobs}
-    return sorted(jobs, key=lambda job: -images(job.target))
+            behind[path] = max(behind[path], behind[job.target])
+    return sorted(jobs, key=lambda job: -behind[job.target])
 
 
 def _chains(todo: list[Step]) -> list[list[Step]]:
@@ -87,9 +81,9 @@ def _chains(todo: list[Step]) -> list[list[Step]]:
 
     rest = []
     for step in todo:
-        if step.command[0] == "score":
+        if step.verb == "score":
             place(step, [])
-        elif step.command[0] == "select" and all(path in chain_of for path in step.needs):
+        elif step.verb == "select" and all(path in chain_of for path in step.needs):
             place(step, chain_of[step.needs[0]] if step.needs else loose)
         else:
             rest.append(step)
@@ -98,3 +92,57 @@ def _chains(todo: list[Step]) -> list[list[Step]]:
         alone = all(readers[a.target] == 1 and a.target in b.needs for a, b in zip(before, [*before[1:], step]))
         place(step, before if alone else [])
     return chains
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When each job begins and ends, in seconds from the start, in the order in which the jobs were given."""
+
+    begins: tuple[float, ...]
+    ends: tuple[float, ...]
+
+    @property
+    def clock(self) -> float:
+        """Seconds until the last one ends."""
+        return max(self.ends, default=0.0)
+
+
+def schedule(jobs: Sequence[Job], seconds: Sequence[float], places: int) -> Schedule:
+    """List scheduling, as make and Ray do it: a place that is free takes the first job, in the order given, whose needs
+    are there. At most 2 - 1/places times as long as the best possible (Graham 1969).
+
+    Arguments:
+        jobs: with every job that one of them needs, in any order.
+        seconds: that each takes, 0 or more.
+
+    Raises graphlib.CycleError for jobs that wait for each other.
+    """
+    number = {job.target: k for k, job in enumerate(jobs)}
+    waiting = TopologicalSorter({k: [number[path] for path in job.needs] for k, job in enumerate(jobs)})
+    waiting.prepare()
+    ready: list[int] = []  # two heaps: numbers of jobs, and (end, number)
+    running: list[tuple[float, int]] = []
+    begins, ends, now = [0.0] * len(jobs), [0.0] * len(jobs), 0.0
+    while waiting.is_active():
+        for k in waiting.get_ready():
+            heapq.heappush(ready, k)
+        while ready and len(running) < places:
+            k = heapq.heappop(ready)
+            begins[k], ends[k] = now, now + seconds[k]
+            heapq.heappush(running, (ends[k], k))
+        now = running[0][0]
+        while running and running[0][0] == now:
+            waiting.done(heapq.heappop(running)[1])
+    return Schedule(tuple(begins), tuple(ends))
+
+
+def longest_chain(jobs: Sequence[Job], seconds: Sequence[float]) -> list[int]:
+    """The numbers of the jobs, in order, of the chain of needs that takes longest: no number of places is faster."""
+    if not jobs:
+        return []
+    ends = schedule(jobs, seconds, len(jobs)).ends
+    number = {job.target: k for k, job in enumerate(jobs)}
+    chain = [max(range(len(jobs)), key=ends.__getitem__)]
+    while needs := jobs[chain[-1]].needs:
+        chain.append(max((number[path] for path in needs), key=ends.__getitem__))
+    return chain[::-1]

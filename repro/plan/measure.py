@@ -1,4 +1,4 @@
-"""What one process does in a second, measured by doing a plan's work for 20 s, and FLOPs of networks."""
+"""What one process does in a second, measured by doing a plan's work for 20 s; FLOPs and sizes of networks."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from repro.plan import Step
+from repro.plan.steps import Step
 from repro.protocol import Protocol
 
 CALIBRATION = 20.0  # seconds, of which starting a process and warming up take some
@@ -38,6 +38,18 @@ class Speed:
 def assumed(rate: float) -> Speed:
     """So many images a second: pruned as dense, and measuring, a third of the work, at three times that."""
     return Speed(rate, rate, 3 * rate, START, "device", measured=False)
+
+
+@cache
+def numbers_of(network: str, protocol: Protocol) -> tuple[int, int]:
+    """(prunable weights, all numbers with batch-norm statistics) of a network."""
+    import torch
+
+    from repro.nets import create, layout_of
+
+    with torch.device("meta"):
+        layout = layout_of(create(network, num_classes=protocol.num_classes, in_chans=protocol.in_chans))
+    return layout.num_prunable, layout.size
 
 
 @cache

@@ -1,35 +1,51 @@
 """What commands have to be told, of an own protocol what differs from the data set's; and what recipes then say."""
 
 import hashlib
-from dataclasses import asdict, fields
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from repro.data.user_numbers import read_numbers, split_key
-from repro.errors import UsageError
 from repro.plan.items import Cell
 from repro.protocol import OWN, Protocol, Scoring, protocol
+from repro.recipes.artifacts import training_fields
 from repro.recipes.training import Training
 
-_FLAGS = {"augment": ("--augment", "--no-augment"), "drop_last": ("--drop-last", "--keep-last")}
-_VALUES = ("steps", "batch_size", "lr", "weight_decay", "precision", "border")
+TRAINING = ("milestones", "steps", "batch_size", "lr", "weight_decay", "precision", "border", "augment", "drop_last")
+"""Fields of a `Training` that commands take as options."""
+_OFF = {"drop_last": "--keep-last", "balanced": "--unbalanced"}
 
 
-def options_of(
-    p: Protocol, replicates: int | None, training: Training, scoring: Scoring | None = None
-) -> tuple[str, ...]:
+def words(verb: str, *arguments, **options) -> tuple[str, ...]:
+    """A command, with its options in the order given: ``words("imp", "a.h5", levels=3)`` is imp a.h5 --levels 3.
+
+    None leaves an option out, True and False are flags, a tuple stands behind one option with commas, and each value of
+    a list stands behind an option of its own.
+    """
+    found = [verb, *map(str, arguments)]
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
+        if isinstance(value, bool):
+            found.append(option if value else _OFF.get(name, f"--no-{option[2:]}"))
+        elif isinstance(value, tuple):
+            found += [option, ",".join(map(str, value))]
+        elif value is not None:
+            found += [word for each in (value if isinstance(value, list) else [value]) for word in (option, str(each))]
+    return tuple(found)
+
+
+def options_of(p: Protocol, replicates: int | None, training: Training, scoring: Scoring | None = None) -> dict:
     """Options of a command that trains or scores, for so many replicates; None: one result is for all of them."""
-    given = ("--seed", str(p.seed), *(() if replicates is None else ("--replicates", str(replicates))))
-    return (*(own_options(p, training, scoring) if p.scale == OWN else ("--scale", p.scale)), *given)
+    which = _own_options(p, training, scoring) if p.scale == OWN else {"scale": p.scale}
+    return which | {"seed": p.seed, "replicates": replicates}
 
 
-def label_options(cell: Cell) -> tuple[str, ...]:
+def label_options(cell: Cell) -> dict:
     """Options for other labels than the data set's own."""
     if cell.labels:
-        return ("--labels", cell.labels)
-    return ("--label-noise", f"{cell.noise:g}") if cell.noise else ()
+        return {"labels": cell.labels}
+    return {"label_noise": f"{cell.noise:g}"} if cell.noise else {}
 
 
 def label_fields(cell: Cell) -> dict:
@@ -44,60 +60,23 @@ def recipe_of(p: Protocol, training: Training) -> dict:
 
 @lru_cache(maxsize=64)  # thousands of steps are of a few protocols
 def _recipe(p: Protocol, training: Training) -> dict:
-    said = {
-        "dataset": p.dataset,
-        "network": p.network,
-        "normalization": p.normalization,
-        "seed": p.seed,
-        **asdict(training),
-        "milestones": list(training.milestones),
-    }
+    said = {"dataset": p.dataset, "network": p.network, "normalization": p.normalization, "seed": p.seed}
+    said |= training_fields(training)
     if not training.augment:  # nothing is cropped
         del said["border"]
     return said
 
 
-def own_options(p: Protocol, training: Training, scoring: Scoring | None) -> tuple[str, ...]:
+def _own_options(p: Protocol, training: Training, scoring: Scoring | None) -> dict:
     """Options of a command (that trains, or that scores) for what differs from the data set's own protocol."""
     base = protocol(p.dataset)
-    words: list[str] = []
-    network, usual, plain = p.network, base.network, base.training
-    if scoring:
-        network, usual, plain = scoring.network, base.scoring.network, base.scoring.training
-        if scoring.networks != base.scoring.networks:
-            words += ["--networks", str(scoring.networks)]
-        if scoring.batch_norm != base.scoring.batch_norm:
-            words += ["--batch-norm", scoring.batch_norm]
-    elif p.warmup and training is p.warmup.training and base.warmup:
-        plain = base.warmup.training
-    if network != usual:
-        words += ["--network", network]
-    if training.milestones != plain.milestones:
-        words += ["--milestones", ",".join(map(str, training.milestones))]
-    for name in _VALUES:
-        if name == "border" and not training.augment:
-            continue
-        if (value := getattr(training, name)) != getattr(plain, name):
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    for name, (on, off) in _FLAGS.items():
-        if (value := getattr(training, name)) != getattr(plain, name):
-            words.append(on if value else off)
-    return tuple(words)
-
-
-def require_options(p: Protocol, path: Path) -> None:
-    """Raises UsageError for what no option of a command says."""
-    base = protocol(p.dataset)
-    fixed = {"normalization": (p.normalization, base.normalization)}
-    pairs = [("", p.training, base.training), ("scoring ", p.scoring.training, base.scoring.training)]
-    if p.warmup:
-        pairs.append(("warm-up ", p.warmup.training, (base.warmup or base).training))
-    for of, ours, usual in pairs:
-        for name in {field.name for field in fields(Training)} - {*_VALUES, *_FLAGS, "milestones"}:
-            fixed[of + name] = (getattr(ours, name), getattr(usual, name))
-    for name, (ours, usual) in sorted(fixed.items()):
-        if ours != usual:
-            raise UsageError(f"{path} asks for {name} {ours} on {p.dataset}, which is always {usual}: leave it out")
+    ours, usual = (scoring, base.scoring) if scoring else (p, base)
+    names = ("networks", "batch_norm", "network") if scoring else ("network",)
+    warming = not scoring and p.warmup and training is p.warmup.training and base.warmup
+    plain = base.warmup.training if warming else usual.training
+    pairs = [(name, getattr(ours, name), getattr(usual, name)) for name in names]
+    pairs += [(name, getattr(training, name), getattr(plain, name)) for name in TRAINING]
+    return {name: here for name, here, there in pairs if here != there and (name != "border" or training.augment)}
 
 
 def sha256_of_scores(path: str, p: Protocol) -> str:

@@ -5,40 +5,22 @@ its process. The speed of one network of the plan is measured (`speed`) or assum
 Jobs that wait for others are taken as make takes them (`schedule`). `size` has the bytes.
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from repro.errors import UsageError
-from repro.plan import Step, as_jobs
-from repro.plan.measure import SPARSE, Speed, assumed, calibrate, flops_per_image, total_flops
-from repro.plan.room import require_room
-from repro.plan.schedule import Schedule, longest_chain, schedule
-from repro.plan.size import moved_bytes, spoken, stored_bytes
+from repro.plan.jobs import as_jobs, longest_chain, schedule
+from repro.plan.measure import SPARSE, Speed, assumed, calibrate, flops_per_image, numbers_of, total_flops
+from repro.plan.steps import Step
 from repro.protocol import Protocol
-
-__all__ = [
-    "Prediction",
-    "Schedule",
-    "Speed",
-    "assumed",
-    "calibrate",
-    "flops_per_image",
-    "longest_chain",
-    "places",
-    "predict",
-    "predict_each",
-    "report",
-    "require_room",
-    "require_sensible",
-    "schedule",
-    "speed_of",
-    "stored_bytes",
-    "total_flops",
-    "worth_measuring",
-]
+from repro.recipes.artifacts import array_bytes
 
 SENSIBLE_HOURS = 12.0
 WORTH_MEASURING = 2e13  # FLOPs; a plan of fewer takes minutes anywhere
+CHECKPOINT_SECONDS = 60  # the default of --checkpoint-seconds
+PROCESS = 580 * 2**20  # bytes of a process that has imported PyTorch and this program (docs/performance.md)
 TOLD = 0.02  # share of the longest chain from which a step of it is named
 
 
@@ -188,8 +170,7 @@ def report(name: str, steps: list[Step], todo: list[Step], *predictions: Predict
         return f"{name}: all {len(steps)} artifacts are complete, nothing to do"
     lines = [f"{name}: {len(steps) - len(todo)} of {len(steps)} artifacts are complete; to make:"]
     width = max(len(str(step.target)) for step in todo)
-    for step in todo:
-        lines.append(f"  {step.target!s:{width}}  {step.networks:5,} trainings  {step.images:15,} images")
+    lines += [f"  {each.target!s:{width}}  {each.networks:5,} trainings  {each.images:15,} images" for each in todo]
     networks, images, flops = sum(step.networks for step in todo), sum(step.images for step in todo), total_flops(todo)
     lines.append(f"in all {networks:,} trainings, {images:,} images, {flops:.2g} FLOPs")
     if predictions and max(each.clock for each in predictions) > 2 * 3600:
@@ -232,3 +213,73 @@ def require_sensible(prediction: Prediction | None, *, yes: bool) -> None:
     if prediction and not yes and prediction.clock > SENSIBLE_HOURS * 3600:
         hours = f"{prediction.clock / 3600:,.0f} hours"
         raise UsageError(f"this would take about {hours} here: add YES=1 (or --yes) to do it all the same")
+
+
+def stored_bytes(step: Step) -> int:
+    """Bytes of the arrays of a complete artifact before compression; see `array_bytes`."""
+    sizes = numbers_of(step.network, step.protocol)
+    return array_bytes(step.verb, step.wanted, step.recipe, step.protocol, *sizes)
+
+
+def moved_bytes(step: Step, seconds: float, stored: dict) -> tuple[float, float]:
+    """(written, read) while a step that takes so many seconds is made, data set apart.
+
+    Every piece goes to the work folder and then, at the latest, into the artifact; a checkpoint has the weights and the
+    momentum of the cohort. Its inputs are read once. stored: target -> bytes, of all steps.
+    """
+    replicates = len({piece.split("/")[0] for piece in step.wanted})
+    cohort = replicates if step.verb in ("imp", "branch", "pretrain", "gradients") else step.networks
+    checkpoint = 8 * numbers_of(step.network, step.protocol)[1] * min(16, cohort)
+    written = 2 * stored[step.target] + seconds / CHECKPOINT_SECONDS * checkpoint * bool(step.images)
+    return written, sum(stored.get(path, 0) for path in step.needs)
+
+
+def spoken(count: float) -> str:
+    """Bytes as people say them."""
+    if count >= 1e12:
+        return f"{count / 1e12:,.3g} TB"
+    return f"{count / 1e9:,.3g} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+
+
+def disk_bytes(todo: Sequence[Step], processes: int) -> int:
+    """The artifacts before compression, and a second copy of the largest in the work folders of those under way."""
+    sizes = sorted((stored_bytes(step) for step in todo), reverse=True)
+    return sum(sizes) + sum(sizes[:processes])
+
+
+def memory_bytes(todo: Sequence[Step], processes: int) -> int:
+    """At least: for each process the program, the images, and weights with momentum of a cohort and of a copy."""
+    each = []
+    for step in todo:
+        p = step.protocol
+        pixels = p.all_images * p.image_size**2 * p.in_chans
+        each.append(PROCESS + pixels + 16 * numbers_of(step.network, p)[1] * min(16, p.replicates))
+    return sum(sorted(each, reverse=True)[:processes])
+
+
+def require_room(todo: Sequence[Step], results: Path, processes: int, *, yes: bool) -> None:
+    """Raises UsageError where the steps would fill the disk or the memory of this machine, unless ``yes``."""
+    if yes or not todo:
+        return
+    there = next(folder for folder in (results, *results.absolute().parents) if folder.exists())
+    needed, free = disk_bytes(todo, processes), shutil.disk_usage(there).free
+    if needed > free:
+        raise UsageError(
+            f"the runs need up to {spoken(needed)} of disk in {results}, and {spoken(free)} are free there: free some "
+            "space, name another folder with RESULTS= (or --results), or add YES=1 (or --yes) to try it all the same"
+        )
+    needed, free = memory_bytes(todo, processes), _available()
+    if free is not None and needed > free:
+        raise UsageError(
+            f"{processes} processes at once need {spoken(needed)} of memory at least, and {spoken(free)} are "
+            "available: run fewer with JOBS= (or --jobs), or add YES=1 (or --yes) to try it all the same"
+        )
+
+
+def _available() -> int | None:
+    """Bytes of memory that can be had without swapping; None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)

@@ -1,7 +1,9 @@
 """Declared items -> steps: one command, the artifact it makes, what it reads, and what it costs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import singledispatch
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +11,15 @@ import numpy as np
 from repro import store
 from repro.errors import UsageError
 from repro.plan.items import Barrier, Branch, Cell, Chosen, Gradients, Item, WarmupSweep
-from repro.plan.options import given_labels, label_fields, label_options, options_of, recipe_of, sha256_of_scores
+from repro.plan.options import given_labels, label_fields, label_options, options_of, recipe_of, sha256_of_scores, words
 from repro.protocol import Protocol
+from repro.recipes.artifacts import DEFAULTS, number, on_line, piece_name, piece_names, warmed_up
 
 Look = Callable[[Path], store.Glance]
-UNSAID = {"score": "el2n", "label_noise": 0.0, "labels_sha256": "", "border": 4}  # what a recipe may leave out
+BATCHES = 16  # mini-batches per measurement of gradients: the default of the command
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One command and the artifact it makes.
 
@@ -35,7 +38,6 @@ class Step:
     needs: tuple[Path, ...]
     wanted: frozenset[str]
     recipe: dict
-    network: str
     protocol: Protocol
     networks: int = 0
     images: int = 0
@@ -43,9 +45,19 @@ class Step:
     density: float = 1.0
     labels: str = ""
 
+    @property
+    def verb(self) -> str:
+        """The command that makes it: 'pretrain'."""
+        return self.command[0]
+
+    @property
+    def network(self) -> str:
+        """The network that it trains."""
+        return self.protocol.scoring.network if self.verb == "score" else self.protocol.network
+
     def differing(self, recipe: dict) -> list[tuple[str, object, object]]:
         """(field, there, here) wherever a recipe is not this step's."""
-        found = [(field, recipe.get(field, UNSAID.get(field)), here) for field, here in self.recipe.items()]
+        found = [(field, recipe.get(field, DEFAULTS.get(field)), here) for field, here in self.recipe.items()]
         return [each for each in found if each[1] != each[2]]
 
     def mislabelled(self) -> bool:
@@ -91,7 +103,7 @@ def steps(items: Iterable[Item], results: Path) -> list[Step]:
                 found[step.target] = step
             else:
                 assert step.wanted <= known.wanted, f"{step.target}: one item has more replicates, another more levels"
-    return sorted(found.values(), key=lambda step: step.command[0] != "score")
+    return sorted(found.values(), key=lambda step: step.verb != "score")
 
 
 def last(items: Iterable[Item], results: Path) -> list[Step]:
@@ -116,331 +128,200 @@ def unfinished(todo: list[Step], look: Look | None = None) -> list[Step]:
 
 def _density(pieces: Iterable[str], p: Protocol) -> float:
     """Mean share of the weights left over the (replicate, level) pieces of imp and branch; 1 of any others."""
-    levels = [int(piece.rpartition("/level_")[2]) for piece in pieces if "/level_" in piece]
+    levels = [level for piece in pieces if (level := number("level", piece)) is not None]
     return sum((1 - p.prune_fraction) ** level for level in levels) / len(levels) if levels else 1.0
 
 
+@singledispatch
 def chain(item: Item, results: Path) -> list[Step]:
     """The steps of one item in order; the last makes its own artifact."""
-    return _CHAINS[type(item)](item, results)
+    raise TypeError(f"no item of a plan: {item!r}")
 
 
+def _step(target: Path, command: tuple[str, ...], needs: Sequence[Step], p: Protocol, wanted, recipe, **cost) -> Step:
+    """The step of a command that is given without its --out."""
+    return Step(
+        target=target,
+        command=(*command, "--out", str(target)),
+        needs=tuple(step.target for step in needs),
+        wanted=wanted,
+        recipe=recipe,
+        protocol=p,
+        density=_density(wanted, p),
+        **cost,
+    )
+
+
+@chain.register
 def _cell(cell: Cell, results: Path) -> list[Step]:
-    p, target = cell.protocol, cell.path(results, "pretrain")
+    p, n = cell.protocol, cell.promised
     before = _select(cell, results) if cell.subset else []
-    source = ("--subset", str(before[-1].target)) if before else ("--dataset", p.dataset, *label_options(cell))
-    recipe = recipe_of(p, p.training) | {"t": cell.t} | label_fields(cell)
-    options = options_of(p, cell.promised, p.training)
-    pretrain = Step(
-        target,
-        ("pretrain", *source, "-t", str(cell.t), *options, "--out", str(target)),
-        tuple(step.target for step in before[-1:]),
-        _replicates(cell.promised),
-        recipe,
-        p.network,
+    source = {"subset": before[-1].target} if before else {"dataset": p.dataset, **label_options(cell)}
+    pretrain = _step(
+        cell.path(results, "pretrain"),
+        words("pretrain", **source, t=cell.t, **options_of(p, n, p.training)),
+        before[-1:],
         p,
-        cell.promised if cell.t else 0,
-        cell.promised * cell.t * p.training.batch_size,
-        cell.promised * p.test_images,
+        piece_names(replicate=range(n)),
+        recipe_of(p, p.training) | {"t": cell.t} | label_fields(cell),
+        networks=n if cell.t else 0,
+        images=n * cell.t * p.training.batch_size,
+        evaluated=n * p.test_images,
         labels=cell.labels,
     )
-    return [*before, pretrain, _imp(cell, pretrain, results)]
+    command = words("imp", pretrain.target, levels=cell.depth, replicates=n, prune_fraction=p.prune_fraction)
+    said = {"prune_fraction": p.prune_fraction}
+    return [*before, pretrain, _levels(cell, cell.path(results), command, pretrain, range(cell.depth + 1), said)]
 
 
-def _imp(cell: Cell, pretrain: Step, results: Path) -> Step:
-    p, target = cell.protocol, cell.path(results)
-    wanted = _levels(cell.promised, range(cell.depth + 1))
-    command = (
-        "imp",
-        str(pretrain.target),
-        "--levels",
-        str(cell.depth),
-        "--replicates",
-        str(cell.promised),
-        "--prune-fraction",
-        str(p.prune_fraction),
-        "--out",
-        str(target),
-    )
-    recipe = recipe_of(p, p.training) | {"t": cell.t, "prune_fraction": p.prune_fraction}
-    return Step(
-        target,
-        command,
-        (pretrain.target,),
-        wanted,
-        recipe,
-        p.network,
-        p,
-        len(wanted),
-        _whole_runs(len(wanted), cell),
-        len(wanted) * p.all_images,
-        _density(wanted, p),
-    )
-
-
-def _whole_runs(count: int, cell: Cell) -> int:
-    """Images of so many trainings from the rewind step to the end."""
-    return count * (cell.protocol.training.steps - cell.t) * cell.protocol.training.batch_size
-
-
+@chain.register
 def _branch(branch: Branch, results: Path) -> list[Step]:
-    before, cell, target = _cell(branch.cell, results), branch.cell, branch.path(results)
-    levels = range(1, cell.depth + 1)
-    wanted = _levels(cell.promised, levels)
-    command = (
-        "branch",
-        str(before[-1].target),
-        "--mask",
-        branch.mask,
-        "--levels",
-        ",".join(map(str, levels)),
-        "--replicates",
-        str(cell.promised),
-        "--out",
-        str(target),
-    )
+    cell, levels = branch.cell, range(1, branch.cell.depth + 1)
+    before = _cell(cell, results)
+    options = {"mask": branch.mask, "levels": tuple(levels), "replicates": cell.promised}
+    command = words("branch", before[-1].target, **options)
+    return [*before, _levels(cell, branch.path(results), command, before[-1], levels, {"mask": branch.mask})]
+
+
+def _levels(cell: Cell, target: Path, command: tuple[str, ...], parent: Step, levels: range, said: dict) -> Step:
+    """Levels of sparse networks, of imp or branch."""
+    p, wanted = cell.protocol, piece_names(replicate=range(cell.promised), level=levels)
+    recipe = recipe_of(p, p.training) | {"t": cell.t} | said
+    return _step(target, command, [parent], p, wanted, recipe, **_whole_runs(len(wanted), cell))
+
+
+def _whole_runs(count: int, cell: Cell) -> dict[str, int]:
+    """The cost of so many trainings from the rewind step to the end, each measured on all images."""
     p = cell.protocol
-    recipe = recipe_of(p, p.training) | {"t": cell.t, "mask": branch.mask}
-    step = Step(
-        target,
-        command,
-        (before[-1].target,),
-        wanted,
-        recipe,
-        p.network,
-        p,
-        len(wanted),
-        _whole_runs(len(wanted), cell),
-        len(wanted) * p.all_images,
-        _density(wanted, p),
-    )
-    return [*before, step]
+    images = count * (p.training.steps - cell.t) * p.training.batch_size
+    return {"networks": count, "images": images, "evaluated": count * p.all_images}
 
 
+@chain.register
 def _barrier(barrier: Barrier, results: Path) -> list[Step]:
-    before, cell, target = _cell(barrier.cell, results), barrier.cell, barrier.path(results)
-    p, networks = cell.protocol, cell.promised * cell.protocol.children
-    pairs = [(a, b) for b in range(p.children + 1) for a in range(b)]
-    wanted = frozenset(
-        f"replicate_{r}/pair_{a}_{b}/{mode}"
-        for r in range(cell.promised)
-        for a, b in pairs
-        for mode in ("averaged", "recalibrated")
-    )
-    alphas = ("--alphas", str(barrier.alphas)) if barrier.alphas else ()
-    command = (
-        "barrier",
-        str(before[-1].target),
-        "--children",
-        str(p.children),
-        *alphas,
-        "--batch-norm",
-        "both",
-        "--replicates",
-        str(cell.promised),
-        "--out",
-        str(target),
-    )
-    recipe, points = recipe_of(p, p.training), (barrier.alphas or 3) - 1
+    cell, before = barrier.cell, _cell(barrier.cell, results)
+    p, n, children = cell.protocol, cell.promised, cell.protocol.children
+    pairs = list(combinations(range(children + 1), 2))
+    lines = [on_line(piece_name(replicate=r), *pair) for r in range(n) for pair in pairs]
+    options = {"children": children, "alphas": barrier.alphas, "batch_norm": "both", "replicates": n}
+    recipe, intervals = recipe_of(p, p.training), (barrier.alphas or 3) - 1
     del recipe["seed"]
-    recipe |= {"form": "children", "level": 0, "alphas": sorted({0.5, *(k / points for k in range(points + 1))})}
-    on_lines = p.children + 1 + len(pairs) * (points - 1)  # networks of a parent, measured with either batch norm
-    each = on_lines * (2 * p.all_images + p.train_images) + p.train_images + (2 + p.children) * p.test_images
-    step = Step(
-        target,
-        command,
-        (before[-1].target,),
-        wanted,
-        recipe,
-        p.network,
+    alphas = sorted({0.5, *(k / intervals for k in range(intervals + 1))})
+    on_lines = children + 1 + len(pairs) * (intervals - 1)  # networks of a parent, measured with either batch norm
+    each = on_lines * (2 * p.all_images + p.train_images) + p.train_images + (2 + children) * p.test_images
+    step = _step(
+        barrier.path(results),
+        words("barrier", before[-1].target, **options),
+        before[-1:],
         p,
-        networks,
-        _whole_runs(networks, cell),
-        cell.promised * each,
+        frozenset(f"{line}/{mode}" for line in lines for mode in ("averaged", "recalibrated")),
+        recipe | {"form": "children", "level": 0, "alphas": alphas},
+        **_whole_runs(n * children, cell) | {"evaluated": n * each},
     )
     return [*before, step]
 
 
+@chain.register
 def _warmup(sweep: WarmupSweep, results: Path) -> list[Step]:
-    p, study, target = sweep.protocol, sweep.protocol.warmup, sweep.path(results)
-    chains = [_select(Cell("", p, 0, subset, replicates=study.replicates), results) for subset in sweep.subsets]
-    sources = [chain[-1].target for chain in chains]
-    wanted = frozenset(
-        f"{name}/w{w}/replicate_{r}"
-        for name in ("all", *(path.stem for path in sources))
-        for w in study.steps
-        for r in range(study.replicates)
-    )
-    command = (
-        "warmup",
-        "--dataset",
-        p.dataset,
-        *(word for path in sources for word in ("--subset", str(path))),
-        "--warmup-steps",
-        ",".join(map(str, study.steps)),
-        *options_of(p, study.replicates, study.training),
-        "--out",
-        str(target),
-    )
-    images = len(wanted) * study.training.steps * study.training.batch_size
-    step = Step(
-        target,
-        command,
-        tuple(sources),
+    p, study, n = sweep.protocol, sweep.protocol.warmup, sweep.protocol.warmup.replicates
+    chains = [_select(Cell("", p, 0, subset, replicates=n), results) for subset in sweep.subsets]
+    sources = [chain[-1] for chain in chains]
+    names = ("all", *(step.target.stem for step in sources))
+    wanted = frozenset(warmed_up(name, w, r) for name in names for w in study.steps for r in range(n))
+    options = {"dataset": p.dataset, "subset": [step.target for step in sources], "warmup_steps": study.steps}
+    step = _step(
+        sweep.path(results),
+        words("warmup", **options, **options_of(p, n, study.training)),
+        sources,
+        p,
         wanted,
         recipe_of(p, study.training),
-        p.network,
-        p,
-        len(wanted),
-        images,
-        len(wanted) * p.all_images,
+        networks=len(wanted),
+        images=len(wanted) * study.training.steps * study.training.batch_size,
+        evaluated=len(wanted) * p.all_images,
     )
     return [step for chain in chains for step in chain] + [step]
 
 
+@chain.register
 def _gradients(item: Gradients, results: Path) -> list[Step]:
-    p, target = item.protocol, item.path(results)
+    p, n = item.protocol, item.promised
     before = _select(Cell("", p, 0, item.subset, replicates=item.replicates), results) if item.subset else []
-    source = ("--subset", str(before[-1].target)) if before else ("--dataset", p.dataset)
+    source = {"subset": before[-1].target} if before else {"dataset": p.dataset}
     measured = [*range(0, item.steps, item.every), item.steps]
-    wanted = frozenset(f"replicate_{r}/step_{s}" for r in range(item.promised) for s in measured)
-    command = (
-        "gradients",
-        *source,
-        "-t",
-        str(item.steps),
-        "--every",
-        str(item.every),
-        *options_of(p, item.promised, p.training),
-        "--out",
-        str(target),
-    )
-    images = item.promised * (item.steps + 16 * len(measured)) * p.training.batch_size
-    recipe = recipe_of(p, p.training) | {"t": item.steps, "every": item.every, "batches": 16}
-    step = Step(
-        target,
-        command,
-        tuple(s.target for s in before[-1:]),
-        wanted,
-        recipe,
-        p.network,
+    step = _step(
+        item.path(results),
+        words("gradients", **source, t=item.steps, every=item.every, **options_of(p, n, p.training)),
+        before[-1:],
         p,
-        item.promised,
-        images,
-        len(wanted) * p.test_images,
+        piece_names(replicate=range(n), step=measured),
+        recipe_of(p, p.training) | {"t": item.steps, "every": item.every, "batches": BATCHES},
+        networks=n,
+        images=n * (item.steps + BATCHES * len(measured)) * p.training.batch_size,
+        evaluated=n * len(measured) * p.test_images,
     )
     return [*before, step]
 
 
+@chain.register
 def _chosen(item: Chosen, results: Path) -> list[Step]:
     return _select(item.cell, results)
 
 
-_CHAINS = {
-    Cell: _cell,
-    Chosen: _chosen,
-    Branch: _branch,
-    Barrier: _barrier,
-    WarmupSweep: _warmup,
-    Gradients: _gradients,
-}
-
-
 def _select(cell: Cell, results: Path) -> list[Step]:
     """The steps that make a cell's subset: its scores, or the subset it is like, first."""
-    p, subset, replicates = cell.protocol, cell.subset, cell.promised
-    target, balanced = cell.path(results, "subset"), subset.is_balanced(p)
-    recipe = {
-        "dataset": p.dataset,
-        "normalization": p.normalization,
-        "subset": subset.kind,
-        "size": subset.size,
-        "balanced": balanced,
-        **label_fields(cell),
-    }
-    if subset.own_scores:
-        recipe |= {"score": "file", "scores_sha256": sha256_of_scores(subset.score, p)}
-    elif subset.ranked:
-        recipe["score"] = subset.score
+    p, subset, n = cell.protocol, cell.subset, cell.promised
+    before: list[Step] = []
+    source = {"dataset": p.dataset, **label_options(cell)}
     if subset.score == "lmc":  # barriers are measured on clean labels
         before = _barrier(Barrier(Cell("all_tstar", p, p.t_star)), results)
-        source = ("--scores", str(before[-1].target), *label_options(cell))
+        source = {"scores": before[-1].target, **label_options(cell)}
     elif subset.own_scores:
-        before, source = [], ("--scores", subset.score, "--dataset", p.dataset, *label_options(cell))
+        source = {"scores": subset.score, **source}
     elif subset.ranked:
         before = [_score(cell, results)]
-        source = ("--scores", str(before[-1].target))
-        source += ("--score", subset.score) if subset.score != "el2n" else ()
+        source = {"scores": before[-1].target, "score": None if subset.score == "el2n" else subset.score}
     elif subset.like:
         before = _select(replace(cell, subset=subset.like), results)
-        source = ("--like", str(before[-1].target))
-    else:
-        before, source = [], ("--dataset", p.dataset, *label_options(cell))
-    if not subset.ranked or subset.permuted:
-        recipe |= {"seed": p.seed, "permute_scores": subset.permuted}
-    control = ("--permute-scores",) if subset.permuted else ()
-    balance = ("--balanced" if balanced else "--unbalanced",) if subset.ranked else ()
-    seed = ("--seed", str(p.seed)) if not subset.ranked or subset.permuted or "--label-noise" in source else ()
-    command = (
+        source = {"like": before[-1].target}
+    seeded, balanced = not subset.ranked or subset.permuted, subset.is_balanced(p)
+    command = words(
         "select",
-        "--kind",
-        subset.kind,
-        "--size",
-        str(subset.size),
-        *source,
-        *balance,
-        *control,
-        *seed,
-        "--replicates",
-        str(replicates),
-        "--out",
-        str(target),
+        kind=subset.kind,
+        size=subset.size,
+        **source,
+        balanced=balanced if subset.ranked else None,
+        permute_scores=subset.permuted or None,
+        seed=p.seed if seeded or "label_noise" in source else None,
+        replicates=n,
     )
-    needs = tuple(step.target for step in before[-1:])
-    return [*before, Step(target, command, needs, _replicates(replicates), recipe, p.network, p, labels=cell.labels)]
+    recipe = {"dataset": p.dataset, "normalization": p.normalization, "subset": subset.kind, "size": subset.size}
+    recipe |= {"balanced": balanced, **label_fields(cell)}
+    if subset.ranked:
+        recipe["score"] = "file" if subset.own_scores else subset.score
+    if subset.own_scores:
+        recipe["scores_sha256"] = sha256_of_scores(subset.score, p)
+    if seeded:
+        recipe |= {"seed": p.seed, "permute_scores": subset.permuted}
+    target, wanted = cell.path(results, "subset"), piece_names(replicate=range(n))
+    return [*before, _step(target, command, before[-1:], p, wanted, recipe, labels=cell.labels)]
 
 
 def _score(cell: Cell, results: Path) -> Step:
-    p, target = cell.protocol, cell.path(results, "scores")
-    replicates = max(cell.promised, p.replicates)
-    wanted = frozenset(
-        f"fold_{f}/network_{k}" for f in range(min(p.folds, replicates)) for k in range(p.scoring.networks)
-    )
-    recipe = recipe_of(p, p.scoring.training) | {
-        "network": p.scoring.network,
-        "networks": p.scoring.networks,
-        "batch_norm": p.scoring.batch_norm,
-        **label_fields(cell),
-    }
-    images = len(wanted) * p.scoring.training.steps * p.scoring.training.batch_size
-    several = replicates if p.folds > 1 else None  # without folds all replicates share one set of scores
-    command = (
-        "score",
-        "--dataset",
-        p.dataset,
-        *label_options(cell),
-        *options_of(p, several, p.scoring.training, p.scoring),
-        "--out",
-        str(target),
-    )
-    return Step(
-        target,
-        command,
-        (),
-        wanted,
-        recipe,
-        p.scoring.network,
+    p, scoring, training = cell.protocol, cell.protocol.scoring, cell.protocol.scoring.training
+    n = max(cell.promised, p.replicates)
+    several = n if p.folds > 1 else None  # without folds all replicates share one set of scores
+    wanted = piece_names(fold=range(min(p.folds, n)), network=range(scoring.networks))
+    recipe = recipe_of(p, training) | {"network": scoring.network, "networks": scoring.networks}
+    return _step(
+        cell.path(results, "scores"),
+        words("score", dataset=p.dataset, **label_options(cell), **options_of(p, several, training, scoring)),
+        [],
         p,
-        len(wanted),
-        images,
-        len(wanted) * p.train_images,
+        wanted,
+        recipe | {"batch_norm": scoring.batch_norm, **label_fields(cell)},
+        networks=len(wanted),
+        images=len(wanted) * training.steps * training.batch_size,
+        evaluated=len(wanted) * p.train_images,
         labels=cell.labels,
     )
-
-
-def _replicates(count: int) -> frozenset[str]:
-    return frozenset(f"replicate_{r}" for r in range(count))
-
-
-def _levels(replicates: int, levels: range) -> frozenset[str]:
-    return frozenset(f"replicate_{r}/level_{level}" for r in range(replicates) for level in levels)

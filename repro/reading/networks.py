@@ -12,6 +12,7 @@ from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.nets import Layout, create, freeze, layout_of
 from repro.protocol import protocol
+from repro.recipes.artifacts import array_name
 from repro.stages.networks import IDLE, require_idle
 from repro.store.files import write_whole
 from repro.store.targets import require_replaceable
@@ -153,19 +154,19 @@ def tensors_of(
         )
     if level is None:
         raise UsageError(f"part {part} without a level: give one, 0 is the dense network")
-    packed = _array(artifact, replicate, f"level_{level}/mask")
+    packed = _array(artifact, replicate, array_name("mask", level=level))
     mask = torch.from_numpy(np.unpackbits(packed.numpy(), count=layout.num_prunable).astype(bool))
     if part == "mask":
         return {e.name: mask[e.offset : e.offset + e.size].view(e.shape) for e in layout.prunable}
     if part == "trained":
-        return layout.state_dict(_array(artifact, replicate, f"level_{level}/weights"))
+        return layout.state_dict(_array(artifact, replicate, array_name("weights", level=level)))
     vector = _array(artifact, replicate, REWIND_WEIGHTS[artifact.kind])
     vector[: layout.num_prunable] *= mask
     return layout.state_dict(vector)
 
 
 def _array(artifact: store.Artifact, replicate: int, name: str) -> Tensor:
-    key = f"replicate_{replicate}/{name}"
+    key = array_name(name, replicate=replicate)
     if key in artifact:
         return torch.from_numpy(artifact[key])
     place = f"replicate {replicate}"

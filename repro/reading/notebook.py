@@ -13,6 +13,7 @@ import pandas as pd
 
 from repro.errors import RunError, UsageError
 from repro.reading.query import runs
+from repro.recipes.artifacts import array_name, number
 from repro.store import Artifact, read
 from repro.store.hdf5 import FORMAT
 
@@ -102,17 +103,13 @@ class Arrays(Mapping):
     def _test_images(self, piece: str) -> int:
         """How many images a replicate is tested on: its accuracies, k of n correct, leave one n for the bits kept."""
         for name, acc, diverged in self._table[["piece", "acc", "diverged"]].itertuples(index=False):
-            if _replicate(name) == _replicate(piece) and not diverged and acc > 0:
+            if number("replicate", name) == number("replicate", piece) and not diverged and acc > 0:
                 packed = self._artifact[f"{name}/test_correct"]
                 return round(int(np.unpackbits(packed).sum()) / acc)
         raise UsageError(
             f"how many test images the bits of {piece} are of cannot be told, since no network of its "
             "replicate is right on any: read them with h5py"
         )
-
-
-def _replicate(piece: str) -> str:
-    return re.search(r"replicate_\d+", piece)[0]
 
 
 def _bits(packed: np.ndarray, count: int) -> np.ndarray:
@@ -159,7 +156,7 @@ class Run:
 
     def test_correct(self, replicate: int, level: int) -> np.ndarray:
         """Whether the trained network of a level classifies each test image rightly, bool [test images]."""
-        key = f"replicate_{replicate}/level_{level}/test_correct"
+        key = array_name("test_correct", replicate=replicate, level=level)
         if key not in self.arrays:
             raise UsageError(f"{self.path} has no test bits of level {level} of replicate {replicate}: see its .arrays")
         return self.arrays[key]

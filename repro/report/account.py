@@ -68,9 +68,9 @@ def made(study: Study) -> tuple[list[Made], list[str]]:
 
 def cost(study: Study, there: list[Made]) -> list[Table]:
     """By kind of work, and by figure; what figures share is counted in each figure and once in the total."""
-    by_kind = {KINDS.get(m.step.command[0], m.step.command[0]): [] for m in there}
+    by_kind = {KINDS.get(m.step.verb, m.step.verb): [] for m in there}
     for m in there:
-        by_kind[KINDS.get(m.step.command[0], m.step.command[0])].append(m)
+        by_kind[KINDS.get(m.step.verb, m.step.verb)].append(m)
     heads = ("artifacts", "trainings", "images", "wall, h", "CPU, h", "images/s")
     kinds = [(kind, *_sums(group)) for kind, group in by_kind.items()]
     seen, figures = set(), []

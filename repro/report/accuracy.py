@@ -4,14 +4,15 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from paper_figures import appendix, curves, figure2, figure3, figure4, style
+from paper_figures import appendix, figure2, figure3, figure4
 from paper_figures.appendix import COMPOSITION, KINDS, SCORES
-from paper_figures.curves import Arm
+from paper_figures.shared import curves, drawing
+from paper_figures.shared.curves import Arm
 from repro.protocol import Protocol, protocol
 from repro.report.charts import Axis, Look, Pair, Panel, Point, same_axis
 from repro.report.origins import Origins
 from repro.verify.claim import PAPER_DATASETS
-from repro.verify.evidence import Evidence
+from repro.verify.outcomes import Evidence
 
 ACCURACY = Axis("test accuracy (%)", "%")
 NO_NUMBERS = "The paper has published no numbers for this panel."
@@ -27,9 +28,7 @@ def note(p: Protocol, other: Protocol, paper: Panel | None) -> str:
     if paper is None:
         return NO_NUMBERS
     if other.dataset != p.dataset:
-        return (
-            f"Another data set: {style.panel_title(other)} beside {style.panel_title(p)}. Compare shapes, not values."
-        )
+        return f"Another data set: {drawing.panel_title(other)} beside {drawing.panel_title(p)}. Compare shapes, not values."
     return "" if p.full else f"The paper trained for the published schedule; this is {p.scale} scale."
 
 
@@ -42,7 +41,7 @@ def pair(title: str, own: Panel, paper: Panel, p: Protocol, other: Protocol) -> 
 
 
 def look_of(condition: str) -> Look:
-    known = style.LOOKS[condition]
+    known = drawing.LOOKS[condition]
     return Look(known.color, known.marker or "o", known.line)
 
 
@@ -62,8 +61,8 @@ def curve_pair(
     looks_published: dict[Arm, Look] | None = None,
 ) -> Pair:
     """Accuracy against pruning level. table: `curves.panel_of`; published: the arms of a protocol of the paper."""
-    dense = Look(style.LOOKS["dense"].color, "", style.LOOKS["dense"].line)
-    points, known = [], {style.LOOKS["dense"].label: dense}
+    dense = Look(drawing.LOOKS["dense"].color, "", drawing.LOOKS["dense"].line)
+    points, known = [], {drawing.LOOKS["dense"].label: dense}
     for arm in arms:
         known[arm.label] = (looks or {}).get(arm) or look_of(arm.condition)
         for row in arm.of(table).itertuples():
@@ -81,7 +80,7 @@ def curve_pair(
             )
     own = Panel(title, tuple(points), known, level_axis(p), ACCURACY, _dense(table, p, arms, origins))
     other = paper_of(p)
-    points, known, rules = [], {style.LOOKS["dense"].label: dense}, ()
+    points, known, rules = [], {drawing.LOOKS["dense"].label: dense}, ()
     for arm in published(other):
         known[arm.label] = (looks_published or {}).get(arm) or look_of(arm.condition)
         rows = curves.reference(other.dataset, arm)
@@ -89,8 +88,10 @@ def curve_pair(
             at = f"level {row.level:.0f}, {100 * (1 - other.prune_fraction) ** row.level:.3g} % of the weights"
             points.append(_published(arm.label, row.level, row, at))
             if row.level == 0 and arm.condition == "all_tstar":
-                rules = (_published(style.LOOKS["dense"].label, 0, row, "all the weights"),)
-    paper = Panel(style.panel_title(other), tuple(points), known, level_axis(other), ACCURACY, rules, whose="the paper")
+                rules = (_published(drawing.LOOKS["dense"].label, 0, row, "all the weights"),)
+    paper = Panel(
+        drawing.panel_title(other), tuple(points), known, level_axis(other), ACCURACY, rules, whose="the paper"
+    )
     return pair(title, own, paper, p, other)
 
 
@@ -105,7 +106,7 @@ def _dense(table: pd.DataFrame, p: Protocol, arms: Sequence[Arm], origins: Origi
     artifact = origins.run(p.dataset, arm.condition, 0, arm.t, arm.noise)
     return tuple(
         Point(
-            style.LOOKS["dense"].label,
+            drawing.LOOKS["dense"].label,
             0,
             100 * row.mean_acc,
             "all the weights",
@@ -122,7 +123,7 @@ def phases(runs: pd.DataFrame, p: Protocol, arms: Sequence[Arm], origins: Origin
     table = curves.panel_of(runs, p, arms)
     quoted = table[table["level"].isin((0, p.sweep_levels[-1]))]
     return curve_pair(
-        f"{style.panel_title(p)}: accuracy before and after pruning",
+        f"{drawing.panel_title(p)}: accuracy before and after pruning",
         quoted,
         p,
         arms,
@@ -134,13 +135,13 @@ def phases(runs: pd.DataFrame, p: Protocol, arms: Sequence[Arm], origins: Origin
 def figure_2(runs: pd.DataFrame, p: Protocol, control: str | None, origins: Origins) -> list[Pair]:
     arms = figure2.arms(p, control)
     table = curves.panel_of(runs, p, arms)
-    return [curve_pair(style.panel_title(p), table, p, arms, origins, published=figure2.arms)]
+    return [curve_pair(drawing.panel_title(p), table, p, arms, origins, published=figure2.arms)]
 
 
 def figure_4(runs: pd.DataFrame, p: Protocol, origins: Origins) -> list[Pair]:
     pairs = []
     for noise in p.noise:
-        title, arms = f"{style.panel_title(p)}, {100 * noise:.3g} % of labels randomised", figure4.arms(p, noise)
+        title, arms = f"{drawing.panel_title(p)}, {100 * noise:.3g} % of labels randomised", figure4.arms(p, noise)
         pairs.append(
             curve_pair(
                 title,
@@ -160,13 +161,13 @@ def figure_3(runs: pd.DataFrame, p: Protocol, origins: Origins) -> list[Pair]:
     other = paper_of(p)
     pairs = []
     for place, level in enumerate(p.sweep_levels):
-        title = f"{style.panel_title(p)}, level {level}"
+        title = f"{drawing.panel_title(p)}, level {level}"
         points, rules = _sizes(table, p, level, origins)
         own = Panel(title, points, _size_looks(p), _size_axis(points), ACCURACY, rules)
         shown = other.sweep_levels[place] if place < len(other.sweep_levels) else level
         points, rules = _published_sizes(other, shown)
         paper = Panel(
-            f"{style.panel_title(other)}, level {shown}",
+            f"{drawing.panel_title(other)}, level {shown}",
             points,
             _size_looks(other),
             _size_axis(points),
@@ -181,7 +182,7 @@ def figure_3(runs: pd.DataFrame, p: Protocol, origins: Origins) -> list[Pair]:
 def _size_looks(p: Protocol) -> dict[str, Look]:
     looks = {figure3.WORDS[kind]: look_of(kind) for kind in curves.SUBSETS}
     looks |= {arm.label: look_of(arm.condition) for arm in reversed(curves.all_data(p))}
-    return looks | {style.LOOKS["dense"].label: look_of("dense")}
+    return looks | {drawing.LOOKS["dense"].label: look_of("dense")}
 
 
 def _size_axis(points: Sequence[Point]) -> Axis:
@@ -219,7 +220,7 @@ def _published_sizes(other: Protocol, level: int) -> tuple[tuple[Point, ...], tu
         rules += [_published(arm.label, 0, row, "all the data") for row in rows[rows["level"] == level].itertuples()]
         if arm.condition == "all_tstar":
             dense = rows[rows["level"] == 0].itertuples()
-            rules += [_published(style.LOOKS["dense"].label, 0, row, "all the weights") for row in dense]
+            rules += [_published(drawing.LOOKS["dense"].label, 0, row, "all the weights") for row in dense]
     for kind in curves.SUBSETS:
         for size in other.sizes:
             rows = curves.reference(other.dataset, curves.subsets(other, size, [kind])[0])
@@ -239,7 +240,7 @@ def appendix_sizes(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pa
         _, published = _by_size(paper_of(p), paper_of(p).sizes, kind)
         pairs.append(
             curve_pair(
-                f"{style.panel_title(p)}: every subset size, {word} examples",
+                f"{drawing.panel_title(p)}: every subset size, {word} examples",
                 table,
                 p,
                 arms,
@@ -254,7 +255,7 @@ def appendix_sizes(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pa
 
 def _by_size(p: Protocol, sizes: Sequence[int], kind: str) -> tuple[list[Arm], dict[Arm, Look]]:
     arms = [curves.subsets(p, size, [kind])[0] for size in sizes]
-    colors = style.series(sizes, "magma") if len(sizes) else {}
+    colors = drawing.series(sizes, "magma") if len(sizes) else {}
     return [*curves.all_data(p), *arms], {arm: Look(*colors[arm.size]) for arm in arms}
 
 
@@ -267,7 +268,7 @@ def appendix_scores(evidence: Evidence, p: Protocol, origins: Origins) -> list[P
     tables = appendix.TOPICS["scores"].tables(evidence, p)
     return [
         curve_pair(
-            f"{style.panel_title(p)}: {topic}",
+            f"{drawing.panel_title(p)}: {topic}",
             tables[name],
             p,
             [*curves.all_data(p)[1:], *curves.subsets(p, p.subset_size, conditions)],

@@ -17,7 +17,7 @@ from repro.report.origins import Origins
 from repro.report.tables import Table, frame
 from repro.study.collect import collect, finished
 from repro.study.study import Study
-from repro.verify.evidence import Evidence
+from repro.verify.outcomes import Evidence
 
 
 @dataclass(frozen=True)

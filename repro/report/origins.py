@@ -48,5 +48,5 @@ def _keys(item: Item, results: Path):
     if isinstance(item, (Cell, Chosen)) and cell.subset is not None and not cell.labels:
         yield ("subset", cell.protocol.dataset, cell.condition, float(cell.noise)), cell.path(results, "subset")
         for step in chain(item, results):
-            if step.command[0] == "score":
+            if step.verb == "score":
                 yield ("scores", cell.protocol.dataset, float(cell.noise)), step.target

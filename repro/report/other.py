@@ -6,15 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from paper_figures import appendix, figure1, figure5, figure6, style
-from paper_figures.curves import Arm
+from paper_figures import appendix, figure1, figure5, figure6
 from paper_figures.scores import KINDS, wrong_labels
+from paper_figures.shared import drawing
+from paper_figures.shared.curves import Arm
 from repro.protocol import Protocol
 from repro.report.accuracy import NO_NUMBERS, look_of, pair, paper_of
 from repro.report.charts import Axis, Look, Pair, Panel, Point
 from repro.report.origins import Origins
 from repro.verify import published_points
-from repro.verify.evidence import Evidence, own_labels
+from repro.verify.outcomes import Evidence, own_labels
 
 ALPHA = Axis("α: weights (1 − α) a + α b", ticks=(0, 0.25, 0.5, 0.75, 1))
 LINE = {
@@ -46,7 +47,7 @@ def paths(evidence: Evidence, p: Protocol, origins: Origins, arms: Sequence[Arm]
             points += _line(arm.label, rows, column, scale, artifact)
         looks = {arm.label: look_of(arm.condition) for arm in arms}
         pairs.append(
-            alone(f"{style.panel_title(p)}: {word} on the line between two children", points, looks, ALPHA, axis)
+            alone(f"{drawing.panel_title(p)}: {word} on the line between two children", points, looks, ALPHA, axis)
         )
     return pairs
 
@@ -66,17 +67,19 @@ def _histograms(evidence: Evidence, p: Protocol, origins: Origins) -> Pair:
     for arm, table in figure5.histograms(evidence, p).items():
         artifact = origins.barrier(p.dataset, arm.condition, arm.size, arm.t)
         points += [_bin(arm.label, row.bin_lo, row.share_pct, int(row.n), artifact) for row in table.itertuples()]
-    title = f"{style.panel_title(p)}: barriers of single examples"
+    title = f"{drawing.panel_title(p)}: barriers of single examples"
     own = Panel(title, tuple(points), {a.label: look_of(a.condition) for a in figure5.initialisations(p)}, *axes)
     published, looks = [], {}
     for (kind, size, t), rows in published_points.histograms(other.dataset).groupby(["condition", "size", "t"]):
         condition = kind if size else "all_tstar_half" if 2 * t < other.t_star else "all_tstar"
-        label = style.LOOKS[kind].label.format(size=size, t=t) if size else f"all data, t = {t:,}"
+        label = drawing.LOOKS[kind].label.format(size=size, t=t) if size else f"all data, t = {t:,}"
         looks[label] = look_of(condition)
         published += [
             _bin(label, row.bin_lo, 100 * row.count / rows["count"].sum(), 2, "the paper") for row in rows.itertuples()
         ]
-    paper = Panel(f"{style.panel_title(other)}, read off a picture", tuple(published), looks, *axes, whose="the paper")
+    paper = Panel(
+        f"{drawing.panel_title(other)}, read off a picture", tuple(published), looks, *axes, whose="the paper"
+    )
     return pair(title, own, paper, p, other)
 
 
@@ -94,7 +97,9 @@ def _scatter(evidence: Evidence, p: Protocol, origins: Origins, x: str) -> Pair:
     points, looks = [], {}
     for rows, small in ((conditions, False), (parents, True)):
         for row in rows.itertuples():
-            label = f"{'all data' if row.kind == 'all' else style.LOOKS[row.kind].label.split(' {')[0]}, t = {row.t:,}"
+            label = (
+                f"{'all data' if row.kind == 'all' else drawing.LOOKS[row.kind].label.split(' {')[0]}, t = {row.t:,}"
+            )
             looks[label] = Look(figure5.KINDS[row.kind], markers[int(row.t)])
             at = f"{scale * getattr(row, x):.3g} {unit}" + (f", {row.size:,} examples" if row.size else "")
             at += f", parent {row.replicate}" if small else ", mean over parents"
@@ -111,11 +116,11 @@ def _scatter(evidence: Evidence, p: Protocol, origins: Origins, x: str) -> Pair:
                     small,
                 )
             )
-    title = f"{style.panel_title(p)}: final accuracy against {figure5.X[x].rpartition(' (')[0]}"
+    title = f"{drawing.panel_title(p)}: final accuracy against {figure5.X[x].rpartition(' (')[0]}"
     own = Panel(title, tuple(points), looks, *axes, joined=False)
     published = [
         Point(
-            "all data" if row.condition == "all" else style.LOOKS[row.condition].label.split(" {")[0],
+            "all data" if row.condition == "all" else drawing.LOOKS[row.condition].label.split(" {")[0],
             scale * getattr(row, x),
             100 * row.final,
             f"{scale * getattr(row, x):.3g} {unit}, a parent",
@@ -126,12 +131,12 @@ def _scatter(evidence: Evidence, p: Protocol, origins: Origins, x: str) -> Pair:
         for row in published_points.scatter(other.dataset).itertuples()
     ]
     known = {
-        "all data" if kind == "all" else style.LOOKS[kind].label.split(" {")[0]: Look(color)
+        "all data" if kind == "all" else drawing.LOOKS[kind].label.split(" {")[0]: Look(color)
         for kind, color in figure5.KINDS.items()
     }
     axes = (axes[0], replace(axes[1], title=f"test accuracy at level {other.barrier_level} (%)"))
     paper = Panel(
-        f"{style.panel_title(other)}, read off a picture",
+        f"{drawing.panel_title(other)}, read off a picture",
         tuple(published),
         known,
         *axes,
@@ -152,12 +157,12 @@ def figure_6(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
             _warm(row, row.mean_acc, row.std_acc, p, origins.other("warmup", p.dataset))
             for row in own.dropna(subset="mean_acc").sort_values(["size", "w"]).itertuples()
         ]
-        title = f"{style.panel_title(p)}: warm-up on {figure6.TITLES[kind]} examples"
+        title = f"{drawing.panel_title(p)}: warm-up on {figure6.TITLES[kind]} examples"
         mine = Panel(title, tuple(points), _sized(looks, p), _steps(own), Axis("test accuracy (%)", "%"))
         rows = published[published["panel"] == kind]
         points = [_warm(row, row.mean, row.std, other, "the paper") for row in rows.itertuples()]
         paper = Panel(
-            f"{style.panel_title(other)}, read off a picture",
+            f"{drawing.panel_title(other)}, read off a picture",
             tuple(points),
             _sized(figure6.sizes(rows), other),
             _steps(rows),
@@ -210,7 +215,7 @@ def half_ensembles(scores: pd.DataFrame, p: Protocol, origins: Origins) -> Pair:
     ]
     ticks = tuple(sorted({point.x for point in points}))
     return alone(
-        f"{style.panel_title(p)}: EL2N of two half-ensembles",
+        f"{drawing.panel_title(p)}: EL2N of two half-ensembles",
         points,
         {"a fold": Look("#0173b2")},
         Axis("labels randomised (%)", ticks=ticks),
@@ -222,14 +227,14 @@ def half_ensembles(scores: pd.DataFrame, p: Protocol, origins: Origins) -> Pair:
 def _connectivity(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
     found = appendix.TOPICS["path"].tables(evidence, p)
     table, steps, pairs = found["path"], found["barrier by t"], []
-    series = style.series({*table["t"], *steps["t"]}, "viridis")
+    series = drawing.series({*table["t"], *steps["t"]}, "viridis")
     for column, (word, axis, scale) in LINE.items():
         points = []
         for (condition, t), rows in table.groupby(["condition", "t"]):
             points += _line(f"t = {t:,}", rows, column, scale, origins.barrier(p.dataset, condition, 0, t))
         points.sort(key=lambda point: int(point.series.removeprefix("t = ").replace(",", "")))
         looks = {f"t = {t:,}": Look(*look) for t, look in series.items()}
-        title = f"{style.panel_title(p)}: {word} on the line between two children, by rewind step"
+        title = f"{drawing.panel_title(p)}: {word} on the line between two children, by rewind step"
         pairs.append(alone(title, points, looks, ALPHA, axis))
     looks = {"train error": Look("#0173b2", "s"), "test error": Look("#d55e00", "^")}
     points = [
@@ -255,7 +260,7 @@ def _connectivity(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pai
     return [
         *pairs,
         alone(
-            f"{style.panel_title(p)}: onset of linear mode connectivity",
+            f"{drawing.panel_title(p)}: onset of linear mode connectivity",
             points,
             looks,
             axis,
@@ -301,7 +306,7 @@ def _gradients(evidence: Evidence, p: Protocol, origins: Origins) -> list[Pair]:
                 )
                 for row in rows.sort_values("step").itertuples()
             ]
-        title = f"{style.panel_title(p)}: {word.removesuffix(' (%)')} in the first steps"
+        title = f"{drawing.panel_title(p)}: {word.removesuffix(' (%)')} in the first steps"
         own = Panel(title, tuple(points), looks, Axis("training step"), Axis(word, unit))
         paper = Panel("CIFAR-100 + ResNet-50", tuple(theirs), looks, own.x, own.y, whose="the paper")
         pairs.append(

@@ -13,7 +13,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from paper_figures import style
+from paper_figures.shared import drawing
 from repro.errors import RunError, UsageError
 from repro.report import account, figures, verdicts
 from repro.report.charts import css_name, readable, spec
@@ -90,7 +90,7 @@ def render(*, study: Study, figures: Sequence, **content) -> str:
         scale=protocols[0].scale,
         full=protocols[0].full,
         seeds=sorted({p.seed for p in protocols}),
-        datasets=[style.panel_title(p) for p in protocols],
+        datasets=[drawing.panel_title(p) for p in protocols],
         figures=figures,
         legend=verdicts.LEGEND,
         meaning=MEANING,

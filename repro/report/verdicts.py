@@ -4,13 +4,13 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
-from paper_figures.cells import CONTROLS
+from paper_figures.shared.cells import CONTROLS
 from repro.protocol import Protocol
 from repro.report.tables import MINUS, Cell, Table, number, table
 from repro.study.collect import collect
 from repro.study.study import Study
+from repro.verify.agreement import Agreement, agreement
 from repro.verify.claims import CLAIMS
-from repro.verify.compare import Agreement, agreement
 from repro.verify.judge import looks, verdicts_on
 from repro.verify.outcomes import label, levels_in_words
 from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC, Verdict

@@ -14,6 +14,7 @@ from repro import store
 from repro.errors import UsageError
 from repro.plan.jobs import Job, as_jobs
 from repro.plan.steps import Look, Step, unfinished
+from repro.recipes.artifacts import number
 from repro.run import job_log
 from repro.store import hdf5
 from repro.store.work import folder_of, older_folder_of
@@ -177,10 +178,10 @@ def _working(step: Step) -> frozenset[str]:
 
 def _made(step: Step, there: frozenset[str]) -> str:
     """How far: the level that is next where there are levels, or the number of pieces."""
-    levels = sorted({int(piece.rpartition("/level_")[2]) for piece in step.wanted if "/level_" in piece})
+    levels = sorted({level for piece in step.wanted if (level := number("level", piece)) is not None})
     if not levels:
         return f"{len(there)} of {len(step.wanted)}"
-    missing = [int(piece.rpartition("/level_")[2]) for piece in step.wanted - there]
+    missing = [number("level", piece) for piece in step.wanted - there]
     return f"level {min(missing, default=levels[-1])} of {levels[-1]}"
 
 
@@ -200,7 +201,7 @@ class _Speed:
         if any(step.images for step in todo):  # else there is nothing to know
             for step in done:
                 if step.images and (run := _measured(step, look)):
-                    measured.setdefault(step.command[0], []).append((run[0], run[1] * self._work(step), run[2]))
+                    measured.setdefault(step.verb, []).append((run[0], run[1] * self._work(step), run[2]))
         recent = {verb: sorted(runs)[-RECENT:] for verb, runs in measured.items()}
         for verb, runs in recent.items():
             self.rates[verb] = sum(run[1] for run in runs) / sum(run[2] for run in runs)
@@ -223,12 +224,12 @@ class _Speed:
         """Seconds; what a running command says itself, where it says so."""
         if state.word == "running" and (match := _LEFT.search(state.note)):
             return float(match[1]) * _UNITS[match[2]]
-        rate, work = self.rates.get(state.step.command[0], self.any), self._work(state.step)
+        rate, work = self.rates.get(state.step.verb, self.any), self._work(state.step)
         return 0.0 if not work else None if not rate else work / rate
 
 
 def _flops(step: Step) -> float:
-    from repro.plan.price import flops_per_image  # PyTorch's own counter: a plan of one network does without
+    from repro.plan.measure import flops_per_image  # PyTorch's own counter: a plan of one network does without
 
     return flops_per_image(step.network, step.protocol)
 
@@ -253,8 +254,8 @@ def _measured(step: Step, look: Look) -> tuple[str, float, float] | None:
 
 def _clock(jobs: list[Job], states: dict[Path, State], places: int) -> float:
     """Seconds until the jobs are done, the running ones first."""
+    from repro.plan.jobs import schedule
     from repro.plan.measure import START
-    from repro.plan.schedule import schedule
 
     def seconds(job: Job) -> float:
         mine = [states[step.target] for step in job.steps]

@@ -17,8 +17,9 @@ import torch
 
 from repro import store
 from repro.errors import UsageError
+from repro.recipes.artifacts import DEFAULTS
 from repro.recipes.training import Training
-from repro.stages.common import DEFAULTS, Machine, Result
+from repro.stages.common import Machine, Result
 from repro.stages.progress import Ticker, images_of
 from repro.stages.tensorboard import Curves
 from repro.store.leftovers import sweep

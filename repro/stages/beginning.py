@@ -9,8 +9,9 @@ from repro import store
 from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.protocol import protocol
+from repro.recipes.artifacts import array_name, training_fields
 from repro.recipes.training import Training
-from repro.stages.common import Machine, data_of, open_data, require_replicates, training_fields
+from repro.stages.common import Machine, data_of, open_data, require_replicates
 from repro.stages.labels import Labels, labels_in_use
 from repro.stages.networks import network_fields
 from repro.stages.trainer import Trainer
@@ -51,7 +52,11 @@ class Beginning:
 
     def images(self, replicate: int) -> np.ndarray:
         """Dataset indices it trains on."""
-        return self.subset[f"replicate_{replicate}/index"] if self.subset else self.data.split(replicate)[0].numpy()
+        return (
+            self.subset[array_name("index", replicate=replicate)]
+            if self.subset
+            else self.data.split(replicate)[0].numpy()
+        )
 
     def job(self, trainer: Trainer, replicate: int) -> Job:
         return Job(

@@ -12,6 +12,7 @@ from repro import store
 from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.nets import layout_of
+from repro.recipes.artifacts import array_name
 from repro.stages.artifact_writer import Growing
 from repro.stages.common import Machine, Result, data_of, require_replicates
 from repro.stages.levels import Levels, piece_of
@@ -214,7 +215,7 @@ class _Branch(Levels):
 
     def weights(self, replicate: int) -> Tensor:
         """What a replicate's levels start from, [layout.size], before the mask."""
-        kept = self.cell.arrays.get(f"replicate_{replicate}/rewind_weights")
+        kept = self.cell.arrays.get(array_name("rewind_weights", replicate=replicate))
         if kept is not None:  # its source may have been made anew, elsewhere, since
             return torch.from_numpy(kept)
         if self.recipe["weights"] == "reinitialised":
@@ -225,8 +226,8 @@ class _Branch(Levels):
     @staticmethod
     def _key(artifact: store.Artifact, replicate: int) -> str:
         """Where an artifact keeps a rewind point."""
-        return f"replicate_{replicate}/" + ("weights" if artifact.kind == "pretrain" else "level_0/rewind_weights")
+        return array_name("weights" if artifact.kind == "pretrain" else "level_0/rewind_weights", replicate=replicate)
 
     def rewind_weights(self) -> dict[str, np.ndarray]:
         replicates = sorted(set(self.cell.table().replicate))
-        return {f"replicate_{r}/rewind_weights": self.weights(r).numpy() for r in replicates}
+        return {array_name("rewind_weights", replicate=r): self.weights(r).numpy() for r in replicates}

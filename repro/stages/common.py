@@ -1,7 +1,7 @@
 """What every stage shares: the machine it runs on, and the data it opens."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,29 +10,7 @@ from repro import store
 from repro.data import ImageSet, load
 from repro.data.shrink import sized, split_size
 from repro.errors import UsageError
-from repro.recipes.training import Training
 from repro.stages.tensorboard import require_tensorboard
-
-# Fields left out of an identity while they have these values, so that an option added later renames nothing.
-DEFAULTS = {
-    "balanced": False,
-    "permute_scores": False,
-    "pruning": "magnitude",
-    "prune_fraction": 0.2,
-    "precision": "fp32",
-    "nesterov": False,
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-    "drop_last": True,
-    "augment": True,
-    "score": "el2n",
-    "label_noise": 0.0,
-    "noise_draw": "shared",
-    "labels_sha256": "",
-    "grand": False,
-    "border": 4,
-}
-
 
 MOST_THREADS = 1024
 
@@ -112,17 +90,6 @@ def _usable_cpus() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS
         return os.cpu_count() or 1
-
-
-def training_fields(training: Training) -> dict:
-    """The recipe fields of a `Training`, flat and in JSON types."""
-    return {**asdict(training), "milestones": list(training.milestones)}
-
-
-def training_of(recipe: dict) -> Training:
-    """The `Training` that `training_fields` put into a recipe."""
-    fields = {name: recipe.get(name, DEFAULTS.get(name)) for name in Training.__dataclass_fields__}
-    return Training(**{**fields, "milestones": tuple(fields["milestones"])})
 
 
 def open_data(dataset: str, normalization: str, machine: Machine) -> ImageSet:

@@ -10,6 +10,7 @@ import torch
 from repro.data import Passes
 from repro.engines import Block, Sgd
 from repro.errors import RunError, UsageError
+from repro.recipes.artifacts import piece_name
 from repro.recipes.training import Training
 from repro.stages.artifact_writer import Growing
 from repro.stages.beginning import begin
@@ -101,7 +102,7 @@ def gradients(
 
 
 def _piece(replicate: int, step: int) -> str:
-    return f"replicate_{replicate}/step_{step}"
+    return piece_name(replicate=replicate, step=step)
 
 
 class _Gradients:
@@ -121,7 +122,7 @@ class _Gradients:
 
     def run(self, jobs: list[Job], where: str) -> None:
         """Train and measure one cohort. What is measured goes to the work folder together with a checkpoint."""
-        names = [f"replicate_{job.replicate}" for job in jobs]
+        names = [piece_name(replicate=job.replicate) for job in jobs]
         state, fresh, every = self.cell.checkpoint(names), {}, self.trainer.machine.checkpoint_seconds
         saved = time.monotonic()
 

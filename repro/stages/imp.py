@@ -8,6 +8,7 @@ import torch
 from repro import store
 from repro.data import ImageSet
 from repro.errors import RunError, UsageError
+from repro.recipes.artifacts import array_name
 from repro.stages.artifact_writer import Growing
 from repro.stages.common import Machine, Result, data_of, require_replicates
 from repro.stages.levels import Levels, piece_of
@@ -92,7 +93,7 @@ class _Imp(Levels):
     def rewind_weights(self, replicate: int) -> np.ndarray:
         """The rewind point its first level started from: the parent may have been made anew, elsewhere, since."""
         kept = self.cell.arrays.get(f"{piece_of(replicate, 0)}/rewind_weights")
-        return self.parent[f"replicate_{replicate}/weights"] if kept is None else kept
+        return self.parent[array_name("weights", replicate=replicate)] if kept is None else kept
 
     def next_level(self, replicate: int) -> int:
         level = 0

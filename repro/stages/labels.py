@@ -18,7 +18,7 @@ from repro.data import ImageSet
 from repro.data.noise import corrupt
 from repro.data.user_numbers import read_numbers
 from repro.errors import UsageError
-from repro.stages.common import DEFAULTS
+from repro.recipes.artifacts import DEFAULTS, array_name
 from repro.train.random_streams import stream
 
 DRAWS = ("shared", "replicate")
@@ -57,7 +57,7 @@ class Labels:
             return {}
         if not self.per_replicate:
             return {"labels": self.of(0)}
-        return {f"replicate_{r}/labels": self.of(r) for r in range(replicates)}
+        return {array_name("labels", replicate=r): self.of(r) for r in range(replicates)}
 
 
 def labels_in_use(
@@ -124,7 +124,7 @@ def _inherited(data: ImageSet, source: store.Artifact) -> Labels:
     def stored(key: str) -> np.ndarray:
         return source[key]
 
-    return Labels(fields, lambda r: stored(f"replicate_{r}/labels" if each else "labels"))
+    return Labels(fields, lambda r: stored(array_name("labels", replicate=r) if each else "labels"))
 
 
 def _from_file(data: ImageSet, path: Path) -> np.ndarray:

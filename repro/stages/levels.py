@@ -8,8 +8,9 @@ import torch
 
 from repro.data import ImageSet
 from repro.errors import RunError
+from repro.recipes.artifacts import piece_name, training_of
 from repro.stages.artifact_writer import Growing
-from repro.stages.common import Machine, training_of
+from repro.stages.common import Machine
 from repro.stages.first_look import advice
 from repro.stages.networks import require_idle
 from repro.stages.progress import FORWARD, images_between
@@ -19,7 +20,7 @@ from repro.train.job import NEVER, Job
 
 
 def piece_of(replicate: int, level: int) -> str:
-    return f"replicate_{replicate}/level_{level}"
+    return piece_name(replicate=replicate, level=level)
 
 
 class Levels(ABC):

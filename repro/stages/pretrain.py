@@ -4,6 +4,7 @@ from pathlib import Path
 
 from repro.data import Passes
 from repro.errors import RunError
+from repro.recipes.artifacts import piece_name
 from repro.recipes.training import Training
 from repro.stages.artifact_writer import Growing
 from repro.stages.beginning import begin
@@ -63,14 +64,14 @@ def pretrain(
         trainer = Trainer(data, start.network, training, machine)
         Passes(len(start.images(0)), training.batch_size, training.drop_last)  # complains of a subset below one batch
         if machine.dry_run:
-            wanted = [f"replicate_{r}" for r in range(replicates)]
+            wanted = [piece_name(replicate=r) for r in range(replicates)]
             return cell.preview(wanted, steps=t, batch_size=training.batch_size)
-        missing = [r for r in range(replicates) if f"replicate_{r}" not in cell.rows]
+        missing = [r for r in range(replicates) if piece_name(replicate=r) not in cell.rows]
         for r in missing:
             work = images_between(training, len(start.images(r)), 0, t) + FORWARD * len(data.split(r)[1])
-            cell.ticker.expect({f"replicate_{r}": work})
+            cell.ticker.expect({piece_name(replicate=r): work})
         for rows in trainer.chunks(missing, lambda r: trainer.cohort_key(start.images(r))):
-            pieces = [f"replicate_{r}" for r in rows]
+            pieces = [piece_name(replicate=r) for r in rows]
             jobs = [start.job(trainer, r) for r in rows]
             where = place("network", replicates - len(cell.ticker.pending), len(rows), replicates)
             trained = trainer.train(cell, jobs, pieces, where)

@@ -12,8 +12,9 @@ import torch
 
 from repro.errors import RunError, UsageError
 from repro.protocol import Scoring, protocol
+from repro.recipes.artifacts import piece_name, training_fields
 from repro.stages.artifact_writer import Growing
-from repro.stages.common import Machine, Result, open_data, require_replicates, training_fields
+from repro.stages.common import Machine, Result, open_data, require_replicates
 from repro.stages.first_look import advice
 from repro.stages.labels import labels_in_use
 from repro.stages.networks import network_fields
@@ -91,7 +92,7 @@ def score(
     # networks are trained for each group: a fold, or a replicate with labels of its own
     unit, groups = ("replicate", replicates) if used.per_replicate else ("fold", min(len(data.splits), replicates))
     with Growing(out, "score", fields, {}, machine) as cell:
-        wanted = {f"{unit}_{g}/network_{k}": (g, k) for g in range(groups) for k in range(count)}
+        wanted = {piece_name(**{unit: g}, network=k): (g, k) for g in range(groups) for k in range(count)}
         trainer = Trainer(data, scoring.network, training, machine)
         if machine.dry_run:
             return cell.preview(wanted, steps=training.steps, batch_size=training.batch_size)
@@ -112,7 +113,7 @@ def score(
             work = images_between(training, images, 0, training.steps) + (FORWARD + grand) * images
             cell.ticker.expect({piece: work})
         for chunk in trainer.chunks(missing.values(), cohort_key):
-            pieces = [f"{unit}_{g}/network_{k}" for g, k in chunk]
+            pieces = [piece_name(**{unit: g}, network=k) for g, k in chunk]
             pools = [pool(g) for g, _ in chunk]
             jobs = [
                 Job(

@@ -12,6 +12,7 @@ from repro.data import ImageSet, choose, histogram, missing_classes
 from repro.data.user_numbers import HDF5, SUFFIXES, read_numbers, split_key
 from repro.errors import UsageError
 from repro.protocol import protocol
+from repro.recipes.artifacts import array_name, piece_name
 from repro.stages.artifact_writer import Growing
 from repro.stages.common import Machine, Result, data_of, open_data, require_replicates
 from repro.stages.labels import labels_in_use, only_train_index
@@ -130,7 +131,7 @@ def select(
                 group = r if used.per_replicate else r % len(data.splits)
                 values = stream(seed, group, "permute").permutation(values)
             values = _by_dataset_index(values, pool, len(data.labels))
-        model_index = model[f"replicate_{r}/index"] if model else None
+        model_index = model[array_name("index", replicate=r)] if model else None
         return choose(
             kind,
             size,
@@ -145,7 +146,7 @@ def select(
     with Growing(out, "subset", fields, inputs, machine) as cell:
         new = {}  # all are chosen before any is kept: what does not fit one fold is refused as a whole
         for r in range(replicates):
-            if f"replicate_{r}" not in cell.rows:
+            if piece_name(replicate=r) not in cell.rows:
                 index = chosen(r)
                 label = used.of(r)[index]
                 counts = histogram(label, data.num_classes)
@@ -156,12 +157,14 @@ def select(
                     "missing_classes": len(missing_classes(label, data.num_classes)),
                     "wrong_labels": float((label != data.labels.numpy()[index]).mean()),
                 }
-                new[f"replicate_{r}"] = ({"index": index, "histogram": counts}, row)
+                new[piece_name(replicate=r)] = ({"index": index, "histogram": counts}, row)
         if machine.dry_run:
-            return cell.preview(f"replicate_{r}" for r in range(replicates))
+            return cell.preview(piece_name(replicate=r) for r in range(replicates))
         if new:
             cell.add(new)
-        lines = [_describe(r, cell.arrays[f"replicate_{r}/histogram"], data.classes) for r in range(replicates)]
+        lines = [
+            _describe(r, cell.arrays[array_name("histogram", replicate=r)], data.classes) for r in range(replicates)
+        ]
         if not used.own:
             wrong = cell.table().wrong_labels
             lines.append(f"labels that are not the data set's own: {100 * wrong.mean():.1f} % (n={len(wrong)})")

@@ -11,9 +11,10 @@ from repro import store
 from repro.data import ImageSet, Passes
 from repro.errors import UsageError
 from repro.protocol import protocol
+from repro.recipes.artifacts import array_name, training_fields, warmed_up
 from repro.recipes.training import Training
 from repro.stages.artifact_writer import Growing
-from repro.stages.common import Machine, Result, data_of, open_data, require_replicates, training_fields
+from repro.stages.common import Machine, Result, data_of, open_data, require_replicates
 from repro.stages.first_look import advice
 from repro.stages.networks import network_fields
 from repro.stages.progress import FORWARD, images_of, place
@@ -125,7 +126,7 @@ class _Condition:
 
     @property
     def piece(self) -> str:
-        return f"{self.subset}/w{self.w}/replicate_{self.replicate}"
+        return warmed_up(self.subset, self.w, self.replicate)
 
 
 def _named(subsets: list[store.Artifact]) -> dict[str, store.Artifact]:
@@ -175,7 +176,7 @@ class _Sweep:
         """int64 dataset indices of the warm-up."""
         if name == ALL:
             return self.data.split(replicate)[0].numpy()
-        return self.subsets[name][f"replicate_{replicate}/index"]
+        return self.subsets[name][array_name("index", replicate=replicate)]
 
     def cohort_key(self, condition: _Condition):
         """Equal for networks whose batches have equal sizes at every step: those with the last batch kept change sets

@@ -1,4 +1,4 @@
-"""Artifacts that another program changed: read when all that was computed is as it was, and sealed anew if asked for.
+"""Artifacts that another program changed are read when all that was computed is as it was.
 
 A changed file may be damaged in a way that brings HDF5 down, so it is first read in a process of its own.
 """
@@ -12,14 +12,14 @@ from pathlib import Path
 import h5py
 
 from repro.errors import UsageError, say_once
-from repro.store import files, hdf5, kinds, superblock
+from repro.store import hdf5
 
 CPU_SECONDS = 20  # and one for each 10 MB: a damaged file can send HDF5 round in a circle
 _HOLDS = "it holds"
 
 
 def open_changed(path: Path, refusal: UsageError) -> h5py.File:
-    """The open file, after a line about it, if its arrays and attributes are as they were. Raises ``refusal`` if not."""
+    """The open file, after a note, if its arrays and attributes are as they were. Raises ``refusal`` if not."""
     if not holds(path):
         raise refusal
     say_once(
@@ -68,36 +68,3 @@ def examine(path: Path) -> bool:
             return hdf5.content_sha256(hdf5.Contents(file)) == attributes["content_sha256"]
     except (AttributeError, KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError):
         return False
-
-
-def reseal(path: Path) -> bool:
-    """Seals an artifact that another program handled as it is now; False where its seal holds. Its arrays and attributes
-    have to be as they were.
-
-    Raises UsageError for a file that is no artifact or was altered, RunError when it cannot be written.
-    """
-    from repro.store.artifact import read  # which reads changed files by this module
-
-    with hdf5.reading(path), files.open_regular(path) as file:
-        content = file.read()
-    offset = 0 if content.startswith(superblock.SIGNATURE) else hdf5.SEAL_BYTES  # h5repack leaves the seal out
-    image = content[offset:]
-    if not image.startswith(superblock.SIGNATURE):
-        read(path)  # says what it is instead
-        raise UsageError(f"{path} is {kinds.described(content)}: give an artifact that repro made")
-    start = image[: superblock.BYTES]
-    image = (superblock.as_packed(start, len(image), offset) or start) + image[superblock.BYTES :]
-    whole = b"".join(hdf5.sealed(image))
-    if whole == content:
-        read(path)
-        return False
-    if superblock.open_for_writing(image):
-        raise UsageError(f"{path} is open for writing in another program: close it there first")
-    if not holds(path):
-        raise UsageError(
-            f"{path} is no artifact of repro, or was altered in its arrays or its recipe: bring back a copy of it"
-        )
-    with files.writer_lock(path):
-        files.write_whole(path, [whole])
-    read(path)
-    return True

@@ -59,9 +59,11 @@ def write_failure(path: Path, error: OSError) -> RunError:
 def write_whole(path: Path, blocks: Iterable[bytes]) -> None:
     """Writes a file so that at every moment the old one or the new one stands at ``path``, whole.
 
-    The blocks go to a temporary file in the same folder, which is flushed to the disk and renamed; where ``path`` is a
-    link, in the folder of the file that it leads to. Raises RunError, after the temporary file is removed, when the disk
-    is full, permission is missing or anything else is refused.
+    The blocks go to a temporary file in the same folder, which is flushed to the disk and renamed. Where ``path`` is a
+    link, that is the folder of the file it leads to.
+
+    Raises RunError, after the temporary file is removed, when the disk is full, permission is missing or anything else
+    is refused.
     """
     if in_circle(path):
         raise write_failure(path, OSError(errno.ELOOP, os.strerror(errno.ELOOP)))

@@ -143,8 +143,11 @@ class Changed(UsageError):
 
 @dataclass(frozen=True)
 class Checked:
-    """A file whose seal was compared. found: its stat; head: the seal and the superblock, as they are; digest: sha256 of
-    what follows the seal, None where it was not read; handled: whether another HDF5 program changed the superblock."""
+    """A file whose seal was compared.
+
+    found: its stat; head: the seal and the superblock, as they are; digest: sha256 of what follows the seal, None where
+    it was not read; handled: whether another HDF5 program changed the superblock.
+    """
 
     found: os.stat_result
     head: bytes
@@ -273,8 +276,10 @@ def load(file: h5py.File, key: str) -> np.ndarray:
 
 
 def names(file: h5py.File, group: str) -> list[str]:
-    """What is directly in a group, in the order it was written; nothing if there is no such group. Raises UsageError for
-    a link, which could lead into another file."""
+    """What is directly in a group, in the order it was written; nothing if there is no such group.
+
+    Raises UsageError for a link, which could lead into another file.
+    """
     with damage_told(file):
         found = list(file[group]) if group in file else []
         for place in (group, *(f"{group}/{name}" for name in found)):

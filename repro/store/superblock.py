@@ -42,7 +42,7 @@ def open_for_writing(block: bytes) -> bool:
 
 
 def lookup3(data: bytes) -> int:
-    """Bob Jenkins' hash of 32 bits, start value 0, of at least one byte, by which HDF5 checks its own structures (lookup3.c, 2006)."""
+    """Bob Jenkins' 32-bit hash (lookup3.c, 2006) of at least one byte, by which HDF5 checks its own structures."""
     padded = data.ljust(max(12, -(-len(data) // 12) * 12), b"\0")
     *blocks, last = struct.iter_unpack("<3I", padded)
     a = b = c = 0xDEADBEEF + len(data)

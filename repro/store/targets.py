@@ -12,7 +12,7 @@ LONGEST = 255 - len(f"..{os.uname().nodename}.4194304.tmp")  # bytes of a name, 
 
 
 def require_target(path: Path, option: str = "--out") -> None:
-    """Raises UsageError for a path at which no file can stand: a folder, a device, a name that is too long or no text."""
+    """Raises UsageError where no file can stand: a folder, a device, a name that is too long or no text."""
     name = os.fsencode(path.name)
     if not name or path.is_dir():
         raise UsageError(f"{option} {path} is a folder: give the name of a file in it")

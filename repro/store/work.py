@@ -91,8 +91,10 @@ class WorkFolder:
         files.write_whole(self._path(name), hdf5.pack(contents, attributes, compression=None))
 
     def load(self, name: str) -> tuple[dict[str, np.ndarray], dict] | None:
-        """(arrays, attrs) as saved; None where nothing is, or (with a warning on stderr) where it is damaged or of another
-        artifact."""
+        """(arrays, attrs) as saved; None where nothing is.
+
+        None as well, with a warning on stderr, where it is damaged or of another artifact.
+        """
         path = self._path(name)
         if not path.exists():
             return None

@@ -1,6 +1,5 @@
 """Finished artifacts -> the tables that figures are drawn from and claims are judged on."""
 
-import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -12,7 +11,8 @@ from repro import store
 from repro.errors import UsageError
 from repro.plan.items import Barrier, Branch, Cell, Chosen, Gradients, Item, WarmupSweep
 from repro.plan.steps import Look, Step, chain
-from repro.verify.evidence import COLUMNS, Evidence
+from repro.recipes.artifacts import array_name, number
+from repro.verify.outcomes import COLUMNS, Evidence
 
 BINS = np.arange(-5, 10.5, 0.5)
 """Edges of the published histograms of per-example barriers (protocol section 11)."""
@@ -126,7 +126,7 @@ def _growth(item: Item, steps: list[Step], look: Look):
     """A row for each smaller number of replicates with which the item's artifact was complete before, and could be
     judged: two and more."""
     step = steps[-1]
-    after = len({int(n) for piece in step.wanted for n in re.findall(r"replicate_(\d+)", piece)})
+    after = len({n for piece in step.wanted if (n := number("replicate", piece)) is not None})
     runs = look(step.target).provenance.get("runs", [])
     before = sorted({n for run in runs[:-1] if 2 <= (n := run.get("replicates", 0)) < after})
     rows = [(item.protocol.dataset, step.target.stem, n, after) for n in before]
@@ -200,7 +200,7 @@ def _beside(item: Item, steps: list[Step], look: Look):
     if not isinstance(cell, Cell) or cell.subset is None:
         return
     for step in steps:
-        if step.command[0] == "score":
+        if step.verb == "score":
             yield "scores", step.target, lambda step=step: _reliability(cell, step, look)
         elif step.target.name == cell.path(Path(), "subset").name:
             about = dict(_labels(cell), kind=cell.subset.kind)
@@ -213,7 +213,7 @@ def _beside(item: Item, steps: list[Step], look: Look):
 
 def _reliability(cell: Cell, step: Step, look: Look) -> pd.DataFrame:
     artifact = _open([step], look)
-    folds = sorted({int(piece.split("/")[0].removeprefix("fold_")) for piece in step.wanted})
-    rows = [(f, float(artifact[key])) for f in folds if (key := f"fold_{f}/half_correlation") in artifact]
+    folds = sorted({number("fold", piece) for piece in step.wanted})
+    rows = [(f, float(artifact[key])) for f in folds if (key := array_name("half_correlation", fold=f)) in artifact]
     table = pd.DataFrame(rows, columns=["fold", "half_correlation"])
     return table.assign(dataset=cell.protocol.dataset, noise=cell.noise, labels=cell.labels)

@@ -5,16 +5,18 @@ needed(protocol): items of `repro.plan`; draw(evidence, protocols): (matplotlib 
 paper's figures whose claims are judged.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from repro import usercode
 from repro.errors import RunError, UsageError
-from repro.plan.items import Item
-from repro.plan.options import require_options
-from repro.protocol import OWN, SCALES, Protocol
-from repro.study.own_values import require_values
+from repro.experiment import MOST, OWN, Protocol, Scoring, Warmup
+from repro.plan.items import Barrier, Branch, Cell, Chosen, Gradients, Item, Subset, WarmupSweep
+from repro.plan.options import TRAINING
+from repro.protocol import SCALES, protocol
+from repro.recipes.training import Training
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def is_own(name: str) -> bool:
 def read(name: str) -> OwnFigure:
     """The figure that a user's file defines. Raises UsageError for a file that cannot be run or lacks something."""
     import paper_figures
-    from paper_figures.cells import figure2
+    from paper_figures.shared.cells import figure2
 
     path = Path(name)
     if path.stem in (*paper_figures.NAMES, *SCALES, "all"):
@@ -95,3 +97,135 @@ def _as_figure2(evidence, protocols: list[Protocol]):
     import paper_figures
 
     return paper_figures.draw("figure2", evidence, protocols)
+
+
+def require_options(p: Protocol, path: Path) -> None:
+    """Raises UsageError for what no option of a command says."""
+    base = protocol(p.dataset)
+    fixed = {"normalization": (p.normalization, base.normalization)}
+    pairs = [("", p.training, base.training), ("scoring ", p.scoring.training, base.scoring.training)]
+    if p.warmup:
+        pairs.append(("warm-up ", p.warmup.training, (base.warmup or base).training))
+    for of, ours, usual in pairs:
+        for name in {field.name for field in fields(Training)} - set(TRAINING):
+            fixed[of + name] = (getattr(ours, name), getattr(usual, name))
+    for name, (ours, usual) in sorted(fixed.items()):
+        if ours != usual:
+            raise UsageError(f"{path} asks for {name} {ours} on {p.dataset}, which is always {usual}: leave it out")
+
+
+def whole(low: int, high: float = math.inf):
+    """A test for whole numbers in a range, and its words."""
+    words = f"a whole number from {low}" + (f" to {high}" if high < math.inf else " on")
+    return lambda value: type(value) is int and low <= value <= high, words
+
+
+def several(test):
+    fits, words = test
+    return lambda value: isinstance(value, tuple) and all(map(fits, value)), f"a tuple, each {words}"
+
+
+def maybe(test):
+    fits, words = test
+    return lambda value: value is None or fits(value), f"None, or {words}"
+
+
+def a(kind: type):
+    return lambda value: isinstance(value, kind), {str: "text"}.get(kind, f"a {kind.__name__}")
+
+
+def ascending(test):
+    fits, words = test
+    return lambda value: fits(value) and bool(value) and list(value) == sorted(set(value)), f"{words}, ascending"
+
+
+def one_of(*texts: str):
+    *most, last = map(repr, texts)
+    return lambda value: value in texts, f"{', '.join(most)} or {last}"
+
+
+def _by_field(*rows: tuple[tuple, str]) -> dict[str, tuple]:
+    """{field: test} of rows of a test and the fields it is for."""
+    return {field: test for test, fields in rows for field in fields.split()}
+
+
+_SHARE = (lambda value: type(value) in (int, float) and 0 <= value <= 1, "a share from 0 to 1")
+_FLAG = (lambda value: isinstance(value, bool), "True or False")
+_SIZE, _STEP, _FEW, _LEVEL = whole(1), whole(0), whole(1, MOST), whole(0, MOST)
+_TESTS = {
+    Protocol: _by_field(
+        (a(str), "network"),
+        (a(Training), "training"),
+        (a(Scoring), "scoring"),
+        (maybe(a(Warmup)), "warmup"),
+        (maybe(_FEW), "second_look more_replicates"),
+        (ascending(several(_LEVEL)), "judging_levels"),
+        (_STEP, "t_star"),
+        (_SIZE, "subset_size noise_size image_size in_chans train_images test_images"),
+        (several(_SIZE), "sizes barrier_sizes"),
+        (_LEVEL, "levels barrier_level"),
+        (several(_LEVEL), "sweep_levels"),
+        (_FEW, "replicates children folds"),
+        (_FLAG, "balanced"),
+        (several(_SHARE), "noise"),
+        (several(_STEP), "barrier_all barrier_subsets onset_steps"),
+        (whole(-(2**63), 2**63 - 1), "seed"),
+        (whole(2), "num_classes"),
+        ((lambda value: type(value) is float and 0 < value < 1, "a share between 0 and 1"), "prune_fraction"),
+        (one_of("dataset", "imagenet"), "normalization"),
+    ),
+    Cell: _by_field(
+        (a(Protocol), "protocol"),
+        (_STEP, "t"),
+        (maybe(a(Subset)), "subset"),
+        (_SHARE, "noise"),
+        (maybe(_FEW), "replicates"),
+        (maybe(_LEVEL), "levels"),
+    ),
+    Chosen: _by_field((a(Protocol), "protocol"), (a(Subset), "subset"), (_SHARE, "noise"), (maybe(_FEW), "replicates")),
+    Barrier: {"cell": a(Cell)},
+    Branch: {"cell": a(Cell)},
+    WarmupSweep: {"protocol": a(Protocol)},
+    Gradients: _by_field((a(Protocol), "protocol"), (maybe(a(Subset)), "subset"), (maybe(_FEW), "replicates")),
+    Subset: _by_field(
+        (one_of("easy", "hard", "random"), "kind"),
+        (_SIZE, "size"),
+        (maybe(a(Subset)), "like"),
+        (maybe(_FLAG), "balanced"),
+        (_FLAG, "permuted"),
+    ),
+    Warmup: _by_field(
+        (a(Training), "training"),
+        (several(_STEP), "steps"),
+        (several(_SIZE), "sizes"),
+        (_FEW, "replicates"),
+        (_FLAG, "balanced_easy balanced_hard"),
+    ),
+    Training: _by_field(
+        (_SIZE, "steps batch_size"),
+        (several(_SIZE), "milestones"),
+        (_STEP, "border"),
+        (_FLAG, "augment drop_last nesterov"),
+    ),
+    Scoring: _by_field(
+        (a(str), "network"), (a(Training), "training"), (_FEW, "networks"), (one_of("batch", "running"), "batch_norm")
+    ),
+}
+
+
+def require_values(found: Protocol | Scoring | Training | Warmup | Item, path: Path) -> None:
+    """Raises UsageError that names the first field of a protocol or an item, or of what is in it, with a value that
+    nothing can be made of."""
+    for field, (fits, words) in _TESTS.get(type(found), {}).items():
+        value = getattr(found, field)
+        if not fits(value):
+            raise UsageError(f"{path} has {field} (={value!r}): it must be {words}")
+    if isinstance(found, Protocol) and found.second_look is not None and found.second_look <= found.replicates:
+        raise UsageError(
+            f"{path} has second_look (={found.second_look}): it must be above replicates "
+            f"(={found.replicates}), of the first look"
+        )
+    for field in fields(found):
+        part = getattr(found, field.name)
+        if type(part) in _TESTS:
+            require_values(part, path)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from paper_figures.cells import FIGURES, figures_at, needed
+from paper_figures.shared.cells import FIGURES, figures_at, needed
 from repro import store
 from repro.errors import UsageError
 from repro.plan.items import resize

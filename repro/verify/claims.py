@@ -9,7 +9,7 @@ defined beside their statistics and listed here.
 
 from __future__ import annotations
 
-from repro.verify import connectivity, warmup
+from repro.verify import barriers, warmup
 from repro.verify.claim import PAPER_DATASETS, Claim, Part
 from repro.verify.outcomes import SMALLEST, label, noise_panel
 
@@ -259,7 +259,7 @@ CONTAMINATION = Claim(
 CLAIMS = {
     claim.number: claim
     for claim in sorted(
-        (*RUN_CLAIMS, PASSES, CONTAMINATION, *connectivity.CLAIMS, *warmup.CLAIMS), key=lambda claim: claim.number
+        (*RUN_CLAIMS, PASSES, CONTAMINATION, *barriers.CLAIMS, *warmup.CLAIMS), key=lambda claim: claim.number
     )
 }
 """The claims by number."""

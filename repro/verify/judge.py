@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repro.protocol import Protocol
-from repro.verify import connectivity, warmup
+from repro.verify import barriers, warmup
+from repro.verify.agreement import agreement
 from repro.verify.claim import PAPER_DATASETS, unshrunk
 from repro.verify.claims import CLAIMS
-from repro.verify.compare import agreement
 from repro.verify.controls import ControlVerdict, control_verdict
-from repro.verify.evidence import Evidence
+from repro.verify.outcomes import Evidence
+from repro.verify.pruned_runs import evaluate, from_published, with_holm
 from repro.verify.report import exit_status, markdown, terminal, to_json
 from repro.verify.subsets import contamination, passes
 from repro.verify.verdict import Verdict
-from repro.verify.verdicts import evaluate, from_published, with_holm
 
 _INTERVALS = "intervals of 97.5 % at both"
 _ORDINALS = {2: "second", 3: "third"}
@@ -94,7 +94,7 @@ def verdicts_on(evidence: Evidence, p: Protocol, *, figures: Sequence[str]) -> l
         confidence=p.confidence,
         levels=p.judging_levels,
     )
-    for others in ([passes(p)], contamination(own, p), connectivity.verdicts(own, p), warmup.verdicts(own, p)):
+    for others in ([passes(p)], contamination(own, p), barriers.verdicts(own, p), warmup.verdicts(own, p)):
         found += [replace(v, promised=v.promised and CLAIMS[v.claim].figure in figures) for v in others]
     computed = {number for number, claim in CLAIMS.items() if claim.source == "arithmetic"}  # need no data
     whole = unshrunk(p.dataset)

@@ -1,26 +1,101 @@
-"""From a table of runs to samples: one outcome per replicate for each condition, and what is missing.
+"""What was measured, as tables (`Evidence`), and the outcomes of the pruned runs in them (`Outcomes`).
 
-A condition is named by its role: all_tstar, all_tstar_half, all_t0 (all data, rewound to t*, t*/2, 0), random, easy,
-hard (subsets of the compared size at t*/2), and dense, which is level 0 of all_tstar; the appendix has more subsets
-(lmc, forgetting, ...). A run that differs from that says so: "random_256" is of another size, "easy@400" at another
-rewind step, "easy~0.5" pre-trained with half of the labels randomised (there the compared size is the noise panels').
+The outcome of a replicate is its mean accuracy over the judging levels. A condition is named by its role: all_tstar,
+all_tstar_half, all_t0 (all data, rewound to t*, t*/2, 0), random, easy, hard (subsets of the compared size at t*/2),
+and dense, which is level 0 of all_tstar; the appendix has more subsets (lmc, forgetting, ...). A run that differs from
+its role says so: "random_256" is of another size, "easy@400" of another rewind step, and "easy~0.5" was pre-trained
+with half of the labels randomised (there the compared size is that of the noise panels).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
+import numpy as np
 import pandas as pd
 
 from repro.errors import UsageError
 from repro.protocol import JUDGED
-from repro.verify.evidence import own_labels
-from repro.verify.stats import Sample, paired_values
+from repro.verify.stats import Sample, shared_replicates
+
+COLUMNS = {
+    name: tuple(columns.split())
+    for name, columns in {
+        "runs": "dataset condition size t noise replicate level acc density diverged",
+        "barriers": "dataset condition size t noise replicate level a b fresh batch_norm train_ce test_ce train_error "
+        "test_error train_ce_max train_error_max test_error_max share_below_half acc_a acc_b pretrain_acc "
+        "pretrain_acc_recalibrated diverged",
+        "histograms": "dataset condition size t batch_norm replicate bin_lo count",
+        "paths": "dataset condition size t batch_norm replicate alpha train_loss train_error test_loss test_error",
+        "warmup": "dataset kind size w replicate acc diverged",
+        "subsets": "dataset condition kind size noise replicate wrong_labels missing_classes",
+        "scores": "dataset noise fold half_correlation",
+        "gradients": "dataset trained_on replicate step cosine acc",
+        "growth": "dataset artifact before after",
+    }.items()
+}
+"""Columns of each table. Accuracies, errors and shares are fractions, losses and barriers are in nats. Rows that a
+user's labels went into have the path of the label file in one more column, ``labels``."""
+
+
+def _empty(name: str):
+    return field(default_factory=lambda: pd.DataFrame(columns=list(COLUMNS[name])))
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The tables that figures are drawn from and claims are judged on; a table that nobody measured is empty.
+
+    runs: accuracy of each replicate and level. barriers: one row per pair of children (alpha = 1/2). histograms: counts
+    of per-example barriers over all pairs of a parent, in bins of 0.5 on [-5, 10] (the outermost bins take what lies
+    outside). paths: means along the line, over the pairs of a parent. warmup, subsets, scores, gradients: one row per
+    measurement. growth: artifacts that were once complete with fewer replicates (``before``) than now (``after``).
+    """
+
+    runs: pd.DataFrame = _empty("runs")
+    barriers: pd.DataFrame = _empty("barriers")
+    histograms: pd.DataFrame = _empty("histograms")
+    paths: pd.DataFrame = _empty("paths")
+    warmup: pd.DataFrame = _empty("warmup")
+    subsets: pd.DataFrame = _empty("subsets")
+    scores: pd.DataFrame = _empty("scores")
+    gradients: pd.DataFrame = _empty("gradients")
+    growth: pd.DataFrame = _empty("growth")
+
+    def of(self, dataset: str) -> Evidence:
+        """The rows of one data set."""
+        return self._each(lambda table: table[table["dataset"] == dataset])
+
+    def without_own_labels(self) -> Evidence:
+        """The rows that no user's labels went into: claims are about those alone."""
+        return self._each(own_labels)
+
+    def _each(self, change) -> Evidence:
+        return Evidence(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+
+def same_replicates(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
+    """The rows of the replicates that every arm has, so that all arms of a panel are of the same test folds.
+
+    arms: columns that tell arms apart, and levels or steps where a replicate may lack some.
+    """
+    arm = table.groupby(list(arms), sort=False).ngroup()
+    arm = arm[arm >= 0]  # an arm without a name (NaN) is none
+    if arm.empty:
+        return table
+    complete = arm.groupby(table["replicate"]).nunique() == arm.nunique()
+    return table[table["replicate"].isin(complete.index[complete])]
+
+
+def own_labels(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows without a user's labels, which the paper's figures and claims are about, and without their column."""
+    return table[table["labels"].fillna("") == ""].drop(columns="labels") if "labels" in table else table
+
 
 ALL_DATA = ("all_tstar", "all_tstar_half", "all_t0")
 SUBSETS = ("random", "easy", "hard")
-COLUMNS = ("dataset", "condition", "size", "t", "replicate", "level", "acc", "diverged")
+_NEEDED = tuple(column for column in COLUMNS["runs"] if column not in ("noise", "density"))
 SMALLEST = "random_smallest"
 """The smallest random subset of a size sweep."""
 AT_NOISE_SIZE = "@noise"
@@ -109,9 +184,9 @@ class Outcomes:
         """The same over the replicates that all of these conditions have; unchanged for summaries, and where they
         share fewer than two."""
         samples = {condition: self.sample(condition) for condition in conditions}
-        if paired_values(list(samples.values())) is None:
+        common = shared_replicates(list(samples.values()))
+        if common is None:
             return self
-        common = set.intersection(*(set(sample.values) for sample in samples.values()))
 
         def within(table: Mapping) -> dict:
             return {key: sample.within(common) for key, sample in table.items() if common & set(sample.values)}
@@ -161,7 +236,7 @@ def from_runs(
     half = set(rows.loc[rows["condition"] == "all_tstar_half", "t"])
     size = _compared_size(rows, dataset, half) if size is None else size
     noise_size = size if noise_size is None else noise_size
-    rows = rows.assign(key=[_key(row, half, size, noise_size) for row in rows.itertuples()])
+    rows = rows.assign(key=_keys(rows, half, size, noise_size))
     twice = rows[rows.duplicated(["key", "replicate", "level"])]
     if len(twice):
         row = twice.iloc[0]
@@ -169,16 +244,16 @@ def from_runs(
             f"the runs of {dataset} hold {row['key']}, replicate {row['replicate']}, level {row['level']} "
             f"more than once: verify one recipe at a time"
         )
-    samples, by_level, gaps, failures = {}, {}, {}, {}
-    for key, group in rows.groupby("key"):
-        by_level[key], failures[key] = _levels(group, levels, chance)
-        known = group["promised"].dropna() if "promised" in group else ()
-        promised = max(2, int(max(known)) if len(known) else replicates)
+    samples, by_level, gaps = {}, {}, {}
+    known = rows.groupby("key")["promised"].max().dropna() if "promised" in rows else {}
+    measured, failures = _by_condition(rows, levels, chance)
+    for key, table in measured.items():
+        promised = max(2, int(known.get(key, replicates)))
         for name, needed in {key: levels, **({"dense": (0,)} if key == "all_tstar" else {})}.items():
-            values, gaps[name] = _complete(name, by_level[key], needed, set(group["replicate"]), promised)
+            values, gaps[name] = _complete(name, table, needed, promised)
             if not gaps[name]:
                 samples[name] = Sample.of(values)
-    by_level = {key: {k: Sample.of(values) for k, values in table.items() if values} for key, table in by_level.items()}
+        by_level[key] = {k: Sample.of(values) for k, values in table.items() if values}
     if smallest is None:
         swept = rows["key"].astype(str).str.fullmatch(r"random(_\d+)?")
         smallest = rows.loc[swept & (rows["size"] > 0), "size"].min() if swept.any() else size
@@ -197,9 +272,9 @@ def from_runs(
 
 
 def _valid_rows(runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    absent = [c for c in COLUMNS if c not in runs.columns]
+    absent = [c for c in _NEEDED if c not in runs.columns]
     if absent:
-        raise UsageError(f"the runs table lacks the column {absent[0]!r}: it needs {', '.join(COLUMNS)}")
+        raise UsageError(f"the runs table lacks the column {absent[0]!r}: it needs {', '.join(_NEEDED)}")
     rows = own_labels(runs[runs["dataset"] == dataset])
     wrong = rows[(rows["acc"] < 0) | (rows["acc"] > 1)]
     if len(wrong):
@@ -218,34 +293,61 @@ def _compared_size(rows: pd.DataFrame, dataset: str, half: set) -> int:
     return int(sizes[0]) if sizes else 0
 
 
-def _key(row, half: set, size: int, noise_size: int) -> str:
-    """Subsets are compared at the rewind step of all@t*/2; runs at another step belong to another figure."""
-    elsewhere = row.condition == "all_t" or (row.condition not in _OWN_STEP and half and row.t not in half)
-    key = condition_key(row.condition, row.size, noise_size if row.noise else size)
-    return key + (f"@{int(row.t)}" if elsewhere else "") + (f"~{row.noise:g}" if row.noise else "")
+def _keys(rows: pd.DataFrame, half: set, size: int, noise_size: int) -> list[str]:
+    """The name of each row's condition. Subsets are compared at the rewind step of all@t*/2; runs at another step
+    belong to another figure."""
+
+    def name(condition: str, own: int, t: float, noise: float) -> str:
+        elsewhere = condition == "all_t" or (condition not in _OWN_STEP and half and t not in half)
+        key = condition_key(condition, own, noise_size if noise else size)
+        return key + (f"@{int(t)}" if elsewhere else "") + (f"~{noise:g}" if noise else "")
+
+    arms = list(zip(*(rows[column] for column in ("condition", "size", "t", "noise"))))
+    names = {arm: name(*arm) for arm in set(arms)}
+    return [names[arm] for arm in arms]
 
 
-def _levels(group: pd.DataFrame, judging: tuple[int, ...], chance: float):
-    """{level: {replicate: percent}} and the numbers of (diverged, collapsed) replicates."""
-    table = {int(k): {} for k in sorted({*group["level"], *judging})}
-    diverged = collapsed = 0
-    for replicate, run in group.groupby("replicate"):
-        accuracy = run.set_index("level")["acc"]
-        failed = run.loc[run["diverged"].astype(bool) | run["acc"].isna(), "level"]
-        first = failed.min() if len(failed) else float("inf")
-        for level in table:
-            if level >= first:
-                table[level][int(replicate)] = 100 * chance
-            elif level in accuracy.index:
-                table[level][int(replicate)] = 100 * float(accuracy[level])
-        diverged += len(failed) > 0
-        collapsed += len(failed) == 0 and bool((accuracy <= _COLLAPSED * chance).any())
-    return table, (diverged, collapsed)
+def accuracies(
+    rows: pd.DataFrame, run: Sequence[str], levels: Sequence[int], chance: float
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Accuracies of runs at some levels: (the runs, sorted by ``run``; accuracies, shape (runs, levels); which diverged).
+
+    run: the columns that tell runs apart. Accuracies are fractions, NaN where a run lacks a level; a diverged run
+    counts as chance from the level where it did.
+    """
+    number = rows.groupby(list(run)).ngroup().to_numpy()
+    runs = rows[list(run)].iloc[np.unique(number, return_index=True)[1]].reset_index(drop=True)
+    level, acc = rows["level"].to_numpy(float), rows["acc"].to_numpy(float)
+    failed = rows["diverged"].to_numpy(bool) | np.isnan(acc)
+    first = np.full(len(runs), np.inf)
+    np.minimum.at(first, number[failed], level[failed])
+    found, column = np.full((len(runs), len(levels)), np.nan), pd.Index(levels).get_indexer(level)
+    found[number[column >= 0], column[column >= 0]] = acc[column >= 0]
+    return runs, np.where(np.asarray(levels) >= first[:, None], chance, found), np.isfinite(first)
 
 
-def _complete(name, table, levels, replicates, promised) -> tuple[dict[int, float], str]:
+def _by_condition(rows: pd.DataFrame, judging: tuple[int, ...], chance: float):
+    """({key: {level: {replicate: percent}}}, {key: numbers of (diverged, collapsed) replicates})."""
+    levels = sorted({*rows["level"], *judging})
+    runs, found, diverged = accuracies(rows, ("key", "replicate"), levels, chance)
+    low = rows.loc[rows["acc"] <= _COLLAPSED * chance, ["key", "replicate"]]
+    collapsed = pd.MultiIndex.from_frame(runs).isin(pd.MultiIndex.from_frame(low)) & ~diverged
+    own_levels, measured, failures = rows.groupby("key")["level"].agg(set), {}, {}
+    for key, numbers in runs.groupby("key").indices.items():
+        replicates = [int(r) for r in runs["replicate"].to_numpy()[numbers]]
+        measured[key] = {
+            int(level): {r: float(x) for r, x in zip(replicates, column) if not np.isnan(x)}
+            for level, column in zip(levels, 100 * found[numbers].T)
+            if level in own_levels[key] or level in judging
+        }
+        failures[key] = int(diverged[numbers].sum()), int(collapsed[numbers].sum())
+    return measured, failures
+
+
+def _complete(name, table, levels, promised) -> tuple[dict[int, float], str]:
     """{replicate: mean over the levels}, and what is missing ('' if nothing is)."""
-    lacking = {int(r): [k for k in levels if r not in table.get(k, {})] for r in sorted(replicates)}
+    replicates = sorted(set().union(*table.values()))
+    lacking = {r: [k for k in levels if r not in table.get(k, {})] for r in replicates}
     values = {r: sum(table[k][r] for k in levels) / len(levels) for r, absent in lacking.items() if not absent}
     for replicate, absent in lacking.items():
         if absent:

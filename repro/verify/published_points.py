@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from repro.errors import RunError
-from repro.verify.evidence import COLUMNS
+from repro.verify.outcomes import COLUMNS
 
 FAMILIES = ("all", "random", "easy", "lmc")
 PANELS = ("easy", "hard", "random")

@@ -10,12 +10,12 @@ from textwrap import shorten
 from types import MappingProxyType
 
 from repro.protocol import FULL
+from repro.verify.agreement import Agreement
 from repro.verify.claims import CLAIMS
-from repro.verify.compare import Agreement
 from repro.verify.controls import ControlVerdict
 from repro.verify.outcomes import label, levels_in_words
+from repro.verify.pruned_runs import across_datasets, check_scale
 from repro.verify.verdict import Verdict
-from repro.verify.verdicts import across_datasets, check_scale
 from repro.verify.wording import (
     by_figure,
     by_size,

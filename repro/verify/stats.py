@@ -129,24 +129,24 @@ def within_replicates(terms: Sequence[tuple[float, Sample]]) -> np.ndarray | Non
     return None if values is None else np.array([weight for weight, _ in terms]) @ values
 
 
-def paired_values(samples: Sequence[Sample]) -> np.ndarray | None:
-    """The outcomes of the replicates that all samples share, shape (samples, n); None if they share fewer than two
-    or one is only a summary."""
+def shared_replicates(samples: Sequence[Sample]) -> set[int] | None:
+    """The replicates that all samples have; None if there are fewer than two or a sample is only a summary."""
     if any(sample.values is None for sample in samples):
         return None
-    shared = sorted(set.intersection(*(set(sample.values) for sample in samples)))
-    return np.array([[sample.values[r] for r in shared] for sample in samples]) if len(shared) >= 2 else None
+    common = set.intersection(*(set(sample.values) for sample in samples))
+    return common if len(common) >= 2 else None
+
+
+def paired_values(samples: Sequence[Sample]) -> np.ndarray | None:
+    """The outcomes of `shared_replicates`, shape (samples, n); None where there are none."""
+    common = shared_replicates(samples)
+    return None if common is None else np.array([[sample.values[r] for r in sorted(common)] for sample in samples])
 
 
 def shared(samples: Mapping[str, Sample]) -> dict[str, Sample]:
-    """The samples over the replicates that all of them have, so that all are of the same test folds.
-
-    As they are where they share fewer than two, or where one is only a summary.
-    """
-    if paired_values(list(samples.values())) is None:
-        return dict(samples)
-    common = set.intersection(*(set(sample.values) for sample in samples.values()))
-    return {name: sample.within(common) for name, sample in samples.items()}
+    """The samples over `shared_replicates`, so that all are of the same test folds; as they are where there are none."""
+    common = shared_replicates(list(samples.values()))
+    return {name: sample if common is None else sample.within(common) for name, sample in samples.items()}
 
 
 def lower_bound(estimate: Estimate) -> float:

@@ -7,8 +7,7 @@ import pandas as pd
 
 from repro.protocol import Protocol, protocol
 from repro.verify.claims import CONTAMINATION, PASSES
-from repro.verify.evidence import Evidence, same_replicates
-from repro.verify.outcomes import SUBSETS, noise_panel
+from repro.verify.outcomes import SUBSETS, Evidence, noise_panel, same_replicates
 from repro.verify.stats import Sample, against, contrast, decide, joint, within_replicates
 from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC, Verdict
 

@@ -16,7 +16,7 @@ from repro.protocol import Protocol
 from repro.protocol import protocol as protocol_of
 from repro.verify.claim import Claim
 from repro.verify.correlation import equivalence, slope_weights
-from repro.verify.evidence import Evidence
+from repro.verify.outcomes import Evidence
 from repro.verify.published_points import PANELS
 from repro.verify.stats import Estimate, Sample, contrast, decide, joint, within_replicates
 from repro.verify.verdict import BY_ARITHMETIC, ITSELF, NOT_BY_ARITHMETIC, Verdict

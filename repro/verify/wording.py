@@ -8,8 +8,8 @@ from functools import cache
 from repro.protocol import FULL
 from repro.verify.claim import unshrunk
 from repro.verify.claims import CLAIMS, PAPER_DATASETS
+from repro.verify.pruned_runs import from_published
 from repro.verify.verdict import BY_ARITHMETIC, ITSELF, NO_GAP, Verdict
-from repro.verify.verdicts import from_published
 
 NO_NUMBERS = "no numbers published"
 _WORDS = {"reproduced": "supported", "missing": NO_NUMBERS}

@@ -9,10 +9,11 @@ import numpy as np
 from repro import store
 from repro.data import ImageSet
 from repro.errors import UsageError
+from repro.recipes.artifacts import on_line, piece_name, training_fields, training_of
 from repro.stages.artifact_writer import Growing
 from repro.stages.barriers.children import Children, Parent, Point
 from repro.stages.barriers.measure import Family, measured, measuring, modes_of, summary
-from repro.stages.common import Machine, Result, data_of, training_fields, training_of
+from repro.stages.common import Machine, Result, data_of
 from repro.stages.networks import require_idle
 from repro.stages.trainer import Trainer
 from repro.train.interpolate import grid
@@ -66,7 +67,7 @@ def barrier(
             require_idle(point.artifact, trainer.layout)
         parents = [Parent(p, r, level, several, data) for p in opened for r in range(replicates)]
         wanted = {
-            f"{parent.prefix}/pair_{a}_{b}": (parent, a, b)
+            on_line(parent.prefix, a, b): (parent, a, b)
             for parent in parents
             for a in range(children + 1)
             for b in range(a + 1, children + 1)
@@ -121,10 +122,10 @@ def successive(
         trainer = Trainer(data, source.recipe["network"], training_of(source.recipe), machine)
         require_idle(source, trainer.layout)
         wanted = {
-            f"replicate_{r}/level_{k}_{k + 1}": (r, k)
+            f"{piece_name(replicate=r, level=k)}_{k + 1}": (r, k)
             for r in range(replicates)
             for k in levels
-            if f"replicate_{r}/level_{k + 1}" in point.rows
+            if piece_name(replicate=r, level=k + 1) in point.rows
         }
         if machine.dry_run:
             return cell.preview(f"{name}/{mode}" for name in wanted for mode in modes)

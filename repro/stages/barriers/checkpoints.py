@@ -11,7 +11,7 @@ from repro.nets import create
 from repro.protocol import protocol
 from repro.stages.artifact_writer import Growing
 from repro.stages.barriers.measure import Family, measured, measuring, modes_of
-from repro.stages.common import Machine, Result, open_data, training_fields
+from repro.stages.common import Machine, Result, open_data
 from repro.stages.progress import ticker
 from repro.stages.state_dicts import load_checkpoint
 from repro.stages.trainer import Trainer
@@ -66,7 +66,7 @@ def between_checkpoints(
         "a_sha256": _sha256(networks[0]),
         "b_sha256": _sha256(networks[1]),
         "alphas": list(alphas),
-        "precision": training_fields(trainer.training)["precision"],
+        "precision": trainer.training.precision,
     }
     with Growing(out, "barrier", fields, {}, machine) as cell:
         wanted = [f"replicate_0/pair_0_1/{mode}" for mode in modes]

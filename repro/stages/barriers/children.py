@@ -9,6 +9,7 @@ import torch
 
 from repro import store
 from repro.data import ImageSet
+from repro.recipes.artifacts import array_name, piece_name
 from repro.stages.artifact_writer import Growing
 from repro.stages.barriers.measure import Family, vector
 from repro.stages.progress import FORWARD, images_between, place
@@ -38,7 +39,7 @@ class Point:
     def replicates(self, level: int) -> int:
         """How many replicates, counted from 0, have that level."""
         count = 0
-        while (f"replicate_{count}/level_{level}" if self.stored else f"replicate_{count}") in self.rows:
+        while (piece_name(replicate=count, level=level) if self.stored else piece_name(replicate=count)) in self.rows:
             count += 1
         return count
 
@@ -55,7 +56,7 @@ class Parent:
 
     @property
     def prefix(self) -> str:
-        return f"{self.point.name}/" * self.several + f"replicate_{self.replicate}"
+        return f"{self.point.name}/" * self.several + piece_name(replicate=self.replicate)
 
     @property
     def split(self) -> tuple[np.ndarray, np.ndarray]:
@@ -69,12 +70,12 @@ class Parent:
 
     @cached_property
     def rewind(self) -> torch.Tensor:
-        key = f"replicate_{self.replicate}/" + ("level_0/rewind_weights" if self.point.stored else "weights")
+        key = array_name("level_0/rewind_weights" if self.point.stored else "weights", replicate=self.replicate)
         return torch.from_numpy(self.point.artifact[key])
 
     @property
     def _stored(self) -> str:
-        return f"replicate_{self.replicate}/level_{self.level}"
+        return piece_name(replicate=self.replicate, level=self.level)
 
     @property
     def lost(self) -> bool:

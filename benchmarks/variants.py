@@ -142,7 +142,7 @@ def build(variant: Variant, device: str) -> tuple[Callable[[int], None], Callabl
     """(function that trains for so many steps, data loading included; the engine that has trained), in this process."""
     torch.set_num_threads(variant.threads)
     if variant.engine == PEAK:
-        from repro.bench.limits import multiply_and_add
+        from benchmarks.limits import multiply_and_add
 
         return multiply_and_add(PEAK_STEP), lambda: PEAK
     training = replace(variant.protocol.training, precision=variant.precision, drop_last=True)
@@ -188,7 +188,7 @@ def _cohort(variant: Variant, data: ImageSet, training: Training, device: str) -
 
 
 def _script(variant: Variant, data: ImageSet, training: Training, device: str) -> Callable[[int], None]:
-    from repro.bench import plain
+    from benchmarks import plain
 
     network = network_of(variant.protocol)
     if variant.engine == SPARSEPROP:

@@ -1,4 +1,4 @@
-"""The benchmark: every engine against the plain script and SparseProp, one table. `make bench` runs it."""
+"""The benchmark: every engine against a plain script and SparseProp, in one table. `make bench` runs it."""
 
 import json
 import sys
@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from repro.errors import UsageError
 from repro.store.files import write_failure, write_whole
 
-MINUTES = {"cpu": 7.5, "cuda": 3.5}  # what is begun by then is ended: at most half a minute more
-LONGEST = 1440
+MINUTES = {"cpu": 7.5, "cuda": 3.5}  # a group that has begun is finished: at most half a minute more
+LONGEST = 1440  # minutes
 
 
 def bench(out: Path = Path("results/bench.json"), *, device: str = "auto", minutes: float | None = None) -> str:
@@ -19,16 +19,15 @@ def bench(out: Path = Path("results/bench.json"), *, device: str = "auto", minut
 
     Arguments:
         device: 'auto', 'cpu' or 'cuda'.
-        minutes: to take at most, about; `MINUTES` by default. What there is no time for is left out, the least
-            valuable first.
+        minutes: time to take, `MINUTES` by default. Variants that do not fit are left out, the least valuable first.
 
     A row is a dict; docs/performance.md says what its fields are.
 
-    Raises UsageError for a name that does not end in .json, a time that is not positive and a device that is not there,
-    RunError when ``out`` cannot be written.
+    Raises UsageError for a name that does not end in .json, a time that is not positive, and a device that is not
+    there; RunError when ``out`` cannot be written.
     """
+    from benchmarks import limits, timing, variants
     from repro import store
-    from repro.bench import limits, report, timing, variants
     from repro.stages import Machine
 
     began, started = time.monotonic(), time.time()
@@ -57,10 +56,10 @@ def bench(out: Path = Path("results/bench.json"), *, device: str = "auto", minut
                 _add_threads(rows, found)
             else:
                 rows += _rows(found, machine["gpu"] or machine["cpu"], where, peaks)
-            if compiling is not None:  # the first row of the engine tells what a new machine waits for
+            if compiling is not None:  # a new machine compiles before its first row
                 first = next((row for row in rows if row["engine"] == "sparse" and not row["error"]), {})
                 first["first_call_seconds"] = compiling
-            text = report.markdown(rows, machine)
+            text = markdown(rows, machine)
             write_whole(out, [(json.dumps(rows, indent=1) + "\n").encode()])
             write_whole(out.with_suffix(".md"), [text.encode()])
     return text
@@ -68,7 +67,7 @@ def bench(out: Path = Path("results/bench.json"), *, device: str = "auto", minut
 
 def _compile(folder: str) -> tuple[float, str]:
     """(seconds that the engine `sparse` needs for its first step where nothing is compiled yet, folder of the code)."""
-    from repro.bench import timing, variants
+    from benchmarks import timing, variants
     from repro.protocol import DIGITS
 
     print("bench: compiling", file=sys.stderr, flush=True)
@@ -77,7 +76,7 @@ def _compile(folder: str) -> tuple[float, str]:
 
 def _rows(found: list, name: str, device: str, peaks: dict | None) -> list[dict]:
     """A row for each variant of a group; ``peaks``: limits of a GPU."""
-    from repro.bench.variants import PEAK, PLAIN
+    from benchmarks.variants import PEAK, PLAIN
 
     plain = next((each for each in found if each.variant.engine == PLAIN), None)
     core = next((each for each in found if each.variant.engine == PEAK and not each.error), None)
@@ -117,8 +116,8 @@ def _rows(found: list, name: str, device: str, peaks: dict | None) -> list[dict]
 
 def _shares(each, core, peaks: dict | None) -> dict:
     """Multiply-adds of an image, and the shares that the variant's rate is of the limits."""
-    from repro.bench import limits
-    from repro.bench.variants import PLAIN, masks_of, network_of
+    from benchmarks import limits
+    from benchmarks.variants import PLAIN, masks_of, network_of
     from repro.nets import layout_of
 
     v, p = each.variant, each.variant.protocol
@@ -161,10 +160,92 @@ def _add_threads(rows: list[dict], found: list) -> None:
 
 
 def _require_writable(folder: Path) -> None:
-    """Better known now than after minutes."""
+    """Raises RunError now rather than after minutes of measuring."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise write_failure(folder, error) from error
+
+
+def markdown(rows: list[dict], machine: dict) -> str:
+    """The rows as a Markdown table, after what it was measured with (`repro.store.provenance`) and before notes."""
+    clock = "CPU second" if any("images_per_cpu_second" in row for row in rows) else "second"
+    head = ["network", "weights", "engine", f"images a {clock}", "against plain", "n", "peak MiB", "first call, s"]
+    head += ["share of peak", "share of bandwidth" if clock == "second" else "two threads"]
+    lines = [head, ["---"] * len(head), *map(_line, rows)]
+    table = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return "\n\n".join([_head(machine), table, *_notes(rows, clock)]) + "\n"
+
+
+def number(value: float) -> str:
+    """Three significant digits, with commas."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def _head(machine: dict) -> str:
+    driver = f" (driver {machine['driver']})" if machine["driver"] else ""
+    packages = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "torchvision", "numba"))
+    revision = machine["git_revision"] or "no checkout"
+    changed = ", with changes" if machine["git_dirty"] else ""
+    device = machine["gpu"] or machine["cpu"]
+    return (
+        f"# Benchmark\n\n{machine['finished']}, {machine['wall_seconds']:.0f} s; {device}{driver}; "
+        f"{machine['platform']}; Python {machine['python']}, {packages}; revision {revision}{changed}."
+    )
+
+
+def _line(row: dict) -> list:
+    """A row's cells."""
+    size = f"{row['image_size']}×{row['image_size']}×{row['in_chans']}"
+    replicas = f", R = {row['replicas']}" if row["replicas"] > 1 else ""
+    cells = [f"{row['network']}, {size}, {row['batch']}{replicas}", f"{100 * row['density']:g} %"]
+    cells += [row["engine"] + (f", {row['precision']}" if row["precision"] != "fp32" else "")]
+    if row["error"]:
+        return [*cells, row["error"], *[""] * 6]
+    rate = row.get("images_per_cpu_second") or row.get("images_per_second")
+    cells += [f"{number(rate)} ({number(row['low'])}–{number(row['high'])})"]
+    cells += ["" if row["times_plain"] is None else f"{row['times_plain']:.3g}×", row["rounds"]]
+    cells += [number(row["peak_mib"]), f"{row['first_call_seconds']:.2f}", _percent(row["share_of_peak"])]
+    if "share_of_bandwidth" in row:
+        return [*cells, _percent(row["share_of_bandwidth"])]
+    two = row["two_threads"]
+    return [*cells, f"{two['median']:.2f}× ({two['low']:.2f}–{two['high']:.2f})" if two else ""]
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def _notes(rows: list[dict], clock: str) -> list[str]:
+    """What the columns mean."""
+    peaks = sorted(row["peak"] / 1e9 for row in rows if row["peak"])
+    between = f"{number(peaks[0])} to {number(peaks[-1])}" if peaks else "not measured"
+    notes = [
+        "Forward, backward, SGD, data order, batches, and cropping and flipping where the recipe does (not for digits, "
+        "8×8). Median (range) of n turns: variants take turns a, b, c, a, b, c, …, each in a process of its own; a "
+        f"ratio is the median of the ratios turn by turn. Images a {clock}; first call: of one step, on the first row "
+        "of `sparse` with compiling."
+    ]
+    if clock == "second":
+        notes.append(
+            "Share of peak: multiply-adds of weights and pixels inside of the image, of what matrix products of the "
+            f"same precision do ({between} billion a second; TF32 for plain). Share of bandwidth: numbers that "
+            "unfused layers read and write, of what a copy does."
+        )
+        return notes
+    notes.append(
+        "Share of peak: multiply-adds of kept weights and pixels inside of the image (forward, gradients of the "
+        "weights and, but for the first layer, of the input), of what a core does in registers alone, measured in the "
+        f"same turns: {between} billion a second in float32. The rest is normalisation, statistics, fetching, the "
+        "update."
+    )
+    if any(row["two_threads"] for row in rows):
+        replicas = next(row["two_threads"]["replicas"] for row in rows if row["two_threads"])
+        notes.append(f"Two threads: {replicas} networks on two threads against one, by time on the clock.")
+    if not any(row["engine"] == "sparseprop" for row in rows):
+        notes.append("SparseProp is not installed, and left out.")
+    return notes

@@ -1,4 +1,4 @@
-"""Claims on loss barriers (section 4, Figure 5), judged on own barriers; the paper's points: `published_barriers`.
+"""Claims on loss barriers (section 4, Figure 5), judged on own barriers; the paper's points: `reference`.
 
 The unit is the parent: pairs of its children are averaged first. What a claim compares is over the parents that all
 of its conditions have. Barriers are those of dense children at alpha = 1/2,
@@ -27,9 +27,8 @@ from repro.verify.barrier_claims import (
     ranked,
 )
 from repro.verify.correlation import FEWEST_CONDITIONS, Advantage, advantage, mode_shift, spearman
-from repro.verify.evidence import Evidence, same_replicates
-from repro.verify.outcomes import label, levels_in_words
-from repro.verify.published_barriers import from_published
+from repro.verify.outcomes import Evidence, accuracies, label, levels_in_words, same_replicates
+from repro.verify.reference import from_published
 from repro.verify.stats import Sample, against, contrast, decide, joint, shared
 from repro.verify.verdict import Verdict
 
@@ -239,14 +238,9 @@ def _accuracies(runs: pd.DataFrame, levels: Sequence[int], chance: float) -> pd.
 
     A diverged run counts as chance from the level where it did; one that lacks a level is left out.
     """
-    rows = []
-    for key, run in runs.groupby([*CONDITION, "replicate"]):
-        failed = run.loc[run["diverged"].astype(bool) | run["acc"].isna(), "level"]
-        first = failed.min() if len(failed) else np.inf
-        known = dict(zip(run["level"], run["acc"]))
-        values = [chance if level >= first else known.get(level, np.nan) for level in levels]
-        rows.append((*key, float(np.mean(values))))
-    return pd.DataFrame(rows, columns=[*CONDITION, "replicate", "final"]).dropna()
+    keys = [*CONDITION, "replicate"]
+    found, values, _ = accuracies(runs, keys, levels, chance)
+    return found.assign(final=values.mean(1)).dropna()
 
 
 _COMPARED = ["barrier", "pretrain", "final"]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from repro.errors import UsageError
 from repro.protocol import FULL, JUDGED, OWN, SCALES
-from repro.verify import connectivity, published, warmup
+from repro.verify import barriers, published, warmup
 from repro.verify.claims import CLAIMS, PRIMARY_HYPOTHESES, RUN_CLAIMS, Claim, Part
 from repro.verify.outcomes import SUBSETS, Outcomes, from_runs, label, noise_panel, sized
 from repro.verify.stats import (
@@ -92,7 +92,7 @@ def from_published(
 @cache
 def _published_elsewhere(dataset: str) -> tuple[Verdict, ...]:
     """Claims on other tables than that of pruned runs."""
-    return passes(dataset), *connectivity.from_published(dataset), *warmup.from_published(dataset)
+    return passes(dataset), *barriers.from_published(dataset), *warmup.from_published(dataset)
 
 
 @cache

@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.transforms import offset_copy
 
-from paper_figures.style import LOOKS, STD, accuracy_axis, counts, grid, no_runs, y_range
+from paper_figures.shared.drawing import LOOKS, STD, accuracy_axis, counts, grid, no_runs, y_range
 from repro.errors import UsageError
 from repro.protocol import Protocol
 from repro.verify import published
-from repro.verify.evidence import own_labels, same_replicates
+from repro.verify.outcomes import own_labels, same_replicates
 
 KEYS = ["dataset", "condition", "size", "t", "noise", "level"]
 SUBSETS = ("random", "easy", "hard")

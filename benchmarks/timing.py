@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from repro.bench.variants import Group, Variant, build
+from benchmarks.variants import Group, Variant, build
 from repro.engines.graph import GraphCohort
 from repro.errors import RunError
 
 LEAST, MOST = 3, 9  # rounds of turns
 PATIENCE = 90.0  # seconds until a variant has to be ready, or its turn to be over
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "repro.bench.variants"])  # children start in milliseconds
+_context.set_forkserver_preload(["torch", "benchmarks.variants"])  # children start in milliseconds
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""What several figures share: cells of the plan, curves of accuracy, and how they are drawn."""

@@ -1,0 +1,104 @@
+"""What artifacts are made of, without PyTorch: the names of pieces, the fields of recipes, the bytes of arrays.
+
+Stages write by these names and fields, and the plan, status and notebooks read by them. docs/artifact-format.md lists
+them all.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import asdict
+from itertools import product
+
+from repro.recipes.training import Training
+
+DEFAULTS = {
+    "balanced": False,
+    "permute_scores": False,
+    "pruning": "magnitude",
+    "prune_fraction": 0.2,
+    "precision": "fp32",
+    "nesterov": False,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "drop_last": True,
+    "augment": True,
+    "score": "el2n",
+    "label_noise": 0.0,
+    "noise_draw": "shared",
+    "labels_sha256": "",
+    "grand": False,
+    "border": 4,
+}
+"""Fields left out of an identity while they have these values, so that an option added later renames nothing."""
+
+
+def piece_name(**numbers: int) -> str:
+    """The name of a piece, or the start of one: ``piece_name(replicate=0, level=3)`` is 'replicate_0/level_3'."""
+    return "/".join(f"{name}_{number}" for name, number in numbers.items())
+
+
+def array_name(array: str, **numbers: int) -> str:
+    """Where an array of a piece stands: ``array_name("mask", replicate=0, level=3)`` is 'replicate_0/level_3/mask'."""
+    return f"{piece_name(**numbers)}/{array}"
+
+
+def piece_names(**ranges: Iterable[int]) -> frozenset[str]:
+    """The pieces of every combination: ``piece_names(replicate=range(4), level=range(2))`` are eight."""
+    return frozenset(piece_name(**dict(zip(ranges, numbers))) for numbers in product(*ranges.values()))
+
+
+def warmed_up(subset: str, w: int, replicate: int) -> str:
+    """The piece of a network of the warm-up study: 'easy256/w20/replicate_0'."""
+    return f"{subset}/w{w}/{piece_name(replicate=replicate)}"
+
+
+def on_line(parent: str, a: int, b: int) -> str:
+    """Where the line between two children of a parent stands, both kinds of batch norm: 'replicate_0/pair_0_1'."""
+    return f"{parent}/pair_{a}_{b}"
+
+
+def number(name: str, of: str) -> int | None:
+    """A number in the name of a piece: ``number("level", "replicate_0/level_3")`` is 3; None where there is none."""
+    found = re.search(rf"(?:^|/){name}_(\d+)(?:/|$)", of)
+    return int(found[1]) if found else None
+
+
+def training_fields(training: Training) -> dict:
+    """The recipe fields of a `Training`, flat and in JSON types."""
+    return {**asdict(training), "milestones": list(training.milestones)}
+
+
+def training_of(recipe: dict) -> Training:
+    """The `Training` that `training_fields` put into a recipe."""
+    fields = {name: recipe.get(name, DEFAULTS.get(name)) for name in Training.__dataclass_fields__}
+    return Training(**{**fields, "milestones": tuple(fields["milestones"])})
+
+
+def array_bytes(verb: str, pieces: Collection[str], recipe: dict, protocol, prunable: int, numbers: int) -> int:
+    """Bytes of the arrays of a complete artifact before compression, without tables and HDF5's own structures.
+
+    Folds are taken to be of equal size.
+
+    Arguments:
+        verb: the command that makes it.
+        pieces: those of its table.
+        protocol: the `repro.experiment.Protocol` that it is part of.
+        prunable, numbers: of its network, the prunable weights, and all weights with batch-norm statistics.
+    """
+    train, tests = protocol.train_images, -(-protocol.test_images // 8)  # a bit for each test image
+    weights, points = 4 * numbers, len(recipe.get("alphas", ()))
+    trained = -(-prunable // 8) + weights + tests + 2 * train  # mask, weights, test bits, margins in half precision
+    line = 4 * protocol.all_images + -(-train // 8) + tests  # losses, and a bit for each image
+    each, of_replicate, once = {  # bytes of a piece, beside the pieces of a replicate or fold, and beside all of them
+        "score": (12 * train, 20 * train + 8, 0),  # three scores of each network and their means; int64 indices
+        "select": (8 * (recipe.get("size", 0) + protocol.num_classes), 0, 0),
+        "pretrain": (weights, 0, 0),
+        "imp": (trained, weights, 0),
+        "branch": (trained, weights, 0),
+        "barrier": (points * line, protocol.children * (weights + 8), 8 * points),
+        "warmup": (tests, 0, 0),
+        "gradients": (8 * recipe.get("batches", 0), weights, 0),
+    }[verb]
+    noisy = verb in ("score", "select", "pretrain") and recipe.get("label_noise")  # then the labels are kept, too
+    labels = 8 * protocol.all_images if noisy else 0
+    return len(pieces) * each + len({name.split("/")[0] for name in pieces}) * of_replicate + once + labels
