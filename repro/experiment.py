@@ -69,8 +69,8 @@ class Protocol:
         levels: pruning levels after the dense one; replicates: networks per curve.
         judging_levels: those whose mean accuracy is the outcome of a replicate, chosen before the reported runs.
         second_look: the larger number of replicates at which verdicts will be taken once more, to be declared before
-            the first run; intervals are of 97.5 % at both looks. None: one look. Artifacts record the replicates that they
-            had, never when this was written.
+            the first run; intervals are of 97.5 % at both looks. None: one look. Artifacts record the replicates that
+            they had, never when this was written.
         normalization: 'dataset' or 'imagenet' constants (section 6).
         image_size, in_chans, num_classes, train_images, test_images, folds: the data, for `repro.plan`, which opens
             none.

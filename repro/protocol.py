@@ -123,8 +123,8 @@ SMALL = replace(
 # the sparse engine trains in an hour or two a core. Nothing is pre-trained or pruned: the rest of the fields only
 # chooses subsets, 8 random ones beside the easiest and the hardest.
 SCORES = replace(CIFAR10, scale="scores", scoring=Scoring("cifar_resnet14_w4", _SCORE), replicates=8, warmup=None)
-# The real CIFAR-10 at 16 x 16 on CPUs, within a night or two; docs/deviations.md has the pilots that chose it. t* is 5 %
-# of the schedule, the paper's 0.6 %: 200 steps are the fewest that match the dense network.
+# The real CIFAR-10 at 16 x 16 on CPUs, within a night or two; docs/deviations.md has the pilots that chose it. t* is
+# 5 % of the schedule, the paper's 0.6 %: 200 steps are the fewest that match the dense network.
 _CPU = Training(steps=3900, milestones=(1950, 2925), batch_size=128, lr=0.3, weight_decay=5e-4, border=1)
 CPU = Protocol(
     dataset="cifar10@16",

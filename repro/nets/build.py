@@ -46,7 +46,7 @@ def create(name: str, *, num_classes: int, in_chans: int, image_size: int | None
 
 @cache
 def _unused(name: str, *, num_classes: int, in_chans: int, image_size: int) -> tuple[str, ...]:
-    """Parameters that take no part in a training forward pass; none where that fails, which the trainer complains of."""
+    """Parameters that take no part in a training forward pass; none where that fails: the trainer says why."""
     with check.undisturbed():
         network = create(name, num_classes=num_classes, in_chans=in_chans)
         try:

@@ -59,8 +59,8 @@ def require_trainable(make: Make, name: str, image_shape: tuple[int, int, int], 
     lines = []
     if idle := [entry.name for entry in layout.idle]:
         lines.append(
-            f"{len(idle)} parameters of {name} are frozen or take no part in its logits: they stay as they are created, "
-            f"neither trained nor pruned: {_listed(idle)}"
+            f"{len(idle)} parameters of {name} are frozen or take no part in its logits: they stay as they are "
+            f"created, neither trained nor pruned: {_listed(idle)}"
         )
     weights = [entry for entry in layout.parameters if len(entry.shape) > 1 and entry not in layout.idle]
     if dense := [entry for entry in weights if entry not in layout.prunable]:

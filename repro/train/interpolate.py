@@ -43,8 +43,8 @@ def grid(alphas: int | str | Sequence[float]) -> tuple[float, ...]:
             raise ValueError
     except ValueError:
         raise UsageError(
-            f"alphas (={alphas!r}) must be a number of equally spaced values from 2 to {MOST_ALPHAS}, like 11, or values from "
-            "0 to 1 with commas, like 0.25,0.5"
+            f"alphas (={alphas!r}) must be a number of equally spaced values from 2 to {MOST_ALPHAS}, like 11, or "
+            "values from 0 to 1 with commas, like 0.25,0.5"
         ) from None
     return tuple(sorted(values | {0.0, 0.5, 1.0}))
 
