@@ -28,11 +28,13 @@ AT_ONCE = $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),$(if $(filter demo s
 RULES = $(RESULTS)/.$(notdir $(NAME))-$(MAKE_ID).mk
 MAKE_ID := $(shell echo "$$(uname -n)-$$PPID")
 
-.PHONY: help demo figures figure $(FIGURES) verify report archive test test-slow smoke bench docs lock image image-check clean
+.PHONY: help demo figures figure $(FIGURES) verify report archive test test-all test-slow smoke lint bench docs lock image image-check clean
 help:
 	@echo 'make demo      Figure 2 on real 8x8 digits with verdicts and a report: no GPU, no download (4 minutes on 2 cores)'
 	@echo 'make figures SCALE=demo   all seven figures on digits (22 minutes on 2 busy cores)'
-	@echo 'make test      all tests but the slow ones; make test-slow: those'
+	@echo 'make test      the core tests, in a process per core (5 minutes on 2 cores)'
+	@echo 'make test-all  all tests but the slow ones: Ray, Slurm, Chromium, the wheel, too; make test-slow: those in minutes each'
+	@echo 'make lint      ruff, and the workflow by its schema'
 	@echo 'make smoke     every command chained on tiny subsets'
 	@echo 'make figure2   Figure 2 as published (SCALE=paper), or SCALE=day, cpu, small, demo; so figure1 to figure6, appendix'
 	@echo 'make figures   all of them, one plan; make verify: one table of verdicts for the whole paper'
@@ -52,7 +54,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Ray, TensorBoard, and what the tests of the report look at it with.
+# Ray, TensorBoard, and what the tests and `make lint` are run with.
 $(VENV)/.extras: $(VENV)/.installed requirements-extras.txt
 	$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements-extras.txt
 	@touch $@
@@ -104,11 +106,22 @@ archive: SCALE := $(if $(wildcard results/paper),paper,demo)
 archive: $(VENV)/.installed
 	@$(REPRO) archive $(call quoted,$(or $(FIGURE),all)) $(CHOICE)
 
+# A process per core, each of one thread (tests/conftest.py). Whoever is done first takes tests from the others.
+PYTEST = $(VENV)/bin/python -m pytest -n $(call quoted,$(JOBS)) --dist worksteal
+
 test: $(VENV)/.extras
-	$(VENV)/bin/python -m pytest
+	$(PYTEST) -m 'not slow and not heavy'
+
+test-all: $(VENV)/.extras
+	$(PYTEST) -m 'not slow'
 
 test-slow: $(VENV)/.extras
 	$(VENV)/bin/python -m pytest -m slow
+
+lint: $(VENV)/.extras
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 smoke: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest tests/test_smoke.py

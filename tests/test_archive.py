@@ -242,6 +242,7 @@ def problems(monkeypatch, tmp_path):
     HttpRequester.reset()
 
 
+@pytest.mark.heavy
 def test_the_validator_accepts_it(archive, problems):
     """What is left unsaid about people and institutions, the program does not know."""
     assert problems(archive, "RECOMMENDED") == {
@@ -256,6 +257,7 @@ def test_the_validator_accepts_it(archive, problems):
     }
 
 
+@pytest.mark.heavy
 def test_the_validator_rejects_one_without_licence_and_without_a_file(archive, problems, tmp_path):
     """Less the artifacts: the validator takes its time for each file."""
     crate = json.loads(zipfile.ZipFile(archive).read(METADATA))

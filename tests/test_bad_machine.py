@@ -44,6 +44,7 @@ import shutil; shutil.copy(sys.argv[2] + "/imp.h5", sys.argv[3])
 """
 
 
+@pytest.mark.heavy
 def test_a_full_disk_keeps_finished_levels(rewind, tmp_path):
     """On a real file system of 256 kB, mounted where that process alone sees it, and enlarged after the failure."""
     if not shutil.which("unshare"):
@@ -82,6 +83,7 @@ for words in sys.argv[2:]:
 """
 
 
+@pytest.mark.heavy
 def test_no_permission_to_write(rewind, tmp_path):
     shutil.copy(rewind, tmp_path / "rewind.h5")
     command = " ".join(map(str, PRETRAIN))

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.heavy
 ONE_STEP = """
 import numpy as np, torch
 from repro.engines.sparse.compiled import call, entry

@@ -56,6 +56,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.heavy
 def test_altered_bytes_are_noticed(artifact, capsys, monkeypatch):
     """At 960 places. Each is refused or told of; what is read in spite of it is what was written.
 

@@ -279,6 +279,7 @@ def without_repro(lines: str, folder) -> str:
     return done.stdout
 
 
+@pytest.mark.heavy
 def test_the_example_of_the_page_needs_no_repro(tmp_path):
     """Its very lines, on a ticket of the very network."""
     example = page_block("A ticket in a program that does not know this one")

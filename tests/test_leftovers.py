@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from repro import store
 from repro.store import leftovers
@@ -57,6 +58,7 @@ def test_what_is_in_use_or_not_ours_stays(tmp_path):
     ]
 
 
+@pytest.mark.heavy
 def test_rules_of_makes_that_are_gone(tmp_path):
     node = os.uname().nodename
     names = {

@@ -1,5 +1,5 @@
 """The locks: requirements.in (direct pins), requirements.txt (everything, hashed), what is installed, what is imported.
-requirements-extras.in and .txt are what only some need.
+requirements-extras.in and .txt are what only some need. pyproject.toml has the ranges that the pins are taken from.
 
 Each check is a function that returns what is wrong, one sentence each; planted disagreements show that it can fail.
 """
@@ -7,6 +7,7 @@ Each check is a function that returns what is wrong, one sentence each; planted 
 import ast
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 DIRECT = "-r requirements"  # .in, or -extras.in
 LOCKS = ("requirements", "requirements-extras")
 FOLDERS = ("repro", "paper_figures", "benchmarks", "tests")  # our code, and the names it is imported by
+TOOLS = {"check-jsonschema": "/check-jsonschema ", "pytest-xdist": "pytest -n ", "ruff": "-m ruff "}  # make runs them
 
 
 @dataclass
@@ -174,6 +176,16 @@ def unused(direct: str, sources: Mapping[str, str], owners: Mapping[str, list[st
     return [f"{name} is pinned, and no file imports it" for name in sorted(pins - used)]
 
 
+def out_of_range(ranges: Iterable[str], pins: list[Entry]) -> list[str]:
+    """Ranges of pyproject.toml that no pin is in."""
+    versions = {entry.name: entry.version for entry in pins}
+    return [
+        f"{needed} is no range of a direct pin"
+        for needed in map(Requirement, ranges)
+        if not (found := versions.get(canonicalize_name(needed.name))) or not needed.specifier.contains(found)
+    ]
+
+
 # The tree as it is
 
 
@@ -243,7 +255,24 @@ def test_imports_and_direct_pins_are_the_same():
     assert len(code()) > 100 and set(imports(code()["tests/test_lock.py"])) == {"packaging", "pytest"}
     direct = "\n".join(text(f"{name}.in") for name in LOCKS)
     assert unpinned(f"{direct}\n{rival()}", code(), owners()) == []
-    assert unused(direct, code(), owners()) == []
+    assert unused(direct, code(), owners()) == [f"{name} is pinned, and no file imports it" for name in sorted(TOOLS)]
+    assert all(called in text("Makefile") for called in TOOLS.values())
+
+
+def test_the_ranges_are_of_what_the_package_imports():
+    """A wheel brings what it needs, and nothing that only the tests need; the lock is within the ranges."""
+    project = tomllib.loads(text("pyproject.toml"))["project"]
+    ranges = project["dependencies"] + project["optional-dependencies"]["extras"]
+    package = {path: source for path, source in code().items() if path.startswith(("repro/", "paper_figures/"))}
+    pins = "\n".join(text(f"{name}.in") for name in LOCKS)
+    assert out_of_range(ranges, direct_pins(f"{pins}\n{rival()}")) == []
+    needed = {canonicalize_name(Requirement(each).name) for each in ranges} | {pin(rival()).name}
+    unneeded = {line.partition(" ")[0] for line in unused(pins, package, owners())}
+    assert needed - {"tensorboard"} == {entry.name for entry in direct_pins(f"{pins}\n{rival()}")} - unneeded
+    assert out_of_range(["numpy>=3", "torch>=2", "absent"], [pin("numpy==2.4.6"), pin("torch==2.13.0")]) == [
+        "numpy>=3 is no range of a direct pin",
+        "absent is no range of a direct pin",
+    ]
 
 
 # A small lock that is right, and what is said of each thing that may go wrong with it

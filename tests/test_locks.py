@@ -167,6 +167,7 @@ def check(results, made_by_make) -> list[list[tuple[int, int]]]:
     return found
 
 
+@pytest.mark.heavy
 def test_two_makes_at_once_compute_nothing_twice(plan_rules, tiny_environment, made_by_make, tmp_path):
     results = tmp_path / "results"
     rules = plan_rules(results)
@@ -177,6 +178,7 @@ def test_two_makes_at_once_compute_nothing_twice(plan_rules, tiny_environment, m
     assert check(results, made_by_make) == [[(ALL, 0), (0, ALL)]] * len(JOBS)
 
 
+@pytest.mark.heavy
 def test_kill_of_one_make_frees_the_other(plan_rules, tiny_environment, made_by_make, tmp_path):
     results = tmp_path / "results"
     rules, work = plan_rules(results), results / "digits" / f"{JOBS[0]}.h5.work"

@@ -49,6 +49,7 @@ def test_values(words, said, tmp_path):
     assert re.match(said, told) and len(told) < 600 and not list(tmp_path.iterdir())
 
 
+@pytest.mark.heavy
 def test_names_of_two_lines_and_not_utf8(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert complaint("inspect", "two\nlines.h5").startswith("two lines.h5 does not exist")

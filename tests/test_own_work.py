@@ -47,6 +47,7 @@ def run(line: str) -> str:
     )
 
 
+@pytest.mark.heavy
 def test_the_story_of_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = blocks()
@@ -147,6 +148,7 @@ def needed(p):
 """
 
 
+@pytest.mark.heavy
 def test_a_figure_whose_cells_name_a_file_of_labels(tmp_path, monkeypatch):
     """Scores, subsets and pre-training by the labels of the file, as human ones; pruning by the data set's own."""
     monkeypatch.chdir(tmp_path)

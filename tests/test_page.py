@@ -7,12 +7,15 @@ import pytest
 
 from repro.protocol import protocol
 from repro.study.study import Study
-from tests.command_line import repro
+from tests.command_line import HANG, repro
 from tests.simulated_artifacts import make
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: make .venv/.extras")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian, Ubuntu: apt-get install chromium)")
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian, Ubuntu: apt-get install chromium)"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,7 @@ def opened(browser, pages):
 
     def open_page(name="figure2", width=1280, **options):
         context = browser.new_context(viewport={"width": width, "height": 800}, offline=False, **options)
+        context.set_default_timeout(HANG * 1000)
         contexts.append(context)
         page = context.new_page()
         url = pages[name].as_uri()
@@ -51,7 +55,7 @@ def opened(browser, pages):
         page.route("**/*", lambda route: route.continue_() if route.request.url == url else route.abort())
         page.goto(url)
         if options.get("java_script_enabled", True):
-            page.wait_for_selector("body[data-ready]", timeout=30_000)
+            page.wait_for_selector("body[data-ready]")
         return page
 
     yield open_page

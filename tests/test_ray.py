@@ -20,6 +20,7 @@ from tests.command_line import HANG, ROOT, complaint, contents
 pytest.importorskip("ray", reason="no ray: install it with `make .venv/.extras`")
 MOST = min(resource.getrlimit(limit)[1] % 2**64 for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC))
 pytestmark = [
+    pytest.mark.heavy,
     pytest.mark.filterwarnings(
         "ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray", "ignore::ResourceWarning"
     ),

@@ -79,6 +79,7 @@ def kill_at(file, command, **later) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.heavy
 def test_imp_killed_at_several_moments_ends_with_the_same_bits(imp_command, uninterrupted, resumed, tmp_path):
     out, work = tmp_path / "imp.h5", tmp_path / "imp.h5.work"
     command = (*imp_command, "--out", out, *OFTEN)
@@ -95,6 +96,7 @@ def test_imp_killed_at_several_moments_ends_with_the_same_bits(imp_command, unin
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.heavy
 def test_a_killed_training_takes_up_from_its_checkpoint(name, resumed, tmp_path):
     command = (*COMMANDS[name], *OFTEN)
     kill_at(tmp_path / "killed.h5.work" / "checkpoint.h5", (*command, "--out", tmp_path / "killed.h5"))
@@ -105,6 +107,7 @@ def test_a_killed_training_takes_up_from_its_checkpoint(name, resumed, tmp_path)
     assert contents(tmp_path / "killed.h5") == contents(tmp_path / "whole.h5")
 
 
+@pytest.mark.heavy
 def test_two_at_once_then_ctrl_c_and_a_damaged_checkpoint(imp_command, uninterrupted, tmp_path):
     out, work = tmp_path / "imp.h5", tmp_path / "imp.h5.work"
     process = start(*imp_command, "--out", out, *OFTEN)

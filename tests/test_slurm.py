@@ -13,6 +13,7 @@ from repro.run import job_log
 from tests import slurm_node, tiny_demo
 from tests.command_line import HANG, contents
 
+pytestmark = pytest.mark.heavy
 LAUNCH = "LAUNCH=srun --quiet --gpus=1 -c1 -t 1"
 FAULTY, LATE = "imp-hard80-t2", "imp-all-t4"
 

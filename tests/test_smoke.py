@@ -165,6 +165,7 @@ def tiny_demo(monkeypatch):
     return tiny
 
 
+@pytest.mark.heavy
 def test_from_the_plan_to_the_verdicts(tiny_demo, tmp_path):
     """All figures by one plan, as `make demo` does it."""
     results, rules = tmp_path / "results", tmp_path / "all.mk"

@@ -78,7 +78,9 @@ def test_kill_at_any_moment_leaves_a_whole_artifact(tmp_path):
     path = tmp_path / "x.h5"
     write(path)
     for delay in np.linspace(0.01, 0.25, 5):
-        process = start("print('go', flush=True)\nfor i in range(100000): write(path, 2000 + i % 50)", path)
+        process = start(
+            "write(path, 2000)\nprint('go', flush=True)\nfor i in range(100000): write(path, 2000 + i % 50)", path
+        )
         assert process.stdout.readline() == "go\n"
         time.sleep(delay)
         process.kill()

@@ -68,6 +68,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.heavy
 def test_a_disk_that_is_full_at_any_moment(name, study, subset, tmp_path, monkeypatch):
     shutil.copytree(study.results, tmp_path / "results")
     words = COMMANDS[name](study, subset, tmp_path)
@@ -132,6 +133,7 @@ main(sys.argv[2:])
 """
 
 
+@pytest.mark.heavy
 def test_figures_and_verdicts_are_whole_after_a_kill(study, tmp_path):
     shutil.copytree(study.results, tmp_path / "results")
     again = ("--replicates", "2", "--results", str(tmp_path / "results"))

@@ -157,7 +157,8 @@ def _action(crate: ROCrate, recipe: dict, title: str, *, agent, licence, made: l
                 "url": address,
                 "author": agent,
                 "license": licence,
-                "description": f"the program that drew, judged and archived ({told}); recipe.json has that of each artifact",
+                "description": f"the program that drew, judged and archived ({told}); "
+                "recipe.json has that of each artifact",
             },
         )
     )

@@ -84,9 +84,9 @@ def _reader(source: Path | bytes):
 def unpack(path: Path, folder: Path) -> list[str]:
     """Unpacks an archive of ours into an empty folder; returns its names after every checksum has been compared.
 
-    Raises UsageError for a file that is no archive of ours: not a zip, truncated, without recipe, description and checksums,
-    or with names that would leave the folder; RunError that names the first file that was altered, that is missing or
-    that nobody vouches for, and when the disk has no room for it.
+    Raises UsageError for a file that is no archive of ours: not a zip, truncated, without recipe, description and
+    checksums, or with names that would leave the folder; RunError that names the first file that was altered, that is
+    missing or that nobody vouches for, and when the disk has no room for it.
     """
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:

@@ -73,8 +73,10 @@ class Batcher:
         return self._height, self._width, self._channels
 
     def raw(self, dtype: torch.dtype) -> tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]:
-        """What batches are made of, for engines that gather and normalise themselves: uint8 [N, H + 2 border,
-        W + 2 border, C], the border, and the scale and shift of each channel in ``dtype``."""
+        """What batches are made of, for engines that gather and normalise themselves.
+
+        Returns uint8 [N, H + 2 border, W + 2 border, C], the border, and each channel's scale and shift in ``dtype``.
+        """
         scale, shift = (each[: self._channels] for each in self._affine[dtype])
         return self._images, self._pad, scale.contiguous(), shift.contiguous()
 

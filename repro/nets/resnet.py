@@ -14,8 +14,10 @@ def _conv(in_width: int, width: int, kernel: int, stride: int) -> nn.Conv2d:
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions and a residual, rectified after the sum; where the shape changes, the shortcut is
-    a 1x1 convolution and batch norm."""
+    """Two convolutions and a residual, rectified after the sum.
+
+    Where the shape changes, the shortcut is a projection: a 1x1 convolution and batch norm.
+    """
 
     def __init__(self, in_width: int, width: int, stride: int):
         super().__init__()

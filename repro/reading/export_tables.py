@@ -59,7 +59,7 @@ def _parquet(frame: pd.DataFrame, sources: dict | list[dict]) -> bytes:
     import pyarrow.parquet
 
     # artifacts of several kinds can hold text and numbers under one name, and a column of Parquet has one type
-    names = [name for name, dtype in frame.dtypes.items() if dtype == object]
+    names = [name for name, dtype in frame.dtypes.items() if pd.api.types.is_object_dtype(dtype)]
     mixed = {name: frame[name].map(str, na_action="ignore").astype("str") for name in names}
     table = pyarrow.Table.from_pandas(frame.assign(**mixed), preserve_index=False)
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What may be asked of the columns of a table: an expression is parsed, and whatever does more than compare is refused."""
+"""What may be asked of a table's columns: an expression is parsed, and what does more than compare is refused."""
 
 import ast
 import io
@@ -41,8 +41,10 @@ class TooMuch(ValueError):
 
 
 def harmless(expression: str, columns: Iterable[str]) -> str:
-    """The same expression for `pandas.DataFrame.eval`, put together anew from its parts: columns, numbers, text, lists of
-    them, comparisons, boolean and arithmetic operators, and a column's METHODS with such arguments.
+    """The same expression for `pandas.DataFrame.eval`, put together anew from its parts.
+
+    Parts are columns, numbers, text, lists of them, comparisons, boolean and arithmetic operators, and a column's
+    METHODS with such arguments.
 
     As in pandas, ``&`` and ``|`` bind like ``and`` and ``or``, and a column whose name is no word stands in backticks.
 

@@ -210,6 +210,7 @@ class Run:
             f"<div><p><b>{escape(self._title())}</b><br><code>{escape(str(self.path))}</code></p>"
             f"<details><summary><code>.recipe</code></summary>{recipe.to_html()}</details>"
             f"{rows if len(self.table.columns) else ''}"
-            f"<details><summary><code>.arrays</code>: {len(self.arrays)}</summary>{arrays.to_html(index=False)}</details>"
+            f"<details><summary><code>.arrays</code>: {len(self.arrays)}</summary>"
+            f"{arrays.to_html(index=False)}</details>"
             f"{methods}</div>"
         )

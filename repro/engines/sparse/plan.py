@@ -189,8 +189,8 @@ class _Tables:
             )
         for layer in layers:
             backs.append((len(rows), layer.stride[0] * layer.stride[1]))
-            for rest in np.ndindex(layer.stride):
-                rows.append(_backward_pass(layer, self.layers.all[layer.source].shape, rest))
+            shape = self.layers.all[layer.source].shape
+            rows += [_backward_pass(layer, shape, rest) for rest in np.ndindex(layer.stride)]
         table = np.zeros(len(rows), PASS)
         runs = 0
         for row, fields in zip(table, rows):
