@@ -162,8 +162,8 @@ class Trainer:
     def chunks(self, rows: Iterable, key: Callable = lambda row: 0) -> list[list]:
         """Rows in cohorts of at most `most`, of nearly equal size; rows of another ``key`` apart.
 
-        Without its first cohort, the rest is split as before: a command that is taken up with as many threads has the
-        same cohorts.
+        The rest is split in the same way once the first cohort is done, so a command that is resumed with as many
+        threads has the same cohorts.
         """
         groups: dict = {}
         for row in rows:
