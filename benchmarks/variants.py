@@ -15,7 +15,7 @@ from repro.protocol import CIFAR10, DIGITS, Protocol
 from repro.recipes.training import Training
 from repro.stages import Machine
 from repro.stages.trainer import Trainer
-from repro.train.data_order import Order, send
+from repro.train.data_order import DataOrder, send
 from repro.train.loop import MOST_STEPS
 from repro.train.prune import random_mask
 from repro.train.random_streams import stream
@@ -163,7 +163,7 @@ def _cohort(variant: Variant, data: ImageSet, training: Training, device: str) -
     cohort = trainer.cohort(replicas, trainer.engine(masks[0]))
     cohort.load(torch.stack([trainer.initial(0, r) for r in range(replicas)]))
     cohort.load_masks(None if masks[0] is None else torch.stack(masks))
-    orders = [Order(index, (0, r), "", training, trainer.batcher) for r in range(replicas)]
+    orders = [DataOrder(index, (0, r), "", training, trainer.batcher) for r in range(replicas)]
     sgd = Sgd(training.momentum, training.weight_decay, training.nesterov)
     begun = 0
 

@@ -19,7 +19,7 @@ from repro.recipes.training import Training
 from repro.stages import Machine, imp, pretrain, successive
 from repro.stages import trainer as trainer_module
 from repro.stages.barriers.barrier import barrier
-from repro.stages.barriers.children import Point
+from repro.stages.barriers.children import RewindPoint
 from repro.stages.barriers.measure import Family, measured
 from repro.stages.trainer import Trainer
 from repro.store import read
@@ -183,10 +183,10 @@ def test_recalibrated_lines_too_have_end_points_that_were_measured(folder, tmp_p
 
 
 def test_the_onset_is_that_of_clean_rewind_points(folder, tmp_path):
-    clean = Point(read(folder / "w.h5"))
+    clean = RewindPoint(read(folder / "w.h5"))
     recipe = {"dataset": "digits", "network": NETWORK, "training": RECIPE, "seed": SEED, "machine": CPU}
     pretrain(tmp_path / "noisy.h5", t=T, replicates=1, label_noise=0.5, **recipe)
-    assert clean.all_data and not Point(read(tmp_path / "noisy.h5")).all_data
+    assert clean.all_data and not RewindPoint(read(tmp_path / "noisy.h5")).all_data
 
 
 def test_children_have_a_data_order_of_their_own(folder, tmp_path, monkeypatch):

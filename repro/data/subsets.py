@@ -9,7 +9,7 @@ import numpy as np
 
 from repro.errors import UsageError
 
-KINDS = ("easy", "hard", "random")
+SUBSET_KINDS = ("easy", "hard", "random")
 
 
 def choose(
@@ -69,8 +69,8 @@ def choose(
 
 def _rank(kind: str, pool: np.ndarray, scores: np.ndarray | None, rng: np.random.Generator | None) -> np.ndarray:
     """The pool, which is ascending, from the first to be chosen to the last."""
-    if kind not in KINDS:
-        raise UsageError(f"unknown kind of subset {kind!r}: choose {', '.join(KINDS)}")
+    if kind not in SUBSET_KINDS:
+        raise UsageError(f"unknown kind of subset {kind!r}: choose {', '.join(SUBSET_KINDS)}")
     if kind == "random":
         if rng is None:
             raise UsageError("a random subset needs a random generator: pass rng")

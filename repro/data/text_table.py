@@ -13,7 +13,7 @@ class Unusable(Exception):
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """A text file of ``width`` columns.
 
     Arguments:
@@ -32,7 +32,7 @@ class Table:
         return np.array([_number(cells[column], line, what, self.parted) for line, cells in self.rows])
 
 
-def read(file: Path, lengths: Sequence[int], *, known: set[str]) -> Table:
+def read(file: Path, lengths: Sequence[int], *, known: set[str]) -> TextTable:
     """The table in a text file, UTF-8 or UTF-16 with its mark; empty lines and comments (#) are left out.
 
     The heading is the first line that is not all numbers, or a comment with a name that is ``known`` above the columns.
@@ -70,7 +70,7 @@ def read(file: Path, lengths: Sequence[int], *, known: set[str]) -> Table:
         raise Unusable("it is empty")
     if names and len(set(names)) < width:
         raise Unusable(f"it has two columns of one name among {', '.join(names)}")
-    return Table(names, width, rows, parted)
+    return TextTable(names, width, rows, parted)
 
 
 def _cells(line: str, parted: str | None) -> list[str]:

@@ -110,7 +110,7 @@ class ArtifactWriter:
                 self._take({}, present.table().to_dict("records"))
 
     def preview(self, wanted: Iterable[str], *, steps: int = 0, batch_size: int = 0) -> Result:
-        """The result of a dry run: how many pieces of ``steps`` of ``batch_size`` images are missing, and the recipe."""
+        """The result of a dry run: how many pieces, of ``steps`` of ``batch_size`` images, are missing; the recipe."""
         wanted = list(wanted)
         missing = [piece for piece in wanted if piece not in self.rows]
         cost = f", {len(missing)} × {steps} steps = {len(missing) * steps * batch_size:,} images" if steps else ""

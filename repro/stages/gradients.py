@@ -58,18 +58,7 @@ def gradients(
 
     Raises UsageError where pretrain does, and for a subset below one batch.
     """
-    start = begin(
-        dataset=dataset,
-        subset=subset,
-        t=t,
-        replicates=replicates,
-        scale=scale,
-        network=network,
-        training=training,
-        normalization=normalization,
-        seed=seed,
-        machine=machine,
-    )
+    start = begin(dataset, subset, t, replicates, scale, network, training, normalization, seed, machine)
     training, t, replicates = start.training, start.t, start.replicates
     if every < 1:
         raise UsageError(f"steps between measurements (={every}) must be at least 1: try --every 10")

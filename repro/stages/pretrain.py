@@ -52,21 +52,9 @@ def pretrain(
 
     Raises UsageError for a t beyond the schedule, a subset of other images or of fewer replicates.
     """
-    start = begin(
-        dataset=dataset,
-        subset=subset,
-        t=t,
-        replicates=replicates,
-        scale=scale,
-        network=network,
-        training=training,
-        normalization=normalization,
-        seed=seed,
-        machine=machine,
-        label_noise=label_noise,
-        noise_draw=noise_draw,
-        labels=labels,
-    )
+    used = {"label_noise": label_noise, "noise_draw": noise_draw, "labels": labels}
+    asked = dataset, subset, t, replicates, scale, network, training, normalization, seed
+    start = begin(*asked, machine, **used)
     training = start.training
     with ArtifactWriter(out, "pretrain", start.fields, start.inputs, machine) as writer:
         trainer = Trainer(start.data, start.network, training, machine)
@@ -143,7 +131,6 @@ class Beginning:
 
 
 def begin(
-    *,
     dataset: str | None,
     subset: str | Path | None,
     t: int | None,

@@ -9,7 +9,7 @@ import numpy as np
 
 from repro import store
 from repro.data import ImageSet, choose, histogram, missing_classes
-from repro.data.subsets import KINDS
+from repro.data.subsets import SUBSET_KINDS
 from repro.data.user_numbers import HDF5, SUFFIXES, read_numbers, split_key
 from repro.errors import UsageError
 from repro.protocol import protocol
@@ -67,8 +67,8 @@ def select(
     Written: ``replicate_r/index`` int64 [size], easiest or hardest first; ``replicate_r/histogram`` int64 [classes], by
     the labels in use; in the table ``wrong_labels``, the share of the images whose label is not the data set's own.
     """
-    if kind not in KINDS:
-        raise UsageError(f"unknown kind of subset {kind!r}: choose {', '.join(KINDS)}")
+    if kind not in SUBSET_KINDS:
+        raise UsageError(f"unknown kind of subset {kind!r}: choose {', '.join(SUBSET_KINDS)}")
     if (kind == "random") == (scores is not None):
         needed = "needs --scores: give a score or barrier artifact, or a file of your own"
         raise UsageError(f"kind {kind!r} {'takes no scores: leave them out' if scores else needed}")

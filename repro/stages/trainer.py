@@ -150,20 +150,15 @@ class Trainer:
         return self._cohort(len(jobs), engines.pop())
 
     def cohort_key(self, job: Job) -> Hashable:
-        """Equal for jobs that one cohort can train: by one engine, in batches of equal size at every step.
-
-        Raises UsageError as `require_batches`.
-        """
-        sizes = tuple(len(images) for images in (job.subset, job.then) if images is not None)
-        for size in sizes:
-            self.require_batches(size)
-        return 0 if self.training.drop_last else (sizes, job.warmup), self.engine(job.mask)
+        """Equal for jobs that one cohort can train: by one engine, in batches of equal size at every step."""
+        sizes = len(job.subset), job.then is not None and len(job.then), job.warmup
+        return 0 if self.training.drop_last else sizes, self.engine(job.mask)
 
     def chunks(self, rows: Iterable, key: Callable = lambda row: 0) -> list[list]:
         """Rows in cohorts of at most `most`, of nearly equal size; rows of another ``key`` apart.
 
-        Without its first cohort, the rest is split as before: a command that is taken up with as many threads has the
-        same cohorts.
+        The rest is split in the same way once the first cohort is done, so a command that is resumed with as many
+        threads has the same cohorts.
         """
         groups: dict = {}
         for row in rows:
@@ -173,7 +168,13 @@ class Trainer:
     def cohorts(
         self, jobs: dict[str, Job], total: int, key: Callable[[Job], Hashable] | None = None
     ) -> Iterator[tuple[dict[str, Job], str]]:
-        """Jobs by piece, in cohorts of one ``key`` (`cohort_key`), each with its place among ``total`` networks."""
+        """Jobs by piece, in cohorts of one ``key`` (`cohort_key`), each with its place among ``total`` networks.
+
+        Raises UsageError as `require_batches`, before anything is trained.
+        """
+        both = (images for job in jobs.values() for images in (job.subset, job.then) if images is not None)
+        for size in dict.fromkeys(map(len, both)):
+            self.require_batches(size)
         done = total - len(jobs)
         for pieces in self.chunks(jobs, lambda piece: (key or self.cohort_key)(jobs[piece])):
             yield {piece: jobs[piece] for piece in pieces}, place("network", done, len(pieces), total)

@@ -9,7 +9,7 @@ from repro.recipes.training import Training
 from repro.train.random_streams import stream
 
 
-class Order:
+class DataOrder:
     """Batches of one job over one of its subsets.
 
     Arguments:

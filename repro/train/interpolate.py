@@ -67,7 +67,7 @@ def barrier(values: np.ndarray, alphas: Sequence[float]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Evaluation:
     """One network on every training and test image: cross-entropy in nats, float32 [n], and whether wrong, bool [n].
 
     A network whose logits are not finite is wrong.
@@ -100,7 +100,7 @@ def measure(
     splits: list[tuple[np.ndarray, np.ndarray]],
     batch_norm: str,
     report: Callable[[int], None] | None = None,
-) -> list[Measured]:
+) -> list[Evaluation]:
     """Losses and errors of each network on its training and its test images, in evaluation mode.
 
     Arguments:
@@ -123,7 +123,7 @@ def measure(
                 for each, own in zip(logits, truth)
             ]
         )
-    return [Measured(*on_train, *on_test) for on_train, on_test in zip(*found)]
+    return [Evaluation(*on_train, *on_test) for on_train, on_test in zip(*found)]
 
 
 def accuracies(

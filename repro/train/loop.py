@@ -17,7 +17,7 @@ from repro.data import Batcher
 from repro.engines import Block, Cohort, Sgd
 from repro.errors import RunError
 from repro.recipes.training import Training
-from repro.train.data_order import Order, send
+from repro.train.data_order import DataOrder, send
 from repro.train.job import NEVER, Job, Keeper, Observer, Progress
 
 __all__ = ["NEVER", "Job", "Observer", "Progress", "train"]
@@ -161,8 +161,8 @@ class Runner:
         self.report, self.observe, self.watch = report, observe, watch
         self.sgd = Sgd(training.momentum, training.weight_decay, training.nesterov)
 
-        def order(job: Job, subset: np.ndarray) -> Order:
-            return Order(subset, (job.seed, job.replicate), job.role, training, batcher)
+        def order(job: Job, subset: np.ndarray) -> DataOrder:
+            return DataOrder(subset, (job.seed, job.replicate), job.role, training, batcher)
 
         self.first = [order(job, job.subset) for job in jobs]
         self.later = [one if job.then is None else order(job, job.then) for job, one in zip(jobs, self.first)]

@@ -11,7 +11,7 @@ from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.recipes.artifacts import on_line, piece_name, training_fields, training_of
 from repro.stages.artifact_writer import ArtifactWriter, Result
-from repro.stages.barriers.children import Children, Parent, Point
+from repro.stages.barriers.children import Children, Parent, RewindPoint
 from repro.stages.barriers.measure import Family, measured, measuring, modes_of, summary
 from repro.stages.inputs import data_of, require_idle, require_replicates, require_steps_left
 from repro.stages.machine import Machine
@@ -109,7 +109,7 @@ def successive(
     """
     modes, alphas = modes_of(batch_norm), grid(alphas)
     source = store.read(run, kind="imp")
-    point = Point(source)
+    point = RewindPoint(source)
     replicates = _require([point], 0, replicates)
     levels = range(int(point.table.level.max()))
     if not levels:
@@ -143,7 +143,7 @@ def successive(
         )
 
 
-def _levels(point: Point, replicate: int, lines: dict[str, int], data: ImageSet) -> Family:
+def _levels(point: RewindPoint, replicate: int, lines: dict[str, int], data: ImageSet) -> Family:
     """The trained networks of one replicate's levels, and the lines from each level to the next."""
     wanted = sorted({level for k in lines.values() for level in (k, k + 1)})
     stored = {level: Parent(point, replicate, level, False, data) for level in wanted}
@@ -159,7 +159,7 @@ def _levels(point: Point, replicate: int, lines: dict[str, int], data: ImageSet)
     )
 
 
-def _open(paths: Sequence[str | Path]) -> list[Point]:
+def _open(paths: Sequence[str | Path]) -> list[RewindPoint]:
     points = []
     for path in paths:
         artifact = store.read(path)
@@ -168,7 +168,7 @@ def _open(paths: Sequence[str | Path]) -> list[Point]:
                 f"{path} is a {artifact.kind} artifact where an imp or a pretrain artifact is needed: "
                 "give the path of one"
             )
-        points.append(Point(artifact))
+        points.append(RewindPoint(artifact))
     names = [point.name for point in points]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"two points are called {twice}.h5, and their results could not be told apart: rename one")
@@ -198,7 +198,7 @@ def _fields(recipe: dict, form: str, alphas: tuple[float, ...], level: int) -> d
     return {**_shared(recipe), "form": form, "alphas": list(alphas), "level": level}
 
 
-def _require(points: list[Point], level: int, replicates: int | None) -> int:
+def _require(points: list[RewindPoint], level: int, replicates: int | None) -> int:
     """The number of replicates to take. Raises UsageError where a point has too few, or not that level."""
     if level < 0:
         raise UsageError(f"level (={level}) must be 0 (dense) or more")
@@ -224,7 +224,7 @@ def _with_training(preview: Result, todo: list, trainer: Trainer) -> Result:
     return replace(preview, lines=(first + cost * bool(todo), *others))
 
 
-def _summary(writer: ArtifactWriter, points: list[Point]) -> tuple[str, ...]:
+def _summary(writer: ArtifactWriter, points: list[RewindPoint]) -> tuple[str, ...]:
     table = writer.table()
     lines = summary(table, ["point", "t", "batch_norm"])
     sweep = table[table.point.isin([point.name for point in points if point.all_data])]

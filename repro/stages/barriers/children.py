@@ -18,7 +18,7 @@ from repro.train.job import Job
 WORK = "children-"
 
 
-class Point:
+class RewindPoint:
     """A rewind point: an imp or a pretrain artifact."""
 
     def __init__(self, artifact: store.Artifact):
@@ -46,7 +46,7 @@ class Point:
 class Parent:
     """One replicate of a point at one level: what its children start from."""
 
-    point: Point
+    point: RewindPoint
     replicate: int
     level: int
     several: bool

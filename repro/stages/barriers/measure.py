@@ -12,7 +12,7 @@ from torch import Tensor
 from repro.errors import RunError, UsageError
 from repro.stages.progress import FORWARD, Ticker, place
 from repro.stages.trainer import Trainer
-from repro.train.interpolate import AVERAGED, MODES, RECALIBRATED, Measured, accuracies, barrier, measure, mix
+from repro.train.interpolate import AVERAGED, MODES, RECALIBRATED, Evaluation, accuracies, barrier, measure, mix
 
 BELOW = 0.5  # nats: examples with a smaller barrier are counted as connected (the first bins of Figure 5)
 NUMBERS = (
@@ -168,7 +168,7 @@ def _vectors(j: int, family: Family, lines: dict, alphas: tuple[float, ...]) -> 
 
 def _evaluate(
     trainer: Trainer, families: list[Family], vectors: dict, mode: str, report: Callable[[int], None] | None
-) -> dict[tuple, Measured]:
+) -> dict[tuple, Evaluation]:
     found = {}
     for keys in trainer.chunks(vectors, lambda key: trainer.engine_of(vectors[key])):
         cohort = trainer.cohort(len(keys), trainer.engine_of(vectors[keys[0]]))
@@ -189,7 +189,7 @@ def _start_accuracies(trainer: Trainer, families: list[Family], report: Callable
                 family.start_acc[column] = accuracy
 
 
-def _require_recorded(family: Family, ends: dict[int, Measured]) -> None:
+def _require_recorded(family: Family, ends: dict[int, Evaluation]) -> None:
     """Raises RunError for an end point whose test accuracy is not the recorded one: it is another network."""
     for number, at in ends.items():
         recorded = family.recorded.get(number)
@@ -202,7 +202,9 @@ def _require_recorded(family: Family, ends: dict[int, Measured]) -> None:
             )
 
 
-def _piece(family: Family, a: int, b: int, alphas: tuple, along: list[Measured | None], mode: str) -> tuple[dict, dict]:
+def _piece(
+    family: Family, a: int, b: int, alphas: tuple, along: list[Evaluation | None], mode: str
+) -> tuple[dict, dict]:
     row = {**family.row, "a": a, "b": b, "batch_norm": mode}
     row = {"fresh": a >= 1, **row, **dict.fromkeys(("pretrain_acc", "pretrain_acc_recalibrated"), math.nan)}
     row |= family.start_acc
@@ -213,7 +215,7 @@ def _piece(family: Family, a: int, b: int, alphas: tuple, along: list[Measured |
             arrays[f"{part}_loss"] = np.full((len(alphas), size), np.nan, np.float32)
             arrays[f"{part}_wrong"] = np.packbits(np.ones((len(alphas), size), bool), axis=1)
         return arrays, row | dict.fromkeys(NUMBERS, math.nan) | {"diverged": True}
-    values = {name: np.stack([getattr(at, name) for at in along]) for name in Measured.__dataclass_fields__}
+    values = {name: np.stack([getattr(at, name) for at in along]) for name in Evaluation.__dataclass_fields__}
     row |= numbers(values, alphas) | {"diverged": False}
     for part in ("train", "test"):
         values[f"{part}_wrong"] = np.packbits(values[f"{part}_wrong"], axis=1)
