@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
 
 from paper_figures import figure3
 from paper_figures.figure1 import line_means, line_panels
 from paper_figures.figure2 import Y_RANGES
+from paper_figures.scores import draw_half_ensembles, half_ensembles
 from paper_figures.shared import cells
 from paper_figures.shared.curves import Arm, all_data, compared, draw_curves, panel_of, pick, subsets
 from paper_figures.shared.drawing import accuracy_axis, grid, legend_below, lines, new_figure, no_runs, thin_lines
@@ -40,7 +40,6 @@ SCALES = ("demo", "small", "cpu", "paper")
 CLAIMS = (24, 32)
 SCORES = ("lmc", "forgetting")
 COMPOSITION = ("easy_balanced", "easy_unbalanced", "random_like_easy")
-RELIABLE = 0.7  # half-ensemble correlation below which `repro score` warns
 ROW, ABSENT = 4.7, 0.45  # heights in inches
 
 Tables = dict[str, pd.DataFrame]
@@ -169,41 +168,6 @@ def _paint_scores(row, tables: Tables, p: Protocol) -> None:
     for axes, pair, (topic, _) in zip(left, curves, COMPARED.values()):
         draw_curves(axes, pair, p, title=topic, limits=Y_RANGES.get(p.dataset), columns=2)
     draw_half_ensembles(right, halves)
-
-
-def half_ensembles(scores: pd.DataFrame, p: Protocol) -> Pair:
-    """Reliability of scores: rank correlations of half-ensembles by the share of randomised labels."""
-    scores, points = own_labels(scores), []
-    for row in scores.itertuples():
-        at = f"{100 * row.noise:.3g} % of the labels randomised, fold {row.fold}"
-        origin = ("scores", p.dataset, float(row.noise))
-        points.append(Point("a fold", 100 * row.noise, row.half_correlation, at, None, 1, origin))
-    axes = (
-        Axis("labels randomised (%)", ticks=tuple(sorted({point.x for point in points}))),
-        Axis("Spearman rank correlation"),
-    )
-    title, looks = f"{panel_title(p)}: EL2N of two half-ensembles", {"a fold": Look("#0173b2")}
-    return alone(title, points, looks, *axes, joined=False, table=scores)
-
-
-def draw_half_ensembles(axes, pair: Pair) -> None:
-    """The points of each share beside each other, their mean, and the line below which scores are unreliable."""
-    scores = pair.own.table
-    axes.set_title("EL2N of two half-ensembles", fontsize=10)
-    if scores.empty:
-        return no_runs(axes)
-    shares = sorted(set(scores["noise"]))
-    for i, noise in enumerate(shares):
-        values = np.sort(scores.loc[scores["noise"] == noise, "half_correlation"].to_numpy(float))
-        x = i + np.linspace(-0.12, 0.12, len(values)) * (len(values) > 1)
-        axes.plot(x, values, "o", color="#0173b2", ms=6, mec="white", label="a fold" if i == 0 else None)
-        axes.plot((i - 0.2, i + 0.2), [values.mean()] * 2, color="black", lw=1.2, label="mean" if i == 0 else None)
-    axes.axhline(RELIABLE, color="#7f7f7f", ls="-.", lw=1, label=f"{RELIABLE}: below, scores are unreliable")
-    axes.set_xticks(range(len(shares)), [f"{100 * s:.3g} %" for s in shares])
-    axes.set(xlim=(-0.6, len(shares) - 0.4), ylim=(min(0, scores["half_correlation"].min() - 0.05), 1.02))
-    axes.set(xlabel="labels randomised", ylabel=pair.own.y.title)
-    grid(axes)
-    legend_below(axes, "", 3)
 
 
 def _path(evidence: Evidence, p: Protocol) -> Tables:

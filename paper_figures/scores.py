@@ -6,9 +6,8 @@ Not a figure of the paper: it shows what its Figure 4 rests on, that the easiest
 import numpy as np
 import pandas as pd
 
-from paper_figures.appendix import draw_half_ensembles, half_ensembles
 from paper_figures.shared.drawing import grid, legend_below, new_figure, no_runs, rows_of
-from paper_figures.shared.panels import LOOKS, STD, WORDS, Axis, Pair, Point, alone, counts, panel_title, tidy
+from paper_figures.shared.panels import LOOKS, STD, WORDS, Axis, Look, Pair, Point, alone, counts, panel_title, tidy
 from repro.plan import Chosen, Subset
 from repro.plan.items import Item
 from repro.protocol import Protocol
@@ -18,6 +17,7 @@ from repro.verify.pruned_runs import draw_of
 TITLE = "Scores"
 SCALES = ("scores",)  # elsewhere Figure 4 contains it
 CLAIMS = ()
+RELIABLE = 0.7  # half-ensemble correlation below which `repro score` warns
 
 
 def needed(p: Protocol) -> list[Item]:
@@ -97,3 +97,38 @@ def _shares(axes, pair: Pair) -> None:
     axes.set(xlabel="labels randomised", ylabel=own.y.title, ylim=(0, 1.12 * table["mean_wrong_pct"].max()))
     grid(axes)
     legend_below(axes, f"{STD}, {counts(table['n'])} draws", 3)
+
+
+def half_ensembles(scores: pd.DataFrame, p: Protocol) -> Pair:
+    """Reliability of scores: rank correlations of half-ensembles by the share of randomised labels."""
+    scores, points = own_labels(scores), []
+    for row in scores.itertuples():
+        at = f"{100 * row.noise:.3g} % of the labels randomised, fold {row.fold}"
+        origin = ("scores", p.dataset, float(row.noise))
+        points.append(Point("a fold", 100 * row.noise, row.half_correlation, at, None, 1, origin))
+    axes = (
+        Axis("labels randomised (%)", ticks=tuple(sorted({point.x for point in points}))),
+        Axis("Spearman rank correlation"),
+    )
+    title, looks = f"{panel_title(p)}: EL2N of two half-ensembles", {"a fold": Look("#0173b2")}
+    return alone(title, points, looks, *axes, joined=False, table=scores)
+
+
+def draw_half_ensembles(axes, pair: Pair) -> None:
+    """The points of each share beside each other, their mean, and the line below which scores are unreliable."""
+    scores = pair.own.table
+    axes.set_title("EL2N of two half-ensembles", fontsize=10)
+    if scores.empty:
+        return no_runs(axes)
+    shares = sorted(set(scores["noise"]))
+    for i, noise in enumerate(shares):
+        values = np.sort(scores.loc[scores["noise"] == noise, "half_correlation"].to_numpy(float))
+        x = i + np.linspace(-0.12, 0.12, len(values)) * (len(values) > 1)
+        axes.plot(x, values, "o", color="#0173b2", ms=6, mec="white", label="a fold" if i == 0 else None)
+        axes.plot((i - 0.2, i + 0.2), [values.mean()] * 2, color="black", lw=1.2, label="mean" if i == 0 else None)
+    axes.axhline(RELIABLE, color="#7f7f7f", ls="-.", lw=1, label=f"{RELIABLE}: below, scores are unreliable")
+    axes.set_xticks(range(len(shares)), [f"{100 * s:.3g} %" for s in shares])
+    axes.set(xlim=(-0.6, len(shares) - 0.4), ylim=(min(0, scores["half_correlation"].min() - 0.05), 1.02))
+    axes.set(xlabel="labels randomised", ylabel=pair.own.y.title)
+    grid(axes)
+    legend_below(axes, "", 3)
