@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from paper_figures.style import LOOKS
 
+from paper_figures.style import LOOKS
 from repro.store.files import write_whole
 from repro.verify import published
 
