@@ -112,8 +112,9 @@ PYTEST = $(VENV)/bin/python -m pytest -n $(call quoted,$(JOBS)) --dist worksteal
 test: $(VENV)/.extras
 	$(PYTEST) -m 'not slow and not heavy'
 
-test-all: $(VENV)/.extras
-	$(PYTEST) -m 'not slow'
+# The core first, then what needs Ray, Slurm, Chromium or a wheel, or takes long.
+test-all: test
+	$(PYTEST) -m 'heavy and not slow'
 
 test-slow: $(VENV)/.extras
 	$(VENV)/bin/python -m pytest -m slow
