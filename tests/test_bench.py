@@ -262,6 +262,7 @@ def _peaks(mib):
     return before, after_allocation, timing.peak_mib("cpu")
 
 
+@pytest.mark.heavy
 def test_peak_memory_is_that_of_one_process():
     large = timing.in_child(_peaks, 300)
     small = timing.in_child(_peaks, 10)
@@ -312,6 +313,7 @@ def test_what_is_measured_on_a_gpu():
         assert {(v.engine, v.density) for v in group.variants[1:]} == {("graph", 1.0), ("serial", 1.0)}
 
 
+@pytest.mark.heavy
 def test_from_end_to_end(tmp_path, monkeypatch):
     start = Variant(TINY)
     tried = (

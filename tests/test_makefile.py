@@ -95,6 +95,7 @@ def test_variables_of_make_are_words(name, odd, tmp_path):
         assert set(wanted) <= set(given)
 
 
+@pytest.mark.heavy  # what would take too long is measured first, twice
 def test_a_look_and_a_slip_make_no_folder(tmp_path):
     install(tmp_path)
     before = sorted(os.listdir(tmp_path))

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from itertools import combinations
 from pathlib import Path
@@ -64,13 +65,13 @@ print(json.dumps([str(each) for each in failed]))
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory, tiny_environment):
+def cluster(tiny_environment):
     """Two nodes of two pretended GPUs each; everything that Ray started is gone afterwards."""
-    folder = tmp_path_factory.mktemp("r")
-    with pytest.MonkeyPatch.context() as patch:
+    # a socket's path has 107 characters at most: pytest's own folders are too deep
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="r") as folder:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # another program's memory is no matter of this test
-        patch.setenv("RAY_TMPDIR", str(folder))
+        patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("PYTHONPATH", tiny_environment["PYTHONPATH"])
         from ray.cluster_utils import Cluster
 
