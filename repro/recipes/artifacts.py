@@ -7,6 +7,7 @@ them all.
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import asdict
+from functools import cache
 from itertools import product
 
 from repro.recipes.training import Training
@@ -44,7 +45,13 @@ def array_name(array: str, **numbers: int) -> str:
 
 def piece_names(**ranges: Iterable[int]) -> frozenset[str]:
     """The pieces of every combination: ``piece_names(replicate=range(4), level=range(2))`` are eight."""
-    return frozenset(piece_name(**dict(zip(ranges, numbers))) for numbers in product(*ranges.values()))
+    return _pieces(tuple((name, tuple(numbers)) for name, numbers in ranges.items()))
+
+
+@cache  # thousands of steps of a plan have the same few sets
+def _pieces(ranges: tuple[tuple[str, tuple[int, ...]], ...]) -> frozenset[str]:
+    names = [name for name, _ in ranges]
+    return frozenset(piece_name(**dict(zip(names, each))) for each in product(*(numbers for _, numbers in ranges)))
 
 
 def warmed_up(subset: str, w: int, replicate: int) -> str:
@@ -57,6 +64,7 @@ def on_line(parent: str, a: int, b: int) -> str:
     return f"{parent}/pair_{a}_{b}"
 
 
+@cache
 def number(name: str, of: str) -> int | None:
     """A number in the name of a piece: ``number("level", "replicate_0/level_3")`` is 3; None where there is none."""
     found = re.search(rf"(?:^|/){name}_(\d+)(?:/|$)", of)
