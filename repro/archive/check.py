@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from repro import store
-from repro.archive.contents import RESULTS, made_here, record_of, runs_of
-from repro.archive.recipe import read_recipe
+from repro.archive.contents import RESULTS, made_here, read_recipe, record_of, runs_of
 from repro.archive.zipped import METADATA, PREVIEW, RECIPE, SUMS, sha256, unpack
 from repro.errors import RunError, UsageError
 from repro.study.own_figure import is_own

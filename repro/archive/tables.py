@@ -7,8 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from repro import plan, store
-from repro.archive.contents import recipe_of, record_of
-from repro.archive.recipe import read_recipe
+from repro.archive.contents import read_recipe, recipe_of, record_of
 from repro.archive.zipped import RECIPE
 from repro.errors import UsageError
 from repro.store.files import write_text

@@ -9,8 +9,8 @@ import pandas as pd
 from repro.errors import UsageError
 from repro.reading.query import runs_and_sources, source_of
 from repro.store.artifact import read
+from repro.store.file_kinds import require_replaceable
 from repro.store.files import write_whole
-from repro.store.targets import require_replaceable
 
 TABLES = (".csv", ".parquet")
 NETWORKS = (".pt", ".safetensors")  # written by `repro.reading.networks`

@@ -14,8 +14,8 @@ from repro.nets import Layout, create, freeze, layout_of
 from repro.protocol import protocol
 from repro.recipes.artifacts import array_name
 from repro.stages.inputs import IDLE, require_idle
+from repro.store.file_kinds import require_replaceable
 from repro.store.files import write_whole
-from repro.store.targets import require_replaceable
 
 PARTS = ("ticket", "trained", "rewind", "mask")
 REWIND_WEIGHTS = {"pretrain": "weights", "imp": "level_0/rewind_weights", "branch": "rewind_weights"}

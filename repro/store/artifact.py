@@ -11,9 +11,8 @@ import h5py
 import numpy as np
 
 from repro.errors import UsageError
-from repro.store import changed, files, hdf5
-from repro.store.fields import Recipe, require_types
-from repro.store.lineage import Lineage, plain, require_same
+from repro.store import changed, file_kinds, files, hdf5
+from repro.store.lineage import Lineage, Recipe, plain, require_same, require_types
 
 
 class NoArray(UsageError, KeyError):
@@ -210,3 +209,35 @@ def check_same(path: str | Path, kind: str, recipe: Mapping, inputs: Mapping, de
     artifact = read_header(path)
     require_same(path, artifact.lineage, Lineage(kind, recipe, inputs, defaults, path.stem))
     return artifact
+
+
+def reseal(path: Path) -> bool:
+    """Seals an artifact that another program handled as it is now; False where its seal holds.
+
+    Its arrays and attributes have to be as they were.
+
+    Raises UsageError for a file that is no artifact or was altered, RunError when it cannot be written.
+    """
+    with files.reading(path), files.open_regular(path) as file:
+        content = file.read()
+    offset = 0 if content.startswith(file_kinds.SIGNATURE) else hdf5.SEAL_BYTES  # h5repack leaves the seal out
+    image = content[offset:]
+    if not image.startswith(file_kinds.SIGNATURE):
+        read(path)  # says what it is instead
+        raise UsageError(f"{path} is {file_kinds.described(content)}: give an artifact that repro made")
+    start = image[: hdf5.SUPERBLOCK_BYTES]
+    image = (hdf5.as_packed(start, len(image), offset) or start) + image[hdf5.SUPERBLOCK_BYTES :]
+    whole = b"".join(hdf5.sealed(image))
+    if whole == content:
+        read(path)
+        return False
+    if hdf5.open_for_writing(image):
+        raise UsageError(f"{path} is open for writing in another program: close it there first")
+    if not changed.holds(path):
+        raise UsageError(
+            f"{path} is no artifact of repro, or was altered in its arrays or its recipe: bring back a copy of it"
+        )
+    with files.writer_lock(path):
+        files.write_whole(path, [whole])
+    read(path)
+    return True

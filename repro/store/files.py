@@ -43,6 +43,21 @@ def in_circle(path: Path) -> bool:
     return False
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what the system says of a file that cannot be read into one sentence."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist: check the path, or run the command that makes it") from None
+    except (IsADirectoryError, NotADirectoryError):
+        raise UsageError(f"{path} is not a file: give the path of an artifact") from None
+    except PermissionError:
+        raise UsageError(f"no permission to read {path}: allow reading it, or choose another artifact") from None
+    except OSError as error:
+        raise RunError(f"cannot read {path} ({error.strerror or error}): check the disk or choose another") from error
+
+
 def write_failure(path: Path, error: OSError) -> RunError:
     """The sentence for a write that the operating system refused."""
     if error.errno in FULL:

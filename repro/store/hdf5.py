@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +23,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from repro.errors import RunError, UsageError, say_once
-from repro.store import files, kinds, superblock
+from repro.errors import UsageError, say_once
+from repro.store import file_kinds, files
 
-FORMAT, FORMAT_VERSION = kinds.ARTIFACT, 1
+FORMAT, FORMAT_VERSION = file_kinds.ARTIFACT, 1
 SEAL_BYTES = 512  # the smallest user block that HDF5 knows
 CHUNK_BYTES = 8 << 20  # arrays are read whole: one chunk each, up to this size
 AGAIN = "delete it and run its command again"  # only said of a file that has our seal
@@ -164,13 +165,13 @@ def check(path: Path, *, verify: bool) -> Checked:
     Raises UsageError when there is no such file, or it is truncated, of another program or a newer format; `Changed`
     when it was altered.
     """
-    with reading(path), files.open_regular(path) as file:
+    with files.reading(path), files.open_regular(path) as file:
         found = os.fstat(file.fileno())
-        seal, start = file.read(SEAL_BYTES), file.read(superblock.BYTES)
+        seal, start = file.read(SEAL_BYTES), file.read(SUPERBLOCK_BYTES)
         size = file.seek(0, 2) - SEAL_BYTES
-        packed = superblock.as_packed(start, size, SEAL_BYTES)
+        packed = as_packed(start, size, SEAL_BYTES)
         handled = packed not in (None, start)
-        file.seek(SEAL_BYTES + superblock.BYTES)
+        file.seek(SEAL_BYTES + SUPERBLOCK_BYTES)
         digest = None
         if verify or handled:
             digest = hashlib.file_digest(file, lambda: hashlib.sha256(packed or start)).hexdigest()
@@ -195,7 +196,7 @@ def open_sealed(path: Path, *, verify: bool) -> h5py.File:
 
 def open_image(path: Path) -> h5py.File:
     """Opens a file whose bytes have been found right. Raises `Changed` where HDF5 cannot read it all the same."""
-    with reading(path):
+    with files.reading(path):
         try:
             return h5py.File(path, "r", locking=False)  # finished files never change, and some clusters cannot lock
         except OSError:  # HDF5 reads no file that is open for writing; of this process, whatever that has it open for
@@ -205,28 +206,13 @@ def open_image(path: Path) -> h5py.File:
 def _in_memory(path: Path) -> h5py.File:
     with files.open_regular(path) as file:
         image = file.read()
-    offset = SEAL_BYTES if image[SEAL_BYTES:].startswith(superblock.SIGNATURE) else 0
+    offset = SEAL_BYTES if image[SEAL_BYTES:].startswith(file_kinds.SIGNATURE) else 0
     image = image[offset:]
-    packed = superblock.as_packed(image[: superblock.BYTES], len(image), offset)
+    packed = as_packed(image[:SUPERBLOCK_BYTES], len(image), offset)
     try:
-        return h5py.File(h5py.h5f.open_file_image((packed or image[: superblock.BYTES]) + image[superblock.BYTES :]))
+        return h5py.File(h5py.h5f.open_file_image((packed or image[:SUPERBLOCK_BYTES]) + image[SUPERBLOCK_BYTES:]))
     except (OSError, ValueError) as error:
         raise Changed(f"{path} is damaged: {AGAIN}") from error
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turns what the system says of a file that cannot be read into one sentence."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist: check the path, or run the command that makes it") from None
-    except (IsADirectoryError, NotADirectoryError):
-        raise UsageError(f"{path} is not a file: give the path of an artifact") from None
-    except PermissionError:
-        raise UsageError(f"no permission to read {path}: allow reading it, or choose another artifact") from None
-    except OSError as error:
-        raise RunError(f"cannot read {path} ({error.strerror or error}): check the disk or choose another") from error
 
 
 def _check_seal(path: Path, seal: bytes, start: bytes, size: int, digest: str | None) -> None:
@@ -234,7 +220,7 @@ def _check_seal(path: Path, seal: bytes, start: bytes, size: int, digest: str | 
     if not found:
         ours = FORMAT.encode()
         if not (seal.startswith(ours) or (len(seal) >= 8 and ours.startswith(seal))):
-            raise UsageError(f"{path} is {kinds.described(seal + start)}: give an artifact that repro made")
+            raise UsageError(f"{path} is {file_kinds.described(seal + start)}: give an artifact that repro made")
         raise UsageError(f"{path} is truncated or damaged in its first line: {AGAIN}")
     version, length, recorded = int(found[1]), int(found[2]), found[3].decode()
     if version > FORMAT_VERSION:
@@ -242,7 +228,7 @@ def _check_seal(path: Path, seal: bytes, start: bytes, size: int, digest: str | 
     if size < length:
         raise UsageError(f"{path} is truncated ({size + SEAL_BYTES} of {length + SEAL_BYTES} bytes are there): {AGAIN}")
     if seal != _seal(size, recorded) or digest not in (None, recorded):
-        if superblock.open_for_writing(start):
+        if open_for_writing(start):
             raise Changed(
                 f"{path} was altered by a program that has it open, or had when it ended: close it there first"
             )
@@ -294,3 +280,62 @@ def dataset_paths(file: h5py.File) -> list[str]:
     with damage_told(file):
         file.visititems(lambda path, item: paths.append(path) if isinstance(item, h5py.Dataset) else None)
     return sorted(paths)
+
+
+SUPERBLOCK_BYTES = 48
+_LAYOUT = struct.Struct("<8s4BQQQQI")  # signature; version, sizes of offsets and lengths, flags; addresses; checksum
+_LAWFUL_FLAGS = (0, 1, 5)  # closed, open for writing, open for writing beside readers
+
+
+def as_packed(block: bytes, size: int, offset: int) -> bytes | None:
+    """The superblock as `hdf5.pack` wrote it, where HDF5's own bookkeeping is all that can differ from it; else None.
+
+    HDF5 sets a flag while a file is open for writing, and counts addresses from the start of the file on closing it.
+
+    Arguments:
+        block: the first SUPERBLOCK_BYTES of the image.
+        size: bytes of the image; offset: bytes in the file before it.
+    """
+    if len(block) < SUPERBLOCK_BYTES:
+        return None
+    signature, version, *sizes, flags, base, extension, end, root, checksum = _LAYOUT.unpack(block)
+    if (flags, base, end) == (
+        0,
+        0,
+        size,
+    ):  # nothing of it was changed, or more than HDF5 changes: the file's sha256 tells
+        return block
+    if (signature, version, sizes) != (file_kinds.SIGNATURE, 3, [8, 8]) or checksum != lookup3(block[:-4]):
+        return None
+    if flags not in _LAWFUL_FLAGS or (base, end) not in ((0, size), (offset, offset + size)):
+        return None
+    start = block[:11] + struct.pack("<BQQQQ", 0, 0, extension, size, root)
+    return start + struct.pack("<I", lookup3(start))
+
+
+def open_for_writing(block: bytes) -> bool:
+    """Whether a program has the file open for writing, or had when it ended."""
+    return block.startswith(file_kinds.SIGNATURE + b"\x03") and len(block) == SUPERBLOCK_BYTES and block[11] != 0
+
+
+def lookup3(data: bytes) -> int:
+    """Bob Jenkins' 32-bit hash (lookup3.c, 2006) of at least one byte, by which HDF5 checks its own structures."""
+    padded = data.ljust(max(12, -(-len(data) // 12) * 12), b"\0")
+    *blocks, last = struct.iter_unpack("<3I", padded)
+    a = b = c = 0xDEADBEEF + len(data)
+    for block in blocks:
+        a, b, c = a + block[0], b + block[1], c + block[2]
+        for turn in (4, 6, 8, 16, 19, 4):
+            a, b, c = b, c + b, _word(a - c) ^ _turned(c, turn)  # the three change places at each turn
+    a, b, c = a + last[0], b + last[1], c + last[2]
+    for turn in (14, 11, 25, 16, 4, 14, 24):
+        a, b, c = b, _word((_word(c) ^ _word(b)) - _turned(b, turn)), a
+    return b
+
+
+def _word(value: int) -> int:
+    return value & 0xFFFFFFFF
+
+
+def _turned(value: int, bits: int) -> int:
+    return _word(value << bits) | _word(value) >> (32 - bits)

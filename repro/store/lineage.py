@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -127,3 +128,49 @@ def require_same(path, there: Lineage, here: Lineage) -> None:
             f"{path} was made with another recipe: {', '.join(texts)}{more}; "
             "choose another --out or pass --force to start anew"
         )
+
+
+NUMBER = (int, float)
+_TEXTS = "dataset data_sha256 normalization network subset score noise_draw labels_sha256 precision batch_norm mask"
+TYPES = {
+    **dict.fromkeys(f"{_TEXTS} weights form".split(), str),
+    **dict.fromkeys("steps batch_size t seed border size networks every batches level".split(), int),
+    **dict.fromkeys("lr momentum weight_decay prune_fraction label_noise".split(), NUMBER),
+    **dict.fromkeys("nesterov drop_last augment balanced permute_scores grand".split(), bool),
+    "milestones": [int],
+    "alphas": [NUMBER],
+}
+"""Field of a recipe -> its type; a list of a type holds any number of them. None counts as a missing field."""
+_AS_WRITTEN = "give an artifact whose recipe is as repro wrote it"
+LEAST = {"t": 0, "size": 1, "networks": 1, "batches": 1, "every": 1, "level": 0}
+
+
+class Recipe(dict):
+    """A recipe as commands rely on it. Raises UsageError for a missing field: another program may have written it."""
+
+    def __init__(self, recipe: Mapping, path: Path):
+        super().__init__({name: value for name, value in recipe.items() if value is not None or name not in TYPES})
+        self._path = path
+
+    def __missing__(self, name: str):
+        raise UsageError(
+            f"the recipe of {self._path} has no {name}: give an artifact whose recipe is as repro wrote it"
+        )
+
+
+def require_types(path: Path, lineage: Lineage) -> None:
+    """Raises UsageError for a field of another type than commands write, in the recipe or in one of the inputs'."""
+    for name, value in lineage.recipe.items():
+        if name not in TYPES or value is None:
+            continue
+        if not _fits(value, TYPES[name]) or value < LEAST.get(name, value):
+            of = "" if lineage.name == path.stem else f" of {lineage.name}"
+            raise UsageError(f"the recipe of {path} has {name}{of} = {value!r}: {_AS_WRITTEN}")
+    for source in lineage.inputs.values():
+        require_types(path, source)
+
+
+def _fits(value, wanted) -> bool:
+    if isinstance(wanted, list):
+        return isinstance(value, list) and all(_fits(item, wanted[0]) for item in value)
+    return isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))

@@ -1,20 +1,24 @@
 """The work folder of a long stage: finished levels and step checkpoints, until the artifact is written."""
 
+import fcntl
 import json
+import math
 import os
 import re
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from repro.errors import UsageError
+from repro.errors import RunError, UsageError
 from repro.store import files, hdf5
 from repro.store.lineage import Lineage, plain, require_same
 
-PROGRESS = "progress.json"  # of the command at work; see `repro.store.running`
+PROGRESS = "progress.json"  # of the command at work; see `repro.store.work`
 
 
 def folder_of(path: Path) -> Path:
@@ -166,3 +170,142 @@ def _ours(path: Path) -> bool:
 
 def _warn(sentence: str) -> None:
     print(f"warning: {sentence}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Running:
+    """What a command says of itself; `str` is its line of progress.
+
+    Arguments:
+        command: 'imp all-t20'.
+        piece: the place in the command of the networks trained now, 'level 3 of 10 (2 networks)'.
+        step: their step; None while they are measured.
+        steps: their last step.
+        per_epoch: steps of an epoch; 0 where the line counts steps.
+        images: images a second, or None before that is known.
+        left: seconds of work left in the command, or None before that is known.
+    """
+
+    command: str
+    piece: str
+    step: int | None
+    steps: int
+    per_epoch: int
+    images: float | None
+    left: float | None
+
+    def __str__(self) -> str:
+        parts = [f"{self.command}: {self.piece}"]
+        if self.step is None:
+            parts.append("measuring")
+        elif self.per_epoch:
+            parts.append(f"epoch {-(-self.step // self.per_epoch)} of {-(-self.steps // self.per_epoch)}")
+        else:
+            parts.append(f"step {self.step:,} of {self.steps:,}")
+        if self.images:
+            parts.append(f"{self.images:,.0f} images/s")
+        if self.left is not None:
+            parts.append(f"{spoken(self.left)} left")
+        return ", ".join(parts)
+
+    def write(self, artifact: Path, process: str) -> None:
+        """Replaces what ``process`` has said before. A disk that refuses it is no reason to stop the work."""
+        path = folder_of(artifact) / PROGRESS
+        if path.parent.is_dir():
+            with suppress(RunError):
+                files.write_whole(path, [json.dumps(asdict(self) | {"process": process}).encode()], lasting=False)
+
+    @classmethod
+    def read(cls, artifact: Path, process: str) -> "Running | None":
+        """What ``process`` last said; None where it has said nothing yet, or where the file is another version's."""
+        try:
+            found = json.loads((folder_of(artifact) / PROGRESS).read_text(encoding="utf-8"))
+            if found.pop("process") != process:
+                return None  # of an attempt that was stopped
+            running = cls(**found)
+            str(running)
+            return running
+        except (AttributeError, KeyError, OSError, TypeError, ValueError):
+            return None
+
+
+def spoken(seconds: float) -> str:
+    """A time, rounded up, as '50 s', '4 min', '3.5 h' or '12 days'."""
+    for unit, name, digits in ((1, "s", 0), (60, "min", 0), (3600, "h", 1)):
+        if seconds < 100 * unit * (1 if unit < 3600 else 0.6):
+            return f"{math.ceil(seconds / unit * 10**digits) / 10**digits:g} {name}"
+    return f"{math.ceil(seconds / 86400)} days"
+
+
+_RULES = re.compile(r"\..+-(?P<node>.+)-(?P<process>\d+)\.mk")  # as the Makefile names them
+
+
+def sweep(folder: Path) -> None:
+    """Removes locks that no process holds and work folders without work. What cannot be removed stays."""
+    with suppress(OSError):
+        for name in sorted(os.listdir(folder)):
+            with suppress(OSError, ValueError):
+                if name.endswith(".lock"):
+                    _free(folder / name)
+                elif name.endswith(".work"):
+                    _drop(folder / name)
+
+
+def sweep_rules(folder: Path) -> None:
+    """Removes the make rules of makes on this machine that are no longer there."""
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            match = _RULES.fullmatch(name)
+            if match and match["node"] == os.uname().nodename and not _alive(int(match["process"])):
+                with suppress(OSError, ValueError), files.open_regular(folder / name) as file:
+                    if file.read(8) == b".SILENT:":
+                        (folder / name).unlink(missing_ok=True)
+
+
+def _free(lock: Path) -> bool:
+    """Removes a lock of ours that nobody holds; whether it is gone."""
+    if lock.is_symlink():
+        return False
+    with files.open_regular(lock) as file:
+        text = file.read(1000).decode(errors="replace")
+        if not (files.SIGNED.fullmatch(text) or (not text and lock.name.endswith((".h5.lock", ".zip.lock")))):
+            return False
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where it is held
+        if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
+            lock.unlink()
+        return True
+
+
+def _drop(work: Path) -> None:
+    """Removes a work folder with nothing in it but the recipe and a stopped command's state."""
+    if work.is_symlink() or not _empty(work):
+        return
+    if not {"kind", "recipe", "identity"} <= set(json.loads((work / "lineage.json").read_bytes())):
+        return
+    artifact = work.with_name(work.name.removesuffix(".work"))
+    lock = artifact.with_name(f"{artifact.name}.lock")
+    if folder_of(artifact) != work or (os.path.lexists(lock) and not _free(lock)):
+        return
+    if (file := files.acquire(lock)) is not None:
+        try:
+            if _empty(work):
+                (work / PROGRESS).unlink(missing_ok=True)
+                (work / "lineage.json").unlink(missing_ok=True)
+                work.rmdir()
+        finally:
+            lock.unlink(missing_ok=True)
+            file.close()
+
+
+def _empty(work: Path) -> bool:
+    return set(os.listdir(work)) - {PROGRESS} == {"lineage.json"}
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True

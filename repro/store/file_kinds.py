@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from repro.errors import UsageError
-from repro.store import files, hdf5, kinds
+from repro.store import files
 
 LONGEST = 255 - len(f"..{os.uname().nodename}.4194304.tmp")  # bytes of a name, with those of a temporary file
 
@@ -40,13 +40,11 @@ def require_replaceable(path: Path, kind: str, contents: bytes = b"", option: st
     require_target(path, option)
     if not os.path.exists(path):
         return
-    with hdf5.reading(path), files.open_regular(path) as file:
+    with files.reading(path), files.open_regular(path) as file:
         start = file.read(1 << 16)
         if _OURS[kind](path, start, contents):
             return
-    raise UsageError(
-        f"{option} {path} is there and is {kinds.described(start)}, not {_NAMES[kind]}: choose another {option}"
-    )
+    raise UsageError(f"{option} {path} is there and is {described(start)}, not {_NAMES[kind]}: choose another {option}")
 
 
 def _is_archive(path: Path, start: bytes, contents: bytes) -> bool:
@@ -73,7 +71,7 @@ _NAMES = {
     "network": "the same network",
 }
 _OURS = {
-    "artifact": lambda path, start, contents: start.startswith(hdf5.FORMAT.encode()),
+    "artifact": lambda path, start, contents: start.startswith(ARTIFACT.encode()),
     "archive": _is_archive,
     "report": lambda path, start, contents: b"<title>Lottery Tickets on a Data Diet" in start,
     "rules": lambda path, start, contents: start.startswith(b".SILENT:\n.PHONY: all "),
@@ -81,3 +79,42 @@ _OURS = {
     "table": _is_table,
     "network": lambda path, start, contents: path.read_bytes() == contents,
 }
+
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+ARTIFACT = "lottery-data-diet artifact"
+"""With this an artifact begins."""
+ZIP, PICKLE, SAFETENSORS = "a zip file, as torch.save writes", "a pickle", "a safetensors file"
+LFS, PAGE, GZIP, OURS = "a Git LFS pointer", "a web page", "a gzip file", "an artifact"
+
+_STARTS = (
+    (ARTIFACT.encode(), OURS),
+    (b"PK\x03\x04", ZIP),
+    (b"\x93NUMPY", "a NumPy array"),
+    (SIGNATURE, "an HDF5 file of another program"),
+    (b"\x80", PICKLE),
+    (b"\x89PNG", "a picture"),
+    (b"%PDF", "a PDF"),
+    (b"PAR1", "a Parquet file"),
+    (b"\x1f\x8b", GZIP),
+    (b"version https://git-lfs", LFS),
+)
+_PAGES = (b"<!doctype html", b"<html")  # in either case
+
+
+def described(start: bytes) -> str:
+    """What a file with these first bytes is, for a sentence: 'a text file'."""
+    if not start:
+        return "an empty file"
+    for signature, kind in _STARTS:
+        if start.startswith(signature):
+            return kind
+    if start.lower().startswith(_PAGES):
+        return PAGE
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 27:
+        return SAFETENSORS
+    try:
+        text = start[:-4].decode() or start.decode()  # the last character may be cut
+    except UnicodeDecodeError:
+        text = "\0"
+    return "a file of another program" if "\0" in text else "a text file"
