@@ -1,4 +1,4 @@
-"""What an artifact is made of: its kind, its recipe and its inputs, with the identity that follows from them."""
+"""What an artifact is made of: kind, recipe and inputs; the identity that follows from them; the types of fields."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ def plain(value, where: str):
 
 
 def canonical(value) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, and 1.0 written as 1."""
+    """A value as JSON text: sorted keys, no spaces, and 1.0 written as 1, so that equal values are equal text."""
 
     def exact(item):
         if isinstance(item, float) and item.is_integer():
@@ -45,7 +45,7 @@ def canonical(value) -> str:
 
 @dataclass(frozen=True)
 class Lineage:
-    """How one artifact comes about; its inputs' lineages are inside, so a file explains itself.
+    """What one artifact is made of. It holds the lineages of its inputs, so that a file explains itself.
 
     Arguments:
         kind: the command that makes it ('score', 'subset', 'pretrain', 'imp' …).
@@ -99,9 +99,9 @@ def identity(kind: str, recipe: Mapping, inputs: Mapping, defaults: Mapping) -> 
 
 
 def differences(there: Lineage, here: Lineage, prefix: str = "") -> list[tuple[str, object, object]]:
-    """(field, value there, value here) wherever two lineages disagree, the inputs' recipes included.
+    """(field, value there, value here) wherever two lineages differ, those of their inputs included.
 
-    An option that one side does not know yet counts as at its default there.
+    An option that one side does not know counts as at its default there.
     """
     found = [] if there.kind == here.kind else [(prefix + "kind", there.kind, here.kind)]
     for option in sorted(there.recipe.keys() | here.recipe.keys()):
@@ -119,7 +119,7 @@ def differences(there: Lineage, here: Lineage, prefix: str = "") -> list[tuple[s
 
 
 def require_same(path, there: Lineage, here: Lineage) -> None:
-    """Raises UsageError that names the fields in which what stands at ``path`` differs from what is wanted."""
+    """Raises UsageError that names the fields in which the artifact at ``path`` differs from the one asked for."""
     found = differences(there, here)
     if found:
         texts = [f"{name} is {a} there and {b} here" for name, a, b in found[:6]]

@@ -1,4 +1,7 @@
-"""The work folder of a long stage: finished levels and step checkpoints, until the artifact is written."""
+"""The work folder of a long stage: finished levels, checkpoints and progress, until the artifact is written.
+
+`WorkFolder` keeps what is finished, `Running` the command's progress; `sweep` removes what killed commands left.
+"""
 
 import fcntl
 import json
@@ -18,31 +21,32 @@ from repro.errors import RunError, UsageError
 from repro.store import files, hdf5
 from repro.store.lineage import Lineage, plain, require_same
 
-PROGRESS = "progress.json"  # of the command at work; see `repro.store.work`
+PROGRESS, LINEAGE = "progress.json", "lineage.json"
+_RULES = re.compile(r"\..+-(?P<node>.+)-(?P<process>\d+)\.mk")  # as the Makefile names them
 
 
 def folder_of(path: Path) -> Path:
-    """The work folder of an artifact: ``<name>.work/`` beside it, of its whole name (``run.a`` is not ``run.b``)."""
+    """The work folder of an artifact: ``<name>.work/`` beside it. The suffix stays: ``run.a`` is not ``run.b``."""
     return path.with_name(f"{path.name}.work")
 
 
 def older_folder_of(path: Path) -> Path:
-    """Where earlier versions kept the work of an artifact, and of every other one with its stem: ``<stem>.work/``."""
+    """The work folder of earlier versions, ``<stem>.work/``, which all artifacts with one stem shared."""
     return path.with_name(f"{path.stem}.work")
 
 
 class WorkFolder:
-    """`folder_of` an artifact: small files of named arrays, each written whole, each with the artifact's identity.
+    """The work folder of an artifact: small files of named arrays, each written whole, with the artifact's identity.
 
     Only for the holder of the artifact's `writer_lock`. An `older_folder_of` the same recipe is taken over.
 
     Arguments:
         path: of the artifact.
         kind, recipe, inputs, defaults: of the artifact; see `Lineage`. Work of another recipe is never taken up.
-        force: throw away what is there.
+        force: remove what is there.
 
-    Raises UsageError that names the differing fields when the folder holds work of another recipe, or that says so
-    when it holds other files.
+    Raises UsageError that names the differing fields when the folder holds work of another recipe, and UsageError when
+    it holds other files.
     """
 
     def __init__(self, path, *, kind: str, recipe: Mapping, inputs: Mapping, defaults: Mapping, force: bool = False):
@@ -55,27 +59,26 @@ class WorkFolder:
             self.discard(everything=True)
         recorded = self._recorded()
         if recorded is None or not self.names():
-            self.discard()  # what is left belongs to a recipe that nobody knows
-            told = {**wanted.to_json(), "of": path.name}
-            files.write_text(self.folder / "lineage.json", json.dumps(told))
+            self.discard()  # nothing says which recipe the rest belongs to
+            files.write_text(self.folder / LINEAGE, json.dumps({**wanted.to_json(), "of": path.name}))
         else:
             require_same(self.folder, recorded, wanted)
         files.remove_leftovers(self.folder)
 
     def _take_over(self, older: Path) -> None:
-        """Renames a folder of an earlier version, which did not say whose it was, if it is of the same identity."""
+        """Renames a folder of an earlier version, which recorded no artifact's name, if it has the same identity."""
         try:
-            record = json.loads((older / "lineage.json").read_text(encoding="utf-8"))
+            record = json.loads((older / LINEAGE).read_text(encoding="utf-8"))
             if "of" not in record and Lineage.from_json(record).identity == self.identity and not self.folder.exists():
                 older.rename(self.folder)
-        except (OSError, KeyError, TypeError, ValueError):  # there is none, or it belongs to somebody else
+        except (OSError, KeyError, TypeError, ValueError):  # there is none, or it is no work folder
             pass
 
     def _recorded(self) -> Lineage | None:
         try:
-            return Lineage.from_json(json.loads((self.folder / "lineage.json").read_text(encoding="utf-8")))
+            return Lineage.from_json(json.loads((self.folder / LINEAGE).read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
-            if any(self.folder.glob("[!.]*")):  # not ours to remove
+            if any(self.folder.glob("[!.]*")):  # other files, which this program must not remove
                 raise UsageError(f"{self.folder} holds other files: move them away, or pass --force") from None
             return None
         except OSError as error:
@@ -90,16 +93,16 @@ class WorkFolder:
         return self.folder / f"{name}.h5"
 
     def save(self, name: str, arrays: Mapping[str, np.ndarray], attrs: Mapping | None = None) -> None:
-        """Keeps arrays and JSON values under ``name``, in place of what it held. Raises RunError as `write` does."""
+        """Keeps arrays and JSON values under ``name``, replacing what it held. Raises RunError as `write` does."""
         contents = {key: hdf5.normal(key, values) for key, values in arrays.items()}
         attributes = {"attrs": json.dumps(plain(attrs or {}, name)), "identity": self.identity}
-        # uncompressed: a checkpoint delays the training, and the folder goes when the artifact is written
+        # uncompressed, because training waits for a checkpoint and the folder is removed at the end
         files.write_whole(self._path(name), hdf5.pack(contents, attributes, compression=None))
 
     def load(self, name: str) -> tuple[dict[str, np.ndarray], dict] | None:
-        """(arrays, attrs) as saved; None where nothing is.
+        """(arrays, attrs) as saved; None where nothing is saved.
 
-        None as well, with a warning on stderr, where it is damaged or of another artifact.
+        Also None, with a warning on stderr, for a file that is damaged or of another artifact.
         """
         path = self._path(name)
         if not path.exists():
@@ -116,37 +119,35 @@ class WorkFolder:
             return None
 
     def names(self) -> list[str]:
-        """What has been saved, sorted."""
+        """The saved names, sorted."""
         return sorted(path.stem for path in self.folder.glob("[!.]*.h5") if _ours(path))
 
     def numbered(self, prefix: str) -> list[str]:
-        """The saved names of a series, ``<prefix><digits>``, in order; whatever else begins so is nobody's."""
-        found = {
-            name: int(match[1]) for name in self.names() if (match := re.fullmatch(rf"{re.escape(prefix)}(\d+)", name))
-        }
-        return sorted(found, key=found.get)
+        """The saved names of a series, ``<prefix><digits>``, in the order of their numbers."""
+        found = filter(re.compile(rf"{re.escape(prefix)}\d+").fullmatch, self.names())
+        return sorted(found, key=lambda name: int(name.removeprefix(prefix)))
 
     def next_name(self, prefix: str) -> str:
-        """The name in a series that comes next."""
-        last = self.numbered(prefix)[-1:]
-        return f"{prefix}{int(last[0].removeprefix(prefix)) + 1 if last else 0:05d}"
+        """The next name of a series."""
+        numbers = [int(name.removeprefix(prefix)) for name in self.numbered(prefix)]
+        return f"{prefix}{max(numbers, default=-1) + 1:05d}"
 
     def remove(self, name: str) -> None:
-        """Forgets one name."""
+        """Removes one name and its arrays."""
         try:
             self._path(name).unlink(missing_ok=True)
         except OSError as error:
             raise files.write_failure(self._path(name), error) from error
 
     def discard(self, everything: bool = False) -> None:
-        """Removes what this program wrote there, and the folder if nothing else is in it, or with ``everything``."""
+        """Removes this program's files, and the folder if it is empty then; with ``everything``, all that is in it."""
         try:
             if self.folder.exists() and everything:
                 shutil.rmtree(self.folder)
             elif self.folder.exists():
                 files.remove_leftovers(self.folder)
-                # the lineage last: after a kill, what is left must still be known to be this program's
-                for path in (*map(self._path, self.names()), self.folder / PROGRESS, self.folder / "lineage.json"):
+                # the lineage last, so that what a kill leaves is still known as this program's
+                for path in (*map(self._path, self.names()), self.folder / PROGRESS, self.folder / LINEAGE):
                     path.unlink(missing_ok=True)
                 if left := os.listdir(self.folder):
                     _warn(f"{self.folder} holds {min(left)}, which is none of this program's files: it stays")
@@ -157,7 +158,7 @@ class WorkFolder:
 
 
 def _ours(path: Path) -> bool:
-    """Whether a file has the name of a checkpoint or a batch, however damaged, or begins as `WorkFolder.save` does."""
+    """Whether a file has the name of a checkpoint or a batch, or the first bytes of what `WorkFolder.save` writes."""
     if re.fullmatch(r"checkpoint|\w+-\d{5,}", path.stem):
         return True
     try:
@@ -174,16 +175,16 @@ def _warn(sentence: str) -> None:
 
 @dataclass(frozen=True)
 class Running:
-    """What a command says of itself; `str` is its line of progress.
+    """The progress of a running command, kept as JSON in its work folder; `str` is its line of progress.
 
     Arguments:
         command: 'imp all-t20'.
-        piece: the place in the command of the networks trained now, 'level 3 of 10 (2 networks)'.
-        step: their step; None while they are measured.
+        piece: what the command trains now, 'level 3 of 10 (2 networks)'.
+        step: of these networks; None while they are measured.
         steps: their last step.
-        per_epoch: steps of an epoch; 0 where the line counts steps.
-        images: images a second, or None before that is known.
-        left: seconds of work left in the command, or None before that is known.
+        per_epoch: steps of an epoch; 0 if the line counts steps.
+        images: images a second; None before that is known.
+        left: seconds of work left in the command; None before that is known.
     """
 
     command: str
@@ -209,7 +210,7 @@ class Running:
         return ", ".join(parts)
 
     def write(self, artifact: Path, process: str) -> None:
-        """Replaces what ``process`` has said before. A disk that refuses it is no reason to stop the work."""
+        """Replaces the progress written before. The work goes on where the disk refuses it."""
         path = folder_of(artifact) / PROGRESS
         if path.parent.is_dir():
             with suppress(RunError):
@@ -217,11 +218,11 @@ class Running:
 
     @classmethod
     def read(cls, artifact: Path, process: str) -> "Running | None":
-        """What ``process`` last said; None where it has said nothing yet, or where the file is another version's."""
+        """The progress that ``process`` wrote last; None if it wrote none yet, or another version wrote the file."""
         try:
             found = json.loads((folder_of(artifact) / PROGRESS).read_text(encoding="utf-8"))
             if found.pop("process") != process:
-                return None  # of an attempt that was stopped
+                return None  # an earlier attempt wrote it
             running = cls(**found)
             str(running)
             return running
@@ -237,11 +238,8 @@ def spoken(seconds: float) -> str:
     return f"{math.ceil(seconds / 86400)} days"
 
 
-_RULES = re.compile(r"\..+-(?P<node>.+)-(?P<process>\d+)\.mk")  # as the Makefile names them
-
-
 def sweep(folder: Path) -> None:
-    """Removes locks that no process holds and work folders without work. What cannot be removed stays."""
+    """Removes locks that no process holds and work folders without work; leaves what it may not remove."""
     with suppress(OSError):
         for name in sorted(os.listdir(folder)):
             with suppress(OSError, ValueError):
@@ -252,7 +250,7 @@ def sweep(folder: Path) -> None:
 
 
 def sweep_rules(folder: Path) -> None:
-    """Removes the make rules of makes on this machine that are no longer there."""
+    """Removes make's rules of processes on this machine that have ended."""
     with suppress(OSError):
         for name in os.listdir(folder):
             match = _RULES.fullmatch(name)
@@ -263,7 +261,7 @@ def sweep_rules(folder: Path) -> None:
 
 
 def _free(lock: Path) -> bool:
-    """Removes a lock of ours that nobody holds; whether it is gone."""
+    """Removes a lock of this program, or returns False for another file. Raises OSError if a process holds the lock."""
     if lock.is_symlink():
         return False
     with files.open_regular(lock) as file:
@@ -277,20 +275,20 @@ def _free(lock: Path) -> bool:
 
 
 def _drop(work: Path) -> None:
-    """Removes a work folder with nothing in it but the recipe and a stopped command's state."""
+    """Removes a work folder that holds only the recipe and a stopped command's progress."""
     if work.is_symlink() or not _empty(work):
         return
-    if not {"kind", "recipe", "identity"} <= set(json.loads((work / "lineage.json").read_bytes())):
+    if not {"kind", "recipe", "identity"} <= set(json.loads((work / LINEAGE).read_bytes())):
         return
     artifact = work.with_name(work.name.removesuffix(".work"))
     lock = artifact.with_name(f"{artifact.name}.lock")
-    if folder_of(artifact) != work or (os.path.lexists(lock) and not _free(lock)):
+    if os.path.lexists(lock) and not _free(lock):
         return
     if (file := files.acquire(lock)) is not None:
         try:
             if _empty(work):
                 (work / PROGRESS).unlink(missing_ok=True)
-                (work / "lineage.json").unlink(missing_ok=True)
+                (work / LINEAGE).unlink(missing_ok=True)
                 work.rmdir()
         finally:
             lock.unlink(missing_ok=True)
@@ -298,7 +296,7 @@ def _drop(work: Path) -> None:
 
 
 def _empty(work: Path) -> bool:
-    return set(os.listdir(work)) - {PROGRESS} == {"lineage.json"}
+    return set(os.listdir(work)) - {PROGRESS} == {LINEAGE}
 
 
 def _alive(process: int) -> bool:
