@@ -1,4 +1,4 @@
-"""Looking at artifacts: all tables of a folder as one, one artifact as text."""
+"""Artifacts looked at: the tables of a folder as one frame, rows chosen from it, and one artifact as text."""
 
 import ast
 import io
@@ -18,6 +18,12 @@ from repro.store.index import COLUMNS, Glance, Index, in_table
 from repro.store.lineage import Lineage
 
 MISSABLE = {"i": "Int64", "u": "UInt64", "b": "boolean"}  # numpy dtype kind -> pandas dtype that can be missing
+METHODS = {"contains", "startswith", "endswith", "isin", "isna", "notna", "between", "abs"}  # of a column, or its .str
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`([^`]*)`")
+_NODES = """Expression Name Load Constant List Tuple Compare cmpop BoolOp And Or UnaryOp Not Invert USub UAdd
+    BinOp Add Sub Mult Div FloorDiv Mod"""
+_ALLOWED = tuple(getattr(ast, name) for name in _NODES.split())
+_VALUES = (bool, int, float, str)
 
 
 def runs(results_dir: str | Path) -> pd.DataFrame:
@@ -28,9 +34,9 @@ def runs(results_dir: str | Path) -> pd.DataFrame:
     farther one is there too, prefixed by the role in which its artifact was read (``pretrain_lr``; ``recipe_`` for
     the artifact's own recipe). None counts as missing; integers stay integers beside missing values.
 
-    Every byte of a file is compared with its seal; what the table says may come from the index beside its folder. Files
-    that cannot be read are skipped, with a warning on stderr. Raises UsageError when there is no such folder or no
-    artifact in it.
+    Every byte of a file is compared with its seal, and its table may come from the index beside the folder. A file that
+    cannot be read is skipped, with a warning on stderr. Raises UsageError when there is no such folder or no artifact
+    in it.
     """
     with Index(verify=True) as look:
         return joined(_read(Path(results_dir), look))
@@ -43,7 +49,7 @@ def runs_and_sources(results_dir: str | Path) -> tuple[pd.DataFrame, list[dict]]
 
 
 def _read(folder: Path, look: Callable) -> list[tuple[Path, object]]:
-    """(path, what ``look`` gives of it) for each artifact below a folder, in the order of their paths."""
+    """(path, ``look(path)``) for each artifact below a folder, in the order of their paths."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder: give the one that holds the artifacts")
     found = []
@@ -60,7 +66,7 @@ def _read(folder: Path, look: Callable) -> list[tuple[Path, object]]:
 
 
 def joined(found: Sequence[tuple[Path, Glance]]) -> pd.DataFrame:
-    """The frame of `runs`: a column at a time, because a frame for each artifact takes twenty times as long."""
+    """The frame of `runs`, made column by column, because a frame for each artifact takes twenty times as long."""
     columns: dict[str, _Column] = {}
     nearer: dict[str, str] = {}
     counts = []
@@ -82,7 +88,7 @@ def joined(found: Sequence[tuple[Path, Glance]]) -> pd.DataFrame:
 
 
 class _Column:
-    """One column of the frame: of some artifacts a value for all their rows, of others a value for each."""
+    """One column of the frame; some artifacts have one value for all their rows, others one for each row."""
 
     def __init__(self):
         self.alone: dict[type, tuple[list[int], list]] = {}  # type -> (artifacts, values)
@@ -94,12 +100,11 @@ class _Column:
         values.append(value)
 
     def each(self, artifact: int, dtype: str, values: list) -> None:
-        self.tables.setdefault(MISSABLE.get(dtype[1], dtype if dtype[1] == "f" else "str"), []).append(
-            (artifact, values)
-        )
+        kind = MISSABLE.get(dtype[1], dtype if dtype[1] == "f" else "str")
+        self.tables.setdefault(kind, []).append((artifact, values))
 
     def series(self, starts: np.ndarray) -> pd.Series:
-        """All rows; pandas chooses the dtype that holds all values, and fills in what is missing.
+        """All rows, in the dtype that pandas chooses for all values; rows without a value are missing.
 
         Arguments:
             starts: the first row of each artifact, and the number of rows.
@@ -122,12 +127,12 @@ def _whole(values: list[int]) -> str:
 
 
 def source_of(artifact: Artifact) -> dict:
-    """Where rows come from, in JSON types: path, checksum of the contents, and the lineage (identity, recipe …)."""
+    """The origin of rows, in JSON types: path, checksum of the contents, and the lineage (identity, recipe …)."""
     return {"path": _text(artifact.path), "content_sha256": artifact.content_sha256, **artifact.lineage.to_json()}
 
 
 def _text(path: Path) -> str:
-    """A path as pandas and Parquet can hold it: what is not UTF-8 is replaced."""
+    """A path as UTF-8 text for pandas and Parquet; other bytes are replaced."""
     return os.fsencode(path).decode(errors="replace")
 
 
@@ -137,10 +142,10 @@ def _never_differ(column: pd.Series, plain: pd.Series) -> bool:
 
 
 def select(frame: pd.DataFrame, expression: str | None = None, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """The rows for which an expression holds, such as ``dataset == "digits" and level == 8``, and some columns.
+    """The rows for which an expression holds, such as ``dataset == "digits" and level == 8``, and the named columns.
 
-    Raises UsageError, with the columns there are, for an expression that is wrong or gives anything but yes or no
-    for each row, and for an unknown column.
+    Raises UsageError that lists the columns for an expression that is wrong or is not true or false of each row, and
+    for an unknown column.
     """
     known = ", ".join(map(str, frame.columns))
     if expression is not None:
@@ -162,98 +167,16 @@ def select(frame: pd.DataFrame, expression: str | None = None, columns: Sequence
     return frame.reset_index(drop=True)
 
 
-def describe(path: str | Path) -> str:
-    """An artifact's recipe, inputs, provenance, the first rows of its table and its contents, as text."""
-    artifact = read(path)
-    table = artifact.table()
-    lines = [f"{artifact.path}: {artifact.kind} artifact {artifact.name}", f"identity {artifact.identity}", ""]
-    lines += [*_recipe_lines(artifact.lineage, ""), "provenance"]
-    lines += _tree(artifact.provenance, "  ")
-    if len(table.columns):
-        lines += ["", f"table, {len(table)} rows"]
-        lines += ["  " + line for line in table.head(5).to_string(index=False).splitlines()]
-    return "\n".join([*lines, "", *_contents(artifact)])
-
-
-def _recipe_lines(lineage: Lineage, indent: str) -> list[str]:
-    marked = {
-        option: f"{value} (default)" if option in lineage.defaults and value == lineage.defaults[option] else value
-        for option, value in lineage.recipe.items()
-    }
-    lines = [f"{indent}recipe", *_tree(marked, indent + "  ")]
-    for role, source in lineage.inputs.items():
-        lines += [f"{indent}{role}: {source.kind} artifact {source.name}, identity {source.identity[:12]}…"]
-        lines += _recipe_lines(source, indent + "  ")
-    return lines
-
-
-def _tree(value, indent: str) -> list[str]:
-    """Nested mappings and lists of mappings as indented lines."""
-    lines = []
-    for key, item in value.items():
-        parts = item if isinstance(item, list) and item and all(isinstance(part, dict) for part in item) else [item]
-        for number, part in enumerate(parts):
-            label = f"{indent}{key}" + (f" {number}" if len(parts) > 1 else "")
-            lines += [label, *_tree(part, indent + "  ")] if isinstance(part, dict) else [f"{label:<26} {part}"]
-    return lines
-
-
-def _contents(artifact: Artifact) -> list[str]:
-    """A line for all arrays that differ in the numbers of their path alone: pattern, dtype, shape, how many, bytes."""
-    groups: dict[tuple, list[int]] = {}
-    for key in artifact.keys():
-        data = artifact.dataset(key)
-        groups.setdefault((re.sub(r"\d+", "*", key), str(data.dtype), str(data.shape)), []).append(data.nbytes)
-    width = max((len(pattern) for pattern, _, _ in groups), default=0)
-    lines = [
-        f"  {pattern:<{width}}  {dtype:<8} {shape:<16} {len(sizes):>6} x {sizes[0]:,} bytes"
-        for (pattern, dtype, shape), sizes in groups.items()
-    ]
-    stored = artifact.path.stat().st_size
-    return [f"contents, {len(artifact.keys())} arrays in {stored:,} bytes", *lines]
-
-
-METHODS = {"contains", "startswith", "endswith", "isin", "isna", "notna", "between", "abs"}  # of a column, or its .str
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`([^`]*)`")
-_NODES = (
-    ast.Expression,
-    ast.Name,
-    ast.Load,
-    ast.Constant,
-    ast.List,
-    ast.Tuple,
-    ast.Compare,
-    ast.BoolOp,
-    ast.And,
-    ast.Or,
-    ast.UnaryOp,
-    ast.Not,
-    ast.Invert,
-    ast.USub,
-    ast.UAdd,
-    ast.BinOp,
-    ast.Add,
-    ast.Sub,
-    ast.Mult,
-    ast.Div,
-    ast.FloorDiv,
-    ast.Mod,
-    ast.cmpop,
-)
-_VALUES = (bool, int, float, str)
-
-
 class TooMuch(ValueError):
-    """The expression does more than compare."""
+    """An expression does more than compare."""
 
 
 def harmless(expression: str, columns: Iterable[str]) -> str:
-    """The same expression for `pandas.DataFrame.eval`, put together anew from its parts.
+    """An expression for `pandas.DataFrame.eval`, rebuilt from harmless parts, because `eval` could run any code.
 
-    Parts are columns, numbers, text, lists of them, comparisons, boolean and arithmetic operators, and a column's
-    METHODS with such arguments.
-
-    As in pandas, ``&`` and ``|`` bind like ``and`` and ``or``, and a column whose name is no word stands in backticks.
+    Harmless are columns, numbers, text, lists of them, comparisons, boolean and arithmetic operators, and a column's
+    METHODS with such arguments. As in pandas, ``&`` and ``|`` bind like ``and`` and ``or``, and a column whose name is
+    no word stands in backticks.
 
     Raises `TooMuch` for anything else, ValueError for what cannot be parsed or names no column.
     """
@@ -293,13 +216,13 @@ def harmless(expression: str, columns: Iterable[str]) -> str:
 
 
 def _parts(tree: ast.AST) -> Iterable[ast.AST]:
-    """All nodes that are looked at on their own; those of a method's name are looked at here. Raises `TooMuch`."""
+    """All nodes but those of method names, which are checked here. Raises `TooMuch`."""
     todo = [tree]
     while todo:
         node = todo.pop()
         if isinstance(node, ast.Call):
             todo += [*_column_of(node), *node.args]
-        elif isinstance(node, _NODES):
+        elif isinstance(node, _ALLOWED):
             yield node
             todo += ast.iter_child_nodes(node)
         else:
@@ -324,3 +247,54 @@ def _pandas_booleans(text: str) -> str:
     words = {"&": (tokenize.NAME, "and"), "|": (tokenize.NAME, "or")}
     tokens = (token[:2] for token in tokenize.generate_tokens(io.StringIO(text).readline))
     return tokenize.untokenize(words.get(text, (kind, text)) for kind, text in tokens).strip()
+
+
+def describe(path: str | Path) -> str:
+    """An artifact's recipe, inputs, provenance, the first rows of its table and its contents, as text."""
+    artifact = read(path)
+    table = artifact.table()
+    lines = [f"{artifact.path}: {artifact.kind} artifact {artifact.name}", f"identity {artifact.identity}", ""]
+    lines += [*_recipe_lines(artifact.lineage, ""), "provenance"]
+    lines += _tree(artifact.provenance, "  ")
+    if len(table.columns):
+        lines += ["", f"table, {len(table)} rows"]
+        lines += ["  " + line for line in table.head(5).to_string(index=False).splitlines()]
+    return "\n".join([*lines, "", *_contents(artifact)])
+
+
+def _recipe_lines(lineage: Lineage, indent: str) -> list[str]:
+    marked = {
+        option: f"{value} (default)" if option in lineage.defaults and value == lineage.defaults[option] else value
+        for option, value in lineage.recipe.items()
+    }
+    lines = [f"{indent}recipe", *_tree(marked, indent + "  ")]
+    for role, source in lineage.inputs.items():
+        lines += [f"{indent}{role}: {source.kind} artifact {source.name}, identity {source.identity[:12]}…"]
+        lines += _recipe_lines(source, indent + "  ")
+    return lines
+
+
+def _tree(value, indent: str) -> list[str]:
+    """Nested mappings and lists of mappings as indented lines."""
+    lines = []
+    for key, item in value.items():
+        parts = item if isinstance(item, list) and item and all(isinstance(part, dict) for part in item) else [item]
+        for number, part in enumerate(parts):
+            label = f"{indent}{key}" + (f" {number}" if len(parts) > 1 else "")
+            lines += [label, *_tree(part, indent + "  ")] if isinstance(part, dict) else [f"{label:<26} {part}"]
+    return lines
+
+
+def _contents(artifact: Artifact) -> list[str]:
+    """A line for all arrays whose paths differ in numbers alone: pattern, dtype, shape, how many, bytes."""
+    groups: dict[tuple, list[int]] = {}
+    for key in artifact.keys():
+        data = artifact.dataset(key)
+        groups.setdefault((re.sub(r"\d+", "*", key), str(data.dtype), str(data.shape)), []).append(data.nbytes)
+    width = max((len(pattern) for pattern, _, _ in groups), default=0)
+    lines = [
+        f"  {pattern:<{width}}  {dtype:<8} {shape:<16} {len(sizes):>6} x {sizes[0]:,} bytes"
+        for (pattern, dtype, shape), sizes in groups.items()
+    ]
+    stored = artifact.path.stat().st_size
+    return [f"contents, {len(artifact.keys())} arrays in {stored:,} bytes", *lines]
