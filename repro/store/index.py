@@ -23,6 +23,7 @@ from repro.store.artifact import Artifact, read
 from repro.store.lineage import Lineage
 
 COLUMNS = ("path", "kind", "name", "identity")  # of every row of `repro.reading.query.runs`
+_ABOUT = ("kind", "name", "identity", "content_sha256", "recipe")
 WORTH = 20  # artifacts read anew from which the index is written: a folder of few has none
 _FIRST = "lottery-data-diet index, format 1; sha256 "  # another format whenever a `Glance` holds something else
 _LINE = re.compile(rf"{_FIRST}[0-9a-f]{{64}}\n".encode())
@@ -41,16 +42,14 @@ class Glance:
     columns: str
     options: str
 
-    kind, name, identity, content_sha256, recipe = map(
-        _recorded, ("kind", "name", "identity", "content_sha256", "recipe")
-    )
+    kind, name, identity, content_sha256, recipe = map(_recorded, _ABOUT)
     inputs = _recorded("inputs")
     """The identities of the artifacts that were read."""
 
     @classmethod
     def of(cls, artifact: Artifact) -> "Glance":
         """Raises UsageError when the table is damaged."""
-        about = {part: getattr(artifact, part) for part in ("kind", "name", "identity", "content_sha256", "recipe")}
+        about = {part: getattr(artifact, part) for part in _ABOUT}
         about["inputs"] = [source.identity for source in artifact.inputs.values()]
         columns = {name: (column.dtype.str, column.tolist()) for name, column in artifact.columns().items()}
         return cls(*map(json.dumps, (about, artifact.provenance, columns, flat(artifact.lineage, columns))))
