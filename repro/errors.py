@@ -1,15 +1,15 @@
-"""What a user is told: how a command ends badly (the message alone, without a traceback), and what is said once."""
+"""Messages to the user: errors, of which a command prints the message without a traceback, and notes said once."""
 
 import sys
 from functools import cache
 
 
 class UsageError(ValueError):
-    """The user asked for something that cannot be: exit status 2. The message echoes the value and says what to do."""
+    """The user asked for something impossible: exit status 2. The message repeats the value and says what to do."""
 
 
 class RunError(RuntimeError):
-    """The work failed although it was asked for correctly (disk full, no permission, NaN): exit status 1."""
+    """A correct command failed (disk full, no permission, NaN): exit status 1."""
 
 
 @cache

@@ -1,7 +1,7 @@
-"""A researcher's own Python files: run as they are, and pinned by the SHA-256 of their bytes.
+"""A user's own Python files: run as they are, and pinned by the SHA-256 of their bytes.
 
-A network of one's own is named ``net.py:NAME`` or ``package.module:NAME``. What was trained has the pin behind it,
-``net.py:NAME@1a2b3c4d5e6f``, without the folder: recipes are the same wherever the file lies. No torch is needed here.
+A user's network is named ``net.py:NAME`` or ``package.module:NAME``. Recipes have its pinned name,
+``net.py:NAME@1a2b3c4d5e6f``, without the folder, so that they are the same wherever the file lies. No torch is needed.
 """
 
 import hashlib
@@ -28,9 +28,9 @@ def is_path(network: str) -> bool:
 
 
 def pinned(network: str) -> str:
-    """The name that recipes have for a network: its code's file name and pin; any other network's name as it is.
+    """The name that recipes have for a network: file name, NAME and pin for a user's, any other name as it is.
 
-    Raises UsageError where there is no such code, or where it is not the code of a pin that is there already.
+    Raises UsageError where there is no such code, or where its SHA-256 differs from a pin in the name.
     """
     if not is_path(network):
         return network
@@ -42,10 +42,10 @@ def pinned(network: str) -> str:
 
 
 def find(network: str) -> Path:
-    """The file with the code of a network named by it: as given before in this process, as named, in the working
-    directory, in a folder of Python's path; a pin chooses among them.
+    """The file with the code of a user's network. Looked at are the file given before in this process, the path in
+    the name, the working directory and the folders of Python's path; a pin chooses among them.
 
-    Raises UsageError where there is none, or none with the pin.
+    Raises UsageError where there is no file, or none with the pin.
     """
     code, name, pin = _parsed(network)
     if _is_file(code):
@@ -57,21 +57,17 @@ def find(network: str) -> Path:
         places.insert(0, _given[network])
     there = [path for path in places if path.is_file()]
     if not there:
-        raise UsageError(
-            f"there is no file {code} for network {network!r}: give its path, or work in its folder "
-            "(or name that in PYTHONPATH)"
-        )
+        advice = "give its path, or work in its folder (or name that in PYTHONPATH)"
+        raise UsageError(f"there is no file {code} for network {network!r}: {advice}")
     matching = [path for path in there if pin in (None, digest(path))]
     if not matching:
-        raise UsageError(
-            f"{there[0]} is not the code of network {network!r} (its sha256 begins with "
-            f"{digest(there[0])}): bring that file back, or train anew with another --out"
-        )
+        other = f"is not the code of network {network!r} (its sha256 begins with {digest(there[0])})"
+        raise UsageError(f"{there[0]} {other}: bring that file back, or train anew with another --out")
     return matching[0]
 
 
 def attribute(network: str) -> tuple[Path, str, object]:
-    """(file, NAME, what NAME is in it) of a network named by its code. Raises UsageError as `find` and `run` do."""
+    """(file, NAME, the object of that name) of a user's network. Raises UsageError as `find` and `run` do."""
     path, name = find(network), _parsed(network)[1]
     module = _run_once(path.absolute(), digest(path))
     if not hasattr(module, name):
@@ -91,10 +87,10 @@ def _run_once(path: Path, version: str) -> ModuleType:
 
 
 def run(path: Path) -> ModuleType:
-    """The module that a Python file makes.
+    """Runs a Python file and returns its module.
 
-    Its folder is not put on Python's path: a pin would not hold for what it imported from there. Raises UsageError for
-    a file that cannot be read or run.
+    Its folder is not put on Python's path, because the pin would not cover modules imported from there. Raises
+    UsageError for a file that cannot be read or run.
     """
     source = _bytes(path)
     module = ModuleType(f"own_{path.stem}_{hashlib.sha256(source).hexdigest()[:PIN]}")
@@ -103,7 +99,7 @@ def run(path: Path) -> ModuleType:
     try:
         exec(compile(source, str(path), "exec"), vars(module))
     except (Exception, SystemExit) as error:
-        if isinstance(error, UsageError):  # of this program's functions: a sentence already
+        if isinstance(error, UsageError):  # this program raised it, with a sentence for the user
             raise
         raise UsageError(f"{path} cannot be run ({reason(error, path)}): mend it") from error
     return module
@@ -133,10 +129,8 @@ def _origin(module: str, network: str) -> Path:
     try:
         spec = importlib.util.find_spec(module)
     except Exception as error:  # a parent package is imported, and may fail in any way
-        raise UsageError(
-            f"cannot import {module} of network {network!r} ({reason(error, Path())}): install it, or give "
-            "a file, FILE.py:NAME"
-        ) from error
+        failure = f"cannot import {module} of network {network!r} ({reason(error, Path())})"
+        raise UsageError(f"{failure}: install it, or give a file, FILE.py:NAME") from error
     if spec is None or not (spec.origin or "").endswith(".py"):
         raise UsageError(f"there is no module {module} for network {network!r}: install it, or give FILE.py:NAME")
     return Path(spec.origin)

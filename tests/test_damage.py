@@ -13,8 +13,8 @@ import pytest
 
 from repro import store
 from repro.errors import UsageError
-from repro.store import changed, hdf5, superblock
-from repro.store.reseal import reseal
+from repro.store import changed, hdf5
+from repro.store.artifact import reseal
 from tests.test_store import ARRAYS, CELL, TABLE, write
 
 ROOT = Path(__file__).parents[1]
@@ -229,10 +229,10 @@ def test_what_has_lost_its_seal_can_be_sealed(artifact):
 
 def test_lookup3():
     """The value that its author gives in lookup3.c, and the checksums of superblocks that HDF5 wrote."""
-    assert superblock.lookup3(b"Four score and seven years ago") == 0x17770551
+    assert hdf5.lookup3(b"Four score and seven years ago") == 0x17770551
     for libver in ("v110", "v112"):
         image = h5py.File("x", "w", driver="core", backing_store=False, libver=(libver, libver)).id.get_file_image()
-        assert superblock.lookup3(image[:44]) == int.from_bytes(image[44:48], "little")
+        assert hdf5.lookup3(image[:44]) == int.from_bytes(image[44:48], "little")
 
 
 FOREIGN = {

@@ -11,7 +11,7 @@ from repro import store
 from repro.errors import UsageError
 from repro.reading import query
 from repro.store import index
-from repro.store.glance import flat
+from repro.store.index import flat
 
 COUNT = 30
 

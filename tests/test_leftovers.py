@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from repro import store
-from repro.store import leftovers
+from repro.store import work
 from tests.command_line import repro
 from tests.test_store_writes import CELL, killed_when_ready, start
 
@@ -47,12 +47,12 @@ def test_what_is_in_use_or_not_ours_stays(tmp_path):
     (tmp_path / "yours.work" / "lineage.json").write_text("{}", encoding="utf-8")
     os.mkfifo(tmp_path / "pipe.lock")
     before = sorted(map(str, tmp_path.rglob("*")))
-    leftovers.sweep(tmp_path)
-    leftovers.sweep(tmp_path / "none")
+    work.sweep(tmp_path)
+    work.sweep(tmp_path / "none")
     assert sorted(map(str, tmp_path.rglob("*"))) == before
     running.kill()
     running.communicate()
-    leftovers.sweep(tmp_path)
+    work.sweep(tmp_path)
     assert sorted(set(before) - set(map(str, tmp_path.rglob("*")))) == [
         str(tmp_path / name) for name in ("a.h5.lock", "a.h5.work", "a.h5.work/lineage.json")
     ]

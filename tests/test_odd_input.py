@@ -18,7 +18,7 @@ from repro.data import images
 from repro.errors import RunError
 from repro.run.make_rules import words_of
 from repro.stages import artifact_writer
-from repro.store import files, leftovers
+from repro.store import files, work
 from repro.verify import judge
 from tests import odd_inputs
 from tests.command_line import ROOT, TINY, chain_of_artifacts, complaint, repro
@@ -124,7 +124,7 @@ def test_a_lock_that_is_none(tmp_path):
     (tmp_path / "poetry.lock").write_text("[[package]]")
     for name in ("a.h5", "poetry"):
         assert "is no lock of this program: move it away" in complaint(*SELECT, "--out", tmp_path / name)
-    leftovers.sweep(tmp_path)
+    work.sweep(tmp_path)
     assert (tmp_path / "a.h5.lock").is_symlink() and (tmp_path / "mine").read_text() == "mine"
     assert (tmp_path / "poetry.lock").read_text() == "[[package]]"
 

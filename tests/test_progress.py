@@ -16,7 +16,7 @@ from repro.data import Passes
 from repro.recipes.training import Training
 from repro.stages import progress
 from repro.stages.progress import FORWARD, Ticker, images_of, place
-from repro.store.running import Running, spoken
+from repro.store.work import Running, spoken
 from repro.train import loop
 from repro.train.loop import Job
 from tests.command_line import CPU, TINY, repro

@@ -12,8 +12,7 @@ import pytest
 from repro import plan, protocol, store
 from repro.protocol import DIGITS
 from repro.run import status as told
-from repro.store.running import Running
-from repro.store.work import folder_of
+from repro.store.work import Running, folder_of
 from repro.study.study import Study
 from tests.command_line import CPU, repro
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from repro import store
-from repro.store import files, targets
+from repro.store import file_kinds, files
 from repro.study.study import Study
 from tests import simulated_artifacts
 from tests.command_line import CPU, ROOT, TINY, complaint, no_hang, one_sentence, repro
@@ -270,7 +270,7 @@ def test_force_begins_the_same_kind_anew(subset, tmp_path):
 
 
 def test_the_longest_name_can_be_written(tmp_path):
-    out = tmp_path / ("x" * (targets.LONGEST - 5) + ".work")
+    out = tmp_path / ("x" * (file_kinds.LONGEST - 5) + ".work")
     repro(*SELECT, "--out", out)
     assert store.read(out).kind == "subset"
 

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from repro import store
-from repro.archive.contents import RESULTS, made_here, record_of, runs_of
-from repro.archive.recipe import read_recipe
+from repro.archive.contents import RESULTS, made_here, read_recipe, record_of, runs_of
 from repro.archive.zipped import METADATA, PREVIEW, RECIPE, SUMS, sha256, unpack
 from repro.errors import RunError, UsageError
 from repro.study.own_figure import is_own
@@ -22,7 +21,7 @@ CLOSE = 1e-9
 
 @dataclass(frozen=True)
 class Report:
-    """What was found; terminal: the table of verdicts; exit_status: as of ``repro verify``."""
+    """lines: what was checked; terminal: the table of verdicts; exit_status: as of ``repro verify``."""
 
     lines: tuple[str, ...]
     terminal: str
@@ -33,16 +32,16 @@ class Report:
 
 
 def check(path: Path, trust: bool = False) -> Report:
-    """Unpack to a temporary folder, compare every checksum, and compute figures' tables and verdicts again.
+    """Unpacks to a temporary folder, compares every checksum, and computes figures' tables and verdicts again.
 
-    Needs no data set, GPU or network. Who makes up artifacts and archives them is not found out: what is checked is
-    that the figures and verdicts follow from the artifacts, and that nothing was altered since.
+    Needs no data set, GPU or network. It shows that figures and verdicts follow from the artifacts and that nothing was
+    altered since; it cannot show that the artifacts are genuine.
 
     Arguments:
-        trust: run the Python file of a user's own figure, if the archive is of one. Without, nothing in it is run.
+        trust: run the Python file of a user's own figure, if the archive is of one; otherwise no code in it is run.
 
-    Raises UsageError for a file that is no archive of this program, RunError that names the first file that was altered
-    or is not what its artifacts give, or the first field in which this program asks for other experiments.
+    Raises UsageError for a file that is no archive of this program. Raises RunError that names the first file that was
+    altered or does not follow from the artifacts, or the first field in which this program asks for other experiments.
     """
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -53,33 +52,24 @@ def check(path: Path, trust: bool = False) -> Report:
         try:
             if is_own(recipe["asked"]["name"]) and not trust:
                 _check_artifacts(path, recipe, folder, names)
-                return Report(
-                    (
-                        whole,
-                        f"{recipe['asked']['name']} is Python code and was not run: what it draws was not "
-                        "drawn again (--trust runs it)",
-                        *_origin(recipe),
-                    ),
-                    "",
-                    0,
-                )
+                code = f"{recipe['asked']['name']} is Python code and was not run"
+                unseen = f"{code}: what it draws was not drawn again (--trust runs it)"
+                return Report((whole, unseen, *_origin(recipe)), "", 0)
             study = _study(path, recipe, folder)
             _check_artifacts(path, recipe, folder, names)
             found = [_check_figure(path, study, figure) for figure in study.drawn]
             judgement = study.judge()
-        except UsageError as error:  # of what is in the archive, not of what the user wrote
+        except UsageError as error:  # the archive is at fault and not the user, so the advice to the user is cut off
             reason = str(error).replace(f"{folder}/", "").partition("; choose")[0].partition(": run ")[0]
-            raise RunError(
-                f"{path} does not fit this program ({_version()}; it was made by {_by(recipe)}): {reason}"
-            ) from error
-        written = judgement.files(study.verdicts_stem)
-        found += [_check_text(path, file, text) for file, text in written]
+            versions = f"({_version()}; it was made by {_by(recipe)})"
+            raise RunError(f"{path} does not fit this program {versions}: {reason}") from error
+        found += [_check_text(path, file, text) for file, text in judgement.files(study.verdicts_stem)]
     lines = (whole, *(f"{name}: {how}" for name, how in found), *_origin(recipe))
     return Report(lines, judgement.terminal, judgement.exit_status)
 
 
 def _check_crate(path: Path, folder: Path, names: list[str]) -> None:
-    """Every file is described, with the size and the sha256 that it has, and nothing else is."""
+    """Raises RunError unless the description lists exactly the files there, each with its size and sha256."""
     try:
         entities = json.loads((folder / METADATA).read_text(encoding="utf-8"))["@graph"]
         described = {e["@id"]: e for e in entities if e["@type"] == "File"}
@@ -97,7 +87,7 @@ def _check_crate(path: Path, folder: Path, names: list[str]) -> None:
 
 
 def _study(path: Path, recipe: dict, folder: Path) -> Study:
-    """What was asked then, asked of this program. Raises RunError that names the first field that is another now."""
+    """The archive's study in this program. Raises RunError that names the first field of the protocol that differs."""
     asked = recipe["asked"]
     if is_own(asked["name"]):
         asked = {**asked, "name": str(folder / asked["name"])}
@@ -105,10 +95,8 @@ def _study(path: Path, recipe: dict, folder: Path) -> Study:
         study = Study(**asked, results=folder / RESULTS)
         there = {p["dataset"]: p for p in recipe["protocols"]}
     except (AttributeError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path} was made by {_by(recipe)} and asks what this program ({_version()}) does not know: "
-            "use that version"
-        ) from error
+        unknown = f"asks what this program ({_version()}) does not know"
+        raise RunError(f"{path} was made by {_by(recipe)} and {unknown}: use that version") from error
     here = {p.dataset: json.loads(json.dumps(asdict(p))) for p in study.protocols}
     for field, then, now in _differing(there, here):
         raise RunError(
@@ -129,7 +117,7 @@ def _differing(there, here, field: str = "") -> Iterator[tuple[str, object, obje
 
 
 def _check_artifacts(path: Path, recipe: dict, folder: Path, names: list[str]) -> None:
-    """Each is whole, is what the recipe says, and all that the figures need are there."""
+    """Raises RunError unless the archive has exactly the artifacts of its recipe, each whole and as recorded."""
     recorded = recipe["artifacts"]
     for name in sorted({*recorded, *(name for name in names if name.endswith(".h5"))}):
         if name not in recorded or name not in names:
@@ -152,7 +140,7 @@ def _check_figure(path: Path, study: Study, figure: str) -> tuple[str, str]:
 
 
 def _check_text(path: Path, file: Path, computed: str) -> tuple[str, str]:
-    """(name, how it agrees). Raises RunError that names the first place where it does not."""
+    """(file's name, how the archived text agrees with the computed one). Raises RunError at the first difference."""
     try:
         archived = file.read_text(encoding="utf-8")
     except OSError as error:
@@ -194,7 +182,7 @@ def _unequal(there, here, place: str = "") -> Iterator[tuple[str, object, object
         for number, (a, b) in enumerate(zip(there, here)):
             yield from _unequal(a, b, f"{place}[{number}]")
     elif type(there) is float and type(here) is float:
-        # what cancels to 0 on one machine is 1e-17 on another
+        # a difference that is 0 on one machine may be 1e-17 on another
         if not math.isclose(there, here, rel_tol=CLOSE, abs_tol=1e-12) and not (math.isnan(there) and math.isnan(here)):
             yield place, there, here
     elif type(there) is not type(here) or there != here:
@@ -209,8 +197,8 @@ def _origin(recipe: dict) -> Iterator[str]:
         image = run.get("image_digest") or "no image"
         device = " ".join(dict.fromkeys(str(run[key]) for key in ("device", "gpu", "cpu") if run.get(key)))
         made.setdefault(f"{_by({'archived_by': run})}, {image}, on {device or 'an unknown device'}", []).append(run)
-    for how, them in made.items():
-        begun, ended = min(run.get("started", "?") for run in them), max(run.get("finished", "?") for run in them)
+    for how, same in made.items():
+        begun, ended = min(run.get("started", "?") for run in same), max(run.get("finished", "?") for run in same)
         yield f"made by {how}, {begun} to {ended}"
     yield f"archived by {_by(recipe)}; checked by {_version()}"
 

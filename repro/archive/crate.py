@@ -1,6 +1,6 @@
 """An archive's description as an RO-Crate 1.3 (https://w3id.org/ro/crate/1.3), by the `rocrate` library.
 
-What nobody told the program (people with ORCIDs, their institutions, a publisher, contacts) is left to the uploader.
+The uploader adds what the program does not know: people with ORCIDs, their institutions, a publisher, contacts.
 """
 
 import json
@@ -22,10 +22,10 @@ KEYWORDS = ["lottery ticket hypothesis", "iterative magnitude pruning", "linear 
 FORMATS = {
     ".pdf": "application/pdf",
     ".png": "image/png",
-    ".csv": "text/csv",
-    ".md": "text/markdown",
     ".json": "application/json",
     ".h5": "application/x-hdf5",
+    ".csv": "text/csv",
+    ".md": "text/markdown",
     ".txt": "text/plain",
     "": "text/plain",
 }
@@ -54,18 +54,14 @@ def describe(recipe: dict, sizes: dict[str, int], digests: dict[str, str]) -> tu
     """(``ro-crate-metadata.json``, ``ro-crate-preview.html``) of an archive.
 
     Arguments:
-        recipe: the content of ``recipe.json``; sizes, digests: name -> bytes and sha256 of each file but the metadata,
-            the preview and the list of checksums, which vouches for the metadata and so cannot be vouched for by it.
+        recipe: the content of ``recipe.json``.
+        sizes, digests: name -> bytes and sha256 of each file but the metadata, the preview and the list of checksums,
+            which has the sha256 of the metadata, so that the metadata cannot have its.
     """
     crate = ROCrate()
     title = _title(recipe)
-    people = _entity(
-        crate,
-        "#authors",
-        "Organization",
-        "the authors of this artifact",
-        "who wrote the program; see LICENSE and CITATION.cff of its source",
-    )
+    who = "who wrote the program; see LICENSE and CITATION.cff of its source"
+    people = _entity(crate, "#authors", "Organization", "the authors of this artifact", who)
     paper = _entity(crate, PAPER, "ScholarlyArticle", TITLE, CITED)
     licence = _entity(crate, LICENCE, "CreativeWork", "MIT License", "the licence of the program and of its results")
     root = {
@@ -126,17 +122,12 @@ def _about(recipe: dict, name: str) -> str:
         return known[name]
     if name in recipe["artifacts"]:
         record = recipe["artifacts"][name]
-        return (
-            f"{record['kind']} artifact of identity {record['identity']}: {KINDS.get(record['kind'], 'measurements')}"
-        )
+        about = KINDS.get(record["kind"], "measurements")
+        return f"{record['kind']} artifact of identity {record['identity']}: {about}"
     stem, suffix = Path(name).stem, Path(name).suffix
     if stem.endswith("-verdicts"):
         return "verdicts on the paper's claims" + (" for programs" if suffix == ".json" else ", a sentence on each")
     return f"{stem}: {'what is plotted' if suffix == '.csv' else 'as drawn'}"
-
-
-def _single(values: list):
-    return values[0] if len(values) == 1 else values
 
 
 def _action(crate: ROCrate, recipe: dict, title: str, *, agent, licence, made: list) -> None:
@@ -144,41 +135,25 @@ def _action(crate: ROCrate, recipe: dict, title: str, *, agent, licence, made: l
     by = recipe["archived_by"]
     name, _, version = by["program"].partition(" ")
     revision = by["git_revision"]
-    # names for what has no address: of a git revision everywhere (Software Heritage), else of a package
+    # the program has no address of its own: Software Heritage names a git revision, a package URL a version
     address = f"swh:1:rev:{revision}" if revision else f"pkg:generic/{name}@{version}"
     told = f"git revision {revision or 'unknown'}{', changed since' if by['git_dirty'] else ''}"
-    program = crate.add(
-        SoftwareApplication(
-            crate,
-            f"#{name}",
-            properties={
-                "name": name,
-                "version": version,
-                "url": address,
-                "author": agent,
-                "license": licence,
-                "description": f"the program that drew, judged and archived ({told}); "
-                "recipe.json has that of each artifact",
-            },
-        )
-    )
+    about = f"the program that drew, judged and archived ({told}); recipe.json has that of each artifact"
+    properties = {"name": name, "version": version, "url": address, "author": agent, "license": licence}
+    properties["description"] = about
+    program = crate.add(SoftwareApplication(crate, f"#{name}", properties=properties))
     data = []
     for dataset, digests in recipe["data_sha256"].items():
         called, url = DATA.get(dataset, (dataset, None))
         told = f"not in this archive; sha256 of its images and labels: {', '.join(digests) or 'not recorded'}"
         data.append(_entity(crate, f"#data-{dataset}", "Dataset", called, told, **({"url": url} if url else {})))
-    action = crate.add_action(
-        program,
-        "#run",
-        object=_single(data),
-        result=made,
-        properties={
-            "@type": "CreateAction",
-            "name": title,
-            "startTime": recipe["started"],
-            "endTime": recipe["finished"],
-            "description": "from the first command that made an artifact to the end of the last",
-            "actionStatus": "http://schema.org/CompletedActionStatus",
-        },
-    )
-    crate.root_dataset["mentions"] = action
+    properties = {
+        "@type": "CreateAction",
+        "name": title,
+        "startTime": recipe["started"],
+        "endTime": recipe["finished"],
+        "description": "from the first command that made an artifact to the end of the last",
+        "actionStatus": "http://schema.org/CompletedActionStatus",
+    }
+    used = data[0] if len(data) == 1 else data
+    crate.root_dataset["mentions"] = crate.add_action(program, "#run", object=used, result=made, properties=properties)

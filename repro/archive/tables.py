@@ -1,4 +1,4 @@
-"""The tables that figures and verdicts are made from, as CSV files with their recipe: small enough for a repository."""
+"""The tables behind figures and verdicts as CSV files with their recipe, small enough for a repository."""
 
 import json
 from collections.abc import Sequence
@@ -7,8 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from repro import plan, store
-from repro.archive.contents import recipe_of, record_of
-from repro.archive.recipe import read_recipe
+from repro.archive.contents import read_recipe, recipe_of, record_of
 from repro.archive.zipped import RECIPE
 from repro.errors import UsageError
 from repro.store.files import write_text
@@ -30,13 +29,13 @@ KEYS = {
     "gradients": ("dataset", "trained_on", "replicate", "step"),
     "growth": COLUMNS["growth"],
 }
-"""Columns that tell the rows of a table apart, as far as it has them."""
+"""Table -> the columns that tell its rows apart; a table may lack some of them."""
 PLAIN = "without-control"
-"""Folder beside a control's tables: those of the same figure without it, which say whether there was any effect."""
+"""Folder beside a control's tables with those of the same figure without the control, which show its effect."""
 
 
 def write(study: Study, folder: Path) -> list[Path]:
-    """Write the tables of what the study has so far, and what it asked for: the files written.
+    """Writes the tables of a study's finished runs and its recipe; returns the files written.
 
     Raises UsageError where nothing is finished, of an own figure, and as `collect` does.
     """
@@ -60,7 +59,7 @@ def write(study: Study, folder: Path) -> list[Path]:
 
 
 def _with_rewind_points(runs: pd.DataFrame, there: set[Path]) -> pd.DataFrame:
-    """With the test accuracy of the network that each run was rewound to, ``pretrain_acc``, where that is known."""
+    """Adds ``pretrain_acc``, the test accuracy of the network that each run was rewound to, where it is known."""
     parts = []
     for name, rows in runs.groupby("artifact", sort=False):
         (source,) = store.read(name).inputs.values()
@@ -72,16 +71,17 @@ def _with_rewind_points(runs: pd.DataFrame, there: set[Path]) -> pd.DataFrame:
 
 
 def _text(table: pd.DataFrame) -> str:
-    """A CSV that gives the same floats back. Where an artifact lay on the machine that made it is nobody's business."""
+    """A CSV that gives the same floats back. Artifacts go by name, because their folders matter on one machine only."""
     if "artifact" in table:
         table = table.assign(artifact=[Path(each).stem for each in table["artifact"]])
     return table.to_csv(index=False, lineterminator="\n")
 
 
 def read(folders: Sequence[Path]) -> tuple[Study, Evidence, list[str]]:
-    """(what was asked, the tables of all folders, the artifacts that the study still lacks).
+    """(the study, the tables of all folders, the names of the artifacts that the study still lacks).
 
-    Several folders are several goes at one study: what stands in two of them has to be the same.
+    Several folders hold parts of one study, and rows that stand in two of them have to be equal.
+
     Raises UsageError for a folder that `write` did not make, other questions, and numbers that contradict each other;
     RunError for a recipe with values that this program does not write.
     """

@@ -17,25 +17,25 @@ from repro.store.files import open_regular
 BLOCK = 1 << 20
 SUMS, RECIPE = "SHA256SUMS", "recipe.json"
 METADATA, PREVIEW = "ro-crate-metadata.json", "ro-crate-preview.html"  # as RO-Crate wants them
-# Text is deflated; artifacts and pictures are compressed already.
+# only text is deflated, because artifacts and pictures are compressed already
 PACKED = {".csv", ".html", ".json", ".md", ".txt", ""}
 MOST_PACKED = 100  # times smaller: tables of numbers become 3 to 20 times smaller
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes, in hex."""
+    """sha256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sums_text(digests: Mapping[str, str]) -> str:
-    """What ``sha256sum -c`` reads."""
+    """A list of checksums for ``sha256sum -c``."""
     return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
 
 
 class _Blocks(io.RawIOBase):
-    """A file to be written whose bytes are handed on at once; it cannot seek, so zipfile never goes back."""
+    """A file whose written bytes are passed on at once. It cannot seek, so that zipfile never goes back."""
 
     def __init__(self):
         self.parts: list[bytes] = []
@@ -82,11 +82,11 @@ def _reader(source: Path | bytes):
 
 
 def unpack(path: Path, folder: Path) -> list[str]:
-    """Unpacks an archive of ours into an empty folder; returns its names after every checksum has been compared.
+    """Unpacks an archive into an empty folder, compares every checksum, and returns the names of its files.
 
-    Raises UsageError for a file that is no archive of ours: not a zip, truncated, without recipe, description and
-    checksums, or with names that would leave the folder; RunError that names the first file that was altered, that is
-    missing or that nobody vouches for, and when the disk has no room for it.
+    Raises UsageError for a file that is no archive of this program: not a zip, truncated, without recipe, description
+    or checksums, or with names that lead out of the folder. Raises RunError that names the first file that was altered,
+    is missing or has no checksum, and RunError when the disk has no room.
     """
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
@@ -117,7 +117,7 @@ def _require_same_names(path: Path, found: set[str], recorded: set[str]) -> None
 
 
 def read_sums(archive: Path, path: Path) -> dict[str, str]:
-    """Name -> sha256. Raises RunError for what is no such list."""
+    """Name -> sha256. Raises RunError for a file that is no list of checksums."""
     try:
         found = [_LINE.fullmatch(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError:
@@ -142,7 +142,7 @@ def _require_ours(path: Path, names: list[str]) -> None:
 
 
 def _require_room(path: Path, entries: list[zipfile.ZipInfo], folder: Path) -> None:
-    """Raises RunError for what has no place on the disk, or unpacks to more than any text of this program does."""
+    """Raises RunError for an archive larger than the disk's free space, or a file that unpacks to implausibly much."""
     for entry in entries:
         if entry.file_size > MOST_PACKED * entry.compress_size + BLOCK:
             raise RunError(

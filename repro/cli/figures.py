@@ -88,9 +88,9 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
     from repro import plan
     from repro.plan import price
     from repro.run import make_rules
+    from repro.store.file_kinds import require_replaceable
     from repro.store.files import write_text
-    from repro.store.leftovers import sweep_rules
-    from repro.store.targets import require_replaceable
+    from repro.store.work import sweep_rules
 
     network, measure = price.speed_of(speed) if speed else (None, None)
     if makefile and len(jobs) > 1:

@@ -62,7 +62,7 @@ def export(artifact, out, part, replicate, level):
       repro export pretrain.h5 --replicate 0 --part rewind --out rewind.pt
     """
     from repro.reading import export_tables as files
-    from repro.store.targets import require_target
+    from repro.store.file_kinds import require_target
 
     if out.exists() and artifact.exists() and out.samefile(artifact) and not out.is_dir():
         raise UsageError(f"--out {out} is the artifact itself: give another path")
@@ -93,7 +93,7 @@ def reseal(artifacts):
 
     Their arrays, recipe and provenance have to be as they were; nothing else is sealed.
     """
-    from repro.store.reseal import reseal
+    from repro.store.artifact import reseal
 
     for path in artifacts:
         click.echo(f"{path}: {'sealed anew' if reseal(path) else 'its seal holds, nothing to do'}")

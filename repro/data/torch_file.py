@@ -12,16 +12,16 @@ import numpy as np
 import torch
 
 from repro.errors import UsageError
-from repro.store import kinds
+from repro.store import file_kinds
 from repro.store.files import open_regular
 
 _DTYPES = [kind for kind in vars(np.dtypes).values() if isinstance(kind, type)]
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")  # as NumPy 1 and NumPy 2 name it
 _ADVICE = {
-    kinds.LFS: "fetch the file itself with git lfs pull",
-    kinds.PAGE: "download the file itself",
-    kinds.GZIP: "unpack it",
-    kinds.OURS: "take a network from it by repro export",
+    file_kinds.LFS: "fetch the file itself with git lfs pull",
+    file_kinds.PAGE: "download the file itself",
+    file_kinds.GZIP: "unpack it",
+    file_kinds.OURS: "take a network from it by repro export",
 }
 
 
@@ -53,13 +53,13 @@ def read(path: str | Path) -> object:
         raise UsageError(f"{path} cannot be read ({error.strerror or error}): give a file of torch.save") from None
     if not start:
         raise UsageError(f"{path} is empty (0 bytes): copy or download it again")
-    kind = kinds.described(start)
-    if kind == kinds.SAFETENSORS:
+    kind = file_kinds.described(start)
+    if kind == file_kinds.SAFETENSORS:
         return _safetensors(path)
-    if kind not in (kinds.ZIP, kinds.PICKLE):
+    if kind not in (file_kinds.ZIP, file_kinds.PICKLE):
         advice = _ADVICE.get(kind, "write one with torch.save(model.state_dict(), PATH)")
         raise UsageError(f"{path} is {kind}, not a file of torch.save: {advice}")
-    return _pickled(path, zipped=kind == kinds.ZIP)
+    return _pickled(path, zipped=kind == file_kinds.ZIP)
 
 
 def _safetensors(path: Path) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Tables as files for other programs: CSV, and Parquet that knows where its rows come from."""
+"""Tables as files for other programs: CSV, and Parquet with the origin of its rows."""
 
 import io
 import json
@@ -9,8 +9,8 @@ import pandas as pd
 from repro.errors import UsageError
 from repro.reading.query import runs_and_sources, source_of
 from repro.store.artifact import read
+from repro.store.file_kinds import require_replaceable
 from repro.store.files import write_whole
-from repro.store.targets import require_replaceable
 
 TABLES = (".csv", ".parquet")
 NETWORKS = (".pt", ".safetensors")  # written by `repro.reading.networks`
@@ -45,7 +45,7 @@ def export(source: str | Path, target: str | Path) -> Path:
 
 
 def suffix_of(target: Path) -> str:
-    """What a file is to hold: one of TABLES or NETWORKS; CSV for a folder or no suffix. Raises UsageError."""
+    """The suffix of TABLES or NETWORKS that a target has; .csv for a folder or no suffix. Raises UsageError."""
     suffix = "" if target.is_dir() else target.suffix.lower()
     if suffix not in ("", *TABLES, *NETWORKS):
         raise UsageError(
@@ -55,15 +55,14 @@ def suffix_of(target: Path) -> str:
 
 
 def _parquet(frame: pd.DataFrame, sources: dict | list[dict]) -> bytes:
-    import pyarrow  # here, because CSV does without
+    import pyarrow  # here, because CSV does not need it
     import pyarrow.parquet
 
-    # artifacts of several kinds can hold text and numbers under one name, and a column of Parquet has one type
+    # text, because a column of Parquet has one type, and artifacts may hold text and numbers under one name
     names = [name for name, dtype in frame.dtypes.items() if pd.api.types.is_object_dtype(dtype)]
     mixed = {name: frame[name].map(str, na_action="ignore").astype("str") for name in names}
     table = pyarrow.Table.from_pandas(frame.assign(**mixed), preserve_index=False)
     file = io.BytesIO()
-    pyarrow.parquet.write_table(
-        table.replace_schema_metadata({**table.schema.metadata, b"repro": json.dumps(sources)}), file
-    )
+    metadata = {**table.schema.metadata, b"repro": json.dumps(sources)}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), file)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Networks out of artifacts: tickets, trained sparse networks, rewind points and masks, for any PyTorch program."""
+"""Networks read from artifacts: tickets, trained sparse networks, rewind points and masks, for any PyTorch program."""
 
 import io
 from pathlib import Path
@@ -14,8 +14,8 @@ from repro.nets import Layout, create, freeze, layout_of
 from repro.protocol import protocol
 from repro.recipes.artifacts import array_name
 from repro.stages.inputs import IDLE, require_idle
+from repro.store.file_kinds import require_replaceable
 from repro.store.files import write_whole
-from repro.store.targets import require_replaceable
 
 PARTS = ("ticket", "trained", "rewind", "mask")
 REWIND_WEIGHTS = {"pretrain": "weights", "imp": "level_0/rewind_weights", "branch": "rewind_weights"}
@@ -37,44 +37,39 @@ def state_dict(
         part: 'ticket' is mask times rewind point, what the level started from; 'trained' what it ended with; 'rewind'
             the rewind point, all that a pretrain artifact has. They are float32, parameters and batch-norm statistics.
             'mask': bool, of the prunable parameters alone.
-        num_classes, in_chans: of the network; found out when None.
+        num_classes, in_chans: of the network; if None, found from the size of the stored weights.
 
     Raises UsageError when the artifact has no such part, replicate or level.
     """
     artifact = store.read(path)
-    if num_classes is None or in_chans is None:
-        net = network_of(artifact)
-    else:
-        net = _new(artifact, num_classes, in_chans)
+    known = num_classes is not None and in_chans is not None
+    net = _new(artifact, num_classes, in_chans) if known else network_of(artifact)
     return tensors_of(artifact, layout_of(net), replicate, level, part)
 
 
 def network(
     path: str | Path, replicate: int, level: int | None, part: str, *, data: ImageSet | None = None
 ) -> nn.Module:
-    """The same, loaded into a network in evaluation mode. ``data`` gives classes and channels, which are else found."""
+    """`state_dict` loaded into a network in evaluation mode, with the classes and channels of ``data`` if given."""
     artifact = store.read(path)
     if part == "mask":
         raise UsageError("a mask is no network: ask for part ticket, trained or rewind")
-    if data is None:
-        net = network_of(artifact)
-    else:
-        net = _new(artifact, data.num_classes, data.in_chans)
+    net = network_of(artifact) if data is None else _new(artifact, data.num_classes, data.in_chans)
     tensors = tensors_of(artifact, layout_of(net), replicate, level, part)
     net.to(next(iter(tensors.values())).dtype).load_state_dict(tensors, strict=False)  # float64 runs keep every digit
     return net.eval()
 
 
 def export(path: str | Path, target: str | Path, *, replicate: int, level: int | None, part: str) -> Path:
-    """Writes a part (see `state_dict`) as a file of plain tensors, by its suffix .pt or .safetensors; returns its path.
+    """Writes a part (see `state_dict`) as a .pt or .safetensors file of plain tensors; returns its path.
 
     The file of a network has every name of its PyTorch ``state_dict``, batch norm's counters (0) too, so that
-    ``net.load_state_dict(torch.load(target, weights_only=True))`` needs nothing of this program.
+    ``net.load_state_dict(torch.load(target, weights_only=True))`` works without this program.
     """
     target = Path(target)
     if part == "mask":
         tensors = state_dict(path, replicate, level, part)
-    else:  # through the network: tied weights under each of their names, and nothing that is not kept
+    else:  # the network's own state_dict has tied weights under each name, and persistent buffers alone
         tensors = network(path, replicate, level, part).state_dict()
     tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     if target.suffix.lower() == ".safetensors":
@@ -91,9 +86,9 @@ def export(path: str | Path, target: str | Path, *, replicate: int, level: int |
 
 
 def network_of(artifact: store.Artifact) -> nn.Module:
-    """A new network of the artifact's name, for the classes and channels that its stored numbers have room for.
+    """A new network of the artifact's recipe, with the classes and channels that fit the number of stored weights.
 
-    Raises UsageError for an artifact without networks, and when the network of that name can have no such weights.
+    Raises UsageError for an artifact without networks, and when no number of classes fits.
     """
     _require_networks(artifact)
     key = next(key for key in artifact.keys() if key.endswith(f"/{REWIND_WEIGHTS[artifact.kind]}"))
@@ -107,7 +102,7 @@ def network_of(artifact: store.Artifact) -> nn.Module:
     net, found = of(published.num_classes, published.in_chans)
     if found == size:
         return net
-    for in_chans in (3, 1):  # own images have any number of classes: each adds as many numbers to the classifier
+    for in_chans in (3, 1):  # a user's images may have any number of classes; each adds as many weights
         two, three = of(2, in_chans)[1], of(3, in_chans)[1]
         classes = 2 + (size - two) // (three - two) if three > two else 0
         if classes >= 1:
@@ -121,7 +116,7 @@ def network_of(artifact: store.Artifact) -> nn.Module:
 
 
 def _new(artifact: store.Artifact, num_classes: int, in_chans: int) -> nn.Module:
-    """A new network as the artifact's are, with the same idle parameters."""
+    """A new network of the artifact's recipe, with its idle parameters."""
     net = create(artifact.recipe["network"], num_classes=num_classes, in_chans=in_chans)
     freeze(net, artifact.recipe.get(IDLE, []))
     require_idle(artifact, layout_of(net))

@@ -1,4 +1,4 @@
-"""`load`: what is stored, for a notebook: tables as pandas, arrays as NumPy, networks and masks by name."""
+"""`load` for notebooks: tables as pandas, arrays as NumPy, networks and masks by parameter name."""
 
 import difflib
 import os
@@ -17,11 +17,12 @@ from repro.recipes.artifacts import array_name, number
 from repro.store import Artifact, read
 from repro.store.hdf5 import FORMAT
 
+_WANTED = "give an artifact, a folder of them, or a .csv or .parquet file"
 NETWORKS = ("masks", "ticket", "weights", "rewind_weights", "test_correct")
 
 
 def load(path: str | Path) -> "Run | pd.DataFrame":
-    """What stands at a path: an artifact as a `Run`, a folder as one pandas.DataFrame, a table as a pandas.DataFrame.
+    """Loads an artifact as a `Run`, the artifacts of a folder as one pandas.DataFrame, a table as a pandas.DataFrame.
 
     Arguments:
         path: an artifact (every byte is compared with its checksum); a folder, whose artifacts' tables become one, as
@@ -34,16 +35,11 @@ def load(path: str | Path) -> "Run | pd.DataFrame":
         return runs(path)
     suffix = path.suffix.lower()
     if not path.is_file():
-        raise UsageError(
-            f"{path} does not exist: give an artifact, a folder of them, or a .csv or .parquet file "
-            "(image sets: repro.data.load)"
-        )
+        raise UsageError(f"{path} does not exist: {_WANTED} (image sets: repro.data.load)")
     if suffix in (".csv", ".parquet"):
         return _table(path, suffix)
     if suffix != ".h5" and not _sealed(path):
-        raise UsageError(
-            f"{path} is none of what repro.load reads: give an artifact, a folder of them, or a .csv or .parquet file"
-        )
+        raise UsageError(f"{path} is none of what repro.load reads: {_WANTED}")
     return Run(read(path))
 
 
@@ -52,7 +48,7 @@ def _table(path: Path, suffix: str) -> pd.DataFrame:
         return pd.read_csv(path) if suffix == ".csv" else pd.read_parquet(path)
     except PermissionError:
         raise UsageError(f"no permission to read {path}: allow reading it, or choose another file") from None
-    except (OSError, ValueError) as error:  # pandas' and pyarrow's own are ValueErrors
+    except (OSError, ValueError) as error:  # errors of pandas and pyarrow are ValueErrors
         raise UsageError(f"{path} cannot be read as a table: give a {suffix} file that repro wrote") from error
 
 
@@ -65,8 +61,8 @@ def _sealed(path: Path) -> bool:
 
 
 class Arrays(Mapping):
-    """An artifact's arrays by path, read when asked for. What is stored as bits (masks, and whether an image is
-    classified rightly) comes as bool; everything else as it is stored."""
+    """An artifact's arrays by path, read when asked for. Masks, and whether images are classified rightly, are stored
+    as bits and come as bool; everything else comes as it is stored."""
 
     def __init__(self, artifact: Artifact, table: pd.DataFrame):
         self._artifact, self._table = artifact, table
@@ -81,7 +77,7 @@ class Arrays(Mapping):
         return key in self._artifact
 
     def __getitem__(self, key: str) -> np.ndarray:
-        """Raises KeyError, with paths that are like it, when there is no such array."""
+        """Raises KeyError that names similar paths when there is no such array."""
         if key not in self:
             near = difflib.get_close_matches(str(key), list(self), 3) or list(self)[:3]
             raise KeyError(f"no array {key!r} in {self._artifact.path}; there is {', '.join(near)}")
@@ -91,7 +87,7 @@ class Arrays(Mapping):
             return _bits(array, self._prunable)
         if name == "test_correct":
             return _bits(array, self._test_images(piece))
-        if name in ("test_wrong", "train_wrong"):  # of every point of a line, beside the losses
+        if name in ("test_wrong", "train_wrong"):  # a bit for each image at every point of a line, as the losses
             return _bits(array, self._artifact.dataset(f"{piece}/{name.replace('wrong', 'loss')}").shape[-1])
         return array
 
@@ -101,7 +97,7 @@ class Arrays(Mapping):
         return round(row.remaining / row.density)
 
     def _test_images(self, piece: str) -> int:
-        """How many images a replicate is tested on: its accuracies, k of n correct, leave one n for the bits kept."""
+        """The number of test images of a replicate: correct bits divided by accuracy, since the bits are padded."""
         for name, acc, diverged in self._table[["piece", "acc", "diverged"]].itertuples(index=False):
             if number("replicate", name) == number("replicate", piece) and not diverged and acc > 0:
                 packed = self._artifact[f"{name}/test_correct"]
@@ -124,7 +120,7 @@ class Run:
     kind, name, identity, recipe, inputs, provenance, content_sha256: as in `repro.read`.
 
     Networks of imp, branch and pretrain artifacts are dicts from parameter name to NumPy array, in PyTorch's shapes.
-    They need the class of the network, so PyTorch is imported (and timm, or the user's own file).
+    PyTorch is imported for them (and timm, or the user's own file), because they need the network's class.
     """
 
     def __init__(self, artifact: Artifact):
@@ -143,11 +139,11 @@ class Run:
         return self._tensors(replicate, level, "mask")
 
     def ticket(self, replicate: int, level: int) -> dict[str, np.ndarray]:
-        """What a level was trained from: mask times rewind point; with batch-norm statistics, as all networks."""
+        """The ticket that a level was trained from: mask times rewind point, with batch-norm statistics."""
         return self._tensors(replicate, level, "ticket")
 
     def weights(self, replicate: int, level: int | None = None) -> dict[str, np.ndarray]:
-        """What a level ended with; of a pretrain artifact (without a level) the rewind point."""
+        """The trained network of a level; for a pretrain artifact, which has no levels, the rewind point."""
         return self._tensors(replicate, level, "rewind" if self.kind == "pretrain" else "trained")
 
     def rewind_weights(self, replicate: int) -> dict[str, np.ndarray]:
@@ -179,7 +175,7 @@ class Run:
         return [f".{name}()" for name in has]
 
     def _patterns(self) -> dict[str, list[str]]:
-        """Paths that differ in their numbers alone."""
+        """Pattern -> the paths that differ in their numbers alone."""
         groups: dict[str, list[str]] = {}
         for key in self.arrays:
             groups.setdefault(re.sub(r"(?<=_)\d+|(?<=/w)\d+", "*", key), []).append(key)

@@ -1,22 +1,29 @@
-"""Looking at artifacts: all tables of a folder as one, one artifact as text."""
+"""Artifacts looked at: the tables of a folder as one frame, rows chosen from it, and one artifact as text."""
 
+import ast
+import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import tokenize
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from repro.errors import UsageError
-from repro.reading.expression import TooMuch, harmless
 from repro.store.artifact import Artifact, read
-from repro.store.glance import COLUMNS, Glance, in_table
-from repro.store.index import Index
+from repro.store.index import COLUMNS, Glance, Index, in_table
 from repro.store.lineage import Lineage
 
 MISSABLE = {"i": "Int64", "u": "UInt64", "b": "boolean"}  # numpy dtype kind -> pandas dtype that can be missing
+METHODS = {"contains", "startswith", "endswith", "isin", "isna", "notna", "between", "abs"}  # of a column, or its .str
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`([^`]*)`")
+_NODES = """Expression Name Load Constant List Tuple Compare cmpop BoolOp And Or UnaryOp Not Invert USub UAdd
+    BinOp Add Sub Mult Div FloorDiv Mod"""
+_ALLOWED = tuple(getattr(ast, name) for name in _NODES.split())
+_VALUES = (bool, int, float, str)
 
 
 def runs(results_dir: str | Path) -> pd.DataFrame:
@@ -27,9 +34,9 @@ def runs(results_dir: str | Path) -> pd.DataFrame:
     farther one is there too, prefixed by the role in which its artifact was read (``pretrain_lr``; ``recipe_`` for
     the artifact's own recipe). None counts as missing; integers stay integers beside missing values.
 
-    Every byte of a file is compared with its seal; what the table says may come from the index beside its folder. Files
-    that cannot be read are skipped, with a warning on stderr. Raises UsageError when there is no such folder or no
-    artifact in it.
+    Every byte of a file is compared with its seal, and its table may come from the index beside the folder. A file that
+    cannot be read is skipped, with a warning on stderr. Raises UsageError when there is no such folder or no artifact
+    in it.
     """
     with Index(verify=True) as look:
         return joined(_read(Path(results_dir), look))
@@ -42,7 +49,7 @@ def runs_and_sources(results_dir: str | Path) -> tuple[pd.DataFrame, list[dict]]
 
 
 def _read(folder: Path, look: Callable) -> list[tuple[Path, object]]:
-    """(path, what ``look`` gives of it) for each artifact below a folder, in the order of their paths."""
+    """(path, ``look(path)``) for each artifact below a folder, in the order of their paths."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder: give the one that holds the artifacts")
     found = []
@@ -59,7 +66,7 @@ def _read(folder: Path, look: Callable) -> list[tuple[Path, object]]:
 
 
 def joined(found: Sequence[tuple[Path, Glance]]) -> pd.DataFrame:
-    """The frame of `runs`: a column at a time, because a frame for each artifact takes twenty times as long."""
+    """The frame of `runs`, made column by column, because a frame for each artifact takes twenty times as long."""
     columns: dict[str, _Column] = {}
     nearer: dict[str, str] = {}
     counts = []
@@ -81,7 +88,7 @@ def joined(found: Sequence[tuple[Path, Glance]]) -> pd.DataFrame:
 
 
 class _Column:
-    """One column of the frame: of some artifacts a value for all their rows, of others a value for each."""
+    """One column of the frame; some artifacts have one value for all their rows, others one for each row."""
 
     def __init__(self):
         self.alone: dict[type, tuple[list[int], list]] = {}  # type -> (artifacts, values)
@@ -93,12 +100,11 @@ class _Column:
         values.append(value)
 
     def each(self, artifact: int, dtype: str, values: list) -> None:
-        self.tables.setdefault(MISSABLE.get(dtype[1], dtype if dtype[1] == "f" else "str"), []).append(
-            (artifact, values)
-        )
+        kind = MISSABLE.get(dtype[1], dtype if dtype[1] == "f" else "str")
+        self.tables.setdefault(kind, []).append((artifact, values))
 
     def series(self, starts: np.ndarray) -> pd.Series:
-        """All rows; pandas chooses the dtype that holds all values, and fills in what is missing.
+        """All rows, in the dtype that pandas chooses for all values; rows without a value are missing.
 
         Arguments:
             starts: the first row of each artifact, and the number of rows.
@@ -121,12 +127,12 @@ def _whole(values: list[int]) -> str:
 
 
 def source_of(artifact: Artifact) -> dict:
-    """Where rows come from, in JSON types: path, checksum of the contents, and the lineage (identity, recipe …)."""
+    """The origin of rows, in JSON types: path, checksum of the contents, and the lineage (identity, recipe …)."""
     return {"path": _text(artifact.path), "content_sha256": artifact.content_sha256, **artifact.lineage.to_json()}
 
 
 def _text(path: Path) -> str:
-    """A path as pandas and Parquet can hold it: what is not UTF-8 is replaced."""
+    """A path as UTF-8 text for pandas and Parquet; other bytes are replaced."""
     return os.fsencode(path).decode(errors="replace")
 
 
@@ -136,10 +142,10 @@ def _never_differ(column: pd.Series, plain: pd.Series) -> bool:
 
 
 def select(frame: pd.DataFrame, expression: str | None = None, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """The rows for which an expression holds, such as ``dataset == "digits" and level == 8``, and some columns.
+    """The rows for which an expression holds, such as ``dataset == "digits" and level == 8``, and the named columns.
 
-    Raises UsageError, with the columns there are, for an expression that is wrong or gives anything but yes or no
-    for each row, and for an unknown column.
+    Raises UsageError that lists the columns for an expression that is wrong or is not true or false of each row, and
+    for an unknown column.
     """
     known = ", ".join(map(str, frame.columns))
     if expression is not None:
@@ -159,6 +165,88 @@ def select(frame: pd.DataFrame, expression: str | None = None, columns: Sequence
             raise UsageError(f"there is no column {', '.join(unknown)}: the columns are {known}")
         frame = frame[list(columns)]
     return frame.reset_index(drop=True)
+
+
+class TooMuch(ValueError):
+    """An expression does more than compare."""
+
+
+def harmless(expression: str, columns: Iterable[str]) -> str:
+    """An expression for `pandas.DataFrame.eval`, rebuilt from harmless parts, because `eval` could run any code.
+
+    Harmless are columns, numbers, text, lists of them, comparisons, boolean and arithmetic operators, and a column's
+    METHODS with such arguments. As in pandas, ``&`` and ``|`` bind like ``and`` and ``or``, and a column whose name is
+    no word stands in backticks.
+
+    Raises `TooMuch` for anything else, ValueError for what cannot be parsed or names no column.
+    """
+    known, quoted = set(columns), {}
+
+    def unquoted(match: re.Match) -> str:
+        if match[1] is None:
+            return match[0]
+        word = f"column_{len(quoted)}_"
+        while word in known:
+            word += "_"
+        quoted[word] = match[1]
+        return f" {word} "
+
+    text = _QUOTED.sub(unquoted, expression).strip()
+    if "@" in _QUOTED.sub("", expression):  # pandas' sign for a variable of the program
+        raise TooMuch
+    try:
+        tree = ast.parse(_pandas_booleans(text), mode="eval")
+    except (MemoryError, RecursionError, SyntaxError, tokenize.TokenError) as error:
+        assigns = re.search(r"(?<![=!<>])=(?!=)", _QUOTED.sub("", expression))
+        raise ValueError("invalid syntax" + (", equality is ==" if assigns else "")) from error
+    for node in _parts(tree):
+        if isinstance(node, ast.Name) and quoted.get(node.id, node.id) not in known:
+            raise ValueError(f"name {quoted.get(node.id, node.id)!r} is not defined")
+        if isinstance(node, ast.Constant) and not isinstance(node.value, _VALUES):
+            raise TooMuch
+        if isinstance(node, ast.BinOp) and any(
+            isinstance(side, (ast.List, ast.Tuple)) or (isinstance(side, ast.Constant) and isinstance(side.value, str))
+            for side in (node.left, node.right)
+        ):
+            raise TooMuch  # 'a' * 10**9
+    text = ast.unparse(tree)
+    for word, name in quoted.items():
+        text = re.sub(rf"\b{word}\b", lambda _, name=name: f"`{name}`", text)
+    return text
+
+
+def _parts(tree: ast.AST) -> Iterable[ast.AST]:
+    """All nodes but those of method names, which are checked here. Raises `TooMuch`."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Call):
+            todo += [*_column_of(node), *node.args]
+        elif isinstance(node, _ALLOWED):
+            yield node
+            todo += ast.iter_child_nodes(node)
+        else:
+            raise TooMuch
+
+
+def _column_of(call: ast.Call) -> list[ast.AST]:
+    """The column whose method is called, as ``column.isna()`` or ``column.str.contains(…)``. Raises `TooMuch`."""
+    method = call.func
+    if call.keywords or not isinstance(method, ast.Attribute) or method.attr not in METHODS:
+        raise TooMuch
+    owner = method.value
+    if isinstance(owner, ast.Attribute) and owner.attr == "str":
+        owner = owner.value
+    if not isinstance(owner, ast.Name):
+        raise TooMuch
+    return [owner]
+
+
+def _pandas_booleans(text: str) -> str:
+    """``&`` and ``|`` as ``and`` and ``or``, outside text."""
+    words = {"&": (tokenize.NAME, "and"), "|": (tokenize.NAME, "or")}
+    tokens = (token[:2] for token in tokenize.generate_tokens(io.StringIO(text).readline))
+    return tokenize.untokenize(words.get(text, (kind, text)) for kind, text in tokens).strip()
 
 
 def describe(path: str | Path) -> str:
@@ -198,7 +286,7 @@ def _tree(value, indent: str) -> list[str]:
 
 
 def _contents(artifact: Artifact) -> list[str]:
-    """A line for all arrays that differ in the numbers of their path alone: pattern, dtype, shape, how many, bytes."""
+    """A line for all arrays whose paths differ in numbers alone: pattern, dtype, shape, how many, bytes."""
     groups: dict[tuple, list[int]] = {}
     for key in artifact.keys():
         data = artifact.dataset(key)

@@ -17,8 +17,8 @@ from paper_figures.shared.panels import panel_title
 from repro.errors import RunError, UsageError
 from repro.report import account, charts, figures, verdicts
 from repro.report.tables import Table, table
+from repro.store.file_kinds import require_replaceable
 from repro.store.files import write_whole
-from repro.store.targets import require_replaceable
 from repro.study.study import Study
 from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC
 

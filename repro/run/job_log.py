@@ -22,7 +22,7 @@ from typing import TextIO
 
 from repro.errors import RunError, UsageError
 from repro.store import files
-from repro.store.targets import require_replaceable
+from repro.store.file_kinds import require_replaceable
 
 PROGRESS_SECONDS = 30  # a terminal's progress line is kept this often
 STOPPED = "it was killed, ran out of its time limit or memory, or its machine went down"

@@ -16,8 +16,7 @@ from repro.plan.steps import Look, Step, unfinished
 from repro.recipes.artifacts import number
 from repro.run import job_log
 from repro.store import hdf5
-from repro.store.running import Running
-from repro.store.work import folder_of, older_folder_of
+from repro.store.work import Running, folder_of, older_folder_of
 
 RECENT = 5  # finished artifacts of a command, the newest, that give its speed
 

@@ -23,8 +23,8 @@ from repro.recipes.training import Training
 from repro.stages.machine import Machine
 from repro.stages.progress import Ticker, images_of
 from repro.stages.tensorboard import Curves
-from repro.store.leftovers import sweep
-from repro.store.targets import require_replaceable
+from repro.store.file_kinds import require_replaceable
+from repro.store.work import sweep
 from repro.train.loop import Job, Progress
 
 CHECKPOINT = "checkpoint"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from repro.data import Passes
 from repro.recipes.training import Training
-from repro.store.running import Running
+from repro.store.work import Running
 from repro.train.job import Job
 
 FORWARD = 1 / 3  # work of an image that a network is only measured on

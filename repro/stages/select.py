@@ -18,8 +18,8 @@ from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.inputs import data_fields, data_of, open_data, require_replicates
 from repro.stages.labels import labels_in_use, only_train_index
 from repro.stages.machine import Machine
+from repro.store.file_kinds import SIGNATURE
 from repro.store.files import open_regular
-from repro.store.superblock import SIGNATURE
 from repro.train.random_streams import stream
 
 SCORES = ("el2n", "margin", "forgetting", "grand")

@@ -5,8 +5,7 @@
 
 from repro.store.artifact import Artifact, check_same, read, read_header, table, write
 from repro.store.files import writer_lock
-from repro.store.glance import Glance, glance
-from repro.store.index import Index
+from repro.store.index import Glance, Index, glance
 from repro.store.lineage import Lineage, differences, identity
 from repro.store.provenance import provenance
 from repro.store.work import WorkFolder

@@ -1,4 +1,4 @@
-"""Artifacts: what one command made for one cell, all its replicates, in one HDF5 file."""
+"""Artifacts: what one command computed for one cell, all its replicates, in one HDF5 file; written, read, resealed."""
 
 import json
 import os
@@ -11,13 +11,12 @@ import h5py
 import numpy as np
 
 from repro.errors import UsageError
-from repro.store import changed, files, hdf5
-from repro.store.fields import Recipe, require_types
-from repro.store.lineage import Lineage, plain, require_same
+from repro.store import changed, file_kinds, files, hdf5
+from repro.store.lineage import Lineage, Recipe, plain, require_same, require_types
 
 
 class NoArray(UsageError, KeyError):
-    """An array that is not there; in a command, because somebody took it away."""
+    """An artifact lacks an array. A command meets this only where another program removed the array."""
 
     __str__ = Exception.__str__  # KeyError shows a repr
 
@@ -26,8 +25,8 @@ class NoArray(UsageError, KeyError):
 class Artifact:
     """An artifact opened for reading. Arrays are read when asked for: ``artifact["replicate_0/level_3/mask"]``.
 
-    Its recipe raises UsageError for a field that is not there. The file stays open, so that what is read belongs
-    together even if the path is written anew meanwhile.
+    Its recipe raises UsageError for a missing field. The file stays open, so that all reads are of the same artifact
+    even if the path is written anew meanwhile.
     """
 
     path: Path
@@ -54,7 +53,7 @@ class Artifact:
 
     @property
     def inputs(self) -> dict[str, Lineage]:
-        """Role -> what was read; each has kind, name, identity, recipe and inputs of its own."""
+        """Role -> lineage of an artifact that was read."""
         return self.lineage.inputs
 
     def keys(self) -> list[str]:
@@ -69,7 +68,7 @@ class Artifact:
         return key in self._keys
 
     def __getitem__(self, key: str) -> np.ndarray:
-        """Raises NoArray (a KeyError) when there is no such array, UsageError when it is damaged."""
+        """Raises NoArray (a KeyError) when there is no such array, UsageError for a damaged one."""
         if key not in self:
             raise NoArray(f"{self.path} has no array {key}: give an artifact that is as repro wrote it")
         return hdf5.load(self._file, key)
@@ -80,7 +79,7 @@ class Artifact:
 
     def computed_sha256(self) -> str:
         """`content_sha256` of all arrays as they are now."""
-        return hdf5.content_sha256(hdf5.Contents(self._file))
+        return hdf5.content_sha256(hdf5.contents(self._file))
 
     def table(self):
         """The table as a pandas.DataFrame, in the column order it was written in; empty when there is none."""
@@ -91,9 +90,13 @@ class Artifact:
     def columns(self) -> dict[str, np.ndarray]:
         """The table's columns, in the order they were written in. Raises UsageError where they differ in length."""
         found = {column: hdf5.load(self._file, f"table/{column}") for column in hdf5.names(self._file, "table")}
-        if len({column.shape for column in found.values()}) > 1 or any(column.ndim != 1 for column in found.values()):
+        if _uneven(found):
             raise UsageError(f"{self.path} has a table whose columns differ in length: {hdf5.AGAIN}")
         return found
+
+
+def _uneven(columns: Mapping[str, np.ndarray]) -> bool:
+    return len({column.shape for column in columns.values()}) > 1 or any(c.ndim != 1 for c in columns.values())
 
 
 def write(
@@ -123,9 +126,9 @@ def write(
     lineage = Lineage(kind, recipe, inputs, defaults, path.stem)
     contents = {name: hdf5.normal(name, values) for name, values in arrays.items()}
     if any(name.startswith("table/") for name in contents):
-        raise ValueError("arrays below table/ are columns: hand them over in table")
+        raise ValueError("arrays below table/ are columns: pass them in table")
     columns = {f"table/{name}": hdf5.normal(name, table[name]) for name in table}
-    if len({column.shape for column in columns.values()}) > 1 or any(column.ndim != 1 for column in columns.values()):
+    if _uneven(columns):
         raise ValueError(f"columns differ in length: { {name: column.shape for name, column in columns.items()} }")
     contents |= columns
     attributes = {
@@ -136,7 +139,7 @@ def write(
         "identity": lineage.identity,
         **{part: json.dumps(lineage.to_json()[part]) for part in ("recipe", "defaults", "inputs")},
         "provenance": json.dumps(plain(provenance, "provenance")),
-        "content_sha256": hdf5.content_sha256(contents),
+        "content_sha256": hdf5.content_sha256(sorted(contents.items())),
     }
     attributes[hdf5.ATTRIBUTES_SHA256] = hdf5.attributes_sha256(attributes)
     files.write_whole(path, hdf5.pack(contents, attributes, compression=compression))
@@ -148,8 +151,8 @@ def read(path: str | Path, kind: str | None = None, verify: bool = True) -> Arti
 
     Arguments:
         kind: the kind that is needed, None for any.
-        verify: compare every byte of the file with its checksum (1.5 GB/s or so). Without, only the length is
-            compared, and an array's own checksum when it is read: enough for listing.
+        verify: compare every byte of the file with its checksum (about 1.5 GB/s). Otherwise the length is compared,
+            and an array's own checksum when it is read, which is enough for listing.
 
     Raises UsageError, in one sentence, for a file that is missing, truncated, altered, not an artifact, or of another
     kind.
@@ -162,24 +165,21 @@ def read(path: str | Path, kind: str | None = None, verify: bool = True) -> Arti
     try:
         parts = {part: json.loads(file.attrs[part]) for part in ("recipe", "defaults", "inputs", "provenance")}
         provenance = parts.pop("provenance")
-        own = {part: file.attrs[part] for part in ("kind", "name")}
-        lineage = Lineage.from_json({**own, **parts})
+        lineage = Lineage.from_json({"kind": file.attrs["kind"], "name": file.attrs["name"], **parts})
         content, recorded = file.attrs["content_sha256"], file.attrs["identity"]
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         file.close()
         if not verify:
-            hdf5.open_sealed(path, verify=True).close()  # says that it is damaged, if it is
+            hdf5.open_sealed(path, verify=True).close()  # raises if the file is damaged
         raise UsageError(f"{path} is a file of this program, but no artifact: give an artifact") from error
     try:
         if recorded != lineage.identity:
-            raise UsageError(
-                f"{path} has another identity than its recipe and inputs: delete it and run its command again"
-            )
+            raise UsageError(f"{path} has another identity than its recipe and inputs: {hdf5.AGAIN}")
         require_types(path, lineage)
         if kind not in (None, lineage.kind):
             raise UsageError(f"{path} is {_an(lineage.kind)} where {_an(kind)} is needed: give the path of one")
     except UsageError:
-        file.close()  # HDF5 would answer for another file at this path with what it has open
+        file.close()  # HDF5 would serve the open file in place of a new one at this path
         raise
     return Artifact(path, lineage, provenance, content, file)
 
@@ -201,8 +201,8 @@ def table(path: str | Path):
 def check_same(path: str | Path, kind: str, recipe: Mapping, inputs: Mapping, defaults: Mapping) -> Artifact | None:
     """The artifact at ``path`` if it is of this recipe and these inputs, None where there is no file.
 
-    Raises UsageError that names the fields that differ, the inputs' own fields included (`pretrain.subset.size`), and
-    where `read` does.
+    Raises UsageError that names the differing fields, those of inputs included (`pretrain.subset.size`), and where
+    `read` does.
     """
     path = Path(path)
     if not os.path.exists(path):  # unlike Path.exists, without an error in a closed folder
@@ -210,3 +210,34 @@ def check_same(path: str | Path, kind: str, recipe: Mapping, inputs: Mapping, de
     artifact = read_header(path)
     require_same(path, artifact.lineage, Lineage(kind, recipe, inputs, defaults, path.stem))
     return artifact
+
+
+def reseal(path: Path) -> bool:
+    """Gives an artifact that another program changed the seal of its bytes as they are now; False if its seal holds.
+
+    Raises UsageError for a file that is no artifact or whose arrays or attributes changed, RunError when it cannot be
+    written.
+    """
+    with files.reading(path), files.open_regular(path) as file:
+        content = file.read()
+    offset = 0 if content.startswith(file_kinds.SIGNATURE) else hdf5.SEAL_BYTES  # h5repack leaves the seal out
+    image = content[offset:]
+    if not image.startswith(file_kinds.SIGNATURE):
+        read(path)  # says what it is instead
+        raise UsageError(f"{path} is {file_kinds.described(content)}: give an artifact that repro made")
+    start = image[: hdf5.SUPERBLOCK_BYTES]
+    image = (hdf5.as_packed(start, len(image), offset) or start) + image[hdf5.SUPERBLOCK_BYTES :]
+    whole = b"".join(hdf5.sealed(image))
+    if whole == content:
+        read(path)
+        return False
+    if hdf5.open_for_writing(image):
+        raise UsageError(f"{path} is open for writing in another program: close it there first")
+    if not changed.holds(path):
+        raise UsageError(
+            f"{path} is no artifact of repro, or was altered in its arrays or its recipe: bring back a copy of it"
+        )
+    with files.writer_lock(path):
+        files.write_whole(path, [whole])
+    read(path)
+    return True

@@ -1,6 +1,6 @@
-"""Artifacts that another program changed are read when all that was computed is as it was.
+"""Artifacts that another program changed are read if their arrays and attributes are as they were.
 
-A changed file may be damaged in a way that brings HDF5 down, so it is first read in a process of its own.
+A changed file may be damaged such that HDF5 crashes on it, so another process reads it first.
 """
 
 import os
@@ -14,7 +14,7 @@ import h5py
 from repro.errors import UsageError, say_once
 from repro.store import hdf5
 
-CPU_SECONDS = 20  # and one for each 10 MB: a damaged file can send HDF5 round in a circle
+CPU_SECONDS = 20  # and one for each 10 MB: HDF5 may never end on a damaged file
 _HOLDS = "it holds"
 
 
@@ -31,40 +31,37 @@ def open_changed(path: Path, refusal: UsageError) -> h5py.File:
 
 
 def holds(path: Path) -> bool:
-    """Whether the arrays and the attributes of a file have the checksums that it records, found out at a distance."""
-    root = str(Path(__file__).resolve().parents[2])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]),
-    }
+    """Whether the arrays and attributes of a file have the checksums that it records, found out by another process."""
+    folders = [str(Path(__file__).resolve().parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     command = [sys.executable, "-c", "from repro.store import changed; changed.main()", str(path)]
     try:
-        told = subprocess.run(command, env=environment, capture_output=True, text=True)
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     except OSError:
         return False
-    return told.returncode == 0 and told.stdout.strip() == _HOLDS
+    return ended.returncode == 0 and ended.stdout.strip() == _HOLDS
 
 
 def main() -> None:
-    """What the process of `holds` does."""
+    """The process that `holds` starts."""
     path = Path(sys.argv[1])
     limit_cpu(CPU_SECONDS + path.stat().st_size // 10_000_000)
     print(_HOLDS if examine(path) else "it does not")
 
 
 def limit_cpu(seconds: int) -> None:
-    """Ends this process when it has computed for so long."""
+    """Has the kernel end this process after so much computing time."""
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
 
 
 def examine(path: Path) -> bool:
-    """`holds` in this process, which a damaged file may end."""
+    """`holds` in this process, which may crash on a damaged file."""
     try:
         with hdf5.open_image(path) as file:
             attributes = dict(file.attrs)
             recorded = attributes.get(hdf5.ATTRIBUTES_SHA256)
             if recorded not in (None, hdf5.attributes_sha256(attributes)):  # older artifacts have none
                 return False
-            return hdf5.content_sha256(hdf5.Contents(file)) == attributes["content_sha256"]
+            return hdf5.content_sha256(hdf5.contents(file)) == attributes["content_sha256"]
     except (AttributeError, KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError):
         return False

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and one writer at a time."""
+"""Files that are written whole or not at all, locks for one writer at a time, and sentences for what a disk refuses."""
 
 import errno
 import fcntl
@@ -17,9 +17,9 @@ from repro.errors import RunError, UsageError
 FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-SIGNED = re.compile(r"process \d+ on .+")  # what a lock of this program holds, or nothing before it is signed
-_PATIENCE = 0.5  # seconds: whoever looks whether a lock is held takes it for a moment; its holder soon says who it is
-_PAUSE = 0.02
+SIGNED = re.compile(r"process \d+ on .+")  # the text of a lock; a lock is empty until its holder signs it
+_PATIENCE = 0.5  # seconds to try again, because a command that looks whether a lock is held takes it for a moment
+_PAUSE = 0.02  # seconds
 
 
 def open_regular(path: str | Path) -> BinaryIO:
@@ -35,12 +35,27 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def in_circle(path: Path) -> bool:
-    """Whether a path is a link that comes back to itself, at which no file can ever stand."""
+    """Whether a path is a link that leads back to itself, where no file can stand."""
     try:
         os.stat(path)
     except OSError as error:
         return error.errno == errno.ELOOP
     return False
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns the system's errors for a file that cannot be read into UsageError or RunError, in one sentence."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist: check the path, or run the command that makes it") from None
+    except (IsADirectoryError, NotADirectoryError):
+        raise UsageError(f"{path} is not a file: give the path of an artifact") from None
+    except PermissionError:
+        raise UsageError(f"no permission to read {path}: allow reading it, or choose another artifact") from None
+    except OSError as error:
+        raise RunError(f"cannot read {path} ({error.strerror or error}): check the disk or choose another") from error
 
 
 def write_failure(path: Path, error: OSError) -> RunError:
@@ -60,15 +75,16 @@ def write_whole(path: Path, blocks: Iterable[bytes], *, lasting: bool = True) ->
     """Writes a file so that at every moment the old one or the new one stands at ``path``, whole.
 
     The blocks go to a temporary file in the same folder, which is flushed to the disk and renamed. Where ``path`` is a
-    link, that is the folder of the file it leads to. Not ``lasting``: the file need not survive a power cut.
+    link, the file it leads to is replaced. A file that is not ``lasting`` need not survive a power cut.
 
-    Raises RunError, after the temporary file is removed, when the disk is full, permission is missing or anything else
-    is refused.
+    Raises RunError, after removing the temporary file, when the disk is full, permission is missing or the system
+    refuses anything else.
     """
     if in_circle(path):
         raise write_failure(path, OSError(errno.ELOOP, os.strerror(errno.ELOOP)))
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
-    temporary = path.with_name(f".{path.name}.{_node()}.{os.getpid()}.tmp")  # two nodes may have equal ids
+    node = platform.node().replace(".", "-")  # without dots, so that `remove_leftovers` can take the name apart
+    temporary = path.with_name(f".{path.name}.{node}.{os.getpid()}.tmp")  # two nodes may have equal process ids
     if path.exists() and not path.is_file():
         raise RunError(f"{path} is no ordinary file: choose another --out")  # the rename would replace a device
     try:
@@ -99,13 +115,8 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, [text.encode(errors="surrogateescape")])  # names that are not UTF-8 keep their bytes
 
 
-def _node() -> str:
-    """This machine's name without dots, so that the name of a temporary file can be taken apart."""
-    return platform.node().replace(".", "-")
-
-
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Removes temporary files that a killed writer of ``name`` (None: of anything) left.
+    """Removes the temporary files of killed writers of ``name``, or of any file if None.
 
     Only for the holder of the writer's lock.
     """
@@ -116,10 +127,10 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 @contextmanager
 def writer_lock(path: str | Path) -> Iterator[None]:
-    """Holds the right to write ``path``; the kernel gives it back when the process ends, even by kill -9.
+    """Holds the lock for writing ``path``; the kernel releases it when the process ends, even by kill -9.
 
-    Raises RunError when another process holds it, when nothing can be written there, or when nothing can be locked;
-    UsageError where another program's file, or a link, has the lock's name.
+    Raises RunError when another process holds it, or when the folder refuses writing or locking; UsageError where
+    another program's file, or a link, has the lock's name.
     """
     path = Path(path)
     lock = path.with_name(f"{path.name}.lock")
@@ -139,13 +150,13 @@ def writer_lock(path: str | Path) -> Iterator[None]:
             raise write_failure(path, error) from error
         yield
     finally:
-        with suppress(OSError):  # before the lock is given back: `acquire` notices a file that is no longer there
+        with suppress(OSError):  # before the lock is released; `acquire` notices that its file was removed
             lock.unlink(missing_ok=True)
         file.close()
 
 
 def require_lock(lock: Path) -> None:
-    """Raises UsageError where something else than a lock of this program has a lock's name: it would be overwritten."""
+    """Raises UsageError where another program's file has a lock's name, because signing would overwrite it."""
     try:
         with suppress(FileNotFoundError):
             if not lock.is_symlink():
@@ -161,8 +172,8 @@ def require_lock(lock: Path) -> None:
 
 
 def acquire(lock: Path) -> TextIO | None:
-    """Takes the lock on a file, which is made where there is none: the open file that holds it until it is closed or
-    the process ends. None while another holds it, after half a second.
+    """Takes the lock on a file, which is made if missing. Returns the open file, which holds the lock until it is
+    closed or the process ends; None if another process still holds the lock after half a second.
 
     Raises RunError on a file system without locks, OSError where the file cannot be opened.
     """
@@ -197,8 +208,8 @@ def acquire(lock: Path) -> TextIO | None:
 
 
 def _stands(file: TextIO, path: Path) -> bool:
-    """Whether an open file is the one at a path. By opening the path anew: NFS then asks its server, while ``stat`` may
-    answer from what this node remembers."""
+    """Whether an open file is the one at a path. Opens the path anew, because NFS then asks its server, while ``stat``
+    may answer from this node's cache."""
     try:
         with open(path, "rb") as now:
             return os.path.samestat(os.fstat(file.fileno()), os.fstat(now.fileno()))
@@ -209,16 +220,16 @@ def _stands(file: TextIO, path: Path) -> bool:
 
 
 def _sign(file: TextIO) -> None:
-    """Says who holds a lock, without Python's buffer: on a full disk that would be written again on closing."""
+    """Writes who holds a lock, without Python's buffer, which would be written again on closing if the disk is full."""
     os.ftruncate(file.fileno(), 0)
     os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
-    os.fsync(file.fileno())  # for whoever asks from another node
+    os.fsync(file.fileno())  # so that other nodes can read it
 
 
 def _owner(lock: Path) -> str:
     try:
         return lock.read_text(encoding="utf-8", errors="replace") or "another process"
-    except OSError:  # given back at this moment
+    except OSError:  # released at this moment
         return "another process"
 
 

@@ -7,6 +7,9 @@ and margins of 10 ResNet-20 at 21 levels, 257 MB, become 97 MB with gzip in 7 s 
 
 The first 512 bytes are an HDF5 user block, which every HDF5 program skips. It holds a line with the number of bytes
 that follow and their sha256, so that damage is found before HDF5 reads the file, in one pass over the bytes.
+
+The next 48 bytes are the superblock (HDF5 file format specification, section II.A; version 3). They are all that HDF5
+itself changes in a file that is opened for writing and closed, and `as_packed` gives them back as they were.
 """
 
 import hashlib
@@ -14,7 +17,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,27 +26,19 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from repro.errors import RunError, UsageError, say_once
-from repro.store import files, kinds, superblock
+from repro.errors import UsageError, say_once
+from repro.store import file_kinds, files
 
-FORMAT, FORMAT_VERSION = kinds.ARTIFACT, 1
+FORMAT, FORMAT_VERSION = file_kinds.ARTIFACT, 1
 SEAL_BYTES = 512  # the smallest user block that HDF5 knows
+SUPERBLOCK_BYTES = 48
 CHUNK_BYTES = 8 << 20  # arrays are read whole: one chunk each, up to this size
 AGAIN = "delete it and run its command again"  # only said of a file that has our seal
-ATTRIBUTES = (
-    "format",
-    "format_version",
-    "kind",
-    "name",
-    "identity",
-    "recipe",
-    "defaults",
-    "inputs",
-    "provenance",
-    "content_sha256",
-)
+ATTRIBUTES = "format format_version kind name identity recipe defaults inputs provenance content_sha256".split()
 ATTRIBUTES_SHA256 = "attributes_sha256"
 _SEAL = re.compile(rb"%b, format (\d+); bytes (\d+); sha256 ([0-9a-f]{64})\n" % FORMAT.encode())
+_LAYOUT = struct.Struct("<8s4BQQQQI")  # signature; version, sizes of offsets and lengths, flags; addresses; checksum
+_LAWFUL_FLAGS = (0, 1, 5)  # closed, open for writing, open for writing beside readers
 
 
 def normal(name: str, values) -> np.ndarray:
@@ -58,30 +54,18 @@ def normal(name: str, values) -> np.ndarray:
     return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
 
 
-class Contents(Mapping):
-    """The arrays of an open file by path, the table's columns too, each read when it is asked for."""
-
-    def __init__(self, file: h5py.File):
-        self._file, self._paths = file, dataset_paths(file)
-
-    def __getitem__(self, path: str) -> np.ndarray:
-        return load(self._file, path)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
+def contents(file: h5py.File) -> Iterator[tuple[str, np.ndarray]]:
+    """(path, array) of everything in a file, the table's columns too, in the order of the paths."""
+    return ((path, load(file, path)) for path in dataset_paths(file))
 
 
-def content_sha256(arrays: Mapping[str, np.ndarray]) -> str:
-    """sha256 over path, dtype, shape and bytes of the arrays in the order of their paths; text counts as a JSON list.
+def content_sha256(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
+    """sha256 over path, dtype, shape and bytes of (path, array) in the order of the paths; text counts as a JSON list.
 
-    Two runs with the same results have the same, whatever the compression and whenever they ran.
+    Runs with the same results have the same sha256, whatever the compression and whenever they ran.
     """
     digest = hashlib.sha256()
-    for path in sorted(arrays):
-        array = arrays[path]
+    for path, array in arrays:
         dtype = "text" if array.dtype.kind == "U" else array.dtype.str
         digest.update(f"{path} {dtype} {array.shape}\n".encode())
         digest.update(json.dumps(array.tolist()).encode() if dtype == "text" else array.tobytes())
@@ -89,7 +73,7 @@ def content_sha256(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def attributes_sha256(attributes: Mapping) -> str:
-    """sha256 of the attributes that an artifact was written with, whatever another program added."""
+    """sha256 of the attributes that this program writes; what another program added does not count."""
     own = {name: str(attributes[name]) for name in ATTRIBUTES}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
@@ -138,15 +122,15 @@ def _seal(size: int, digest: str) -> bytes:
 
 
 class Changed(UsageError):
-    """A file with this program's seal whose bytes are others than when it was sealed."""
+    """A file with this program's seal whose bytes changed since it was sealed."""
 
 
 @dataclass(frozen=True)
 class Checked:
     """A file whose seal was compared.
 
-    found: its stat; head: the seal and the superblock, as they are; digest: sha256 of what follows the seal, None where
-    it was not read; handled: whether another HDF5 program changed the superblock.
+    found: its stat; head: its seal and superblock as they are; digest: sha256 of the bytes after the seal, None if they
+    were not read; handled: whether another HDF5 program changed the superblock.
     """
 
     found: os.stat_result
@@ -161,16 +145,16 @@ def check(path: Path, *, verify: bool) -> Checked:
     Arguments:
         verify: compare every byte with the seal; otherwise its length alone.
 
-    Raises UsageError when there is no such file, or it is truncated, of another program or a newer format; `Changed`
-    when it was altered.
+    Raises UsageError for a file that is missing, truncated, another program's or of a newer format; `Changed` for one
+    that was altered.
     """
-    with reading(path), files.open_regular(path) as file:
+    with files.reading(path), files.open_regular(path) as file:
         found = os.fstat(file.fileno())
-        seal, start = file.read(SEAL_BYTES), file.read(superblock.BYTES)
+        seal, start = file.read(SEAL_BYTES), file.read(SUPERBLOCK_BYTES)
         size = file.seek(0, 2) - SEAL_BYTES
-        packed = superblock.as_packed(start, size, SEAL_BYTES)
+        packed = as_packed(start, size, SEAL_BYTES)
         handled = packed not in (None, start)
-        file.seek(SEAL_BYTES + superblock.BYTES)
+        file.seek(SEAL_BYTES + SUPERBLOCK_BYTES)
         digest = None
         if verify or handled:
             digest = hashlib.file_digest(file, lambda: hashlib.sha256(packed or start)).hexdigest()
@@ -179,9 +163,9 @@ def check(path: Path, *, verify: bool) -> Checked:
 
 
 def open_sealed(path: Path, *, verify: bool) -> h5py.File:
-    """Opens a file that `pack` made, for reading, after a `check`, and raises what that does.
+    """Opens a file that `pack` made for reading, after a `check`, whose errors it raises.
 
-    Another HDF5 program that opened it for writing, or has it open, changes the superblock alone: that is said once.
+    Says once if another HDF5 program opened the file for writing, which changes the superblock alone.
     """
     checked = check(path, verify=verify)
     if checked.handled:
@@ -194,39 +178,24 @@ def open_sealed(path: Path, *, verify: bool) -> h5py.File:
 
 
 def open_image(path: Path) -> h5py.File:
-    """Opens a file whose bytes have been found right. Raises `Changed` where HDF5 cannot read it all the same."""
-    with reading(path):
+    """Opens a file whose bytes were found right. Raises `Changed` where HDF5 cannot read it nevertheless."""
+    with files.reading(path):
         try:
             return h5py.File(path, "r", locking=False)  # finished files never change, and some clusters cannot lock
-        except OSError:  # HDF5 reads no file that is open for writing; of this process, whatever that has it open for
+        except OSError:  # HDF5 refuses a file that is open for writing anywhere, or open otherwise in this process
             return _in_memory(path)
 
 
 def _in_memory(path: Path) -> h5py.File:
     with files.open_regular(path) as file:
         image = file.read()
-    offset = SEAL_BYTES if image[SEAL_BYTES:].startswith(superblock.SIGNATURE) else 0
+    offset = SEAL_BYTES if image[SEAL_BYTES:].startswith(file_kinds.SIGNATURE) else 0
     image = image[offset:]
-    packed = superblock.as_packed(image[: superblock.BYTES], len(image), offset)
+    packed = as_packed(image[:SUPERBLOCK_BYTES], len(image), offset)
     try:
-        return h5py.File(h5py.h5f.open_file_image((packed or image[: superblock.BYTES]) + image[superblock.BYTES :]))
+        return h5py.File(h5py.h5f.open_file_image((packed or image[:SUPERBLOCK_BYTES]) + image[SUPERBLOCK_BYTES:]))
     except (OSError, ValueError) as error:
         raise Changed(f"{path} is damaged: {AGAIN}") from error
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turns what the system says of a file that cannot be read into one sentence."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist: check the path, or run the command that makes it") from None
-    except (IsADirectoryError, NotADirectoryError):
-        raise UsageError(f"{path} is not a file: give the path of an artifact") from None
-    except PermissionError:
-        raise UsageError(f"no permission to read {path}: allow reading it, or choose another artifact") from None
-    except OSError as error:
-        raise RunError(f"cannot read {path} ({error.strerror or error}): check the disk or choose another") from error
 
 
 def _check_seal(path: Path, seal: bytes, start: bytes, size: int, digest: str | None) -> None:
@@ -234,7 +203,7 @@ def _check_seal(path: Path, seal: bytes, start: bytes, size: int, digest: str | 
     if not found:
         ours = FORMAT.encode()
         if not (seal.startswith(ours) or (len(seal) >= 8 and ours.startswith(seal))):
-            raise UsageError(f"{path} is {kinds.described(seal + start)}: give an artifact that repro made")
+            raise UsageError(f"{path} is {file_kinds.described(seal + start)}: give an artifact that repro made")
         raise UsageError(f"{path} is truncated or damaged in its first line: {AGAIN}")
     version, length, recorded = int(found[1]), int(found[2]), found[3].decode()
     if version > FORMAT_VERSION:
@@ -242,21 +211,18 @@ def _check_seal(path: Path, seal: bytes, start: bytes, size: int, digest: str | 
     if size < length:
         raise UsageError(f"{path} is truncated ({size + SEAL_BYTES} of {length + SEAL_BYTES} bytes are there): {AGAIN}")
     if seal != _seal(size, recorded) or digest not in (None, recorded):
-        if superblock.open_for_writing(start):
-            raise Changed(
-                f"{path} was altered by a program that has it open, or had when it ended: close it there first"
-            )
-        raise Changed(f"{path} was altered after it was written: {AGAIN}")
+        opened = "by a program that has it open, or had when it ended: close it there first"
+        raise Changed(f"{path} was altered {opened if open_for_writing(start) else f'after it was written: {AGAIN}'}")
 
 
 def sealed(image: bytes) -> tuple[bytes, bytes]:
-    """The (seal, HDF5 image) of an HDF5 image."""
+    """(seal, image) of an HDF5 image."""
     return _seal(len(image), hashlib.sha256(image).hexdigest()), image
 
 
 @contextmanager
 def damage_told(file: h5py.File) -> Iterator[None]:
-    """Turns what h5py raises for a damaged file (that was opened without comparing every byte) into UsageError."""
+    """Turns h5py's errors for a damaged file, opened without comparing every byte, into UsageError."""
     try:
         yield
     except UsageError:
@@ -266,7 +232,7 @@ def damage_told(file: h5py.File) -> Iterator[None]:
 
 
 def load(file: h5py.File, key: str) -> np.ndarray:
-    """One array that is known to be there. Raises UsageError when its checksum or its place in the file is damaged."""
+    """One array that is in the file. Raises UsageError when its checksum or its place in the file is damaged."""
     with damage_told(file):
         stored = file[key]
         if stored.external or stored.is_virtual:
@@ -276,7 +242,7 @@ def load(file: h5py.File, key: str) -> np.ndarray:
 
 
 def names(file: h5py.File, group: str) -> list[str]:
-    """What is directly in a group, in the order it was written; nothing if there is no such group.
+    """The names directly in a group, in the order they were written; none if there is no such group.
 
     Raises UsageError for a link, which could lead into another file.
     """
@@ -294,3 +260,53 @@ def dataset_paths(file: h5py.File) -> list[str]:
     with damage_told(file):
         file.visititems(lambda path, item: paths.append(path) if isinstance(item, h5py.Dataset) else None)
     return sorted(paths)
+
+
+def as_packed(block: bytes, size: int, offset: int) -> bytes | None:
+    """The superblock as `pack` wrote it; None where more than HDF5's own bookkeeping differs.
+
+    HDF5 sets a flag while a file is open for writing, and on closing it counts addresses from the start of the file.
+
+    Arguments:
+        block: the first SUPERBLOCK_BYTES of the image.
+        size: bytes of the image; offset: bytes in the file before it.
+    """
+    if len(block) < SUPERBLOCK_BYTES:
+        return None
+    signature, version, *sizes, flags, base, extension, end, root, checksum = _LAYOUT.unpack(block)
+    if (flags, base, end) == (0, 0, size):  # HDF5 changed nothing here; the file's sha256 tells of other changes
+        return block
+    if (signature, version, sizes) != (file_kinds.SIGNATURE, 3, [8, 8]) or checksum != lookup3(block[:-4]):
+        return None
+    if flags not in _LAWFUL_FLAGS or (base, end) not in ((0, size), (offset, offset + size)):
+        return None
+    start = block[:11] + struct.pack("<BQQQQ", 0, 0, extension, size, root)
+    return start + struct.pack("<I", lookup3(start))
+
+
+def open_for_writing(block: bytes) -> bool:
+    """Whether a program has the file open for writing, or had when it ended."""
+    return block.startswith(file_kinds.SIGNATURE + b"\x03") and len(block) == SUPERBLOCK_BYTES and block[11] != 0
+
+
+def lookup3(data: bytes) -> int:
+    """Bob Jenkins' 32-bit hash (lookup3.c, 2006) of at least one byte, by which HDF5 checks its own structures."""
+    padded = data.ljust(max(12, -(-len(data) // 12) * 12), b"\0")
+    *blocks, last = struct.iter_unpack("<3I", padded)
+    a = b = c = 0xDEADBEEF + len(data)
+    for block in blocks:
+        a, b, c = a + block[0], b + block[1], c + block[2]
+        for turn in (4, 6, 8, 16, 19, 4):
+            a, b, c = b, c + b, _word(a - c) ^ _turned(c, turn)  # the three change places at each turn
+    a, b, c = a + last[0], b + last[1], c + last[2]
+    for turn in (14, 11, 25, 16, 4, 14, 24):
+        a, b, c = b, _word((_word(c) ^ _word(b)) - _turned(b, turn)), a
+    return b
+
+
+def _word(value: int) -> int:
+    return value & 0xFFFFFFFF
+
+
+def _turned(value: int, bits: int) -> int:
+    return _word(value << bits) | _word(value) >> (32 - bits)

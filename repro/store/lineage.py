@@ -1,4 +1,4 @@
-"""What an artifact is made of: its kind, its recipe and its inputs, with the identity that follows from them."""
+"""What an artifact is made of: kind, recipe and inputs; the identity that follows from them; the types of fields."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def plain(value, where: str):
 
 
 def canonical(value) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, and 1.0 written as 1."""
+    """A value as JSON text: sorted keys, no spaces, and 1.0 written as 1, so that equal values are equal text."""
 
     def exact(item):
         if isinstance(item, float) and item.is_integer():
@@ -44,7 +45,7 @@ def canonical(value) -> str:
 
 @dataclass(frozen=True)
 class Lineage:
-    """How one artifact comes about; its inputs' lineages are inside, so a file explains itself.
+    """What one artifact is made of. It holds the lineages of its inputs, so that a file explains itself.
 
     Arguments:
         kind: the command that makes it ('score', 'subset', 'pretrain', 'imp' …).
@@ -98,9 +99,9 @@ def identity(kind: str, recipe: Mapping, inputs: Mapping, defaults: Mapping) -> 
 
 
 def differences(there: Lineage, here: Lineage, prefix: str = "") -> list[tuple[str, object, object]]:
-    """(field, value there, value here) wherever two lineages disagree, the inputs' recipes included.
+    """(field, value there, value here) wherever two lineages differ, those of their inputs included.
 
-    An option that one side does not know yet counts as at its default there.
+    An option that one side does not know counts as at its default there.
     """
     found = [] if there.kind == here.kind else [(prefix + "kind", there.kind, here.kind)]
     for option in sorted(there.recipe.keys() | here.recipe.keys()):
@@ -118,7 +119,7 @@ def differences(there: Lineage, here: Lineage, prefix: str = "") -> list[tuple[s
 
 
 def require_same(path, there: Lineage, here: Lineage) -> None:
-    """Raises UsageError that names the fields in which what stands at ``path`` differs from what is wanted."""
+    """Raises UsageError that names the fields in which the artifact at ``path`` differs from the one asked for."""
     found = differences(there, here)
     if found:
         texts = [f"{name} is {a} there and {b} here" for name, a, b in found[:6]]
@@ -127,3 +128,49 @@ def require_same(path, there: Lineage, here: Lineage) -> None:
             f"{path} was made with another recipe: {', '.join(texts)}{more}; "
             "choose another --out or pass --force to start anew"
         )
+
+
+NUMBER = (int, float)
+_TEXTS = "dataset data_sha256 normalization network subset score noise_draw labels_sha256 precision batch_norm mask"
+TYPES = {
+    **dict.fromkeys(f"{_TEXTS} weights form".split(), str),
+    **dict.fromkeys("steps batch_size t seed border size networks every batches level".split(), int),
+    **dict.fromkeys("lr momentum weight_decay prune_fraction label_noise".split(), NUMBER),
+    **dict.fromkeys("nesterov drop_last augment balanced permute_scores grand".split(), bool),
+    "milestones": [int],
+    "alphas": [NUMBER],
+}
+"""Field of a recipe -> its type; a list of a type holds any number of them. None counts as a missing field."""
+_AS_WRITTEN = "give an artifact whose recipe is as repro wrote it"
+LEAST = {"t": 0, "size": 1, "networks": 1, "batches": 1, "every": 1, "level": 0}
+
+
+class Recipe(dict):
+    """A recipe as commands rely on it. Raises UsageError for a missing field: another program may have written it."""
+
+    def __init__(self, recipe: Mapping, path: Path):
+        super().__init__({name: value for name, value in recipe.items() if value is not None or name not in TYPES})
+        self._path = path
+
+    def __missing__(self, name: str):
+        raise UsageError(
+            f"the recipe of {self._path} has no {name}: give an artifact whose recipe is as repro wrote it"
+        )
+
+
+def require_types(path: Path, lineage: Lineage) -> None:
+    """Raises UsageError for a field of another type than commands write, in the recipe or in one of the inputs'."""
+    for name, value in lineage.recipe.items():
+        if name not in TYPES or value is None:
+            continue
+        if not _fits(value, TYPES[name]) or value < LEAST.get(name, value):
+            of = "" if lineage.name == path.stem else f" of {lineage.name}"
+            raise UsageError(f"the recipe of {path} has {name}{of} = {value!r}: {_AS_WRITTEN}")
+    for source in lineage.inputs.values():
+        require_types(path, source)
+
+
+def _fits(value, wanted) -> bool:
+    if isinstance(wanted, list):
+        return isinstance(value, list) and all(_fits(item, wanted[0]) for item in value)
+    return isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))

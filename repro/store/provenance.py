@@ -18,14 +18,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def provenance(*, device: str, threads: int, seed: int, started: float, wall_seconds: float, **details) -> dict:
-    """Everything that may explain a difference between two runs of one recipe, in JSON types.
+    """All that may explain a difference between two runs of one recipe, in JSON types.
 
     Arguments:
         device: 'cpu', 'cuda' or 'cuda:N'.
         threads: of torch, in this process.
         seed: the base seed.
         started: seconds since the epoch, as `time.time` gives them.
-        wall_seconds: spent in this run and in those it took up.
+        wall_seconds: spent in this run and in the interrupted ones that it continued.
         details: more to record, such as the engine.
     """
     requirements = ROOT / "requirements.txt"
@@ -52,7 +52,7 @@ def provenance(*, device: str, threads: int, seed: int, started: float, wall_sec
 
 
 def cpu_model() -> str:
-    """The processor's name, as good as the system tells it."""
+    """The processor's name, or its architecture where the system has no name."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -84,7 +84,7 @@ def _gpu(device: str) -> dict:
 
 @functools.cache
 def _driver() -> str | None:
-    """Version of NVIDIA's driver, as the kernel module tells it, else nvidia-smi (WSL has no such module)."""
+    """Version of NVIDIA's driver, from the kernel module, else from nvidia-smi (WSL has no such module)."""
     try:
         found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", Path("/proc/driver/nvidia/version").read_text(encoding="utf-8"))
         if found:
@@ -100,18 +100,17 @@ def _driver() -> str | None:
 
 @functools.cache
 def _revision() -> dict:
-    """Revision of the code and whether it was changed since: of the checkout, or as the image was told when built."""
+    """Git revision of the code and whether the code changed since: of the checkout, else as recorded in the image."""
     try:
-        git = ("git", "--no-optional-locks", "-C", str(ROOT))  # somebody may be at work in it
-        if Path(_ask(*git, "rev-parse", "--show-toplevel")).resolve() == ROOT:  # else: inside somebody else's checkout
+        git = ("git", "--no-optional-locks", "-C", str(ROOT))  # no locks, because somebody may commit at this moment
+        if Path(_ask(*git, "rev-parse", "--show-toplevel")).resolve() == ROOT:  # else the checkout is another project's
             changed = _ask(*git, "status", "--porcelain", "--", "repro", "paper_figures", "requirements.txt")
             return {"git_revision": _ask(*git, "rev-parse", "HEAD"), "git_dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
         pass
-    told = os.environ.get("REPRO_REVISION")
-    if not told:
-        return {"git_revision": None, "git_dirty": None}
-    return {"git_revision": told.removesuffix("-dirty"), "git_dirty": told.endswith("-dirty")}
+    if recorded := os.environ.get("REPRO_REVISION"):
+        return {"git_revision": recorded.removesuffix("-dirty"), "git_dirty": recorded.endswith("-dirty")}
+    return {"git_revision": None, "git_dirty": None}
 
 
 def _ask(*command: str) -> str:
