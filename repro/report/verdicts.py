@@ -11,7 +11,7 @@ from repro.study.study import Study
 from repro.verify.agreement import Agreement
 from repro.verify.claims import CLAIMS
 from repro.verify.controls import CONTROLS
-from repro.verify.judge import agreement_on, looks, verdicts_on
+from repro.verify.judge import judge
 from repro.verify.outcomes import label, levels_in_words
 from repro.verify.report import cells, sentence
 from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC, Verdict
@@ -46,16 +46,16 @@ def section(study: Study, known: dict) -> Section:
     if study.control or not finished:
         return Section(controls=controls([study] if study.control and finished else []))
     evidence = collect(finished, study.results, known)
-    scale = study.protocols[0].scale
-    found = [v for p in study.protocols for v in verdicts_on(evidence, p, figures=study.claims)]
-    agreements = [agreement_on(evidence, p) for p in study.protocols if p.full and "figure2" in study.claims]
+    judged = judge(evidence, study.protocols, figures=study.claims)
+    found = judged.verdicts
     return Section(
         counts=counts(found),
         tables=[
-            _verdicts([v for v in found if v.dataset == p.dataset], p, looks(evidence, p)) for p in study.protocols
+            _verdicts([v for v in found if v.dataset == p.dataset], p, judged.looks.get(p.dataset, ""))
+            for p in study.protocols
         ],
-        sentences=[(place(v), CLAIMS[v.claim].figure, word(v), sentence(v, scale)) for v in found],
-        agreements=[_agreement(a) for a in agreements],
+        sentences=[(place(v), CLAIMS[v.claim].figure, word(v), sentence(v, judged.scale)) for v in found],
+        agreements=[_agreement(a) for a in judged.agreements],
         controls=controls(_controls(study)),
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts load when they are first used: `repro status` starts without them
 
-from repro.protocol import JUDGED
+from repro.protocol import Protocol
 from repro.verify import published
 from repro.verify.outcomes import ALL_DATA, SUBSETS, Outcomes, from_runs, label
 from repro.verify.stats import agreement_z, largest_z, pooled_std
@@ -81,27 +81,20 @@ class Agreement:
         )
 
 
-def agreement(
-    runs: pd.DataFrame,
-    dataset: str,
-    *,
-    chance: float,
-    size: int | None = None,
-    replicates: int = 2,
-    levels: tuple[int, ...] = JUDGED,
-) -> Agreement:
-    """Compare a runs table with the published curves of the same data set and subset size.
+def agreement(runs: pd.DataFrame, p: Protocol) -> Agreement:
+    """Compare a runs table with the published curves of the protocol's data set and subset size.
 
-    A perfect replication agrees about 95 % of the time: max |z| is held against `stats.largest_z`. Own differences
-    count as unpaired, which is on the safe side: paired ones vary less.
+    A perfect replication agrees about 95 % of the time, because max |z| is held against `stats.largest_z`. Own
+    differences count as unpaired, which errs on the safe side: paired ones vary less.
     """
+    dataset = p.dataset
     if dataset not in published.SIZES:
         return Agreement(dataset=dataset, verdict="no published curves")
-    size = published.SIZES[dataset] if size is None else size
-    own = from_runs(runs, dataset, chance=chance, size=size, replicates=replicates, levels=levels)
+    own = from_runs(runs, p)
     if not own.missing(("all_tstar", *CONDITIONS)):
         own = own.shared(("all_tstar", *CONDITIONS))
-    paper = published.outcomes(dataset, size=size, table=published.curves(dataset), levels=levels)
+    curves = published.curves(dataset)
+    paper = published.outcomes(dataset, size=p.subset_size, table=curves, levels=p.judging_levels)
     own_gap, paper_gap = (outcomes.missing(("all_tstar", *CONDITIONS)) for outcomes in (own, paper))
     if own_gap or paper_gap:
         return Agreement(dataset=dataset, verdict="missing", note=own_gap or f"published: {paper_gap}")
