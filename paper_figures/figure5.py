@@ -31,7 +31,6 @@ from repro.verify.stats import RESAMPLES, spearman
 
 TITLE = "Figure 5"
 SCALES = ("demo", "small", "cpu", "day", "paper")
-CLAIMS = (18, 19, 20, 21, 22, 23, 25)
 HIST_RANGE = (0, 100 * 600_000 / 1_080_000)  # percent of the examples: 0 to 600,000 of 1.08 million, as published
 Y_RANGES = {"cinic10": (85.0, 86.4)}  # percent, of the scatter plots, as published
 KINDS = {
