@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 
 from paper_figures.shared.panels import Look, Pair, Panel, Point, band
-from repro.report.origins import Origins
 from repro.report.tables import MINUS, Table, number, table
 
 MARKERS = {
@@ -28,17 +27,6 @@ DASHES = {"-": [1, 0], "--": [6, 3], "-.": [6, 2, 1, 2], ":": [2, 2]}
 DARK = "#15181c"
 """Background of the page in dark mode; `readable` has to be seen on it."""
 CONTRAST = 3.0  # of graphics, WCAG 2.1, 1.4.11
-
-
-def of(pair: Pair, origins: Origins) -> Pair:
-    """The pair with the paths of the artifacts that its own points are from; without points that a chart has no place
-    for: means that do not exist, and steps below 1 on a log axis."""
-    own, log = pair.own, pair.own.x.kind == "log2"
-    points = tuple(
-        replace(p, origin=origins(p.origin)) for p in own.points if np.isfinite(p.y) and (p.x > 0 or not log)
-    )
-    rules = tuple(replace(p, origin=origins(p.origin)) for p in own.rules)
-    return replace(pair, own=replace(own, points=points, rules=rules))
 
 
 def value(point: Point, unit: str) -> str:
