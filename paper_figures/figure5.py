@@ -155,16 +155,8 @@ def parents(evidence: Evidence, protocol: Protocol) -> pd.DataFrame:
 def by_condition(points: pd.DataFrame) -> pd.DataFrame:
     """Means over the parents of each condition; n: how many."""
     keys = ["dataset", "kind", "condition", "size", "t"]
-    return (
-        points.groupby(keys, sort=False)
-        .agg(
-            barrier=("barrier", "mean"),
-            pretrain_acc=("pretrain_acc", "mean"),
-            final_acc=("final_acc", "mean"),
-            n=("replicate", "count"),
-        )
-        .reset_index()
-    )
+    means = {name: (name, "mean") for name in ("barrier", "pretrain_acc", "final_acc")}
+    return points.groupby(keys, sort=False).agg(**means, n=("replicate", "count")).reset_index()
 
 
 def histograms(evidence: Evidence, protocol: Protocol) -> dict[Arm, pd.DataFrame]:

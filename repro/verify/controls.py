@@ -1,4 +1,4 @@
-"""Controls: runs that were spoiled on purpose, where the effect has to vanish or turn. They test the instrument."""
+"""Controls: runs that were spoiled on purpose. Their effect has to vanish or change sign."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from repro.verify.outcomes import Outcomes, from_runs, label, levels_in_words
 from repro.verify.stats import Estimate, Sample, contrast
 
 CONTROLS = ("permute-scores", "swap-easy-hard", "shuffle-mask")
-_SPARSEST = 3  # levels at the sparse end over which a shuffled mask is compared: it hurts there first
+_SPARSEST = 3  # levels that a shuffled mask is compared over: the sparsest, because it hurts there first
 
 
 @dataclass(frozen=True, kw_only=True)
 class ControlVerdict:
-    """verdict: 'passed', 'failed', 'inconclusive', 'missing' or 'uninformative' (see `judge`).
+    """verdict: 'passed', 'failed', 'inconclusive', 'missing' or 'uninformative' (`judge` says when).
 
-    effect and its 95 % interval (low, high) in pp.
+    effect and its 95 % interval (low, high) are in pp; n is the number of replicates.
     """
 
     control: str
@@ -91,7 +91,10 @@ def _negative(estimate: Estimate) -> str:
 
 
 def _sparsest(found: Outcomes) -> tuple[Sample | None, Sample | None, list[int]]:
-    """Shuffled and all_tstar over the sparsest levels which the same two replicates or more have of both."""
+    """(shuffled, all_tstar, levels): means over the sparsest levels of both, of the replicates that have them all.
+
+    (None, None, []) where fewer than two replicates do.
+    """
     tables = [found.by_level.get(c, {}) for c in ("shuffled", "all_tstar")]
     levels = sorted(set(tables[0]) & set(tables[1]))[-_SPARSEST:]
     replicates = set.intersection(*(set(t[k].values) for t in tables for k in levels)) if levels else set()
