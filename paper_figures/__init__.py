@@ -1,8 +1,8 @@
 """The paper's figures, a file each, written as a user writes one (docs/own-work.md).
 
-A file says at which scales its figure is drawn (SCALES), which of the paper's claims its runs decide (CLAIMS, by
-number), which runs it needs (``needed``), what it shows (``panels``: own points beside the paper's, for the report's
-charts too) and how matplotlib draws that (``draw``). `shared` is what several of them use, ``reference`` the published
+A file says at which scales its figure is drawn (SCALES), which runs it needs (``needed``), what it shows (``panels``:
+own points beside the paper's, for the report's charts too) and how matplotlib draws that (``draw``). A claim names the
+figure whose runs decide it (`repro.verify.claims`). `shared` is what several files use, ``reference`` the published
 numbers. No file loads matplotlib before it draws.
 """
 
@@ -14,9 +14,10 @@ from repro.errors import UsageError
 from repro.plan.items import Item
 from repro.protocol import Protocol
 from repro.verify.controls import CONTROLS
+from repro.verify.verdict import figure_order
 
 _FILES = (module.name for module in iter_modules(__path__) if not module.ispkg)
-NAMES = tuple(sorted(_FILES, key=lambda name: (not name.startswith("figure"), name)))
+NAMES = tuple(sorted(_FILES, key=figure_order))
 """The figures are the files: figure1 to figure6, appendix, scores."""
 
 

@@ -37,7 +37,6 @@ from repro.verify.published import rebuttal_curves
 
 TITLE = "Appendix"
 SCALES = ("demo", "small", "cpu", "paper")
-CLAIMS = (24, 32)
 SCORES = ("lmc", "forgetting")
 COMPOSITION = ("easy_balanced", "easy_unbalanced", "random_like_easy")
 ROW, ABSENT = 4.7, 0.45  # heights in inches

@@ -16,7 +16,6 @@ from repro.verify.outcomes import Evidence, same_replicates
 
 TITLE = "Figure 1"
 SCALES = ("demo", "small", "cpu", "day", "paper")
-CLAIMS = ()
 LAYERS = (4, 6, 6, 3)  # of the little drawing of a network
 INK = "#444444"
 ALPHA = Axis("α: weights (1 − α) a + α b", ticks=(0, 0.25, 0.5, 0.75, 1))

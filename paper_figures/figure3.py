@@ -43,7 +43,6 @@ from repro.verify.outcomes import Evidence
 
 TITLE = "Figure 3"
 SCALES = ("demo", "small", "cpu", "paper")
-CLAIMS = (7,)
 Y_RANGES = {"cifar10": (85, 92), "cifar100": (56, 69)}  # percent, as published; CINIC-10's are unknown
 
 

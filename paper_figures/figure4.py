@@ -13,7 +13,6 @@ from repro.verify.outcomes import Evidence
 
 TITLE = "Figure 4"
 SCALES = ("demo", "small", "cpu", "day", "paper")
-CLAIMS = (13, 14, 15, 16, 17, 31)
 Y_RANGES = {"cifar10": (84, 92)}  # percent, as published
 
 

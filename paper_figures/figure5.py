@@ -31,7 +31,6 @@ from repro.verify.stats import RESAMPLES, spearman
 
 TITLE = "Figure 5"
 SCALES = ("demo", "small", "cpu", "day", "paper")
-CLAIMS = (18, 19, 20, 21, 22, 23, 25)
 HIST_RANGE = (0, 100 * 600_000 / 1_080_000)  # percent of the examples: 0 to 600,000 of 1.08 million, as published
 Y_RANGES = {"cinic10": (85.0, 86.4)}  # percent, of the scatter plots, as published
 KINDS = {
@@ -156,16 +155,8 @@ def parents(evidence: Evidence, protocol: Protocol) -> pd.DataFrame:
 def by_condition(points: pd.DataFrame) -> pd.DataFrame:
     """Means over the parents of each condition; n: how many."""
     keys = ["dataset", "kind", "condition", "size", "t"]
-    return (
-        points.groupby(keys, sort=False)
-        .agg(
-            barrier=("barrier", "mean"),
-            pretrain_acc=("pretrain_acc", "mean"),
-            final_acc=("final_acc", "mean"),
-            n=("replicate", "count"),
-        )
-        .reset_index()
-    )
+    means = {name: (name, "mean") for name in ("barrier", "pretrain_acc", "final_acc")}
+    return points.groupby(keys, sort=False).agg(**means, n=("replicate", "count")).reset_index()
 
 
 def histograms(evidence: Evidence, protocol: Protocol) -> dict[Arm, pd.DataFrame]:

@@ -37,7 +37,6 @@ from repro.verify.published import warmup_curves
 
 TITLE = "Figure 6"
 SCALES = ("demo", "small", "cpu", "day", "paper")
-CLAIMS = (26, 27, 28, 29, 30)
 KINDS = tuple(WORDS)
 Y_RANGES = {"easy": (87.1, 92.1), "random": (90.4, 92.0), "hard": (90.4, 92.0)}  # percent, as published
 ALL, ROCKET, MARKERS = "#0173b2", ("#f4865e", "#ca1a50", "#601f52"), "o^D"

@@ -16,7 +16,6 @@ from repro.verify.pruned_runs import draw_of
 
 TITLE = "Scores"
 SCALES = ("scores",)  # elsewhere Figure 4 contains it
-CLAIMS = ()
 RELIABLE = 0.7  # half-ensemble correlation below which `repro score` warns
 
 

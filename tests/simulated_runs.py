@@ -1,9 +1,14 @@
 """Runs tables with known means, and the verdicts on them by claim number."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
-from repro.verify.pruned_runs import evaluate
+from repro.protocol import CIFAR10
+from repro.verify.claims import CLAIMS
+from repro.verify.pruned_runs import of_runs
+from repro.verify.verdict import with_holm
 
 MEANS = {"all_tstar": 91.0, "all_tstar_half": 90.0, "all_t0": 88.0, "random": 90.1, "easy": 90.9, "hard": 88.3}
 DENSE = 91.1
@@ -68,5 +73,12 @@ def with_noise(means=None, *, size=2048, **options):
     return pd.concat([simulate(means.get(0.0), **options), small, *panels], ignore_index=True)
 
 
-def judge(runs, *, dataset="cifar10", scale="paper", chance=0.1, **options):
-    return {v.claim: v for v in evaluate(runs, dataset=dataset, scale=scale, chance=chance, **options)}
+def verdicts_of(runs, *, figures=("figure2",), **fields):
+    """Verdicts on CIFAR-10's pruned runs, without a sweep and noise panels. fields: others of the protocol."""
+    p = replace(CIFAR10, **{**dict(sizes=(), noise=(), replicates=2), **fields})
+    found = of_runs(runs, p)
+    return with_holm([replace(v, promised=v.promised and CLAIMS[v.claim].figure in figures) for v in found])
+
+
+def judge(runs, **options):
+    return {v.claim: v for v in verdicts_of(runs, **options)}

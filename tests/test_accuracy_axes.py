@@ -1,7 +1,6 @@
 """Axes of accuracies end at 100 %, in figures and in the charts of the report, however far a band reaches."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from paper_figures.shared.panels import same_axis
 from repro.protocol import datasets_at
 from repro.report import charts
 from repro.report import figures as report_figures
-from repro.report.origins import Origins
 from tests.simulated_evidence import simulate
 
 COLUMNS = {"runs": ["acc"], "warmup": ["acc"], "gradients": ["acc"], "barriers": ["pretrain_acc"]}
@@ -42,7 +40,7 @@ def test_of_a_figure(name, near_the_top):
 @pytest.mark.parametrize("name", ["figure2", "figure6"])
 def test_of_a_chart(name, near_the_top):
     protocols, evidence = near_the_top
-    pairs = report_figures.charts(name, evidence, protocols, None, Origins((), Path()))
+    pairs = report_figures.charts(name, evidence, protocols, None, {})
     reach, shown = [], []
     for pair in pairs:
         points = [p for p in pair.own.points if p.std]

@@ -1,18 +1,24 @@
 """Agreement of own runs with the paper's curves: what it notices, what it cannot notice, and how it is told."""
 
 import json
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from repro.protocol import protocol
 from repro.verify import published
 from repro.verify.agreement import agreement
 from repro.verify.outcomes import label
 from repro.verify.report import Judgement
 from repro.verify.stats import ddof1
 from tests.test_published import DATASETS, row
+
+
+def agreed(runs, dataset):
+    return agreement(runs, replace(protocol(dataset), replicates=2))
 
 
 def replication(dataset, *, n=8, seed=0, shift=None):
@@ -36,7 +42,7 @@ def replication(dataset, *, n=8, seed=0, shift=None):
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_replications_agree(dataset):
-    found = [agreement(replication(dataset, seed=seed), dataset, chance=0.1) for seed in range(10)]
+    found = [agreed(replication(dataset, seed=seed), dataset) for seed in range(10)]
     assert sum(f.verdict == "agrees" for f in found) >= 8
     assert found[0].bound == pytest.approx(2.631, abs=0.001)
     assert [c.condition for c in found[0].conditions] == ["all_tstar_half", "all_t0", "random", "easy", "hard", "dense"]
@@ -45,8 +51,8 @@ def test_replications_agree(dataset):
 
 def test_a_common_offset_is_shown_and_agrees():
     conditions = ("all_tstar", "all_tstar_half", "all_t0", "random", "easy", "hard")
-    plain = agreement(replication("cifar10"), "cifar10", chance=0.1)
-    offset = agreement(replication("cifar10", shift=dict.fromkeys(conditions, 0.33)), "cifar10", chance=0.1)
+    plain = agreed(replication("cifar10"), "cifar10")
+    offset = agreed(replication("cifar10", shift=dict.fromkeys(conditions, 0.33)), "cifar10")
     assert offset.largest_z == pytest.approx(plain.largest_z)
     for a, b in zip(plain.conditions, offset.conditions):
         assert b.offset - a.offset == pytest.approx(0.33) and a.own == pytest.approx(b.own)
@@ -54,7 +60,7 @@ def test_a_common_offset_is_shown_and_agrees():
 
 
 def test_one_wrong_condition_disagrees():
-    found = agreement(replication("cifar10", shift={"easy": -1.5}), "cifar10", chance=0.1)
+    found = agreed(replication("cifar10", shift={"easy": -1.5}), "cifar10")
     assert found.verdict == "disagrees"
     assert max(found.conditions, key=lambda c: abs(c.z)).condition == "easy"
 
@@ -72,7 +78,7 @@ def exact(dataset, n):
 def test_exchanges_that_agreement_cannot_notice_are_those_it_does_not(dataset, n):
     """Each pair of conditions exchanged in runs that are the published ones: the word stays, or turns."""
     runs = exact(dataset, n)
-    found = agreement(runs, dataset, chance=0.1)
+    found = agreed(runs, dataset)
     assert found.verdict == "agrees" and found.largest_z < 1e-6
     conditions = ["all_tstar", "all_tstar_half", "all_t0", "random", "easy", "hard"]
     kept = []
@@ -85,7 +91,7 @@ def test_exchanges_that_agreement_cannot_notice_are_those_it_does_not(dataset, n
         # the dense networks are level 0 of all@t*, whatever is exchanged
         dense = (swapped.condition == "all_tstar") & (swapped.level == 0)
         swapped.loc[dense, "acc"] = runs.loc[dense, "acc"]
-        if agreement(swapped, dataset, chance=0.1).verdict == "agrees":
+        if agreed(swapped, dataset).verdict == "agrees":
             kept.append((a, b))
     assert list(found.unnoticed) == kept
     for a, b in kept:
@@ -96,7 +102,7 @@ def test_exchanges_that_agreement_cannot_notice_are_those_it_does_not(dataset, n
 def test_the_allowed_difference_is_told_beside_the_word(n):
     """Bound times s times sqrt(2/n + 2/4): at the published spread 0.76 to 0.88 points on CIFAR-10, more than
     easy - random."""
-    found = agreement(exact("cifar10", n), "cifar10", chance=0.1)
+    found = agreed(exact("cifar10", n), "cifar10")
     expected = found.bound * found.s * np.sqrt(2 / n + 2 / 4)
     assert all(c.allowed == pytest.approx(expected) for c in found.conditions)
     assert 0.6 < expected < 0.95 and ("random", "easy") in found.unnoticed
@@ -106,29 +112,29 @@ def test_the_allowed_difference_is_told_beside_the_word(n):
     for clause in found.limits:
         assert clause in told[0] and clause in told[1]
     assert json.loads(told[2])["agreement"][0]["unnoticed"] == [list(pair) for pair in found.unnoticed]
-    gone = agreement(replication("cifar10", shift={"easy": -1.5}), "cifar10", chance=0.1)
+    gone = agreed(replication("cifar10", shift={"easy": -1.5}), "cifar10")
     assert gone.verdict == "disagrees" and "points are allowed" in gone.limits[0]
-    assert agreement(replication("cifar10")[:0], "cifar10", chance=0.1).limits == ()
+    assert agreed(replication("cifar10")[:0], "cifar10").limits == ()
 
 
 def test_agreement_compares_the_same_replicates():
     runs = exact("cifar10", 8)
     more = runs[(runs.condition == "hard") | (runs.replicate < 4)]
     less = runs[runs.replicate < 4]
-    assert agreement(more, "cifar10", chance=0.1) == agreement(less, "cifar10", chance=0.1)
+    assert agreed(more, "cifar10") == agreed(less, "cifar10")
 
 
 def test_agreement_never_passes_on_missing_data():
     runs = replication("cifar10")
-    found = agreement(runs[runs.condition != "hard"], "cifar10", chance=0.1)
+    found = agreed(runs[runs.condition != "hard"], "cifar10")
     assert (found.verdict, found.largest_z) == ("missing", None) and "no run of hard" in found.note
-    assert agreement(runs[runs.replicate == 0], "cifar10", chance=0.1).verdict == "missing"
-    assert agreement(runs.assign(dataset="digits"), "digits", chance=0.1).verdict == "no published curves"
+    assert agreed(runs[runs.replicate == 0], "cifar10").verdict == "missing"
+    assert agreed(runs.assign(dataset="digits"), "digits").verdict == "no published curves"
 
 
 def test_level_description_by_hand():
     runs = replication("cinic10", seed=3)
-    found = {k.level: k for k in agreement(runs, "cinic10", chance=0.1).levels}[8]
+    found = {k.level: k for k in agreed(runs, "cinic10").levels}[8]
     table, errors = published.curves("cinic10"), []
     for condition, group in runs[runs.level == 8].groupby("condition"):
         paper = row(table, condition, group["size"].iloc[0], 8)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from repro.errors import UsageError
+from repro.protocol import CIFAR10
 from repro.verify.claims import RUN_CLAIMS
 from repro.verify.outcomes import from_runs
 from repro.verify.report import Judgement
@@ -134,7 +135,7 @@ def test_order_of_the_rows_does_not_matter(runs):
 
 
 def test_a_second_look_widens_the_intervals(runs):
-    first, second = judge(runs)[8], judge(runs, confidence=0.975)[8]
+    first, second = judge(runs)[8], judge(runs, second_look=16)[8]
     assert second.low < first.low and second.high > first.high and second.p == first.p
 
 
@@ -263,11 +264,6 @@ def test_bad_tables_are_usage_errors(runs, change, message):
         judge(change(runs))
 
 
-def test_unknown_scale():
-    with pytest.raises(UsageError, match=r"scale \(=huge\) is unknown: choose demo, scores, small, cpu, day, paper"):
-        judge(simulate(n=2), scale="huge")
-
-
 # --- sizes, steps and figures --------------------------------------------------------------------------------------
 
 
@@ -281,9 +277,9 @@ def test_very_small_subsets_need_the_sweep(runs):
     assert absent.verdict == "missing" and "needs the size sweep of figure 3" in absent.note and not absent.promised
     alone = judge(runs, figures=("figure3",))
     assert alone[7].promised and Judgement("demo", list(alone.values())).exit_status == 3
-    found = judge(sweep(), figures=("figure3",))
+    found = judge(sweep(), figures=("figure3",), sizes=(256, 3200))
     assert found[7].verdict == "reproduced" and Judgement("demo", list(found.values())).exit_status == 0
-    assert judge(sweep(90.9))[7].verdict == "contradicted"
+    assert judge(sweep(90.9), sizes=(256,))[7].verdict == "contradicted"
     for claim in FIGURE2:
         assert judge(sweep())[claim].effect == judge(runs)[claim].effect
 
@@ -292,13 +288,10 @@ def test_the_size_is_fixed_beforehand():
     other = simulate(size=1024)
     at_paper_scale = judge(other)
     assert at_paper_scale[8].verdict == "missing" and "no run of easy of size 3200" in at_paper_scale[8].note
-    assert judge(other, scale="small")[8].verdict == "reproduced"
-    assert judge(other, size=1024)[8].verdict == "reproduced"
+    assert judge(other, subset_size=1024)[8].verdict == "reproduced"
     digits = pd.concat([simulate(dataset="digits", size=256), simulate(dataset="digits", size=128)])
     digits = digits.drop_duplicates(["condition", "size", "replicate", "level"])
-    with pytest.raises(UsageError, match=r"several sizes \(128, 256\): name the size"):
-        judge(digits, dataset="digits", scale="demo")
-    assert judge(digits, dataset="digits", scale="demo", size=256)[8].verdict == "reproduced"
+    assert judge(digits, dataset="digits", subset_size=256)[8].verdict == "reproduced"
 
 
 def test_subsets_at_another_rewind_step_belong_to_another_figure(runs):
@@ -312,6 +305,6 @@ def test_other_datasets_in_the_table_are_left_alone(runs):
 
 
 def test_outcomes_are_means_over_levels_6_to_10(runs):
-    found = from_runs(runs, "cifar10", chance=0.1).sample("easy")
+    found = from_runs(runs, CIFAR10).sample("easy")
     assert list(found.values.values()) == pytest.approx(outcome(runs, "easy"))
     assert found.std == pytest.approx(outcome(runs, "easy").std(ddof=1))

@@ -15,9 +15,8 @@ from repro.study.study import Study
 from repro.verify import published
 from repro.verify.judge import judge, verdicts_on
 from repro.verify.outcomes import COLUMNS, Evidence
-from repro.verify.pruned_runs import evaluate
 from tests import simulated_artifacts, test_connectivity
-from tests.simulated_runs import MEANS, simulate
+from tests.simulated_runs import MEANS, simulate, verdicts_of
 
 SWAPPED = {"easy": MEANS["hard"], "hard": MEANS["easy"]}
 PERMUTED = {"easy": MEANS["random"], "hard": MEANS["random"]}
@@ -113,7 +112,7 @@ def test_the_looks_that_were_taken_are_told_beside_the_verdicts(second_look, gro
 
 
 def test_holm_at_two_looks_asks_for_half_the_error():
-    verdict = evaluate(simulate(), dataset="cifar10", scale="paper", chance=0.1)[4]
+    verdict = verdicts_of(simulate())[4]
     assert verdict.primary
     between = replace(verdict, p_holm=0.03)
     assert between.survives_holm and not replace(between, confidence=0.975).survives_holm

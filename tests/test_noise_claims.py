@@ -11,18 +11,18 @@ import pytest
 from repro.protocol import CIFAR10, CIFAR100, DIGITS, JUDGED
 from repro.verify.judge import judge, verdicts_on
 from repro.verify.outcomes import COLUMNS, Evidence, from_runs
-from repro.verify.pruned_runs import contamination, evaluate, passes
+from repro.verify.pruned_runs import contamination, passes
 from repro.verify.report import sentence
 from repro.verify.stats import holm
-from tests.simulated_runs import MEANS, simulate, with_noise
+from tests.simulated_runs import MEANS, simulate, verdicts_of, with_noise
 
 FIGURE4 = ("figure2", "figure4")
 FOUR_FOLDS = replace(CIFAR10, folds=4)
 
 
 def judged(runs, **options):
-    given = dict(figures=FIGURE4, dataset="cifar10", scale="paper", chance=0.1, noise=(0.1, 0.5), noise_size=2048)
-    return {(v.claim, v.panel): v for v in evaluate(runs, **{**given, **options})}
+    given = dict(figures=FIGURE4, noise=(0.1, 0.5))
+    return {(v.claim, v.panel): v for v in verdicts_of(runs, **{**given, **options})}
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_the_noise_size_is_fixed_beforehand_and_said(runs):
     digits = digits.drop_duplicates(["condition", "noise", "replicate", "level"]).assign(
         size=lambda r: r["size"].replace(3200, 256)
     )
-    found = judged(digits, dataset="digits", scale="demo", noise_size=256, size=256)[15, "50 % noise"]
+    found = judged(digits, dataset="digits", noise_size=256, subset_size=256)[15, "50 % noise"]
     assert found.verdict == "reproduced" and "does not print" not in found.note
 
 
@@ -163,7 +163,7 @@ def test_runs_of_other_figures_are_samples_and_disturb_nothing(runs):
     ]
     table = pd.concat([runs, *extra], ignore_index=True)
     assert judged(table) == judged(runs)
-    found = from_runs(table, "cifar10", chance=0.1, size=3200, noise_size=2048)
+    found = from_runs(table, CIFAR10)
     for key, rows in zip(("lmc", "forgetting_1024", "easy@400", "all_t@800"), extra):
         assert found.sample(key).mean == pytest.approx(outcome(rows, key.split("@")[0].split("_1")[0]).mean())
 
@@ -255,7 +255,7 @@ def composition(dataset, other, means):
 def test_composition_compares_like_with_like(balanced, other):
     """Of easy (90.9) one of the two kinds is missing and runs under the other's name; random is 90.1."""
     runs = composition("digits", other, (90.7, 89.5))
-    found = judged(runs, dataset="digits", scale="demo", balanced=balanced)[32, ""]
+    found = judged(runs, dataset="digits", balanced=balanced)[32, ""]
     like = outcome(runs, "random_like_easy")
     unbalanced, even = (other, "easy") if balanced else ("easy", other)
     parts = [outcome(runs, unbalanced) - like, outcome(runs, even) - outcome(runs, "random")]

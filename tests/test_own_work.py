@@ -182,7 +182,7 @@ def test_a_figure_whose_cells_name_a_file_of_labels(tmp_path, monkeypatch):
     assert hard.wrong_labels.iloc[1] == pytest.approx((human != clean)[index].mean())
 
     # claims and the paper's figures do not take labelled runs for clean ones; an arm may name the file
-    found = from_runs(evidence.runs, "digits", chance=0.1, size=64)
+    found = from_runs(evidence.runs, study.protocols[0])
     assert set(found.by_level) == {"all_tstar", "easy"}
     (p,) = study.protocols
     drawn = panel_of(evidence.runs, p, [Arm("easy", 64, 2), Arm("easy", 64, 2, labels="human.csv")])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from repro.errors import UsageError
+from repro.protocol import CIFAR10
 from repro.verify.controls import control_verdict
 from repro.verify.reference import from_published, published_support
 from repro.verify.report import HEADER, Judgement, across_datasets, paper_claim, sentence
@@ -50,9 +51,9 @@ def test_two_columns(runs):
     found = judge(runs)
     assert paper_claim(found[8], "paper") == "reproduced"
     assert paper_claim(found[8], "small") == "not tested (cifar10 at small scale)"
-    digits = judge(runs.assign(dataset="digits"), dataset="digits", scale="demo")
+    digits = judge(runs.assign(dataset="digits"), dataset="digits")
     assert paper_claim(digits[8], "demo") == "not tested (digits)"
-    cinic = judge(runs.assign(dataset="cinic10", size=runs["size"].replace(3200, 51200)), dataset="cinic10")
+    cinic = judge(runs.assign(dataset="cinic10"), dataset="cinic10")
     assert paper_claim(cinic[12], "paper") == "not made for cinic10"
 
 
@@ -64,7 +65,7 @@ def test_the_third_column_says_where_the_published_numbers_are_weaker():
 
 
 def test_markdown_has_a_row_and_a_sentence_for_every_claim(runs):
-    found = list(judge(runs, scale="demo").values())
+    found = list(judge(runs).values())
     text = Judgement("demo", found).markdown
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     figures = sum("| **" in row for row in rows)
@@ -81,7 +82,7 @@ def test_markdown_has_a_row_and_a_sentence_for_every_claim(runs):
 
 
 def test_markdown_without_a_gap_says_so():
-    found = judge(simulate({"all_tstar": 90.0}, noise=0.5), scale="demo")
+    found = judge(simulate({"all_tstar": 90.0}, noise=0.5))
     assert "| inconclusive: no gap to recover |" in Judgement("demo", list(found.values())).markdown
 
 
@@ -118,8 +119,8 @@ def exchanged(runs):
     return runs.assign(condition=runs.condition.replace({"easy": "hard", "hard": "easy"}))
 
 
-def control(runs, name, **options):
-    return control_verdict(runs, name, dataset="cifar10", chance=0.1, **options)
+def control(runs, name):
+    return control_verdict(runs, name, dataclasses.replace(CIFAR10, replicates=2))
 
 
 def test_exchanging_easy_and_hard_flips_the_signs(runs):

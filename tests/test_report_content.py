@@ -14,7 +14,6 @@ import paper_figures
 from repro.protocol import datasets_at
 from repro.report import figures
 from repro.report.charts import CONTRAST, DARK, MARKERS, contrast, numbers, readable
-from repro.report.origins import Origins
 from repro.report.page import bold, bundle, deviations
 from repro.report.tables import number
 from repro.study.study import Study
@@ -230,7 +229,7 @@ def measured():
 
 def charts(measured, name, scale):
     p, evidence = measured[scale]
-    return figures.charts(name, evidence, [p], None, Origins((), Path()))
+    return figures.charts(name, evidence, [p], None, {})
 
 
 @pytest.mark.parametrize("scale", ["demo", "paper"])

@@ -18,7 +18,7 @@ from repro.protocol import DAY, SCORES
 from repro.stages import inputs
 from repro.verify.judge import verdicts_on
 from repro.verify.outcomes import Evidence
-from repro.verify.pruned_runs import evaluate
+from repro.verify.pruned_runs import of_runs
 from repro.verify.report import Judgement, paper_claim
 from tests.command_line import repro
 from tests.simulated_runs import with_noise
@@ -98,5 +98,5 @@ def test_verdicts_of_a_day_are_verdicts_on_the_papers_claims():
     computed = [v for v in found if v.verdict != "missing"]
     assert [Judgement(scale, computed).exit_status for scale in ("day", "paper", "small", "scores")] == [1, 1, 0, 0]
     assert {v.claim for v in found if v.promised and v.verdict == "missing"} <= {31}  # needs no runs but subsets
-    other = evaluate(runs.assign(size=runs["size"].replace(3200, 512)), dataset="cifar10", scale="day", chance=0.1)
+    other = of_runs(runs.assign(size=runs["size"].replace(3200, 512)), DAY)
     assert {v.claim: v.verdict for v in other}[8] == "missing"  # the size compared is the paper's

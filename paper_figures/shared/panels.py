@@ -58,7 +58,8 @@ NO_NUMBERS = "The paper has published no numbers for this panel."
 class Point:
     """One number: std (ddof 0) and n of the mean y where it is one; at: its place on the x axis in words.
 
-    origin: what `repro.report.origins` knows its artifact by. small: one of those that a larger point is the mean of.
+    origin: the key of its artifact (`repro.report.figures.origins_of`), in the report its path. small: whether a larger
+    point is the mean of it and others.
     """
 
     series: str

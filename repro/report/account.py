@@ -1,4 +1,4 @@
-"""What the artifacts cost and where they come from, and what is missing: from their own records."""
+"""What the artifacts cost, what made them and which are missing, from their own records."""
 
 import shlex
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Made:
-    """One artifact of the plan that is there. share: of what the plan wants in it; wall, cpu: seconds."""
+    """An artifact of the plan that exists. share: the part of what the plan wants in it that is there, 0 to 1."""
 
     step: Step
     artifact: store.Glance
@@ -38,10 +38,12 @@ class Made:
 
     @property
     def wall(self) -> float:
+        """Seconds."""
         return sum(run.get("wall_seconds", 0.0) for run in self.runs)
 
     @property
     def cpu(self) -> float:
+        """Seconds of threads."""
         return sum(run.get("wall_seconds", 0.0) * run.get("threads", 1) for run in self.runs)
 
     def cost(self) -> tuple[int, int, float, float]:
@@ -50,7 +52,7 @@ class Made:
 
 
 def made(study: Study) -> tuple[list[Made], list[str]]:
-    """The artifacts of the plan that can be read, and a sentence on each that cannot."""
+    """The artifacts of the plan that can be read, and for each that cannot, what is wrong with it."""
     found, broken = [], []
     with store.Index() as look:
         for step in plan.steps(study.items(), study.results):
@@ -67,10 +69,10 @@ def made(study: Study) -> tuple[list[Made], list[str]]:
 
 
 def cost(study: Study, there: list[Made]) -> list[Table]:
-    """By kind of work, and by figure; what figures share is counted in each figure and once in the total."""
-    by_kind = {KINDS.get(m.step.verb, m.step.verb): [] for m in there}
+    """A table by kind of work and one by figure. Each figure counts the artifacts that it shares; the total, once."""
+    by_kind: dict[str, list[Made]] = {}
     for m in there:
-        by_kind[KINDS.get(m.step.verb, m.step.verb)].append(m)
+        by_kind.setdefault(KINDS.get(m.step.verb, m.step.verb), []).append(m)
     heads = ("artifacts", "trainings", "images", "wall, h", "CPU, h", "images/s")
     kinds = [(kind, *_sums(group)) for kind, group in by_kind.items()]
     seen, figures = set(), []
@@ -91,18 +93,12 @@ def _sums(group: Iterable[Made]) -> tuple[Cell, ...]:
     costs = [m.cost() for m in group]
     networks, images, wall, cpu = (sum(column) for column in zip(*costs)) if costs else (0, 0, 0.0, 0.0)
     speed = images / wall if wall and images else None
-    return (
-        number(len(costs), "d"),
-        number(networks, ",d"),
-        number(images, ",d"),
-        number(wall / 3600, ".3f"),
-        number(cpu / 3600, ".3f"),
-        number(speed, ",.0f"),
-    )
+    hours = (number(seconds / 3600, ".3f") for seconds in (wall, cpu))
+    return number(len(costs), "d"), number(networks, ",d"), number(images, ",d"), *hours, number(speed, ",.0f")
 
 
 def machines(there: list[Made]) -> dict[str, dict]:
-    """{'E1': a run's record}: each machine with its software once, in the order in which they were used."""
+    """{'E1': record of its first run}: each machine with its software once, in order of first use."""
     found: dict[tuple, dict] = {}
     for run in sorted((run for m in there for run in m.runs), key=lambda run: run.get("started", "")):
         found.setdefault(_machine(run), run)
@@ -115,23 +111,11 @@ def _machine(run: dict) -> tuple:
 
 
 def provenance(study: Study, there: list[Made]) -> list[Table]:
-    """A row per artifact, a row per machine with its software, and the checksums of the data."""
+    """A table of artifacts, one of machines with their software, and one of the data's checksums."""
     known = machines(there)
     names = {_machine(run): name for name, run in known.items()}
-    heads = (
-        "artifact",
-        "kind",
-        "identity",
-        "content sha256",
-        "revision",
-        "lock sha256",
-        "image digest",
-        "device",
-        "machine",
-        "made",
-        "wall, s",
-        "command",
-    )
+    heads = ["artifact", "kind", "identity", "content sha256", "revision", "lock sha256", "image digest", "device"]
+    heads += ["machine", "made", "wall, s", "command"]
     rows = []
     for m in there:
         run = m.runs[-1] if m.runs else {}
@@ -139,58 +123,30 @@ def provenance(study: Study, there: list[Made]) -> list[Table]:
         used = ", ".join(dict.fromkeys(names[_machine(each)] for each in m.runs))
         device = ", ".join(filter(None, (run.get("device"), run.get("gpu"), run.get("engine"))))
         when = run.get("finished", "").replace("T", " ").replace("+00:00", " UTC")
-        rows.append(
-            (
-                Cell(m.step.target.relative_to(study.results).as_posix()),
-                m.artifact.kind,
-                _hash(m.artifact.identity),
-                _hash(m.artifact.content_sha256),
-                _hash(revision),
-                _hash(run.get("requirements_sha256") or "unknown"),
-                _hash(run.get("image_digest") or "none"),
-                device,
-                used,
-                when,
-                number(m.wall, ",.1f"),
-                Cell(shlex.join(m.step.command), kind="command"),
-            )
-        )
+        sums = (m.artifact.identity, m.artifact.content_sha256, revision, run.get("requirements_sha256") or "unknown")
+        sums = [_hash(text) for text in (*sums, run.get("image_digest") or "none")]
+        place = m.step.target.relative_to(study.results).as_posix()
+        command = Cell(shlex.join(m.step.command), kind="command")
+        rows.append((place, m.artifact.kind, *sums, device, used, when, number(m.wall, ",.1f"), command))
+    sources = ("data set", "sha256 of the images", "sha256 of randomised labels")
+    software = ("machine", "processor", "GPU", "system", "threads", "versions")
     return [
         table("Artifacts: what each is, its checksums, and what made it last", heads, rows),
-        table(
-            "Machines and software",
-            ("machine", "processor", "GPU", "system", "threads", "versions"),
-            [_machine_row(name, run) for name, run in known.items()],
-        ),
-        table(
-            "Checksums of the data", ("data set", "sha256 of the images", "sha256 of randomised labels"), _data(there)
-        ),
+        table("Machines and software", software, [_machine_row(name, run) for name, run in known.items()]),
+        table("Checksums of the data", sources, _data(there)),
     ]
 
 
 def _machine_row(name: str, run: dict) -> tuple:
-    versions = ", ".join(f"{package} {version}" for package, version in (run.get("packages") or {}).items() if version)
-    gpu = " ".join(filter(None, (run.get("gpu"), run.get("driver"))))
-    python = f"Python {run.get('python', '?')}"
-    return (
-        name,
-        run.get("cpu", ""),
-        gpu or "none",
-        run.get("platform", ""),
-        number(run.get("threads"), "d"),
-        f"{python}, {versions}",
-    )
+    packages = [f"{package} {version}" for package, version in (run.get("packages") or {}).items() if version]
+    versions = f"Python {run.get('python', '?')}, {', '.join(packages)}"
+    gpu = " ".join(filter(None, (run.get("gpu"), run.get("driver")))) or "none"
+    return name, run.get("cpu", ""), gpu, run.get("platform", ""), number(run.get("threads"), "d"), versions
 
 
 def _data(there: list[Made]) -> list[tuple]:
-    sums = {
-        (
-            m.artifact.recipe.get("dataset", ""),
-            m.artifact.recipe.get("data_sha256", ""),
-            m.artifact.recipe.get("labels_sha256", ""),
-        )
-        for m in there
-    }
+    fields = ("dataset", "data_sha256", "labels_sha256")
+    sums = {tuple(m.artifact.recipe.get(field, "") for field in fields) for m in there}
     return [(name, _hash(images), _hash(labels)) for name, images, labels in sorted(sums) if images]
 
 
@@ -209,18 +165,11 @@ def missing(study: Study) -> Table | None:
 
 
 def make_command(study: Study) -> str:
-    """What makes the whole study."""
+    """The command that makes the whole study."""
     if study.own:
         return study.how.replace("`", "")
-    asked = study.asked
-    words = {
-        "SCALE": asked["scale"],
-        "DATASETS": " ".join(asked["datasets"]),
-        "CONTROL": asked["control"],
-        "SEED": asked["seed"],
-        "REPLICATES": asked["replicates"],
-        "LEVELS": asked["levels"],
-    }
+    asked = study.asked | {"datasets": " ".join(study.asked["datasets"])}
+    words = {name.upper(): asked[name] for name in ("scale", "datasets", "control", "seed", "replicates", "levels")}
     given = [f"{name}={shlex.quote(str(value))}" for name, value in words.items() if value not in (None, "")]
     if study.results != Path("results") / asked["scale"]:
         given.append(f"RESULTS={shlex.quote(str(study.results))}")

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 
 from paper_figures.shared.panels import Look, Pair, Panel, Point, band
-from repro.report.origins import Origins
 from repro.report.tables import MINUS, Table, number, table
 
 MARKERS = {
@@ -26,19 +25,8 @@ MARKERS = {
 """matplotlib's markers as SVG paths on [-1, 1], for Vega and for the legends of the page."""
 DASHES = {"-": [1, 0], "--": [6, 3], "-.": [6, 2, 1, 2], ":": [2, 2]}
 DARK = "#15181c"
-"""Background of the page in dark mode; `readable` has to be seen on it."""
+"""Background of the page in dark mode, against which `readable` colours are seen."""
 CONTRAST = 3.0  # of graphics, WCAG 2.1, 1.4.11
-
-
-def of(pair: Pair, origins: Origins) -> Pair:
-    """The pair with the paths of the artifacts that its own points are from; without points that a chart has no place
-    for: means that do not exist, and steps below 1 on a log axis."""
-    own, log = pair.own, pair.own.x.kind == "log2"
-    points = tuple(
-        replace(p, origin=origins(p.origin)) for p in own.points if np.isfinite(p.y) and (p.x > 0 or not log)
-    )
-    rules = tuple(replace(p, origin=origins(p.origin)) for p in own.rules)
-    return replace(pair, own=replace(own, points=points, rules=rules))
 
 
 def value(point: Point, unit: str) -> str:
@@ -49,7 +37,7 @@ def value(point: Point, unit: str) -> str:
 
 
 def numbers(pair: Pair) -> Table:
-    """The points of both panels: what the chart shows to those who do not see it."""
+    """The points of both panels as a table, for readers who do not see the chart."""
     rows = []
     for panel in pair.panels:
         for p in panel.everything:
@@ -65,7 +53,7 @@ def _published(panel: Panel) -> str:
 
 
 def description(panel: Panel) -> str:
-    """What a screen reader says of the whole chart."""
+    """What a screen reader says about a panel."""
     return (
         f"{panel.title}, {panel.whose}: {panel.y.title} against {panel.x.title}, {len(panel.everything)} points of "
         f"{len(panel.legend)} series. The arrow keys go from point to point."
@@ -73,17 +61,17 @@ def description(panel: Panel) -> str:
 
 
 def path(look: Look) -> str:
-    """Its marker as an SVG path."""
+    """The marker of a series as an SVG path."""
     return MARKERS[look.marker or "o"]
 
 
 def dashes(look: Look) -> str:
-    """Its line as an SVG stroke-dasharray."""
+    """The line of a series as an SVG stroke-dasharray."""
     return " ".join(map(str, DASHES[look.line]))
 
 
 def variable(look: Look) -> str:
-    """Its colour as a property of the style sheet, which has another value in dark mode."""
+    """The colour of a series as a property of the style sheet, which has another value in dark mode."""
     return f"var({css_name(look.color)})"
 
 
@@ -115,7 +103,7 @@ def spec(panel: Panel) -> dict:
     if panel.rules:
         rule = {"mark": {"type": "rule", "strokeWidth": 1.8}, "data": {"values": _values(panel, panel.rules)}}
         layers.append(rule | {"encoding": {"y": y, "color": color, "strokeDash": dash, **said}})
-    # an outline in the colour of the text: light markers are seen on white, dark ones on black
+    # the outline has the colour of the text, so that light markers are seen on white and dark ones on black
     mark = {"type": "point", "filled": True, "stroke": "currentColor", "strokeWidth": 0.7, "opacity": 1}
     size = {"condition": {"test": "datum.small", "value": 22}, "value": 58}
     faint = {"condition": {"test": "datum.small", "value": 0.45}, "value": 1}
@@ -151,7 +139,7 @@ _INK = {
     "tickCount": 6,
 }
 CONFIG = {"background": "transparent", "font": "system-ui, sans-serif", "view": {"stroke": None}, "axis": _INK}
-"""The text's own colour everywhere: the style sheet alone decides between light, dark and print."""
+"""Everything has the colour of the text, so that the style sheet alone decides between light, dark and print."""
 
 
 def _values(panel: Panel, points: Sequence[Point]) -> list[dict]:
@@ -187,7 +175,7 @@ def css_name(color: str) -> str:
 
 
 def readable(color: str, on: str = DARK) -> str:
-    """The colour, mixed with white until it contrasts with a dark background as graphics have to."""
+    """The colour, mixed with white until it has CONTRAST against a dark background."""
     rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)], dtype=float)
     for white in np.linspace(0, 1, 21):
         mixed = "#" + "".join(f"{round(c):02x}" for c in rgb + white * (255 - rgb))

@@ -2,16 +2,19 @@
 
 import io
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 import paper_figures
 from paper_figures.shared.panels import Pair
 from repro.errors import RunError, UsageError
+from repro.plan.items import Barrier, Branch, Cell, Chosen, Gradients, Item, WarmupSweep
+from repro.plan.steps import chain
 from repro.protocol import Protocol
-from repro.report import charts as vega
-from repro.report.origins import Origins
 from repro.report.tables import Table, frame
 from repro.study.collect import collect, finished
 from repro.study.study import Study
@@ -42,7 +45,7 @@ def section(study: Study, name: str, known: dict) -> Section:
         about["title"] = name if study.own else paper_figures.figure(name).TITLE
         if not there:
             return Section(**about, problem=f"Nothing of its {len(items)} artifacts is there yet.")
-        evidence, origins = collect(there, study.results, known), Origins(items, study.results)
+        evidence, origins = collect(there, study.results, known), origins_of(items, study.results)
         pairs = charts(name, evidence, study.protocols_of(name), study.control, origins)
         if pairs is not None and name != "figure1":
             return Section(**about, pairs=pairs)
@@ -54,14 +57,27 @@ def section(study: Study, name: str, known: dict) -> Section:
 
 
 def charts(
-    name: str, evidence: Evidence, protocols: list[Protocol], control: str | None, origins: Origins
+    name: str, evidence: Evidence, protocols: list[Protocol], control: str | None, origins: dict[tuple, str]
 ) -> list[Pair] | None:
     """The charts of a figure that have own points; None for a figure that this page has no charts for."""
     if name not in paper_figures.NAMES:
         return None
     panels = paper_figures.figure(name).panels
-    found = [vega.of(pair, origins) for p in protocols for pair in panels(evidence.of(p.dataset), p, control)]
+    found = [_with_paths(pair, origins) for p in protocols for pair in panels(evidence.of(p.dataset), p, control)]
     return [pair for pair in found if pair.own.everything]
+
+
+def _with_paths(pair: Pair, origins: dict[tuple, str]) -> Pair:
+    """The pair, its own points with the paths of their artifacts.
+
+    Points that a chart has no place for are left out: means that do not exist, and steps below 1 on a log axis.
+    """
+    own, log = pair.own, pair.own.x.kind == "log2"
+    points = tuple(
+        replace(p, origin=origins.get(p.origin, "")) for p in own.points if np.isfinite(p.y) and (p.x > 0 or not log)
+    )
+    rules = tuple(replace(p, origin=origins.get(p.origin, "")) for p in own.rules)
+    return replace(pair, own=replace(own, points=points, rules=rules))
 
 
 def svg(figure, name: str) -> str:
@@ -75,3 +91,36 @@ def svg(figure, name: str) -> str:
     found = re.sub(r'(\bid="|url\(#|href="#)', lambda match: f"{match[1]}{prefix}-", found)
     found = re.sub(r"<metadata>.*?</metadata>", "", found, flags=re.S)
     return re.sub(r"<svg ", '<svg aria-hidden="true" focusable="false" ', found, count=1)
+
+
+def origins_of(items: Iterable[Item], results: Path) -> dict[tuple, str]:
+    """The artifacts of a figure's items, relative to the results folder, by what their rows are labelled with.
+
+    Keys: ('runs', data set, condition, size, t, noise, labels), ('barrier', data set, condition, size, t), ('warmup',
+    data set), ('gradients', data set, trained on), ('scores', data set, noise), ('subset', data set, kind, noise).
+    """
+    found: dict[tuple, str] = {}
+    for item in items:
+        for key, path in _keys(item, results):
+            found.setdefault(key, path.relative_to(results).as_posix())
+    return found
+
+
+def _keys(item: Item, results: Path):
+    if isinstance(item, WarmupSweep):
+        yield ("warmup", item.protocol.dataset), item.path(results)
+        return
+    if isinstance(item, Gradients):
+        yield ("gradients", item.protocol.dataset, item.subset.kind if item.subset else "all"), item.path(results)
+        return
+    cell = item if isinstance(item, Cell) else item.cell
+    place = (cell.protocol.dataset, item.condition if isinstance(item, Branch) else cell.condition, cell.size, cell.t)
+    if isinstance(item, Barrier) and not cell.labels:
+        yield ("barrier", *place), item.path(results)
+    elif not isinstance(item, (Barrier, Chosen)):
+        yield ("runs", *place, float(cell.noise), cell.labels), item.path(results)
+    if isinstance(item, (Cell, Chosen)) and cell.subset is not None and not cell.labels:
+        yield ("subset", cell.protocol.dataset, cell.condition, float(cell.noise)), cell.path(results, "subset")
+        for step in chain(item, results):
+            if step.verb == "score":
+                yield ("scores", cell.protocol.dataset, float(cell.noise)), step.target

@@ -11,7 +11,7 @@ from repro.study.study import Study
 from repro.verify.agreement import Agreement
 from repro.verify.claims import CLAIMS
 from repro.verify.controls import CONTROLS
-from repro.verify.judge import agreement_on, looks, verdicts_on
+from repro.verify.judge import judge
 from repro.verify.outcomes import label, levels_in_words
 from repro.verify.report import cells, sentence
 from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC, Verdict
@@ -46,16 +46,16 @@ def section(study: Study, known: dict) -> Section:
     if study.control or not finished:
         return Section(controls=controls([study] if study.control and finished else []))
     evidence = collect(finished, study.results, known)
-    scale = study.protocols[0].scale
-    found = [v for p in study.protocols for v in verdicts_on(evidence, p, figures=study.claims)]
-    agreements = [agreement_on(evidence, p) for p in study.protocols if p.full and "figure2" in study.claims]
+    judged = judge(evidence, study.protocols, figures=study.claims)
+    found = judged.verdicts
     return Section(
         counts=counts(found),
         tables=[
-            _verdicts([v for v in found if v.dataset == p.dataset], p, looks(evidence, p)) for p in study.protocols
+            _verdicts([v for v in found if v.dataset == p.dataset], p, judged.looks.get(p.dataset, ""))
+            for p in study.protocols
         ],
-        sentences=[(place(v), CLAIMS[v.claim].figure, word(v), sentence(v, scale)) for v in found],
-        agreements=[_agreement(a) for a in agreements],
+        sentences=[(place(v), CLAIMS[v.claim].figure, word(v), sentence(v, judged.scale)) for v in found],
+        agreements=[_agreement(a) for a in judged.agreements],
         controls=controls(_controls(study)),
     )
 
@@ -72,43 +72,22 @@ def counts(verdicts: list[Verdict]) -> dict[str, int]:
 
 def place(verdict: Verdict) -> str:
     """The id of its sentence in the page."""
-    panel = verdict.panel.partition(" ")[0]
-    return "-".join(
-        filter(None, ("claim", str(verdict.claim), verdict.dataset.replace(":", "-").replace("/", "-"), panel))
-    )
+    dataset, panel = verdict.dataset.replace(":", "-").replace("/", "-"), verdict.panel.partition(" ")[0]
+    return "-".join(filter(None, ("claim", str(verdict.claim), dataset, panel)))
 
 
 def _verdicts(verdicts: list[Verdict], p: Protocol, looks: str) -> Table:
-    heads = (
-        "P",
-        "claim",
-        "figure",
-        f"effect [{100 * p.confidence:g} %]",
-        "n",
-        "p",
-        "levels",
-        f"on {p.dataset}",
-        "the paper's claim",
-        "the paper's own numbers",
-    )
+    heads = ["P", "claim", "figure", f"effect [{100 * p.confidence:g} %]", "n", "p", "levels", f"on {p.dataset}"]
+    heads += ["the paper's claim", "the paper's own numbers"]
     rows = []
     for v in verdicts:
         row = {column: cell() for column, cell in cells(v, p.scale).items()}
-        effect = Cell(row["effect"].replace("-", MINUS), v.effect, "number")
-        rows.append(
-            (
-                row["P"],
-                Cell(row["claim"], v.claim, "claim", place(v)),
-                CLAIMS[v.claim].figure,
-                effect,
-                number(v.n, "d"),
-                number(v.p, ".2g"),
-                row["levels"],
-                Cell(row["data"], kind=f"word {word(v).replace(' ', '-')}"),
-                row["paper"],
-                row["published"].replace("-", MINUS) if "[" in row["published"] else row["published"],
-            )
-        )
+        name, judged = Cell(row["claim"], v.claim, "claim", place(v)), f"word {word(v).replace(' ', '-')}"
+        effect, published = Cell(row["effect"].replace("-", MINUS), v.effect, "number"), row["published"]
+        published = published.replace("-", MINUS) if "[" in published else published
+        measured = (effect, number(v.n, "d"), number(v.p, ".2g"), row["levels"])
+        said = (Cell(row["data"], kind=judged), row["paper"], published)
+        rows.append((row["P"], name, CLAIMS[v.claim].figure, *measured, *said))
     head = f"Verdicts on {p.dataset}, {p.scale} scale, judged over {levels_in_words(p.judging_levels)}"
     return table(head + (f": {looks}" if looks else ""), heads, rows)
 
@@ -119,17 +98,8 @@ def _agreement(found: Agreement) -> Table:
     if found.largest_z is not None:
         numbers = f"largest |z| {found.largest_z:.2f}, bound {found.bound:.2f}, s = {found.s:.2f} pp"
         caption = "; ".join((caption, numbers, *found.limits))
-    rows = [
-        (
-            label(c.condition),
-            number(c.own, "+.2f"),
-            number(c.published, "+.2f"),
-            number(c.allowed, ".2f"),
-            number(c.z, "+.2f"),
-            number(c.offset, "+.2f"),
-        )
-        for c in found.conditions
-    ]
+    forms = {"own": "+.2f", "published": "+.2f", "allowed": ".2f", "z": "+.2f", "offset": "+.2f"}
+    rows = [(label(c.condition), *(number(getattr(c, n), form) for n, form in forms.items())) for c in found.conditions]
     heads = ("condition", f"own {MINUS} all@t*, pp", "published, pp", "allowed, pp", "z", "offset, pp")
     return table(caption, heads, rows)
 
@@ -146,18 +116,11 @@ def _controls(study: Study) -> list[Study]:
 
 def controls(studies: list[Study]) -> Table | None:
     """Experiments that have to fail, as `repro verify` judges them; None without any."""
-    rows = [
-        (
-            c.control,
-            c.dataset,
-            Cell(c.verdict, kind=f"word {c.verdict}"),
-            number(c.effect, "+.2f", "pp"),
-            f"[{c.low:+.2f}, {c.high:+.2f}]".replace("-", MINUS) if c.low is not None and isfinite(c.low) else "",
-            number(c.n, "d"),
-            c.note,
-        )
-        for study in studies
-        for c in study.judge().controls
-    ]
+    rows = []
+    for c in (c for study in studies for c in study.judge().controls):
+        word, effect = Cell(c.verdict, kind=f"word {c.verdict}"), number(c.effect, "+.2f", "pp")
+        known = c.low is not None and isfinite(c.low)
+        interval = f"[{c.low:+.2f}, {c.high:+.2f}]".replace("-", MINUS) if known else ""
+        rows.append((c.control, c.dataset, word, effect, interval, number(c.n, "d"), c.note))
     heads = ("control", "data set", "verdict", "effect", "95 % interval", "n", "what is compared")
     return table("Controls: experiments that have to fail", heads, rows) if rows else None

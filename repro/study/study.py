@@ -150,11 +150,5 @@ class Study:
 
         unspoiled = (plain := self.unspoiled()) and collect(plain.items(), plain.results)
         evidence = collect(self.finished(), self.results)
-        return judge(
-            evidence,
-            self.protocols,
-            figures=self.claims,
-            control=self.control,
-            unspoiled=unspoiled,
-            complete=not self.lacking(),
-        )
+        about = dict(figures=self.claims, control=self.control, unspoiled=unspoiled, complete=not self.lacking())
+        return judge(evidence, self.protocols, **about)

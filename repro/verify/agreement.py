@@ -1,7 +1,7 @@
 """Do own curves agree with the paper's? One test a figure, and a description level by level.
 
-Absolute accuracies differ by 0.33 pp between the authors' own two code bases, so the test compares differences to
-all@t*, d = x(condition) - x(all@t*), with x the mean over the judging levels; absolute offsets stand beside it.
+The authors' own two code bases differ by 0.33 pp in absolute accuracy. The test therefore compares differences to
+all@t*, d = x(condition) - x(all@t*), where x is the mean over the judging levels. Absolute offsets are only reported.
 """
 
 from __future__ import annotations
@@ -14,21 +14,19 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts load when they are first used: `repro status` starts without them
 
-from repro.protocol import JUDGED
+from repro.protocol import Protocol
 from repro.verify import published
 from repro.verify.outcomes import ALL_DATA, SUBSETS, Outcomes, from_runs, label
 from repro.verify.stats import agreement_z, largest_z, pooled_std
 
 CONDITIONS = (*ALL_DATA[1:], *SUBSETS, "dense")
-"""The six compared with all_tstar."""
+"""The six conditions that are compared with all_tstar."""
 
 
 @dataclass(frozen=True)
 class ConditionAgreement:
-    """Differences to all@t* (pp), their z, and the offset of the accuracy itself (own minus published, pp).
-
-    allowed: how far (pp) the own difference may be from the published one.
-    """
+    """One condition. own, published: differences to all@t*, pp. z: of own against published. offset: own minus
+    published accuracy, pp. allowed: by how much own may differ from published, pp."""
 
     condition: str
     own: float
@@ -40,8 +38,8 @@ class ConditionAgreement:
 
 @dataclass(frozen=True)
 class LevelAgreement:
-    """Own accuracies at one level: how many conditions, the share within m +- t s sqrt(1/n_published + 1/n), the mean
-    (bias) and root mean square of own minus published, in pp."""
+    """Own accuracies at one level. points: how many conditions have one. share_within: those within m +- t s
+    sqrt(1/n_published + 1/n) of the published mean m. bias, rms: mean and root mean square of own - published, pp."""
 
     level: int
     points: int
@@ -81,27 +79,20 @@ class Agreement:
         )
 
 
-def agreement(
-    runs: pd.DataFrame,
-    dataset: str,
-    *,
-    chance: float,
-    size: int | None = None,
-    replicates: int = 2,
-    levels: tuple[int, ...] = JUDGED,
-) -> Agreement:
-    """Compare a runs table with the published curves of the same data set and subset size.
+def agreement(runs: pd.DataFrame, p: Protocol) -> Agreement:
+    """Compare a runs table with the published curves of the protocol's data set and subset size.
 
-    A perfect replication agrees about 95 % of the time: max |z| is held against `stats.largest_z`. Own differences
-    count as unpaired, which is on the safe side: paired ones vary less.
+    A perfect replication agrees about 95 % of the time, because max |z| is held against `stats.largest_z`. Own
+    differences count as unpaired, which errs on the safe side: paired ones vary less.
     """
+    dataset = p.dataset
     if dataset not in published.SIZES:
         return Agreement(dataset=dataset, verdict="no published curves")
-    size = published.SIZES[dataset] if size is None else size
-    own = from_runs(runs, dataset, chance=chance, size=size, replicates=replicates, levels=levels)
+    own = from_runs(runs, p)
     if not own.missing(("all_tstar", *CONDITIONS)):
         own = own.shared(("all_tstar", *CONDITIONS))
-    paper = published.outcomes(dataset, size=size, table=published.curves(dataset), levels=levels)
+    curves = published.curves(dataset)
+    paper = published.outcomes(dataset, size=p.subset_size, table=curves, levels=p.judging_levels)
     own_gap, paper_gap = (outcomes.missing(("all_tstar", *CONDITIONS)) for outcomes in (own, paper))
     if own_gap or paper_gap:
         return Agreement(dataset=dataset, verdict="missing", note=own_gap or f"published: {paper_gap}")
@@ -124,7 +115,10 @@ def agreement(
 
 
 def _unnoticed(rows: Sequence[ConditionAgreement]) -> tuple[tuple[str, str], ...]:
-    """The exchanges of two conditions (of runs: dense is none) after which a perfect replication would agree."""
+    """The pairs of conditions that a perfect replication could exchange and still agree.
+
+    Dense networks are level 0 of another condition, so no pair has them.
+    """
     truth = {"all_tstar": 0.0} | {row.condition: row.published for row in rows}
     found = []
     for a, b in combinations([c for c in truth if c != "dense"], 2):

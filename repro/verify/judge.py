@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from repro.protocol import Protocol
-from repro.verify import barriers, warmup
-from repro.verify.agreement import Agreement, agreement
+from repro.verify import barriers, pruned_runs, warmup
+from repro.verify.agreement import agreement
 from repro.verify.claims import CLAIMS
 from repro.verify.controls import ControlVerdict, control_verdict
 from repro.verify.outcomes import Evidence
-from repro.verify.pruned_runs import contamination, evaluate, passes
 from repro.verify.reference import from_published
 from repro.verify.report import Judgement
 from repro.verify.stats import interval
@@ -38,51 +37,24 @@ def judge(
     where that shows no effect, the control has nothing to destroy and says nothing. complete: everything that the
     figures need is there; otherwise the exit status is 3 whatever the claims say.
     """
-    verdicts, agreements, controls, told = [], [], [], {}
-    for p in protocols:
-        if control:  # spoiled runs say nothing about the paper's claims
-            found, plain = (e and _control(e, control, p) for e in (evidence, unspoiled))
-            controls.append(_informed(found, plain) if plain else found)
-            continue
-        verdicts += verdicts_on(evidence, p, figures=figures)
-        if note := looks(evidence, p):
-            told[p.dataset] = note
-        if p.full and "figure2" in figures:
-            agreements.append(agreement_on(evidence, p))
-    return Judgement(protocols[0].scale, verdicts, agreements, controls, told, complete)
+    if control:  # spoiled runs say nothing about the paper's claims
+        controls = [control_verdict(evidence.runs, control, p) for p in protocols]
+        if unspoiled:
+            plain = (control_verdict(unspoiled.runs, control, p) for p in protocols)
+            controls = [_informed(*pair) for pair in zip(controls, plain)]
+        return Judgement(protocols[0].scale, controls=controls, complete=complete)
+    verdicts = [v for p in protocols for v in verdicts_on(evidence, p, figures)]
+    compared = [p for p in protocols if p.full and "figure2" in figures]
+    agreements = [agreement(evidence.runs, p) for p in compared]
+    told = {p.dataset: note for p in protocols if (note := looks(evidence, p))}
+    return Judgement(protocols[0].scale, verdicts, agreements, looks=told, complete=complete)
 
 
-def _control(evidence: Evidence, control: str, p: Protocol) -> ControlVerdict:
-    about = dict(dataset=p.dataset, chance=1 / p.num_classes, size=p.subset_size, levels=p.judging_levels)
-    return control_verdict(evidence.runs, control, **about)
-
-
-def agreement_on(evidence: Evidence, p: Protocol) -> Agreement:
-    """Agreement of one data set's curves with the published ones."""
-    about = dict(chance=1 / p.num_classes, replicates=p.replicates, levels=p.judging_levels)
-    return agreement(evidence.runs, p.dataset, **about)
-
-
-def verdicts_on(evidence: Evidence, p: Protocol, *, figures: Sequence[str]) -> list[Verdict]:
+def verdicts_on(evidence: Evidence, p: Protocol, figures: Sequence[str]) -> list[Verdict]:
     """The verdicts of `judge` on one data set: Holm is over the primary hypotheses of all figures together."""
     own = evidence.of(p.dataset).without_own_labels()
-    found = evaluate(
-        own.runs,
-        figures=figures,
-        dataset=p.dataset,
-        scale=p.scale,
-        chance=1 / p.num_classes,
-        size=p.subset_size,
-        noise=p.noise,
-        noise_size=p.noise_size,
-        smallest=min(p.sizes, default=p.subset_size),
-        balanced=p.balanced,
-        replicates=p.replicates,
-        confidence=p.confidence,
-        levels=p.judging_levels,
-    )
-    for others in ([passes(p)], contamination(own, p), barriers.verdicts(own, p), warmup.verdicts(own, p)):
-        found += [replace(v, promised=v.promised and CLAIMS[v.claim].figure in figures) for v in others]
+    found = [v for claims in (pruned_runs, barriers, warmup) for v in claims.verdicts(own, p)]
+    found = [replace(v, promised=v.promised and CLAIMS[v.claim].figure in figures) for v in found]
     computed = {number for number, claim in CLAIMS.items() if claim.source == "arithmetic"}  # need no data
     whole = unshrunk(p.dataset)
     made = {n for n, c in CLAIMS.items() if whole in c.datasets or whole not in PAPER_DATASETS}

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from repro.errors import UsageError
-from repro.protocol import JUDGED
+from repro.protocol import JUDGED, Protocol
 from repro.verify.stats import Sample, shared_replicates
 
 COLUMNS = {
@@ -211,63 +211,39 @@ class Outcomes:
         return "; ".join(reasons)
 
 
-def from_runs(
-    runs: pd.DataFrame,
-    dataset: str,
-    *,
-    chance: float,
-    size: int | None = None,
-    noise_size: int | None = None,
-    smallest: int | None = None,
-    levels: tuple[int, ...] = JUDGED,
-    balanced: bool = False,
-    replicates: int = 2,
-) -> Outcomes:
-    """Outcomes of a runs table (one row per data set, condition, size, t, noise, replicate and level; see COLUMNS).
+def from_runs(runs: pd.DataFrame, p: Protocol) -> Outcomes:
+    """The outcomes on one data set of a runs table: a row per condition, size, t, noise, replicate and level (COLUMNS).
 
-    A table without the column "noise" is of clean runs; runs with a user's labels are left out. chance: accuracy of
-    guessing (1 / classes); a diverged run counts as chance, from the level where it diverged. size: subset size
-    compared (default: the only one, UsageError if there are several); noise_size: the one under label noise (default:
-    the same); smallest: of the sweep (default: the smallest at hand). levels: the judging levels. replicates: how many
-    were promised of each condition, at least 2, where a column "promised" does not say it; a condition with fewer
-    complete ones is a gap, and so is a replicate that lacks a judging level.
+    A table without the column "noise" is of clean runs. Runs with a user's labels are left out. A diverged run counts
+    as guessing from the level where it diverged. A condition is a gap when it has fewer complete replicates than were
+    promised (by the column "promised", else by the protocol, at least 2) or when one lacks a judging level.
+    Raises UsageError for a table that lacks a column, holds a run twice or has accuracies that are no fractions.
     """
-    rows = _valid_rows(runs, dataset)
-    half = set(rows.loc[rows["condition"] == "all_tstar_half", "t"])
-    size = _compared_size(rows, dataset, half) if size is None else size
-    noise_size = size if noise_size is None else noise_size
-    rows = rows.assign(key=_keys(rows, half, size, noise_size))
+    rows, chance = _valid_rows(runs, p.dataset), 1 / p.num_classes
+    rows = rows.assign(key=_keys(rows, p))
     twice = rows[rows.duplicated(["key", "replicate", "level"])]
     if len(twice):
         row = twice.iloc[0]
         raise UsageError(
-            f"the runs of {dataset} hold {row['key']}, replicate {row['replicate']}, level {row['level']} "
+            f"the runs of {p.dataset} hold {row['key']}, replicate {row['replicate']}, level {row['level']} "
             f"more than once: verify one recipe at a time"
         )
     samples, by_level, gaps = {}, {}, {}
     known = rows.groupby("key")["promised"].max().dropna() if "promised" in rows else {}
-    measured, failures = _by_condition(rows, levels, chance)
+    measured, failures = _by_condition(rows, p.judging_levels, chance)
     for key, table in measured.items():
-        promised = max(2, int(known.get(key, replicates)))
-        for name, needed in {key: levels, **({"dense": (0,)} if key == "all_tstar" else {})}.items():
-            values, gaps[name] = _complete(name, table, needed, promised)
-            if not gaps[name]:
+        promised = max(2, int(known.get(key, p.replicates)))
+        for name, needed in {key: p.judging_levels, **({"dense": (0,)} if key == "all_tstar" else {})}.items():
+            values, gap = _complete(name, table, needed, promised)
+            if gap:
+                gaps[name] = gap
+            else:
                 samples[name] = Sample.of(values)
         by_level[key] = {k: Sample.of(values) for k, values in table.items() if values}
-    if smallest is None:
-        swept = rows["key"].astype(str).str.fullmatch(r"random(_\d+)?")
-        smallest = rows.loc[swept & (rows["size"] > 0), "size"].min() if swept.any() else size
     return Outcomes(
-        dataset=dataset,
-        size=size,
-        noise_size=noise_size,
-        levels=levels,
-        balanced=balanced,
-        samples=samples,
-        by_level=by_level,
-        failures=failures,
-        gaps={name: gap for name, gap in gaps.items() if gap},
-        smallest=int(smallest),
+        **dict(dataset=p.dataset, size=p.subset_size, noise_size=p.noise_size, balanced=p.balanced),
+        **dict(smallest=min(p.sizes, default=p.subset_size), levels=p.judging_levels),
+        **dict(samples=samples, by_level=by_level, gaps=gaps, failures=failures),
     )
 
 
@@ -282,24 +258,14 @@ def _valid_rows(runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
     return rows.assign(noise=rows["noise"].astype(float).fillna(0.0) if "noise" in rows else 0.0)
 
 
-def _compared_size(rows: pd.DataFrame, dataset: str, half: set) -> int:
-    compared = rows["condition"].isin(SUBSETS) & (rows["noise"] == 0) & (rows["t"].isin(half) | (not half))
-    sizes = sorted(set(rows.loc[compared, "size"]))
-    if len(sizes) > 1:
-        raise UsageError(
-            f"the runs of {dataset} hold subsets of several sizes ({', '.join(map(str, sizes))}): "
-            "name the size to compare"
-        )
-    return int(sizes[0]) if sizes else 0
-
-
-def _keys(rows: pd.DataFrame, half: set, size: int, noise_size: int) -> list[str]:
+def _keys(rows: pd.DataFrame, p: Protocol) -> list[str]:
     """The name of each row's condition. Subsets are compared at the rewind step of all@t*/2; runs at another step
     belong to another figure."""
+    half = set(rows.loc[rows["condition"] == "all_tstar_half", "t"])
 
     def name(condition: str, own: int, t: float, noise: float) -> str:
         elsewhere = condition == "all_t" or (condition not in _OWN_STEP and half and t not in half)
-        key = condition_key(condition, own, noise_size if noise else size)
+        key = condition_key(condition, own, p.noise_size if noise else p.subset_size)
         return key + (f"@{int(t)}" if elsewhere else "") + (f"~{noise:g}" if noise else "")
 
     arms = list(zip(*(rows[column] for column in ("condition", "size", "t", "noise"))))

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from repro.errors import UsageError
-from repro.protocol import FULL, JUDGED, OWN, SCALES, Protocol, protocol
+from repro.protocol import Protocol, protocol
 from repro.verify.claims import CLAIMS, RUN_CLAIMS
 from repro.verify.outcomes import SUBSETS, Evidence, Outcomes, from_runs, label, noise_panel, same_replicates
 from repro.verify.published import SIZES
@@ -28,47 +27,19 @@ from repro.verify.stats import (
     paired_values,
     retained_fraction,
 )
-from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC, Claim, LevelEffect, Part, Verdict, with_holm
+from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC, Claim, LevelEffect, Part, Verdict
 
 
-def evaluate(
-    runs: pd.DataFrame,
-    *,
-    figures: Sequence[str] = ("figure2",),
-    dataset: str,
-    scale: str,
-    chance: float,
-    size: int | None = None,
-    noise: Sequence[float] = (),
-    noise_size: int | None = None,
-    smallest: int | None = None,
-    levels: tuple[int, ...] = JUDGED,
-    balanced: bool = False,
-    replicates: int = 2,
-    confidence: float = 0.95,
-) -> list[Verdict]:
-    """Verdicts on every claim about pruned runs (see `outcomes.from_runs` for the table and the remaining arguments).
+def verdicts(evidence: Evidence, protocol: Protocol) -> list[Verdict]:
+    """Verdicts on the claims about pruned runs and about their subsets, from the tables of one data set."""
+    return [*of_runs(evidence.runs, protocol), passes(protocol), *contamination(evidence, protocol)]
 
-    figures: claims of other figures are judged where their runs are there, and are not promised; neither are claims on
-    noise panels that are not in `noise`. scale: at 'paper' and 'day' the subset size is the paper's. size: the subset
-    size compared (default: the paper's where the runs have it, else the only one). confidence: of the intervals, 0.975
-    at both looks if a second look was declared. Raises UsageError for a table that cannot be read.
-    """
-    if scale not in (*SCALES, OWN):
-        raise UsageError(f"scale (={scale}) is unknown: choose {', '.join(SCALES)}")
-    at_hand = set(runs.loc[runs["dataset"] == dataset, "size"]) if {"dataset", "size"} <= {*runs.columns} else set()
-    if size is None and (scale in FULL or SIZES.get(dataset) in at_hand):
-        size = SIZES.get(dataset)
-    given = dict(
-        chance=chance, replicates=replicates, noise_size=noise_size, smallest=smallest, levels=levels, balanced=balanced
-    )
-    planned = {"", *map(noise_panel, noise)}
-    return with_holm(
-        [
-            replace(v, promised=CLAIMS[v.claim].figure in figures and v.panel in planned)
-            for v in judge(from_runs(runs, dataset, size=size, **given), confidence)
-        ]
-    )
+
+def of_runs(runs: pd.DataFrame, p: Protocol) -> list[Verdict]:
+    """Verdicts on `RUN_CLAIMS` from a runs table (`outcomes.from_runs` says which); a noise panel that the protocol
+    does not have is not promised."""
+    planned = {"", *map(noise_panel, p.noise)}
+    return [replace(v, promised=v.panel in planned) for v in judge(from_runs(runs, p), p.confidence)]
 
 
 def judge(outcomes: Outcomes, confidence: float = 0.95) -> list[Verdict]:

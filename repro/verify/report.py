@@ -17,7 +17,7 @@ from repro.verify.controls import ControlVerdict
 from repro.verify.outcomes import label, levels_in_words
 from repro.verify.reference import NO_NUMBERS, by_size, published_support, short_support, sizes_supported, support
 from repro.verify.stats import interval
-from repro.verify.verdict import BY_ARITHMETIC, ITSELF, NOT_BY_ARITHMETIC, PAPER_DATASETS, Verdict
+from repro.verify.verdict import BY_ARITHMETIC, ITSELF, NOT_BY_ARITHMETIC, PAPER_DATASETS, Verdict, figure_order
 
 NO_GAP = "no gap to recover"
 HEADER = {
@@ -33,7 +33,6 @@ HEADER = {
 }
 _NARROW = ("P", "claim", "effect", "n", "data", "paper", "published")
 _REFERENCE = ("P", "claim", "effect", "n", "p", "levels", "support")
-_FIGURES = ("figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "appendix")
 
 _LEGEND = (
     "effect: in pp of the mean accuracy over {judged} unless another unit stands there; P: one of the six "
@@ -199,7 +198,7 @@ def _by_dataset(found: Judgement):
     """(data set, its verdicts, the same by figure in the paper's order: {"Figure 2": [...], "Appendix": [...]})."""
     for dataset in dict.fromkeys(v.dataset for v in found.verdicts):
         verdicts, figures = [v for v in found.verdicts if v.dataset == dataset], {}
-        for verdict in sorted(verdicts, key=lambda v: (_FIGURES.index(CLAIMS[v.claim].figure), v.claim)):
+        for verdict in sorted(verdicts, key=lambda v: (figure_order(CLAIMS[v.claim].figure), v.claim)):
             figure = CLAIMS[verdict.claim].figure.replace("figure", "Figure ").capitalize()
             figures.setdefault(figure, []).append(verdict)
         yield dataset, verdicts, figures

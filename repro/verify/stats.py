@@ -1,10 +1,10 @@
 """The statistics behind the verdicts, as pure functions.
 
-The unit is the replicate. Its outcome is one number, the mean accuracy over the protocol's judging levels, fixed before
-the runs; levels of one replicate are strongly dependent, so no level is ever tested by itself. Conditions of one
-replicate share initialisation, data order and test images: their differences are taken within the replicate. The
-paper's numbers are means and standard deviations only: against them, and between them, the tests are unpaired (Welch),
-never pooled.
+The unit is the replicate. Its outcome is one number, the mean accuracy over the protocol's judging levels, which were
+fixed before the runs. Levels of one replicate depend strongly on each other, so no level is tested by itself.
+Conditions of one replicate share initialisation, data order and test images, so differences are taken within the
+replicate. The paper has published means and standard deviations only, so tests with its numbers are unpaired (Welch,
+never pooled).
 
 Arrays have the replicates on the last axis; leading axes are independent experiments (the tests simulate thousands).
 Accuracies and effects are in percent and percentage points (pp).
@@ -20,20 +20,19 @@ import scipy  # its parts load when they are first used: `repro status` starts w
 
 RESAMPLES = 10_000
 FEWEST_CONDITIONS = 12
-"""With fewer the rank correlations of Figure 5 decide nothing."""
-
+"""The rank correlations of Figure 5 decide nothing with fewer."""
 FEWEST_PARENTS = 6
-"""With fewer a bootstrap over parents decides nothing: even if all agree, a sign test has p above 0.05."""
-_NO_SPREAD = 1e-9  # pp; one image in 90,000 is 1e-3 pp, so anything smaller is rounding
+"""A bootstrap over parents decides nothing with fewer: even if all agree, a sign test has p above 0.05."""
+_NO_SPREAD = 1e-9  # pp; smaller spreads are rounding, because one image in 90,000 is 1e-3 pp
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """An effect and its uncertainty: floats, or arrays of one value an experiment.
+    """An effect and its uncertainty: floats, or arrays with one value per experiment.
 
-    effect, se, low, high: pp. df: degrees of freedom of t. p: two-sided, of "the effect equals the margin".
-    n: replicates (pairs, or the smallest group). method: the name of the test. confidence: of the interval.
-    Without any spread between replicates nothing can be tested: low, high are infinite and p is 1.
+    effect, se, low, high: pp. df: degrees of freedom of t. p: two-sided, of "the effect equals the margin". n: pairs of
+    replicates, or replicates of the smallest group. method: name of the test. confidence: of the interval (low, high).
+    Replicates without any spread test nothing: the interval is infinite and p is 1.
     """
 
     effect: float
@@ -61,25 +60,26 @@ class Sample:
 
     @classmethod
     def of(cls, values: Mapping[int, float]) -> Sample:
+        """The sample of outcomes by replicate number; std is NaN of a single one."""
         x = np.array(list(values.values()), dtype=float)
         return cls(float(x.mean()), float(x.std(ddof=1)) if x.size > 1 else float("nan"), x.size, dict(values))
 
     def within(self, replicates: Collection[int]) -> Sample:
-        """The same of these replicates alone."""
+        """The sample of these replicates alone."""
         return Sample.of({r: x for r, x in self.values.items() if r in replicates})
 
     @classmethod
     def published(cls, means: Sequence[float], stds: Sequence[float], n: int) -> Sample:
-        """Published means and standard deviations (ddof 0), one of each per level, as the sample of their mean.
+        """The sample of the mean over levels, of which means and stds (ddof 0) are published, one of each per level.
 
-        The levels of one replicate are taken as perfectly correlated, which makes the standard deviation of their mean
-        the mean of their standard deviations: the largest it can be.
+        Levels of one replicate count as perfectly correlated. The standard deviation of their mean is then the mean of
+        theirs, which is the largest it can be.
         """
         return cls(float(np.mean(means)), float(np.mean(ddof1(np.asarray(stds, dtype=float), n))), n)
 
 
 def ddof1(std: np.ndarray, n: int) -> np.ndarray:
-    """A population standard deviation of n values (ddof 0, as the paper's bands) as a sample's (ddof 1)."""
+    """The standard deviation of a sample (ddof 1) from that of its n values (ddof 0, as in the paper's bands)."""
     return std * np.sqrt(n / (n - 1))
 
 
@@ -135,7 +135,7 @@ def within_replicates(terms: Sequence[tuple[float, Sample]]) -> np.ndarray | Non
 
 
 def interval(found) -> str:
-    """An effect and its interval as people write them: "+0.41 [+0.10, +0.72]". found: has effect, low and high."""
+    """The effect and interval of anything with effect, low and high, as text: "+0.41 [+0.10, +0.72]"."""
     return f"{found.effect:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
@@ -160,12 +160,9 @@ def shared(samples: Mapping[str, Sample]) -> dict[str, Sample]:
 
 
 def lower_bound(estimate: Estimate) -> float:
-    """One-sided lower bound of an effect at the estimate's confidence, as the assay check uses it; -inf without
-    spread."""
-    flat = np.asarray(estimate.se) <= _NO_SPREAD
-    return np.where(flat, -np.inf, estimate.effect - scipy.stats.t.ppf(estimate.confidence, estimate.df) * estimate.se)[
-        ()
-    ]
+    """One-sided lower bound of an effect at the estimate's confidence, for the assay check; -inf without spread."""
+    flat, t = np.asarray(estimate.se) <= _NO_SPREAD, scipy.stats.t.ppf(estimate.confidence, estimate.df)
+    return np.where(flat, -np.inf, estimate.effect - t * estimate.se)[()]
 
 
 def decide(estimate: Estimate, margin: float = 0.0) -> str:
@@ -181,10 +178,8 @@ def joint(words: Collection[str]) -> str:
 
 
 def against(estimate: Estimate, margin: float = 0.0) -> tuple[float, float]:
-    """How unfavourable a part of a claim is: its one-sided p of "the effect exceeds the margin", then the effect.
-
-    A claim needs all its parts, so the largest p is also the claim's.
-    """
+    """A key that sorts the parts of a claim, the least favourable last: one-sided p of "the effect exceeds the margin",
+    then the effect. A claim needs all its parts, so the largest p is also the claim's."""
     p = float(estimate.p)
     return (p / 2 if estimate.effect > margin else 1 - p / 2), margin - float(estimate.effect)
 
@@ -194,8 +189,8 @@ def retained_fraction(
 ) -> tuple[float, float, float]:
     """F = (subset - base) / (full - base) of the means, and its bootstrap interval (percentile, replicates together).
 
-    subset, full, base: shape (n,), the same replicates in the same order. The resamples are fixed by a fixed seed.
-    A description, not a test: simulated, the 95 % interval covers 81, 89, 93 % of the time with 4, 8, 16 replicates.
+    subset, full, base: shape (n,), the same replicates in the same order. The seed of the resamples is fixed. The
+    interval describes and does not test: at 95 %, it covers 81, 89 and 93 % in simulations of 4, 8 and 16 replicates.
     """
     rows = np.random.default_rng(0).integers(0, subset.size, (resamples, subset.size))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -212,7 +207,7 @@ def retained_fraction(
 def holm(p: Sequence[float], family: int | None = None) -> np.ndarray:
     """Holm's adjusted p-values, in the order given.
 
-    family: the number of hypotheses fixed beforehand (default: those given); the ones not given count as p = 1.
+    family: the number of hypotheses, fixed beforehand; those that are not given count as p = 1. None: those given.
     """
     p = np.asarray(p, dtype=float)
     m = p.size if family is None else family
@@ -225,8 +220,9 @@ def holm(p: Sequence[float], family: int | None = None) -> np.ndarray:
 def largest_z(conditions: int, passing: float = 0.95) -> float:
     """The bound on max |z| which a perfect replication of so many conditions keeps with the given probability.
 
-    Sidak: conditions taken as independent and s as known. The reference all@t* they share makes it pass a little more
-    often, the estimated s a little less, pairing of the own conditions more (97 to 98 %).
+    By Sidak's formula, which takes conditions as independent and s as known. A replication passes a little more often
+    because conditions share all@t*, a little less because s is estimated, and more because own conditions are paired:
+    97 to 98 % in all.
     """
     return float(scipy.stats.norm.ppf((1 + passing ** (1 / conditions)) / 2))
 
@@ -300,14 +296,13 @@ def advantage(
         return Advantage(rho_barrier, rho_pretrain, effect, -np.inf, np.inf, 1.0, len(labels))
     low, high = np.quantile(deltas, [(1 - confidence) / 2, (1 + confidence) / 2])
     p = 2 * min((deltas <= 0).mean(), (deltas >= 0).mean())
-    return Advantage(
-        rho_barrier, rho_pretrain, effect, float(low), float(high), float(min(1.0, max(p, 1 / resamples))), len(labels)
-    )
+    p = float(min(1.0, max(p, 1 / resamples)))
+    return Advantage(rho_barrier, rho_pretrain, effect, float(low), float(high), p, len(labels))
 
 
 @dataclass(frozen=True)
 class Equivalence:
-    """Two one-sided tests: verdict word, the inner interval (low, high) that decides it, the larger p of the two."""
+    """The result of two one-sided tests. low, high: the inner interval, which decides the verdict. p: the larger."""
 
     verdict: str
     low: float
@@ -316,10 +311,10 @@ class Equivalence:
 
 
 def equivalence(estimate: Estimate, margin: float) -> Equivalence:
-    """Does the effect lie within +-margin? TOST at 5 % (of a 95 % interval, 2.5 % of a 97.5 % one).
+    """Does the effect lie within +-margin? Two one-sided tests, at 5 % beside 95 % intervals, 2.5 % beside 97.5 %.
 
-    'reproduced' with the inner interval inside, 'contradicted' with the estimate's own wholly outside, 'inconclusive'
-    otherwise, and without any spread between replicates.
+    'reproduced' if the inner interval lies inside, 'contradicted' if the estimate's own lies wholly outside, else
+    'inconclusive', as it is without any spread between replicates.
     """
     if not np.isfinite(estimate.high):
         return Equivalence("inconclusive", -np.inf, np.inf, 1.0)

@@ -26,6 +26,11 @@ def unshrunk(dataset: str) -> str:
     return split_size(dataset)[0]
 
 
+def figure_order(name: str) -> tuple[bool, str]:
+    """Sorts figures by name in the paper's order: figure1 to figure6, then the others."""
+    return not name.startswith("figure"), name
+
+
 @dataclass(frozen=True)
 class Part:
     """One comparison: sum(weight * outcome of condition), in pp, should exceed the margin.

@@ -87,16 +87,9 @@ def own_sweep(rows: pd.DataFrame, protocol: Protocol) -> Sweep:
         for (kind, size, w), part in percent.groupby([rows["kind"], sizes, rows["w"]])
     }
     notes = (f"runs diverged: {int(failed.sum())}",) if failed.any() else ()
-    study = protocol.warmup
-    return Sweep(
-        protocol.dataset,
-        cells,
-        tuple(sorted(study.steps)),
-        tuple(sorted(study.sizes)),
-        study.replicates,
-        notes,
-        protocol.confidence,
-    )
+    study, steps, sizes = protocol.warmup, sorted(protocol.warmup.steps), sorted(protocol.warmup.sizes)
+    about = dict(notes=notes, confidence=protocol.confidence)
+    return Sweep(protocol.dataset, cells, tuple(steps), tuple(sizes), study.replicates, **about)
 
 
 def published_sweep(panel: str, table: pd.DataFrame | None = None) -> Sweep:
