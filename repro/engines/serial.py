@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from repro.data import Batcher
-from repro.engines.block import Block, Sgd
-from repro.engines.cohort import EVALUATION_BATCH, Cohort
-from repro.engines.update import masked_sgd
+from repro.engines.cohort import EVALUATION_BATCH, Block, Cohort, Sgd
 
 
 class SerialCohort(Cohort):
@@ -148,3 +146,23 @@ def set_gradients(loss: Tensor, parameters: list[Tensor]) -> None:
         chosen = [pair for pair in pairs if (pair[0].stride() == pair[1].stride()) == alike]
         if chosen:
             torch._foreach_copy_(*map(list, zip(*chosen)))
+
+
+def masked_sgd(
+    weights: Tensor, gradients: Tensor, momentum: Tensor, masks: Tensor | None, rates: Tensor, sgd: Sgd
+) -> None:
+    """One update in place. ``gradients`` is used up. The reference for `repro.engines.triton_update`.
+
+    Pruned weights are set back to zero after the update, so neither momentum nor weight decay can revive them.
+
+    Arguments:
+        weights, gradients, momentum: floating [R, P], contiguous along P.
+        masks: bool [R, m] with m <= P, for the first m weights of each row; None is dense.
+        rates: [R] learning rates.
+    """
+    gradients.add_(weights, alpha=sgd.weight_decay)
+    momentum.mul_(sgd.momentum).add_(gradients)
+    change = gradients.add_(momentum, alpha=sgd.momentum) if sgd.nesterov else momentum
+    weights.addcmul_(change, rates.neg().unsqueeze(1))
+    if masks is not None:
+        weights[:, : masks.shape[1]].mul_(masks)

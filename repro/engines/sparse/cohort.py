@@ -10,16 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from repro.data import Batcher
-from repro.engines.block import Block, Sgd
-from repro.engines.cohort import EVALUATION_BATCH, Cohort
+from repro.engines.cohort import EVALUATION_BATCH, Block, Cohort, Sgd
+from repro.engines.sparse.arguments import Images, Lists, Room, Tables, list_taps, room_of, tables_of
 from repro.engines.sparse.compiled import call, is_ready
 from repro.engines.sparse.lanes import L
 from repro.engines.sparse.layers import Convolution, Layers
 from repro.engines.sparse.plan import Plan, make_plan
 from repro.engines.sparse.reader import Unsupported, read
 from repro.engines.sparse.step import advance
-from repro.engines.sparse.taps import list_taps
-from repro.engines.sparse.work import Images, Lists, Room, Tables, room_of, tables_of
 from repro.errors import RunError, UsageError
 
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from repro.engines.sparse.lanes import L
-from repro.engines.sparse.layers import Convolution, Layers, Pool
-from repro.engines.sparse.order import Order, plane, settle
+from repro.engines.sparse.layers import Convolution, Layers, Order, Pool, plane, settle
 from repro.nets import Layout
 
 STREAM_ABOVE = 24 * 2**20  # bytes of an arena: then X does not stay in a third-level cache, and is written past it
