@@ -79,35 +79,16 @@ class SparseCohort(Cohort):
         seen = np.zeros((replicas, count, batch if logits else 0, self.num_classes), self.kind)
         none = torch.zeros(count, replicas, batch, dtype=torch.int64)
         offsets = block.offsets or (none, none, none.bool())
+        constants = self.kind(sgd.momentum), self.kind(sgd.weight_decay), sgd.nesterov
 
         def one(r: int, tables: Tables, room: Room) -> None:
             index, dy, dx, flip = (part[:, r].contiguous().numpy() for part in (block.index, *offsets))
             labels = (targets if targets.ndim == 1 else targets[r]).contiguous().numpy()
             rates = block.rates[:, r].contiguous().numpy().astype(self.kind)
-            call(
-                advance,
-                self.kind,
-                images,
-                index,
-                dy,
-                dx,
-                flip,
-                block.offsets is not None,
-                labels,
-                rates,
-                self.kind(sgd.momentum),
-                self.kind(sgd.weight_decay),
-                sgd.nesterov,
-                True,
-                True,
-                tables,
-                self._taps(plan)[r],
-                room,
-                self.state[r].numpy(),
-                self.momentum[r].numpy(),
-                losses[r],
-                seen[r],
-            )
+            vectors = self.state[r].numpy(), self.momentum[r].numpy()
+            given = images, index, dy, dx, flip, block.offsets is not None, labels, rates, *constants, True, True
+            lists = self._taps(plan)[r]
+            call(advance, self.kind, *given, tables, lists, room, *vectors, losses[r], seen[r])
 
         self._each(one, plan, batch)
         return torch.from_numpy(losses.T.copy()), torch.from_numpy(seen).transpose(0, 1) if logits else None
@@ -157,30 +138,10 @@ class SparseCohort(Cohort):
                     continue
                 part = slice(first, first + parts * batch)
                 momenta = np.array([momentum(k + (first > 0) * whole) for k in range(parts)], self.kind)
-                call(
-                    advance,
-                    self.kind,
-                    images,
-                    rows[part].reshape(parts, batch),
-                    none,
-                    none,
-                    none > 0,
-                    False,
-                    none[0],
-                    momenta,
-                    self.kind(0),
-                    self.kind(0),
-                    False,
-                    False,
-                    by_batch,
-                    tables,
-                    self._taps(plan)[r],
-                    room,
-                    states[r],
-                    states[r],
-                    momenta,
-                    logits[r, part].reshape(parts, batch, -1),
-                )
+                order = rows[part].reshape(parts, batch), none, none, none > 0, False  # no crops, no labels, no SGD
+                given = images, *order, none[0], momenta, self.kind(0), self.kind(0), False, False, by_batch
+                lists, found = self._taps(plan)[r], logits[r, part].reshape(parts, batch, -1)
+                call(advance, self.kind, *given, tables, lists, room, states[r], states[r], momenta, found)
 
         self._each(one, plan, size, report and partial(report, count))
         return torch.from_numpy(logits).float()

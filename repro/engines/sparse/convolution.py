@@ -101,15 +101,8 @@ def weigh_singly(arena, shape, rows, source, gradient, taps, sums, groups):
                                     weigh_two(arena, sums, from_, down, offset, t0, t1, a, b)
                             else:
                                 for k in range(many):
-                                    weigh_one(
-                                        arena,
-                                        sums,
-                                        from_,
-                                        offset,
-                                        number(first, run + k * shape.kx),
-                                        number(first, end + k * shape.kx),
-                                        a,
-                                    )
+                                    t0, t1 = number(first, run + k * shape.kx), number(first, end + k * shape.kx)
+                                    weigh_one(arena, sums, from_, offset, t0, t1, a)
                             v += 2 if two else 1
                         y += 2 if pair else 1
                 left = right
@@ -220,17 +213,8 @@ def convolve_back(c, a, step, number, batch, blocks, ragged, tables, lists, room
                     back = tables.passes[which]
                     stride, rest = back.down // (a.width * L), back.start // (a.width * L)
                     rows = (done - rest + stride - 1) // stride, (whole - rest + stride - 1) // stride
-                    entries, values = lists.offset[lists.entries[which] :], room.back[lists.slots[which] :]
-                    gather_backward(
-                        lists.four[which],
-                        arena,
-                        back,
-                        rows,
-                        d,
-                        into,
-                        (lists.first, entries, values),
-                        (beside, act, x),
-                        (room.s1, room.s2),
-                    )
+                    back_taps = lists.first, lists.offset[lists.entries[which] :], room.back[lists.slots[which] :]
+                    extra, sums = (beside, act, x), (room.s1, room.s2)
+                    gather_backward(lists.four[which], arena, back, rows, d, into, back_taps, extra, sums)
                 done = whole
             y = end

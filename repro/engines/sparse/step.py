@@ -205,16 +205,8 @@ def backward(tables, lists, room, batch):
                     room.s2,
                 )
             else:
-                pool_back(
-                    room.arena,
-                    a,
-                    tables.activations[a.source],
-                    blocks,
-                    step.beside,
-                    step.beside_block,
-                    step.into,
-                    step.into_block,
-                )
+                source, beside, into = tables.activations[a.source], step.beside, step.into
+                pool_back(room.arena, a, source, blocks, beside, step.beside_block, into, step.into_block)
         if step.final:
             norms_of(a, blocks, tables, room)
 
@@ -283,20 +275,8 @@ def advance(
             if learn:
                 room.m[t] = velocity[lists.place[t]]
     for k in range(len(index)):
-        fetch(
-            images.pixels,
-            images.border,
-            index[k],
-            dy,
-            dx,
-            flip,
-            k,
-            augment,
-            images.scale,
-            images.shift,
-            room.arena,
-            tables.activations[0],
-        )
+        pixels, border, scale, shift = images.pixels, images.border, images.scale, images.shift
+        fetch(pixels, border, index[k], dy, dx, flip, k, augment, scale, shift, room.arena, tables.activations[0])
         if not learn:
             forward(tables, lists, room, vector, batch, by_batch, rates[k])
         else:
