@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from repro import store
-from repro.data import ImageSet, load
-from repro.data.shrink import sized, split_size
+from repro.data import ImageSet, load, sized, split_size
 from repro.errors import UsageError
 from repro.nets import Layout, check, create, initialise, layout_of
 from repro.stages.machine import Machine

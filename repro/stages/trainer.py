@@ -12,7 +12,7 @@ from torch import Tensor
 from repro.data import Batcher, ImageSet
 from repro.engines import EVALUATION_BATCH, Cohort, choose, create
 from repro.errors import say_once
-from repro.nets import Layout, check, classic, initialise, layout_of
+from repro.nets import CLASSIC, Layout, check, initialise, layout_of
 from repro.nets.resnet import CifarResNet
 from repro.recipes.training import Training
 from repro.stages.inputs import network_for, require_runs
@@ -187,7 +187,7 @@ class Trainer:
         with check.undisturbed():  # modules that initialise themselves draw from the global generator
             torch.manual_seed(torch_stream(seed, replicate, role + "create").initial_seed())
             network = self._network()
-        ours = self.network.startswith("lowres_") or classic.NAME.fullmatch(self.network)
+        ours = self.network.startswith("lowres_") or CLASSIC.fullmatch(self.network)
         if not (isinstance(network, CifarResNet) or ours):
             say_once(
                 f"warning: {self.network} begins as the paper's networks do (Kaiming normal weights of Conv2d and "

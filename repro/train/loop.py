@@ -17,8 +17,8 @@ from repro.data import Batcher
 from repro.engines import Block, Cohort, Sgd
 from repro.errors import RunError
 from repro.recipes.training import Training
-from repro.train.data_order import DataOrder, send
 from repro.train.job import NEVER, Job, Keeper, Observer, Progress
+from repro.train.random_streams import DataOrder, send
 
 __all__ = ["NEVER", "Job", "Observer", "Progress", "train"]
 
