@@ -204,7 +204,7 @@ def _folds(n: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
 def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and population standard deviation of each channel in [0, 1], summed in integers: the same everywhere.
 
-    The deviation of a constant channel is 1: its values are shifted to 0 and divided by something.
+    The deviation of a constant channel is given as 1, because its values, all shifted to 0, are divided by it.
     """
     total = np.zeros(images.shape[3], dtype=np.int64)
     squares = np.zeros_like(total)

@@ -5,6 +5,6 @@ CUDA graphs. They give the same results to rounding.
 """
 
 from repro.engines.choice import ENGINES, choose, create
-from repro.engines.cohort import EVALUATION_BATCH, Block, Cohort, Sgd
+from repro.engines.cohort import EVALUATION_BATCH, Block, Cohort, Report, Sgd
 
-__all__ = ["ENGINES", "EVALUATION_BATCH", "Block", "Cohort", "Sgd", "choose", "create"]
+__all__ = ["ENGINES", "EVALUATION_BATCH", "Block", "Cohort", "Report", "Sgd", "choose", "create"]

@@ -52,6 +52,8 @@ class Sgd:
 
 
 EVALUATION_BATCH = 1000  # protocol section 7: it matters only where batch norm uses batch statistics
+Report = Callable[[int], None] | None
+"""What is called after each batch of a measurement with the number of images since the last call; None for nothing."""
 
 
 class Cohort(ABC):
@@ -151,25 +153,17 @@ class Cohort(ABC):
         """
 
     @abstractmethod
-    def predict(
-        self,
-        batcher: Batcher,
-        index: Tensor,
-        *,
-        batch_norm: str = "running",
-        report: Callable[[int], None] | None = None,
-    ) -> Tensor:
+    def predict(self, batcher: Batcher, index: Tensor, *, batch_norm: str = "running", report: Report = None) -> Tensor:
         """Logits float32 [R, n, num_classes], on the CPU, of un-augmented images. The state is left as it was.
 
         Arguments:
             index: int64 [R, n] rows of the image set.
             batch_norm: 'running' (evaluation mode) or 'batch': the statistics of each `EVALUATION_BATCH` images in
                 the order given, as the published scores were computed (protocol section 7).
-            report: called after each batch with the number of images since the last call.
         """
 
     @abstractmethod
-    def recalibrate(self, batcher: Batcher, index: Tensor, report: Callable[[int], None] | None = None) -> None:
+    def recalibrate(self, batcher: Batcher, index: Tensor, report: Report = None) -> None:
         """Take the batch-norm statistics anew: one pass in training mode over un-augmented images.
 
         The statistics are the mean over batches of `EVALUATION_BATCH` in the order given (a cumulative average), the

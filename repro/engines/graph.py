@@ -156,7 +156,7 @@ class GraphCohort(SerialCohort):
             self.updates = self.updates[1:]
 
     def _attempt(self, static: _Static) -> str | None:
-        """Record and compare, and put everything back as it was. What went wrong, if anything did."""
+        """Record and compare, and put everything back as it was. Returns what went wrong, or None."""
         state = (self.state, self.momentum, static.block.rates, self.targets)
         kept = [tensor.clone() for tensor in state]
 
@@ -188,8 +188,9 @@ class GraphCohort(SerialCohort):
         """How far the static steps are from those of `serial` on the same batches, relatively.
 
         Only the last step has a learning rate, another for each replica: at weights that have moved, rounding is
-        amplified a thousandfold. Labels are moved by one class, for networks that know theirs have no gradient to
-        compare. Losses, momentum, batch-norm statistics and the change of the weights are compared, of every replica.
+        amplified a thousandfold. Labels are moved by one class, since a network that has learned its labels has no
+        gradient to compare. Compared are losses, momentum, batch-norm statistics and the change of the weights, of every
+        replica.
         """
         static.block.rates.zero_()
         static.block.rates[-1] = CHECK_RATE * torch.arange(1, self.replicas + 1) / self.replicas
@@ -238,7 +239,7 @@ def _apart(found: Tensor, wanted: Tensor) -> float:
 
 
 def updates_for(device: torch.device, dtype: torch.dtype) -> list[Callable]:
-    """The functions that do `masked_sgd` there, the fastest first; the last is the reference."""
+    """Functions that do the work of `masked_sgd` on the device, the fastest first; the last is the reference."""
     if device.type == "cuda" and dtype == torch.float32:
         try:
             from repro.engines.triton_update import triton_masked_sgd
@@ -248,11 +249,11 @@ def updates_for(device: torch.device, dtype: torch.dtype) -> list[Callable]:
     return [masked_sgd]
 
 
-WARM_UPS = 3  # eager steps before a recording, at least, in which libraries choose algorithms, compile and allocate
+WARM_UPS = 3  # eager steps before a recording, at least: libraries choose algorithms, compile and allocate in them
 
 
 def record(steps: Callable[[], None], count: int, device: torch.device) -> Callable[[], None]:
-    """A function that replays ``steps``, which makes ``count`` training steps. They are run beforehand too."""
+    """A function that replays ``steps``, which makes ``count`` training steps. To record them runs them too."""
     stream = streams(device)[0]
     with torch.cuda.stream(torch.cuda.current_stream()):  # a failed recording leaves its own stream behind
         stream.wait_stream(torch.cuda.current_stream())

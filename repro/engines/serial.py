@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from repro.data import Batcher
-from repro.engines.cohort import EVALUATION_BATCH, Block, Cohort, Sgd
+from repro.engines.cohort import EVALUATION_BATCH, Block, Cohort, Report, Sgd
 
 
 class SerialCohort(Cohort):
@@ -96,7 +96,7 @@ class SerialCohort(Cohort):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False):
             return module(images.permute(0, 3, 1, 2))
 
-    def _batches(self, batcher: Batcher, index: Tensor, report: Callable[[int], None] | None):
+    def _batches(self, batcher: Batcher, index: Tensor, report: Report):
         """Logits [R, B, num_classes], for one `EVALUATION_BATCH` of every replica's images after the other."""
         for chunk in index.to(self.device).split(EVALUATION_BATCH, 1):
             images = (batcher.normalise(batcher.gather(rows), self.dtype) for rows in chunk)
@@ -105,14 +105,7 @@ class SerialCohort(Cohort):
                 report(chunk.numel())
 
     @torch.no_grad()
-    def predict(
-        self,
-        batcher: Batcher,
-        index: Tensor,
-        *,
-        batch_norm: str = "running",
-        report: Callable[[int], None] | None = None,
-    ) -> Tensor:
+    def predict(self, batcher: Batcher, index: Tensor, *, batch_norm: str = "running", report: Report = None) -> Tensor:
         buffers = self.buffers.clone()
         self._mode(training=batch_norm == "batch")
         logits = [each.float() for each in self._batches(batcher, index, report)]
@@ -120,7 +113,7 @@ class SerialCohort(Cohort):
         return torch.cat(logits, 1).cpu()  # one copy at the end: until then, a GPU is not waited for
 
     @torch.no_grad()
-    def recalibrate(self, batcher: Batcher, index: Tensor, report: Callable[[int], None] | None = None) -> None:
+    def recalibrate(self, batcher: Batcher, index: Tensor, report: Report = None) -> None:
         parts = (part for module in self.modules for part in module.modules())
         norms = [part for part in parts if isinstance(part, _BatchNorm) and part.running_mean is not None]
         momenta = [norm.momentum for norm in norms]

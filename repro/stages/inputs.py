@@ -70,9 +70,14 @@ def require_steps_left(path: str | Path, recipe: dict) -> None:
         )
 
 
+def shape_of(data: ImageSet) -> dict[str, int]:
+    """What networks and engines have to know of an image set, by the names of their arguments."""
+    return {"num_classes": data.num_classes, "in_chans": data.in_chans, "image_size": data.image_size}
+
+
 def network_for(data: ImageSet, network: str) -> nn.Module:
     """A new network of that name for the images of ``data``."""
-    return create(network, num_classes=data.num_classes, in_chans=data.in_chans, image_size=data.image_size)
+    return create(network, **shape_of(data))
 
 
 def network_fields(data: ImageSet, network: str) -> dict:

@@ -55,7 +55,7 @@ class DataOrder:
         return rows.stop - rows.start
 
     def batches(self, step: int, index: Tensor, offsets: tuple[Tensor, ...] | None) -> None:
-        """Writes the batches of the steps from ``step`` on to ``index`` [k, B] and ``offsets``: all of size B."""
+        """Write the batches of k steps from ``step`` on, all of size B, to ``index`` and ``offsets``, each [k, B]."""
         count, size, done = *index.shape, 0
         while done < count:
             number, rows = self.passes.locate(step + done)
@@ -78,5 +78,5 @@ class DataOrder:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor from main memory on the device, without waiting for it."""
+    """A copy on the device of a tensor in main memory, which is not waited for."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from repro.data import Batcher
-from repro.engines.cohort import EVALUATION_BATCH, Block, Cohort, Sgd
+from repro.engines.cohort import EVALUATION_BATCH, Block, Cohort, Report, Sgd
 from repro.engines.sparse.arguments import Images, Lists, Room, Tables, list_taps, room_of, tables_of
 from repro.engines.sparse.compiled import call, is_ready
 from repro.engines.sparse.lanes import L
@@ -93,18 +93,11 @@ class SparseCohort(Cohort):
         self._each(one, plan, batch)
         return torch.from_numpy(losses.T.copy()), torch.from_numpy(seen).transpose(0, 1) if logits else None
 
-    def predict(
-        self,
-        batcher: Batcher,
-        index: Tensor,
-        *,
-        batch_norm: str = "running",
-        report: Callable[[int], None] | None = None,
-    ) -> Tensor:
+    def predict(self, batcher: Batcher, index: Tensor, *, batch_norm: str = "running", report: Report = None) -> Tensor:
         states = [row.numpy().copy() for row in self.state]
         return self._evaluate(batcher, index, states, batch_norm == "batch", lambda part: 0.0, report)
 
-    def recalibrate(self, batcher: Batcher, index: Tensor, report: Callable[[int], None] | None = None) -> None:
+    def recalibrate(self, batcher: Batcher, index: Tensor, report: Report = None) -> None:
         for entry in self.layout.buffers:
             if (kind := entry.name.rpartition(".")[2]) in ("running_mean", "running_var"):
                 self.state[:, entry.offset : entry.offset + entry.size] = float(kind == "running_var")
@@ -118,7 +111,7 @@ class SparseCohort(Cohort):
         states: list[np.ndarray],
         by_batch: bool,
         momentum: Callable[[int], float],
-        report: Callable[[int], None] | None,
+        report: Report,
     ) -> Tensor:
         """Logits [R, n, num_classes] of the networks ``states``; by_batch moves their statistics by momentum(part)."""
         self._require_images(batcher)

@@ -97,7 +97,7 @@ CONVOLVE, MAKE, PULL = range(3)
 
 @dataclass
 class Buffer:
-    """An array of all blocks of a batch, wanted from a moment to another. ``at`` is known at the end."""
+    """An array for all blocks of a batch, needed from moment ``first`` to ``last``. `settle` chooses its place."""
 
     size: int
     block: int
@@ -156,16 +156,16 @@ class Order:
         self.moment += 1
 
     def passing(self, place: int) -> bool:
-        """Whether an activation is not kept: one convolution reads it."""
+        """Whether an activation is not kept, because a single convolution reads it and makes its rows on the way."""
         alone = len(self.readers[place]) == 1 and isinstance(self.layers.all[self.readers[place][0]], Convolution)
         return alone and isinstance(self.layers.all[place], Join) and place not in (0, self.layers.output)
 
     def _terms(self, place: int) -> list[Buffer]:
-        """What a join is made of."""
+        """The buffers of a join's terms."""
         return [(self.x if t.convolution else self.kept)[t.layer] for t in self.layers.all[place].terms]
 
     def _make(self, place: int) -> None:
-        """Room for an activation that is about to be made; everything it is made of is there."""
+        """Give an activation its buffer. The activations that it sums are made first."""
         for term in self.layers.all[place].terms:
             if not term.convolution and term.layer not in self.made:
                 self._make_now(term.layer)
@@ -220,7 +220,7 @@ class Order:
         return self.steps
 
     def _finish(self, place: int) -> None:
-        """Complete a gradient that is there but for the rectifier and its sums."""
+        """Complete a gradient that lacks only the rectifier and its sums."""
         found = self.gradient[place]
         shared = any(found is other for p, other in self.gradient.items() if p != place)
         into = self._buffer(place) if shared else found
@@ -229,7 +229,7 @@ class Order:
         self._step(MAKE, self.activations[place], beside=found, into=into, final=1)
 
     def _contribute(self, place: int, gradient: Buffer) -> None:
-        """A gradient that goes on to an activation unchanged."""
+        """Add a join's gradient to that of an activation that is one of its terms."""
         if place == 0:
             return
         if place not in self.gradient:
@@ -262,7 +262,7 @@ class Order:
         return next(p for p, layer in joins if any(t.convolution and t.layer == place for t in layer.terms))
 
     def _into(self, what: int, place: int, source: int, reuse: Buffer | None, *, final: bool) -> None:
-        """A layer's backward pass adds to the gradient of what it read: in the place of its X, where that can be."""
+        """Add what a layer's backward pass gives to the gradient of its source, in place of its X where sizes allow."""
         if source == 0:
             self._want(self.gradient.get(place))
             return
@@ -278,13 +278,13 @@ class Order:
         self._step(what, numbers[place], make=make, beside=beside, into=into, final=int(final))
 
     def _first(self, place: int) -> Buffer | None:
-        """The X that a join's sums are taken with."""
+        """The X of a join's first term, which the sums of its gradient are taken with."""
         term = self.layers.all[place].terms[0]
         return self.x[term.layer] if term.convolution else None
 
 
 def settle(buffers: list[Buffer]) -> int:
-    """Give each buffer the first place that no other has while it is wanted; the size of all."""
+    """Give each buffer the lowest place that is free while it is needed. Returns the size of the arena."""
     placed: list[Buffer] = []
     total = 0
     for buffer in sorted(buffers, key=lambda b: (b.first, -b.size)):

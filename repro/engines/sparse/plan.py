@@ -1,8 +1,8 @@
 """Where everything lies, and what is done in which order: a network's layers as tables for the compiled code.
 
 The arena is one array for all activations of a batch and their gradients: [blocks of L images][channel][y][x][L] each.
-What is never wanted at the same time shares its place. An activation that a single convolution reads is not kept at
-all: its rows are made again from X, just before they are read.
+Arrays that are never needed at the same time share their place. An activation that a single convolution reads is not
+kept at all: its rows are made again from X, just before they are read.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from repro.engines.sparse.lanes import L
 from repro.engines.sparse.layers import Convolution, Layers, Order, Pool, plane, settle
 from repro.nets import Layout
 
-STREAM_ABOVE = 24 * 2**20  # bytes of an arena: then X does not stay in a third-level cache, and is written past it
+STREAM_ABOVE = 24 * 2**20  # bytes: X of a larger arena would not stay in a third-level cache, so it is written past it
 
 
 def _table(names: str) -> np.dtype:

@@ -26,11 +26,11 @@ def trace(network: nn.Module, image_size: int, in_chans: int) -> fx.Graph:
     """
     try:
         graph = _Tracer().trace(network.train())
-    except Exception as error:  # whatever its forward does with a tensor that has no numbers
+    except Exception as error:  # a forward may do anything with a tensor that has no numbers
         raise Unsupported(f"a forward pass that depends on its images ({brief(error)})") from error
     parameter = next(network.parameters())
     images = torch.zeros(2, in_chans, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
-    with torch.no_grad():  # in evaluation mode: the shapes alone are wanted, and running statistics must not move
+    with torch.no_grad():  # in evaluation mode, because running statistics must not move
         ShapeProp(fx.GraphModule(network.eval(), graph)).propagate(images)
     network.train()
     return graph
@@ -314,6 +314,6 @@ class _Reader:
             raise Unsupported(f"{phrase} to {len(shape(node))} dimensions")
 
     def _require_own(self, node: fx.Node, phrase: str) -> None:
-        """Something is changed in place: right only if nobody else reads it."""
+        """Raises Unsupported for a change in place of a tensor that another node reads."""
         if len(node.users) > 1 or node.op == "placeholder":
             raise Unsupported(f"{phrase} that changes a tensor which is read elsewhere")
