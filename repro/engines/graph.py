@@ -189,8 +189,8 @@ class GraphCohort(SerialCohort):
 
         Only the last step has a learning rate, another for each replica: at weights that have moved, rounding is
         amplified a thousandfold. Labels are moved by one class, since a network that has learned its labels has no
-        gradient to compare. Compared are losses, momentum, batch-norm statistics and the change of the weights, of every
-        replica.
+        gradient to compare. Compared are losses, momentum, batch-norm statistics and the change of the weights, of
+        every replica.
         """
         static.block.rates.zero_()
         static.block.rates[-1] = CHECK_RATE * torch.arange(1, self.replicas + 1) / self.replicas
