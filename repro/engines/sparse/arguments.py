@@ -32,17 +32,8 @@ ALIGNMENT = 4096
 
 def tables_of(plan: Plan, free: np.ndarray, dtype) -> Tables:
     """free: places of the trained parameters that are no taps."""
-    return Tables(
-        plan.passes,
-        plan.convolutions,
-        plan.activations,
-        plan.forward,
-        plan.backward,
-        plan.constants.astype(dtype),
-        free,
-        plan.spare_gradient,
-        plan.output,
-    )
+    same = {name: getattr(plan, name) for name in Tables._fields if name != "free"}
+    return Tables(**same | {"free": free, "constants": plan.constants.astype(dtype)})
 
 
 def arena_of(size: int, dtype) -> np.ndarray:

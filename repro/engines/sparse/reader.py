@@ -6,6 +6,9 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from repro.engines.sparse.layers import MAX, MEAN, Convolution, Join, Layers, Pool, Term
 
+POOLING = "kernel_size stride padding ceil_mode return_indices dilation count_include_pad divisor_override"
+"""Options of a pool, as a function, that are understood."""
+
 
 class Unsupported(Exception):
     """The network holds something that is no layer here; the message is a phrase that names it."""
@@ -159,16 +162,7 @@ class _Reader:
             return self._adaptive(node, phrase)
         if name == "adaptive_avg_pool2d":
             return self._adaptive(node, phrase)
-        if name in ("max_pool2d", "avg_pool2d") and set(options) <= {
-            "kernel_size",
-            "stride",
-            "padding",
-            "ceil_mode",
-            "return_indices",
-            "dilation",
-            "count_include_pad",
-            "divisor_override",
-        }:
+        if name in ("max_pool2d", "avg_pool2d") and options.keys() <= set(POOLING.split()):
             given = dict(zip(("kernel_size", "stride", "padding"), arguments)) | options
             if len(arguments) > 3 or given.get("dilation", 1) != 1 or given.get("divisor_override"):
                 raise Unsupported(phrase)
@@ -213,7 +207,7 @@ class _Reader:
 
     def _convolution(self, node: fx.Node, module: nn.Conv2d | nn.Linear, phrase: str) -> list[Term]:
         source = self._activation(node.args[0])
-        channels, height, width = self.layers.all[source].shape
+        height, width = self.layers.all[source].shape[1:]
         if isinstance(module, nn.Linear):
             if len(shape(node.args[0])) != 2:
                 raise Unsupported(f"{phrase} that is applied to images")
@@ -224,17 +218,10 @@ class _Reader:
             if isinstance(module.padding, str):
                 raise Unsupported(f"{phrase} with padding={module.padding!r}")
             kernel, stride, padding = module.kernel_size, module.stride, _pair(module.padding)
-        out = shape(node)
-        layer = Convolution(
-            node.target,
-            source,
-            (out[1], *(out[2:] or (1, 1))),
-            kernel,
-            stride,
-            padding,
-            self._own(module.weight, phrase),
-            self._own(module.bias, phrase),
-        )
+        channels, *size = shape(node)[1:]
+        made = channels, *(size or (1, 1))
+        names = self._own(module.weight, phrase), self._own(module.bias, phrase)
+        layer = Convolution(node.target, source, made, kernel, stride, padding, *names)
         return [Term(self._add(layer), True)]
 
     def _norm(self, node: fx.Node, module: nn.BatchNorm2d, phrase: str) -> list[Term]:
