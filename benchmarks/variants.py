@@ -15,10 +15,9 @@ from repro.protocol import CIFAR10, DIGITS, Protocol
 from repro.recipes.training import Training
 from repro.stages import Machine
 from repro.stages.trainer import Trainer
-from repro.train.data_order import DataOrder, send
 from repro.train.loop import MOST_STEPS
 from repro.train.prune import random_mask
-from repro.train.random_streams import stream
+from repro.train.random_streams import DataOrder, send, stream
 
 PLAIN, SPARSEPROP, PEAK = "plain", "sparseprop", "peak"
 DENSITIES = (1.0, 0.4, 0.1, 0.03)  # shares of the prunable weights

@@ -8,7 +8,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from repro.data.shrink import sized, split_size
+from repro.data import sized, split_size
 from repro.errors import UsageError
 from repro.experiment import FULL, JUDGED, OWN, Protocol, Scoring, Warmup  # noqa: F401  (FULL: of other modules)
 from repro.recipes.training import Training

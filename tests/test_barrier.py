@@ -23,7 +23,7 @@ from repro.stages.barriers.children import RewindPoint
 from repro.stages.barriers.measure import Family, measured
 from repro.stages.trainer import Trainer
 from repro.store import read
-from repro.train import data_order, interpolate, loop
+from repro.train import interpolate, loop, random_streams
 from tests import plain_imp
 from tests.command_line import complaint
 from tests.plain_lines import NETWORK, on_the_line, plain
@@ -196,8 +196,8 @@ def test_children_have_a_data_order_of_their_own(folder, tmp_path, monkeypatch):
         asked.append((seed, replicate, purpose))
         return stream(seed, replicate, purpose, *address)
 
-    stream = data_order.stream
-    monkeypatch.setattr(data_order, "stream", watched)
+    stream = random_streams.stream
+    monkeypatch.setattr(random_streams, "stream", watched)
     barrier(tmp_path / "b.h5", folder / "w.h5", replicates=1, machine=CPU)
     assert set(asked) == {(SEED, 0, f"{role}order") for role in ("", "child1.", "child2.")}
     stored = read(tmp_path / "b.h5")

@@ -13,8 +13,7 @@ import torch
 from repro.data import Batcher
 from repro.engines import Sgd, create, graph
 from repro.engines.graph import GraphCohort
-from repro.engines.serial import SerialCohort, set_gradients
-from repro.engines.update import masked_sgd
+from repro.engines.serial import SerialCohort, masked_sgd, set_gradients
 from repro.errors import RunError
 from repro.nets import create as create_network
 from repro.nets import layout_of
@@ -240,7 +239,7 @@ TRITON = """
 import torch
 from repro.engines import Sgd
 from repro.engines.triton_update import triton_masked_sgd
-from repro.engines.update import masked_sgd
+from repro.engines.serial import masked_sgd
 torch.manual_seed(0)
 n, m = 2500, 1700  # neither a multiple of the kernel's block
 masks = torch.rand(3, m) < 0.5

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from repro import store
-from repro.data import load
-from repro.data.shrink import shrink, sized, split_size
+from repro.data import load, sized, split_size
+from repro.data.images import shrink
 from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.recipes.artifacts import DEFAULTS, training_of

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from repro.cli.group import Option
-from repro.data.shrink import sized, split_size
+from repro.data import sized, split_size
 from repro.errors import UsageError
 from repro.experiment import MOST
 from repro.protocol import SCALES

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from repro.data import cifar, folders
-from repro.data.shrink import NAMES, shrink, sized, split_size
+from repro.data import NAMES, cifar, folders, sized, split_size
 from repro.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ def load(
 
     name: "cifar10", "cifar100", "cinic10" (train and valid merged, protocol section 1), "digits" (comes with
         scikit-learn), or "folder:PATH", or the path of a folder with train/ and test/ (or val/) of one folder a class.
-        With "@16" behind it, the images are shrunk to 16 pixels (`repro.data.shrink`).
+        With "@16" behind it, the images are shrunk to 16 pixels (`shrink`).
     data_dir: the folder that holds cifar-10-batches-py, cifar-100-python or cinic10; DATA_DIR when None.
     download: fetch CIFAR into data_dir when it is not there; nothing is fetched otherwise.
     normalization: "dataset" (lth_diet's constants; digits: those of all images; a folder: those of its train images)
@@ -138,6 +137,30 @@ def load(
     )
 
 
+def shrink(images: np.ndarray, size: int, name: str) -> np.ndarray:
+    """Means of boxes of k x k pixels, rounded to the nearest integer, halves up: uint8 [N, size, size, C].
+
+    images: uint8 [N, k size, k size, C]. ``name`` is for the error.
+
+    Raises UsageError for a size that is not the images' size over a whole k above 1.
+    """
+    side = images.shape[1]
+    factor, rest = divmod(side, size) if size else (0, 0)
+    if factor < 2 or rest:
+        smaller = [str(n) for n in range(1, side) if side % n == 0]
+        raise UsageError(
+            f"image size (={size}) is not {side} pixels, those of {name}, over a whole number above 1: "
+            f"choose {', '.join(smaller)}, or leave it out"
+        )
+    half, count = factor**2 // 2, factor**2
+    small = np.empty((len(images), size, size, images.shape[3]), dtype=np.uint8)
+    for start in range(0, len(images), 10_000):  # a chunk at a time: sums are four times as wide as the images
+        chunk = images[start : start + 10_000]
+        boxes = chunk.reshape(len(chunk), size, factor, size, factor, -1)
+        small[start : start + 10_000] = (boxes.sum(axis=(2, 4), dtype=np.uint32) + half) // count
+    return small
+
+
 def _cinic10(root: Path) -> folders.Arrays:
     """CINIC-10 in its official layout, {train,valid,test}/<class>/*.png, in `root`/cinic10 or in `root` itself.
 
@@ -181,7 +204,7 @@ def _folds(n: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
 def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and population standard deviation of each channel in [0, 1], summed in integers: the same everywhere.
 
-    The deviation of a constant channel is 1: its values are shifted to 0 and divided by something.
+    The deviation of a constant channel is given as 1, because its values, all shifted to 0, are divided by it.
     """
     total = np.zeros(images.shape[3], dtype=np.int64)
     squares = np.zeros_like(total)

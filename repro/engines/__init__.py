@@ -4,8 +4,7 @@
 CUDA graphs. They give the same results to rounding.
 """
 
-from repro.engines.block import Block, Sgd
 from repro.engines.choice import ENGINES, choose, create
-from repro.engines.cohort import EVALUATION_BATCH, Cohort
+from repro.engines.cohort import EVALUATION_BATCH, Block, Cohort, Report, Sgd
 
-__all__ = ["ENGINES", "EVALUATION_BATCH", "Block", "Cohort", "Sgd", "choose", "create"]
+__all__ = ["ENGINES", "EVALUATION_BATCH", "Block", "Cohort", "Report", "Sgd", "choose", "create"]

@@ -20,29 +20,19 @@ WIDE = 16  # channels of the first convolution: at least
 LARGE = 32  # side of the images in pixels: at least
 
 
-def choose(
-    asked: str,
-    network: str,
-    *,
-    image_size: int,
-    in_chans: int,
-    num_classes: int,
-    density: float,
-    device: torch.device,
-    precision: str,
-) -> str:
-    """The engine for ``asked``, which may be 'auto'.
+def choose(asked: str, network: str, *, density: float, device: torch.device, precision: str, **shape: int) -> str:
+    """The engine that trains a network, where ``asked`` may be 'auto'.
 
     Arguments:
         density: share of the prunable weights kept.
         precision: see `Cohort`. On a CPU without instructions for bfloat16 dense networks are `sparse`, too.
+        shape: num_classes, in_chans and image_size, as for `Cohort`.
 
     Raises UsageError for 'sparse' on another device than a CPU, or with a layer that it does not have. With 'auto', the
     layer is named on stderr, once a process.
     """
     if asked not in ("auto", "sparse"):
         return asked
-    shape = dict(num_classes=num_classes, in_chans=in_chans, image_size=image_size)
     if asked == "sparse":
         if device.type != "cpu":
             raise UsageError(f"--engine sparse needs a CPU, not {device.type}: use --engine graph")
@@ -51,7 +41,7 @@ def choose(
         return "sparse"
     if device.type == "cuda":
         return "graph"  # expected to be the fastest, not measured yet
-    dense = density > DENSE[precision] and image_size >= LARGE and _width(network, num_classes, in_chans) >= WIDE
+    dense = density > DENSE[precision] and shape["image_size"] >= LARGE and _width(network, **shape) >= WIDE
     if dense and (precision != "bf16" or torch.cpu._is_avx512_bf16_supported()):
         return "serial"
     if obstacle := _obstacle(network, **shape):
@@ -60,30 +50,11 @@ def choose(
     return "sparse"
 
 
-def create(
-    engine: str,
-    network: str,
-    *,
-    replicas: int,
-    num_classes: int,
-    in_chans: int,
-    image_size: int,
-    device: torch.device,
-    precision: str = "fp32",
-    threads: int = 1,
-) -> Cohort:
+def create(engine: str, network: str, *, precision: str = "fp32", **how) -> Cohort:
     """A cohort of an engine that `choose` gave; the arguments are those of `Cohort`.
 
     The sparse engine computes in float32 where bf16 is asked for.
     """
-    how = dict(
-        replicas=replicas,
-        num_classes=num_classes,
-        in_chans=in_chans,
-        image_size=image_size,
-        device=device,
-        threads=threads,
-    )
     if engine == "sparse":
         from repro.engines.sparse import SparseCohort  # Numba takes a second to import
 
@@ -100,7 +71,7 @@ def _obstacle(network: str, *, num_classes: int, in_chans: int, image_size: int)
 
 
 @cache
-def _width(network: str, num_classes: int, in_chans: int) -> int:
+def _width(network: str, *, num_classes: int, in_chans: int, image_size: int) -> int:
     """Channels of the first convolution; 0 without one."""
     modules = _network(network, num_classes, in_chans).modules()
     return next((module.out_channels for module in modules if isinstance(module, nn.Conv2d)), 0)

@@ -1,18 +1,59 @@
-"""R networks of one architecture advanced together: what every engine offers."""
+"""What every engine is given, blocks of training steps, and what it offers: R networks advanced together."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from repro.data import Batcher
-from repro.engines.block import Block, Sgd
 from repro.nets import Layout, create, layout_of
 from repro.nets.check import undisturbed
 
+
+@dataclass
+class Block:
+    """K training steps of R replicas with batches of B images.
+
+    index: int64 [K, R, B] rows of the image set.
+    offsets: (dy, dx, flip) of `repro.data.Batcher.gather`, each [K, R, B], or None without augmentation.
+    rates: [K, R] learning rates, in the cohort's dtype.
+    """
+
+    index: Tensor
+    offsets: tuple[Tensor, Tensor, Tensor] | None
+    rates: Tensor
+
+    def __len__(self) -> int:
+        """K."""
+        return len(self.index)
+
+    def steps(self, rows: slice) -> "Block":
+        """Some of the steps, as views."""
+        return Block(self.index[rows], self.offsets and tuple(part[rows] for part in self.offsets), self.rates[rows])
+
+    def batch(self, k: int, batcher: Batcher, targets: Tensor, dtype) -> tuple[Tensor, Tensor]:
+        """Images [R, B, H, W, C] in ``dtype`` and labels int64 [R, B] of step ``k``; ``targets`` are [R, N] or [N]."""
+        index = self.index[k]
+        images = batcher.gather(index, self.offsets and tuple(part[k] for part in self.offsets))
+        labels = targets[index] if targets.ndim == 1 else targets.gather(1, index)
+        return batcher.normalise(images, dtype), labels
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Constants of SGD. Weight decay is coupled and covers all parameters, dampening is 0 (protocol section 1)."""
+
+    momentum: float
+    weight_decay: float
+    nesterov: bool
+
+
 EVALUATION_BATCH = 1000  # protocol section 7: it matters only where batch norm uses batch statistics
+Report = Callable[[int], None] | None
+"""What is called after each batch of a measurement with the number of images since the last call; None for nothing."""
 
 
 class Cohort(ABC):
@@ -112,25 +153,17 @@ class Cohort(ABC):
         """
 
     @abstractmethod
-    def predict(
-        self,
-        batcher: Batcher,
-        index: Tensor,
-        *,
-        batch_norm: str = "running",
-        report: Callable[[int], None] | None = None,
-    ) -> Tensor:
+    def predict(self, batcher: Batcher, index: Tensor, *, batch_norm: str = "running", report: Report = None) -> Tensor:
         """Logits float32 [R, n, num_classes], on the CPU, of un-augmented images. The state is left as it was.
 
         Arguments:
             index: int64 [R, n] rows of the image set.
             batch_norm: 'running' (evaluation mode) or 'batch': the statistics of each `EVALUATION_BATCH` images in
                 the order given, as the published scores were computed (protocol section 7).
-            report: called after each batch with the number of images since the last call.
         """
 
     @abstractmethod
-    def recalibrate(self, batcher: Batcher, index: Tensor, report: Callable[[int], None] | None = None) -> None:
+    def recalibrate(self, batcher: Batcher, index: Tensor, report: Report = None) -> None:
         """Take the batch-norm statistics anew: one pass in training mode over un-augmented images.
 
         The statistics are the mean over batches of `EVALUATION_BATCH` in the order given (a cumulative average), the

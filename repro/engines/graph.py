@@ -13,15 +13,14 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from repro.data import Batcher
-from repro.engines.block import Block, Sgd
-from repro.engines.recording import record, side_streams
-from repro.engines.serial import SerialCohort
-from repro.engines.update import masked_sgd, updates_for
+from repro.engines.cohort import Block, Sgd
+from repro.engines.serial import SerialCohort, masked_sgd
 
 CHECK_RATE = 0.1  # learning rate of the step that is compared
 # Largest relative difference allowed. At the same weights, gradients of ResNets 8 to 56 by two algorithms for
@@ -157,7 +156,7 @@ class GraphCohort(SerialCohort):
             self.updates = self.updates[1:]
 
     def _attempt(self, static: _Static) -> str | None:
-        """Record and compare, and put everything back as it was. What went wrong, if anything did."""
+        """Record and compare, and put everything back as it was. Returns what went wrong, or None."""
         state = (self.state, self.momentum, static.block.rates, self.targets)
         kept = [tensor.clone() for tensor in state]
 
@@ -189,8 +188,9 @@ class GraphCohort(SerialCohort):
         """How far the static steps are from those of `serial` on the same batches, relatively.
 
         Only the last step has a learning rate, another for each replica: at weights that have moved, rounding is
-        amplified a thousandfold. Labels are moved by one class, for networks that know theirs have no gradient to
-        compare. Losses, momentum, batch-norm statistics and the change of the weights are compared, of every replica.
+        amplified a thousandfold. Labels are moved by one class, since a network that has learned its labels has no
+        gradient to compare. Compared are losses, momentum, batch-norm statistics and the change of the weights, of
+        every replica.
         """
         static.block.rates.zero_()
         static.block.rates[-1] = CHECK_RATE * torch.arange(1, self.replicas + 1) / self.replicas
@@ -236,3 +236,66 @@ def _apart(found: Tensor, wanted: Tensor) -> float:
     found, wanted = found[finite], wanted[finite]
     share = (found - wanted).norm(dim=1) / wanted.norm(dim=1).clamp_min(1e-30)
     return max(share.tolist(), default=0.0)
+
+
+def updates_for(device: torch.device, dtype: torch.dtype) -> list[Callable]:
+    """Functions that do the work of `masked_sgd` on the device, the fastest first; the last is the reference."""
+    if device.type == "cuda" and dtype == torch.float32:
+        try:
+            from repro.engines.triton_update import triton_masked_sgd
+        except ImportError:  # PyTorch for CUDA brings Triton along on Linux only
+            return [masked_sgd]
+        return [triton_masked_sgd, masked_sgd]
+    return [masked_sgd]
+
+
+WARM_UPS = 3  # eager steps before a recording, at least: libraries choose algorithms, compile and allocate in them
+
+
+def record(steps: Callable[[], None], count: int, device: torch.device) -> Callable[[], None]:
+    """A function that replays ``steps``, which makes ``count`` training steps. To record them runs them too."""
+    stream = streams(device)[0]
+    with torch.cuda.stream(torch.cuda.current_stream()):  # a failed recording leaves its own stream behind
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(-(-WARM_UPS // count)):
+                steps()  # every step of it: kernels are compiled for the alignment of their arguments
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=_pool(), stream=stream):
+                steps()
+        except BaseException:
+            _abandon_pool()
+            raise
+    return graph.replay
+
+
+def side_streams(device: torch.device, count: int) -> list:
+    """A stream for each of ``count`` branches of a recording, some for several.
+
+    Never the stream that records: PyTorch frees its cuBLAS workspace with the first recording that is thrown away.
+    """
+    others = streams(device)[1:]
+    return [others[branch % len(others)] for branch in range(count)]
+
+
+@cache
+def streams(device: torch.device) -> list:
+    """The streams of all recordings of the process: PyTorch has 32, and memory is shared only between equal ones."""
+    return [torch.cuda.Stream(device) for _ in range(32)]
+
+
+@cache
+def _pool() -> tuple[int, int]:
+    """The memory pool that all recordings share: they are never replayed at the same time."""
+    return torch.cuda.graph_pool_handle()
+
+
+def _abandon_pool() -> None:
+    """Leave the pool of a failed recording: PyTorch before 2.12 keeps it marked as being recorded to."""
+    try:
+        torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), _pool())
+    except RuntimeError:
+        pass  # PyTorch ended it itself
+    _pool.cache_clear()

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from repro.data import Batcher
-from repro.engines.block import Block, Sgd
-from repro.engines.cohort import EVALUATION_BATCH, Cohort
-from repro.engines.update import masked_sgd
+from repro.engines.cohort import EVALUATION_BATCH, Block, Cohort, Report, Sgd
 
 
 class SerialCohort(Cohort):
@@ -98,7 +96,7 @@ class SerialCohort(Cohort):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False):
             return module(images.permute(0, 3, 1, 2))
 
-    def _batches(self, batcher: Batcher, index: Tensor, report: Callable[[int], None] | None):
+    def _batches(self, batcher: Batcher, index: Tensor, report: Report):
         """Logits [R, B, num_classes], for one `EVALUATION_BATCH` of every replica's images after the other."""
         for chunk in index.to(self.device).split(EVALUATION_BATCH, 1):
             images = (batcher.normalise(batcher.gather(rows), self.dtype) for rows in chunk)
@@ -107,14 +105,7 @@ class SerialCohort(Cohort):
                 report(chunk.numel())
 
     @torch.no_grad()
-    def predict(
-        self,
-        batcher: Batcher,
-        index: Tensor,
-        *,
-        batch_norm: str = "running",
-        report: Callable[[int], None] | None = None,
-    ) -> Tensor:
+    def predict(self, batcher: Batcher, index: Tensor, *, batch_norm: str = "running", report: Report = None) -> Tensor:
         buffers = self.buffers.clone()
         self._mode(training=batch_norm == "batch")
         logits = [each.float() for each in self._batches(batcher, index, report)]
@@ -122,7 +113,7 @@ class SerialCohort(Cohort):
         return torch.cat(logits, 1).cpu()  # one copy at the end: until then, a GPU is not waited for
 
     @torch.no_grad()
-    def recalibrate(self, batcher: Batcher, index: Tensor, report: Callable[[int], None] | None = None) -> None:
+    def recalibrate(self, batcher: Batcher, index: Tensor, report: Report = None) -> None:
         parts = (part for module in self.modules for part in module.modules())
         norms = [part for part in parts if isinstance(part, _BatchNorm) and part.running_mean is not None]
         momenta = [norm.momentum for norm in norms]
@@ -148,3 +139,23 @@ def set_gradients(loss: Tensor, parameters: list[Tensor]) -> None:
         chosen = [pair for pair in pairs if (pair[0].stride() == pair[1].stride()) == alike]
         if chosen:
             torch._foreach_copy_(*map(list, zip(*chosen)))
+
+
+def masked_sgd(
+    weights: Tensor, gradients: Tensor, momentum: Tensor, masks: Tensor | None, rates: Tensor, sgd: Sgd
+) -> None:
+    """One update in place. ``gradients`` is used up. The reference for `repro.engines.triton_update`.
+
+    Pruned weights are set back to zero after the update, so neither momentum nor weight decay can revive them.
+
+    Arguments:
+        weights, gradients, momentum: floating [R, P], contiguous along P.
+        masks: bool [R, m] with m <= P, for the first m weights of each row; None is dense.
+        rates: [R] learning rates.
+    """
+    gradients.add_(weights, alpha=sgd.weight_decay)
+    momentum.mul_(sgd.momentum).add_(gradients)
+    change = gradients.add_(momentum, alpha=sgd.momentum) if sgd.nesterov else momentum
+    weights.addcmul_(change, rates.neg().unsqueeze(1))
+    if masks is not None:
+        weights[:, : masks.shape[1]].mul_(masks)

@@ -1,11 +1,11 @@
-"""`repro.engines.update.masked_sgd` in one pass over memory: a Triton kernel, for CUDA and float32."""
+"""`repro.engines.serial.masked_sgd` in one pass over memory: a Triton kernel, for CUDA and float32."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from repro.engines.block import Sgd
+from repro.engines.cohort import Sgd
 
 BLOCK = 1024
 
@@ -47,7 +47,7 @@ def _masked_sgd(
 def triton_masked_sgd(
     weights: Tensor, gradients: Tensor, momentum: Tensor, masks: Tensor, rates: Tensor, sgd: Sgd
 ) -> None:
-    """See `repro.engines.update.masked_sgd`; ``masks`` cannot be None."""
+    """See `repro.engines.serial.masked_sgd`; ``masks`` cannot be None."""
     replicas, n = weights.shape
     rows = [tensor.stride(0) for tensor in (weights, gradients, momentum, masks)]
     _masked_sgd[(triton.cdiv(n, BLOCK), replicas)](

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from repro import store
-from repro.data import ImageSet, load
-from repro.data.shrink import sized, split_size
+from repro.data import ImageSet, load, sized, split_size
 from repro.errors import UsageError
 from repro.nets import Layout, check, create, initialise, layout_of
 from repro.stages.machine import Machine
@@ -71,9 +70,14 @@ def require_steps_left(path: str | Path, recipe: dict) -> None:
         )
 
 
+def shape_of(data: ImageSet) -> dict[str, int]:
+    """What networks and engines have to know of an image set, by the names of their arguments."""
+    return {"num_classes": data.num_classes, "in_chans": data.in_chans, "image_size": data.image_size}
+
+
 def network_for(data: ImageSet, network: str) -> nn.Module:
     """A new network of that name for the images of ``data``."""
-    return create(network, num_classes=data.num_classes, in_chans=data.in_chans, image_size=data.image_size)
+    return create(network, **shape_of(data))
 
 
 def network_fields(data: ImageSet, network: str) -> dict:

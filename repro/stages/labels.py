@@ -100,7 +100,7 @@ def labels_in_use(
         return Labels({**OWN, "labels_sha256": hashlib.sha256(given.astype("<i8")).hexdigest()}, lambda r: given)
     if not label_noise:
         return Labels(OWN, lambda r: own)
-    trained_on = np.unique(np.concatenate([train.numpy() for train, _ in data.splits]))
+    trained_on = _trained_on(data)
 
     @cache
     def drawn(replicate: int) -> np.ndarray:
@@ -146,13 +146,7 @@ def _inherited(data: ImageSet, source: store.Artifact) -> Labels:
 
 def _from_file(data: ImageSet, path: Path) -> np.ndarray:
     """A user's labels; images that the file leaves out (test images) keep their own."""
-    given = read_numbers(path, "label", size=len(data.labels), train=only_train_index(data))
-    own = data.labels.numpy()
-    trained_on = np.unique(np.concatenate([train.numpy() for train, _ in data.splits]))
-    if len(absent := trained_on[np.isnan(given[trained_on])]):
-        raise UsageError(
-            f"{path} has no label for {len(absent)} training images, the first of them {absent[0]}: label them all"
-        )
+    given, own = numbers_of(path, "label", data), data.labels.numpy()
     labels = np.where(np.isnan(given), own, given)
     wrong = np.flatnonzero(~np.isin(labels, np.arange(data.num_classes)))
     if len(wrong):
@@ -163,6 +157,20 @@ def _from_file(data: ImageSet, path: Path) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def only_train_index(data: ImageSet) -> np.ndarray | None:
-    """The train index of a data set without folds, else None."""
-    return data.splits[0][0].numpy() if len(data.splits) == 1 else None
+def numbers_of(path: Path, name: str, data: ImageSet) -> np.ndarray:
+    """A user's ``name`` ('label' or 'score') of each image, float64 [N], NaN where a test image has none.
+
+    Raises UsageError for an image that is trained on, in any fold, without one.
+    """
+    only = data.splits[0][0].numpy() if len(data.splits) == 1 else None  # a file may leave the test images out
+    given, trained_on = read_numbers(path, name, size=len(data.labels), train=only), _trained_on(data)
+    if len(absent := trained_on[np.isnan(given[trained_on])]):
+        raise UsageError(
+            f"{path} has no {name} for {len(absent)} training images, the first of them {absent[0]}: {name} them all"
+        )
+    return given
+
+
+def _trained_on(data: ImageSet) -> np.ndarray:
+    """The images that are trained on in any fold, int64 and ascending."""
+    return np.unique(np.concatenate([train.numpy() for train, _ in data.splits]))

@@ -7,6 +7,7 @@ et al. 2021) are taken from the same networks.
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from repro.protocol import Scoring, protocol
 from repro.recipes.artifacts import training_fields
 from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.inputs import data_fields, network_fields, open_data, require_replicates
-from repro.stages.labels import labels_in_use
+from repro.stages.labels import Labels, labels_in_use
 from repro.stages.machine import Machine
 from repro.stages.select import SCORES
 from repro.stages.trained import Network, advice
@@ -70,101 +71,127 @@ def score(
     require_replicates(replicates)
     scoring = scoring or recipe.scoring
     scoring = replace(scoring, network=pinned(scoring.network))
-    training, count = scoring.training, scoring.networks
-    if count < 1:
-        raise UsageError(f"number of scoring networks (={count}) must be at least 1")
+    if scoring.networks < 1:
+        raise UsageError(f"number of scoring networks (={scoring.networks}) must be at least 1")
     if scoring.batch_norm not in evaluate.BATCH_NORM_MODES:
         raise UsageError(f"unknown batch norm mode {scoring.batch_norm!r}: choose running or batch")
     seed = recipe.seed if seed is None else seed
     normalization = normalization or recipe.normalization
     data = open_data(dataset, normalization, machine)
     used = labels_in_use(data, label_noise=label_noise, noise_draw=noise_draw, labels=labels, seed=seed)
-    fields = {
-        **data_fields(data, normalization),
-        **network_fields(data, scoring.network),
-        "networks": count,
-        "batch_norm": scoring.batch_norm,
-        "seed": seed,
-        "grand": grand,
-        **used.fields,
-        **training_fields(training),
-    }
-    # networks are trained for each group: a fold, or a replicate with labels of its own
-    unit, groups = ("replicate", replicates) if used.per_replicate else ("fold", min(len(data.splits), replicates))
+    fields = data_fields(data, normalization) | network_fields(data, scoring.network)
+    fields |= {"networks": scoring.networks, "batch_norm": scoring.batch_norm, "seed": seed, "grand": grand}
+    fields |= used.fields | training_fields(scoring.training)
     with ArtifactWriter(out, "score", fields, {}, machine) as writer:
-        wanted = {f"{unit}_{g}/network_{k}": (g, k) for g in range(groups) for k in range(count)}
-        trainer = Trainer(data, scoring.network, training, machine)
+        trainer = Trainer(data, scoring.network, scoring.training, machine)
+        run = _Ensembles(writer, trainer, scoring, used, replicates)
         if machine.dry_run:
-            return writer.preview(wanted, steps=training.steps, batch_size=training.batch_size)
+            steps, batch_size = scoring.training.steps, scoring.training.batch_size
+            return writer.preview(run.wanted, steps=steps, batch_size=batch_size)
+        run.train()
+        extra, lines = run.summary()
+        return writer.finish(order=[run.unit, "network"], extra=extra, lines=lines, **trainer.provenance, seed=seed)
 
-        def pool(group: int) -> np.ndarray:
-            return data.split(group)[0].numpy()
 
-        def cohort_key(job: Job) -> tuple:
-            by_batch = scoring.batch_norm == "batch"
-            if by_batch:
-                trainer.require_batches(len(job.subset), scoring=True)
-            # padding would enter the statistics of a batch: pools of one length
-            return trainer.cohort_key(job), len(job.subset) if by_batch else 0
+class _Ensembles:
+    """The networks of one score command: K for each group of replicates that share images and labels.
 
-        jobs = {}
-        for piece, (g, k) in wanted.items():
-            if piece not in writer.rows:
-                labels, role = used.for_job(g), f"score{g}."
-                jobs[piece] = Job(None, pool(g), 0, training.steps, seed, k, labels=labels, role=role)
-        trainer.expect(writer, jobs, "subset", more=float(grand))
-        for cohort, where in trainer.cohorts(jobs, len(wanted), cohort_key):
-            truth = torch.stack([torch.from_numpy(used.of(wanted[piece][0])) for piece in cohort])
+    A group is a fold or, with labels of its own, a replicate; ``unit`` says which.
+    """
+
+    def __init__(self, writer: ArtifactWriter, trainer: Trainer, scoring: Scoring, labels: Labels, replicates: int):
+        self.writer, self.trainer, self.scoring, self.labels = writer, trainer, scoring, labels
+        self.replicates, self.seed, self.grand = replicates, writer.recipe["seed"], writer.recipe["grand"]
+        folds = len(trainer.data.splits)
+        self.unit, groups = ("replicate", replicates) if labels.per_replicate else ("fold", min(folds, replicates))
+        self.wanted = {piece: (g, k) for g in range(groups) for k, piece in enumerate(self.pieces(g))}
+
+    def pieces(self, group: int) -> list[str]:
+        """The names of a group's networks."""
+        return [f"{self.unit}_{group}/network_{k}" for k in range(self.scoring.networks)]
+
+    def pool(self, group: int) -> np.ndarray:
+        """Dataset indices, int64 [n], of the images that a group trains on and scores."""
+        return self.trainer.data.split(group)[0].numpy()
+
+    def job(self, group: int, k: int) -> Job:
+        """Training from the random initialisation on, with streams of the group's own."""
+        labels, steps = self.labels.for_job(group), self.scoring.training.steps
+        return Job(None, self.pool(group), 0, steps, self.seed, k, labels=labels, role=f"score{group}.")
+
+    def cohort_key(self, job: Job) -> tuple:
+        """As `Trainer.cohort_key`; with batch statistics for pools of one length, since padding would enter them."""
+        by_batch = self.scoring.batch_norm == "batch"
+        if by_batch:
+            self.trainer.require_batches(len(job.subset), scoring=True)
+        return self.trainer.cohort_key(job), len(job.subset) if by_batch else 0
+
+    def train(self) -> None:
+        """Train the networks that are not kept yet, and keep the scores of each cohort.
+
+        Raises RunError for a network that diverged: the mean needs all of them.
+        """
+        writer, trainer = self.writer, self.trainer
+        jobs = {piece: self.job(*at) for piece, at in self.wanted.items() if piece not in writer.rows}
+        trainer.expect(writer, jobs, "subset", more=float(self.grand))
+        for cohort, where in trainer.cohorts(jobs, len(self.wanted), self.cohort_key):
+            truth = torch.stack([torch.from_numpy(self.labels.of(self.wanted[piece][0])) for piece in cohort])
             forgetting = Forgetting(truth, len(cohort))
             trained = trainer.train(writer, cohort, where, observe=forgetting)
-            networks = trainer.measure(trained, "subset", batch_norm=scoring.batch_norm)
+            networks = trainer.measure(trained, "subset", batch_norm=self.scoring.batch_norm)
             if lost := next((network for network in networks if network.diverged), None):
-                writer.drop_checkpoint()
-                raise RunError(
-                    f"scoring network {lost.piece} diverged (loss not finite at step {lost.diverged_at}): a score "
-                    f"needs all {count} networks: {advice(lost.diverged_at, 0, training.lr)}"
+                self._fail(
+                    f"{lost.piece} diverged (loss not finite at step {lost.diverged_at}): a score needs all "
+                    f"{self.scoring.networks} networks: {advice(lost.diverged_at, 0, self.scoring.training.lr)}"
                 )
-            if grand:
+            if self.grand:
                 writer.save_checkpoint(list(cohort))(trained.state)  # gradients can take as long as the training
-            new = {}
-            for j, network in enumerate(networks):
-                g, k = wanted[network.piece]
-                seen = network.on["subset"]
-                arrays = {
-                    "el2n": evaluate.error_norms(seen.logits, seen.labels).numpy(),
-                    "margin": evaluate.margins(seen.logits, seen.labels).numpy(),
-                    "forgetting": forgetting.score(j, network.job.subset),
-                }
-                if grand:
-                    arrays["grand"] = _grand(trainer, network, lambda images: writer.ticker.measured(images, work=1))
-                if odd := [name for name, values in arrays.items() if not np.isfinite(values).all()]:
-                    writer.drop_checkpoint()
-                    raise RunError(
-                        f"scoring network {network.piece} gives {' and '.join(odd)} scores that are not finite: "
-                        f"lower --lr (={training.lr})"
-                    )
-                row = {unit: g, "network": k, "train_acc": seen.accuracy}
-                new[network.piece] = arrays, row | network.columns("seconds", "engine")
-            writer.add(new)
-        groups = sorted({row[unit] for row in writer.rows.values()})
-        extra, lines = used.arrays(max(replicates, groups[-1] + 1)), []  # an interrupted run may have had more
+            scores = [forgetting.score(j, network.job.subset) for j, network in enumerate(networks)]
+            writer.add({network.piece: self.kept(network, each) for network, each in zip(networks, scores)})
+
+    def kept(self, network: Network, forgetting: np.ndarray) -> tuple[dict[str, np.ndarray], dict]:
+        """The scores of the images by one network, and its row. Raises RunError for one that is not finite."""
+        seen, (group, k) = network.on["subset"], self.wanted[network.piece]
+        arrays = {
+            "el2n": evaluate.error_norms(seen.logits, seen.labels).numpy(),
+            "margin": evaluate.margins(seen.logits, seen.labels).numpy(),
+            "forgetting": forgetting,
+        }
+        if self.grand:
+            arrays["grand"] = _grand(self.trainer, network, lambda images: self.writer.ticker.measured(images, work=1))
+        if odd := [name for name, values in arrays.items() if not np.isfinite(values).all()]:
+            lower = f"lower --lr (={self.scoring.training.lr})"
+            self._fail(f"{network.piece} gives {' and '.join(odd)} scores that are not finite: {lower}")
+        row = {self.unit: group, "network": k, "train_acc": seen.accuracy}
+        return arrays, row | network.columns("seconds", "engine")
+
+    def _fail(self, what: str) -> NoReturn:
+        self.writer.drop_checkpoint()
+        raise RunError(f"scoring network {what}")
+
+    def summary(self) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        """The arrays of each group whose networks are all there (means, index, half correlation), and a line on it."""
+        rows, arrays = self.writer.rows, self.writer.arrays
+        groups = sorted({row[self.unit] for row in rows.values()})
+        extra, lines = self.labels.arrays(max(self.replicates, groups[-1] + 1)), []  # as many as an earlier run had
         for g in groups:
-            if any(f"{unit}_{g}/network_{k}" not in writer.rows for k in range(count)):
+            name, pieces = f"{self.unit}_{g}", self.pieces(g)
+            if any(piece not in rows for piece in pieces):
                 continue  # begun by a run that was interrupted
-            extra[f"{unit}_{g}/index"] = pool(g)
-            for name in SCORES:
-                each = [writer.arrays.get(f"{unit}_{g}/network_{k}/{name}") for k in range(count)]
+            extra[f"{name}/index"] = self.pool(g)
+            for score in SCORES:
+                each = [arrays.get(f"{piece}/{score}") for piece in pieces]
                 if all(values is not None for values in each):  # not GraNd, or made before there were other scores
-                    extra[f"{unit}_{g}/{name}"] = np.stack(each).mean(0)
-            accuracy = np.mean([writer.rows[f"{unit}_{g}/network_{k}"]["train_acc"] for k in range(count)])
+                    extra[f"{name}/{score}"] = np.stack(each).mean(0)
             said = []
-            if count >= 2:
-                scores = np.stack([writer.arrays[f"{unit}_{g}/network_{k}/el2n"] for k in range(count)])
-                rho = half_ensemble_correlation(scores, stream(seed, g, "halves"))
-                extra[f"{unit}_{g}/half_correlation"] = np.float64(rho)
+            if len(pieces) >= 2:
+                scores = np.stack([arrays[f"{piece}/el2n"] for piece in pieces])
+                rho = half_ensemble_correlation(scores, stream(self.seed, g, "halves"))
+                extra[f"{name}/half_correlation"] = np.float64(rho)
                 said = _reliable(rho)
-            lines.append(f"{unit} {g} (K={count}): {'; '.join([*said, *_early(accuracy)])}")
-        return writer.finish(order=[unit, "network"], extra=extra, lines=tuple(lines), **trainer.provenance, seed=seed)
+            said += _early(np.mean([rows[piece]["train_acc"] for piece in pieces]))
+            lines.append(f"{self.unit} {g} (K={len(pieces)}): {'; '.join(said)}")
+        return extra, tuple(lines)
 
 
 def _grand(trainer: Trainer, network: Network, report: Callable[[int], None]) -> np.ndarray:

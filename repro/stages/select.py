@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,13 @@ import numpy as np
 from repro import store
 from repro.data import ImageSet, choose, histogram, missing_classes
 from repro.data.subsets import SUBSET_KINDS
-from repro.data.user_numbers import HDF5, SUFFIXES, read_numbers, split_key
+from repro.data.user_numbers import HDF5, SUFFIXES, split_key
 from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.recipes.artifacts import array_name, piece_name
 from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.inputs import data_fields, data_of, open_data, require_replicates
-from repro.stages.labels import labels_in_use, only_train_index
+from repro.stages.labels import Labels, labels_in_use, numbers_of
 from repro.stages.machine import Machine
 from repro.store.file_kinds import SIGNATURE
 from repro.store.files import open_regular
@@ -67,15 +68,7 @@ def select(
     Written: ``replicate_r/index`` int64 [size], easiest or hardest first; ``replicate_r/histogram`` int64 [classes], by
     the labels in use; in the table ``wrong_labels``, the share of the images whose label is not the data set's own.
     """
-    if kind not in SUBSET_KINDS:
-        raise UsageError(f"unknown kind of subset {kind!r}: choose {', '.join(SUBSET_KINDS)}")
-    if (kind == "random") == (scores is not None):
-        needed = "needs --scores: give a score or barrier artifact, or a file of your own"
-        raise UsageError(f"kind {kind!r} {'takes no scores: leave them out' if scores else needed}")
-    if like and kind != "random":
-        raise UsageError(f"--like takes the histogram for random subsets, not for {kind!r}: leave it out")
-    if permute_scores and kind == "random":
-        raise UsageError("--permute-scores is for easy and hard: a random subset has no scores, leave it out")
+    _require_together(kind, scores, like, permute_scores)
     ranked = ranking_artifact(scores) if scores else None
     model = store.read(like, kind="subset") if like else None
     source = ranked or model
@@ -97,80 +90,89 @@ def select(
         balanced = not like if kind == "random" else recipe.balanced
     seed = recipe.seed if seed is None else seed
     with_labels = source if source and source.kind in ("score", "subset") else None  # barriers are by clean labels
-    used = labels_in_use(
-        data, source=with_labels, label_noise=label_noise, noise_draw=noise_draw, labels=labels, seed=seed
-    )
+    noise = {"label_noise": label_noise, "noise_draw": noise_draw, "labels": labels}
+    used = labels_in_use(data, source=with_labels, seed=seed, **noise)
     fields = {**data_fields(data, normalization), "subset": kind, "size": size, "balanced": balanced, **used.fields}
     if kind == "random" or permute_scores:
         fields |= {"seed": seed, "permute_scores": permute_scores}
-    if score and not (ranked and ranked.kind == "score"):
-        raise UsageError(f"--score {score} is one of a score artifact: give that as --scores, or leave it out")
-    if ranked and ranked.kind == "score":
-        fields["score"] = score or "el2n"
-        values_of = _of_score_artifact(ranked, fields["score"], len(data.splits), used.per_replicate, replicates)
-    elif ranked:
-        folds = len(data.splits)
-        # a barrier artifact grows under one identity, and the mean over its lines changes with every line
-        fields |= {"score": "lmc", "lines": [len(_lines(ranked, fold, folds)) for fold in range(folds)]}
-        values_of = _of_barrier_artifact(ranked, folds)
-    elif scores:
-        own = _of_file(Path(scores), data)
-        fields |= {"score": "file", "scores_sha256": hashlib.sha256(own.astype("<f8")).hexdigest()}
+    said, values = _ranking(scores, score, ranked, data, used, replicates)
     inputs = {role: artifact for role, artifact in (("scores", ranked), ("like", model)) if artifact}
-
-    def chosen(r: int) -> np.ndarray:
-        pool, values = data.split(r)[0].numpy(), None
-        if scores:
-            values = values_of(r) if ranked else own[pool]
-            if permute_scores:
-                group = r if used.per_replicate else r % len(data.splits)
-                values = stream(seed, group, "permute").permutation(values)
-            values = _by_dataset_index(values, pool, len(data.labels))
-        model_index = model[array_name("index", replicate=r)] if model else None
-        return choose(
-            kind,
-            size,
-            labels=used.of(r),
-            pool=pool,
-            scores=values,
-            balanced=balanced,
-            rng=stream(seed, r, "subset"),
-            like=model_index,
-        )
-
-    with ArtifactWriter(out, "subset", fields, inputs, machine) as writer:
-        new = {}  # all are chosen before any is kept: what does not fit one fold is refused as a whole
-        for r in range(replicates):
-            if piece_name(replicate=r) not in writer.rows:
-                index = chosen(r)
-                label = used.of(r)[index]
-                counts = histogram(label, data.num_classes)
-                row = {
-                    "replicate": r,
-                    "fold": r % len(data.splits),
-                    "size": len(index),
-                    "missing_classes": len(missing_classes(label, data.num_classes)),
-                    "wrong_labels": float((label != data.labels.numpy()[index]).mean()),
-                }
-                new[piece_name(replicate=r)] = ({"index": index, "histogram": counts}, row)
+    run = _Selection(fields | said, seed, data, used, values, model)
+    with ArtifactWriter(out, "subset", run.fields, inputs, machine) as writer:
+        wanted = {piece_name(replicate=r): r for r in range(replicates)}
+        # all are chosen before any is kept: what does not fit one fold is refused as a whole
+        new = {piece: run.kept(r) for piece, r in wanted.items() if piece not in writer.rows}
         if machine.dry_run:
-            return writer.preview(piece_name(replicate=r) for r in range(replicates))
+            return writer.preview(wanted)
         if new:
             writer.add(new)
-        lines = [
-            _describe(r, writer.arrays[array_name("histogram", replicate=r)], data.classes) for r in range(replicates)
-        ]
-        if not used.own:
+        held = int(writer.table().replicate.max()) + 1
+        lines = run.summary(writer, replicates)
+        made = {"device": "cpu", "engine": "none", "seed": seed}
+        return writer.finish(order=["replicate"], extra=used.arrays(held), lines=lines, **made)
+
+
+def _require_together(kind: str, scores: str | Path | None, like: str | Path | None, permute_scores: bool) -> None:
+    """Raises UsageError for an unknown kind, and for options that it needs or has no use for."""
+    if kind not in SUBSET_KINDS:
+        raise UsageError(f"unknown kind of subset {kind!r}: choose {', '.join(SUBSET_KINDS)}")
+    if (kind == "random") == (scores is not None):
+        needed = "needs --scores: give a score or barrier artifact, or a file of your own"
+        raise UsageError(f"kind {kind!r} {'takes no scores: leave them out' if scores else needed}")
+    if like and kind != "random":
+        raise UsageError(f"--like takes the histogram for random subsets, not for {kind!r}: leave it out")
+    if permute_scores and kind == "random":
+        raise UsageError("--permute-scores is for easy and hard: a random subset has no scores, leave it out")
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """One select command: the images of each replicate, and what is kept of them.
+
+    values: replicate -> scores of its training images by ascending index, easiest lowest; None for random.
+    model: the subset whose histogram is taken.
+    """
+
+    fields: dict
+    seed: int
+    data: ImageSet
+    labels: Labels
+    values: Callable[[int], np.ndarray] | None
+    model: store.Artifact | None
+
+    def chosen(self, r: int) -> np.ndarray:
+        """The dataset indices of a replicate, int64 [size]."""
+        pool, scores = self.data.split(r)[0].numpy(), None
+        if self.values:
+            scores = np.full(len(self.data.labels), np.nan)
+            scores[pool] = self._permuted(r) if self.fields.get("permute_scores") else self.values(r)
+        like = self.model[array_name("index", replicate=r)] if self.model else None
+        what = {"labels": self.labels.of(r), "pool": pool, "scores": scores, "like": like}
+        kind, size, balanced = (self.fields[name] for name in ("subset", "size", "balanced"))
+        return choose(kind, size, **what, balanced=balanced, rng=stream(self.seed, r, "subset"))
+
+    def _permuted(self, r: int) -> np.ndarray:
+        """The scores in another order, the same for all replicates that share them."""
+        group = r if self.labels.per_replicate else r % len(self.data.splits)
+        return stream(self.seed, group, "permute").permutation(self.values(r))
+
+    def kept(self, r: int) -> tuple[dict[str, np.ndarray], dict]:
+        """Arrays and row of a replicate."""
+        index = self.chosen(r)
+        labels, classes = self.labels.of(r)[index], self.data.num_classes
+        row = {"replicate": r, "fold": r % len(self.data.splits), "size": len(index)}
+        row["missing_classes"] = len(missing_classes(labels, classes))
+        row["wrong_labels"] = float((labels != self.data.labels.numpy()[index]).mean())
+        return {"index": index, "histogram": histogram(labels, classes)}, row
+
+    def summary(self, writer: ArtifactWriter, replicates: int) -> tuple[str, ...]:
+        """A line for each replicate, and one on the labels where they are not the data set's own."""
+        counts = [writer.arrays[array_name("histogram", replicate=r)] for r in range(replicates)]
+        lines = [_describe(r, each, self.data.classes) for r, each in enumerate(counts)]
+        if not self.labels.own:
             wrong = writer.table().wrong_labels
             lines.append(f"labels that are not the data set's own: {100 * wrong.mean():.1f} % (n={len(wrong)})")
-        return writer.finish(
-            order=["replicate"],
-            extra=used.arrays(int(writer.table().replicate.max()) + 1),
-            lines=tuple(lines),
-            device="cpu",
-            engine="none",
-            seed=seed,
-        )
+        return tuple(lines)
 
 
 def ranking_artifact(path: str | Path) -> store.Artifact | None:
@@ -194,6 +196,32 @@ def _is_plain_hdf5(path: Path) -> bool:
             return file.read(len(SIGNATURE)) == SIGNATURE
     except OSError:
         return False  # `store.read` says what is wrong
+
+
+def _ranking(
+    scores: str | Path | None,
+    score: str | None,
+    ranked: store.Artifact | None,
+    data: ImageSet,
+    labels: Labels,
+    replicates: int,
+) -> tuple[dict, Callable[[int], np.ndarray] | None]:
+    """The recipe fields of the scores, and replicate -> those of its training images; ({}, None) without scores."""
+    folds = len(data.splits)
+    if score and not (ranked and ranked.kind == "score"):
+        raise UsageError(f"--score {score} is one of a score artifact: give that as --scores, or leave it out")
+    if ranked and ranked.kind == "score":
+        score = score or "el2n"
+        return {"score": score}, _of_score_artifact(ranked, score, folds, labels.per_replicate, replicates)
+    if ranked:
+        # a barrier artifact grows under one identity, and the mean over its lines changes with every line
+        lines = [len(_lines(ranked, fold, folds)) for fold in range(folds)]
+        return {"score": "lmc", "lines": lines}, _of_barrier_artifact(ranked, folds)
+    if scores:
+        own = numbers_of(Path(scores), "score", data)
+        digest = hashlib.sha256(own.astype("<f8")).hexdigest()
+        return {"score": "file", "scores_sha256": digest}, lambda r: own[data.split(r)[0].numpy()]
+    return {}, None
 
 
 def _of_score_artifact(
@@ -245,23 +273,6 @@ def _of_barrier_artifact(ranked: store.Artifact, folds: int) -> Callable[[int], 
         return np.mean(barriers, 0)
 
     return values
-
-
-def _of_file(path: Path, data: ImageSet) -> np.ndarray:
-    """A user's scores, float64 [N], of all images that are trained on."""
-    scores = read_numbers(path, "score", size=len(data.labels), train=only_train_index(data))
-    trained_on = np.unique(np.concatenate([train.numpy() for train, _ in data.splits]))
-    if len(absent := trained_on[np.isnan(scores[trained_on])]):
-        raise UsageError(
-            f"{path} has no score for {len(absent)} training images, the first of them {absent[0]}: score them all"
-        )
-    return scores
-
-
-def _by_dataset_index(values: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
-    scores = np.full(size, np.nan)
-    scores[index] = values
-    return scores
 
 
 def _describe(replicate: int, counts: np.ndarray, classes: tuple[str, ...]) -> str:

@@ -20,9 +20,8 @@ from repro.store.files import open_regular
 PREFERRED = ("state_dict", "model", "model_state_dict", "net", "network")  # before an average or a copy beside it
 DEPTH = 2  # dicts within the file's dict
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_USUAL = re.compile(
-    r"(?:(?:model|net|network|module|backbone|encoder)\.)*"
-)  # the prefix that is taken where several fit
+_USUAL = re.compile(r"(?:(?:model|net|network|module|backbone|encoder)\.)*")
+"""The prefix that is taken where several fit."""
 
 
 def load_checkpoint(path: str | Path, layout: Layout, network: str, module: nn.Module | None = None) -> Tensor:

@@ -1,12 +1,13 @@
 """Networks at the end of their training: which of them diverged, and the columns of a table that they fill."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from repro.engines import Report
 from repro.errors import RunError
 from repro.train.evaluate import Predictions
 from repro.train.job import NEVER, Job, Progress
@@ -19,8 +20,7 @@ class Trained:
     A network has diverged when a loss during its training, a number of its state, or a logit in a measurement of it
     (`repro.stages.trainer.Trainer.measure`) is not finite.
 
-    engines, pieces: by network. report: called with the number of images after each batch of a
-    measurement.
+    engines, pieces: by network. report: for its measurements.
     diverged_at: int64 [R], the step of the first loss that was not finite; the last step where only the state or a
     logit is not finite; else -1.
     """
@@ -29,7 +29,7 @@ class Trained:
     state: Progress
     engines: list[str]
     pieces: Sequence[str] = ()
-    report: Callable[[int], None] | None = None
+    report: Report = None
     diverged_at: np.ndarray = field(init=False)
 
     def __post_init__(self):

@@ -12,10 +12,10 @@ from torch import Tensor
 from repro.data import Batcher, ImageSet
 from repro.engines import EVALUATION_BATCH, Cohort, choose, create
 from repro.errors import say_once
-from repro.nets import Layout, check, classic, initialise, layout_of
+from repro.nets import CLASSIC, Layout, check, initialise, layout_of
 from repro.nets.resnet import CifarResNet
 from repro.recipes.training import Training
-from repro.stages.inputs import network_for, require_runs
+from repro.stages.inputs import network_for, require_runs, shape_of
 from repro.stages.machine import Machine, tune_process
 from repro.stages.progress import FORWARD, images_of, place
 from repro.stages.trained import Network, Trained
@@ -46,14 +46,10 @@ class Trainer:
     def __post_init__(self):
         tune_process(self.machine.cpu_threads)
         self.device = self.machine.torch_device
-        self.batcher = Batcher(
-            self.data.images,
-            self.data.mean,
-            self.data.std,
-            augment=self.training.augment,
-            border=self.training.border,
-            device=self.device,
-        )
+        self.how = {"device": self.device, "precision": self.training.precision, **shape_of(self.data)}  # of engines
+        augment, border = self.training.augment, self.training.border
+        images = self.data.images, self.data.mean, self.data.std
+        self.batcher = Batcher(*images, augment=augment, border=border, device=self.device)
         self.labels = self.data.labels.to(self.device)
         single = self._network()
         require_runs(single, self.network, self.data)
@@ -110,16 +106,8 @@ class Trainer:
 
     def engine(self, kept: Tensor | None = None) -> str:
         """The engine for a network with this mask, bool [num_prunable]; None is dense."""
-        return choose(
-            self.machine.engine,
-            self.network,
-            image_size=self.data.image_size,
-            in_chans=self.data.in_chans,
-            num_classes=self.data.num_classes,
-            density=1.0 if kept is None else kept.double().mean().item(),
-            device=self.device,
-            precision=self.training.precision,
-        )
+        density = 1.0 if kept is None else kept.double().mean().item()
+        return choose(self.machine.engine, self.network, density=density, **self.how)
 
     def engine_of(self, vector: Tensor) -> str:
         """The engine for measuring a network [layout.size], by its weights that are not zero."""
@@ -132,17 +120,7 @@ class Trainer:
         return cohort
 
     def _create(self, replicas: int, engine: str) -> Cohort:
-        return create(
-            engine,
-            self.network,
-            replicas=replicas,
-            num_classes=self.data.num_classes,
-            in_chans=self.data.in_chans,
-            image_size=self.data.image_size,
-            device=self.device,
-            precision=self.training.precision,
-            threads=self.machine.cpu_threads,
-        )
+        return create(engine, self.network, replicas=replicas, threads=self.machine.cpu_threads, **self.how)
 
     def _cohort_of(self, jobs: Sequence[Job]) -> Cohort:
         engines = {self.engine(job.mask) for job in jobs}
@@ -187,7 +165,7 @@ class Trainer:
         with check.undisturbed():  # modules that initialise themselves draw from the global generator
             torch.manual_seed(torch_stream(seed, replicate, role + "create").initial_seed())
             network = self._network()
-        ours = self.network.startswith("lowres_") or classic.NAME.fullmatch(self.network)
+        ours = self.network.startswith("lowres_") or CLASSIC.fullmatch(self.network)
         if not (isinstance(network, CifarResNet) or ours):
             say_once(
                 f"warning: {self.network} begins as the paper's networks do (Kaiming normal weights of Conv2d and "

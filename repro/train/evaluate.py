@@ -1,6 +1,6 @@
 """Predictions of trained networks: the logits of a cohort, and the measures taken from them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from repro.data import Batcher
-from repro.engines import Cohort
+from repro.engines import Cohort, Report
 
 BATCH_NORM_MODES = ("running", "batch")
 
@@ -22,12 +22,7 @@ def load(cohort: Cohort, vectors: Sequence[Tensor]) -> None:
 
 
 def predict(
-    cohort: Cohort,
-    batcher: Batcher,
-    index: list[np.ndarray],
-    *,
-    batch_norm: str = "running",
-    report: Callable[[int], None] | None = None,
+    cohort: Cohort, batcher: Batcher, index: list[np.ndarray], *, batch_norm: str = "running", report: Report = None
 ) -> list[Tensor]:
     """Logits of un-augmented images: for replica r a float32 tensor [len(index[r]), K] on the CPU. Changes no state.
 
@@ -35,7 +30,6 @@ def predict(
         index: one int64 array of dataset indices per replica; lengths may differ (folds do, by one).
         batch_norm: 'running' (evaluation mode) or 'batch': statistics of each batch of 1000 images in the order
             given, as the published scores were computed (protocol section 7).
-        report: called after each batch with the number of images since the last call.
     """
     longest = max(map(len, index))
     padded = np.stack([np.concatenate([rows, np.repeat(rows[-1:], longest - len(rows))]) for rows in index])

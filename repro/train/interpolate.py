@@ -4,7 +4,7 @@ Paper, section 2, "Linear Mode Connectivity"; protocol section 11. Whole vectors
 statistics included, and evaluated on un-augmented images.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from repro.data import Batcher
-from repro.engines import Cohort
+from repro.engines import Cohort, Report
 from repro.errors import UsageError
 from repro.train import evaluate
 
@@ -80,12 +80,7 @@ class Evaluation:
 
 
 def _load(
-    cohort: Cohort,
-    batcher: Batcher,
-    vectors: list[Tensor],
-    splits: list,
-    batch_norm: str,
-    report: Callable[[int], None] | None,
+    cohort: Cohort, batcher: Batcher, vectors: list[Tensor], splits: list, batch_norm: str, report: Report
 ) -> None:
     evaluate.load(cohort, vectors)
     if batch_norm == RECALIBRATED:
@@ -99,7 +94,7 @@ def measure(
     vectors: list[Tensor],
     splits: list[tuple[np.ndarray, np.ndarray]],
     batch_norm: str,
-    report: Callable[[int], None] | None = None,
+    report: Report = None,
 ) -> list[Evaluation]:
     """Losses and errors of each network on its training and its test images, in evaluation mode.
 
@@ -109,7 +104,6 @@ def measure(
         splits: for each network its (train index, test index); train indices of one length.
         batch_norm: 'averaged' takes the statistics in the vectors; 'recalibrated' those of `Cohort.recalibrate` on the
             training images, whatever the alpha, end points included, so that a barrier compares like with like.
-        report: as for `repro.train.evaluate.predict`.
     """
     _load(cohort, batcher, vectors, splits, batch_norm, report)
     found = []
@@ -133,7 +127,7 @@ def accuracies(
     vectors: list[Tensor],
     splits: list[tuple[np.ndarray, np.ndarray]],
     batch_norm: str,
-    report: Callable[[int], None] | None = None,
+    report: Report = None,
 ) -> list[float]:
     """Share of test images that each network classifies correctly; arguments as for `measure`."""
     _load(cohort, batcher, vectors, splits, batch_norm, report)

@@ -17,8 +17,8 @@ from repro.data import Batcher
 from repro.engines import Block, Cohort, Sgd
 from repro.errors import RunError
 from repro.recipes.training import Training
-from repro.train.data_order import DataOrder, send
 from repro.train.job import NEVER, Job, Keeper, Observer, Progress
+from repro.train.random_streams import DataOrder, send
 
 __all__ = ["NEVER", "Job", "Observer", "Progress", "train"]
 
@@ -70,7 +70,7 @@ def train(
         state.extra = observe.state
     runner = Runner(jobs, training, batcher, labels, report, observe, watch)
     keeper = Keeper(checkpoint, checkpoint_seconds, observe)
-    most = len(jobs)  # that fit into the memory together, as far as is known
+    most = len(jobs)  # as many as are known, or hoped, to fit into the memory together
     for begin, end, rows in _segments(jobs, state.step):
         while begin < end:
             keeper.keep(state)
@@ -85,7 +85,7 @@ def train(
                     state = runner.train(cohort, state, part, begin, stop, keeper if len(parts) == 1 else None)
             except torch.OutOfMemoryError:
                 state = None
-            if state is None:  # not in the handler: there the exception holds what it ran out of memory with
+            if state is None:  # outside the handler: the exception keeps the tensors alive that filled the memory
                 most = _halve(cohort, len(part), training, batcher.device)
                 state = keeper.recall()
                 begin = max(begin, state.step)

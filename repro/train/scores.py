@@ -1,7 +1,5 @@
 """Scores of training examples that need more than a network's logits: forgetting events and GraNd."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from repro.data import Batcher
+from repro.engines import Report
 
 CHUNK = 256  # examples whose gradients are taken together
 CHUNK_NUMBERS = {"cpu": 2**24, "cuda": 2**28}  # in their gradients; on a CPU, ResNet-18 was fastest one at a time
@@ -53,12 +52,7 @@ class Forgetting:
 
 
 def gradient_norms(
-    network: nn.Module,
-    batcher: Batcher,
-    index: np.ndarray,
-    labels: Tensor,
-    *,
-    report: Callable[[int], None] | None = None,
+    network: nn.Module, batcher: Batcher, index: np.ndarray, labels: Tensor, *, report: Report = None
 ) -> Tensor:
     """GraNd of one network: L2 norm of each example's gradient of the cross-entropy by all parameters, [n] on the CPU.
 
@@ -68,7 +62,6 @@ def gradient_norms(
     Arguments:
         network: one network in evaluation mode, on the batcher's device.
         index: int64 [n] dataset indices; ``labels``: int64 [n], the labels trained on.
-        report: as for `repro.train.evaluate.predict`.
     """
     weights = {name: value.detach() for name, value in network.named_parameters()}
     buffers = dict(network.named_buffers())

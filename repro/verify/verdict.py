@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from repro.data.shrink import split_size
+from repro.data import split_size
 from repro.verify.stats import Estimate, Sample, decide, holm, within_replicates
 
 PAPER_DATASETS = ("cifar10", "cifar100", "cinic10")

@@ -1,7 +1,7 @@
 """The CPU engine: whole blocks of steps in one compiled call that skips pruned weights.
 
-Read in this order: `reader` makes `layers` of a network, `order` and `plan` say what is done when and where it lies,
-`taps` lists the kept weights, `step` carries the plan out, its `convolution` by the sums of `gather` and `weigh`;
+Read in this order: `reader` makes `layers` of a network, which know their order; `plan` says where everything lies;
+`arguments` lists the kept weights; `step` carries the plan out, by `convolution` (sums of `gather`) and `pointwise`.
 `cohort` is what the rest of the program sees.
 """
 

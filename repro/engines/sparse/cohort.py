@@ -10,16 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from repro.data import Batcher
-from repro.engines.block import Block, Sgd
-from repro.engines.cohort import EVALUATION_BATCH, Cohort
+from repro.engines.cohort import EVALUATION_BATCH, Block, Cohort, Report, Sgd
+from repro.engines.sparse.arguments import Images, Lists, Room, Tables, list_taps, room_of, tables_of
 from repro.engines.sparse.compiled import call, is_ready
 from repro.engines.sparse.lanes import L
 from repro.engines.sparse.layers import Convolution, Layers
 from repro.engines.sparse.plan import Plan, make_plan
 from repro.engines.sparse.reader import Unsupported, read
 from repro.engines.sparse.step import advance
-from repro.engines.sparse.taps import list_taps
-from repro.engines.sparse.work import Images, Lists, Room, Tables, room_of, tables_of
 from repro.errors import RunError, UsageError
 
 
@@ -81,51 +79,25 @@ class SparseCohort(Cohort):
         seen = np.zeros((replicas, count, batch if logits else 0, self.num_classes), self.kind)
         none = torch.zeros(count, replicas, batch, dtype=torch.int64)
         offsets = block.offsets or (none, none, none.bool())
+        constants = self.kind(sgd.momentum), self.kind(sgd.weight_decay), sgd.nesterov
 
         def one(r: int, tables: Tables, room: Room) -> None:
             index, dy, dx, flip = (part[:, r].contiguous().numpy() for part in (block.index, *offsets))
             labels = (targets if targets.ndim == 1 else targets[r]).contiguous().numpy()
             rates = block.rates[:, r].contiguous().numpy().astype(self.kind)
-            call(
-                advance,
-                self.kind,
-                images,
-                index,
-                dy,
-                dx,
-                flip,
-                block.offsets is not None,
-                labels,
-                rates,
-                self.kind(sgd.momentum),
-                self.kind(sgd.weight_decay),
-                sgd.nesterov,
-                True,
-                True,
-                tables,
-                self._taps(plan)[r],
-                room,
-                self.state[r].numpy(),
-                self.momentum[r].numpy(),
-                losses[r],
-                seen[r],
-            )
+            vectors = self.state[r].numpy(), self.momentum[r].numpy()
+            given = images, index, dy, dx, flip, block.offsets is not None, labels, rates, *constants, True, True
+            lists = self._taps(plan)[r]
+            call(advance, self.kind, *given, tables, lists, room, *vectors, losses[r], seen[r])
 
         self._each(one, plan, batch)
         return torch.from_numpy(losses.T.copy()), torch.from_numpy(seen).transpose(0, 1) if logits else None
 
-    def predict(
-        self,
-        batcher: Batcher,
-        index: Tensor,
-        *,
-        batch_norm: str = "running",
-        report: Callable[[int], None] | None = None,
-    ) -> Tensor:
+    def predict(self, batcher: Batcher, index: Tensor, *, batch_norm: str = "running", report: Report = None) -> Tensor:
         states = [row.numpy().copy() for row in self.state]
         return self._evaluate(batcher, index, states, batch_norm == "batch", lambda part: 0.0, report)
 
-    def recalibrate(self, batcher: Batcher, index: Tensor, report: Callable[[int], None] | None = None) -> None:
+    def recalibrate(self, batcher: Batcher, index: Tensor, report: Report = None) -> None:
         for entry in self.layout.buffers:
             if (kind := entry.name.rpartition(".")[2]) in ("running_mean", "running_var"):
                 self.state[:, entry.offset : entry.offset + entry.size] = float(kind == "running_var")
@@ -139,7 +111,7 @@ class SparseCohort(Cohort):
         states: list[np.ndarray],
         by_batch: bool,
         momentum: Callable[[int], float],
-        report: Callable[[int], None] | None,
+        report: Report,
     ) -> Tensor:
         """Logits [R, n, num_classes] of the networks ``states``; by_batch moves their statistics by momentum(part)."""
         self._require_images(batcher)
@@ -159,30 +131,10 @@ class SparseCohort(Cohort):
                     continue
                 part = slice(first, first + parts * batch)
                 momenta = np.array([momentum(k + (first > 0) * whole) for k in range(parts)], self.kind)
-                call(
-                    advance,
-                    self.kind,
-                    images,
-                    rows[part].reshape(parts, batch),
-                    none,
-                    none,
-                    none > 0,
-                    False,
-                    none[0],
-                    momenta,
-                    self.kind(0),
-                    self.kind(0),
-                    False,
-                    False,
-                    by_batch,
-                    tables,
-                    self._taps(plan)[r],
-                    room,
-                    states[r],
-                    states[r],
-                    momenta,
-                    logits[r, part].reshape(parts, batch, -1),
-                )
+                order = rows[part].reshape(parts, batch), none, none, none > 0, False  # no crops, no labels, no SGD
+                given = images, *order, none[0], momenta, self.kind(0), self.kind(0), False, False, by_batch
+                lists, found = self._taps(plan)[r], logits[r, part].reshape(parts, batch, -1)
+                call(advance, self.kind, *given, tables, lists, room, states[r], states[r], momenta, found)
 
         self._each(one, plan, size, report and partial(report, count))
         return torch.from_numpy(logits).float()

@@ -1,4 +1,4 @@
-"""How the engine's functions are compiled, once for each machine, version and precision, and where that is kept."""
+"""Compiles the engine's functions, once for each machine, version and precision, and keeps the code on disk."""
 
 import fcntl
 import hashlib
@@ -30,9 +30,9 @@ inline = njit(forceinline=True, **OPTIONS)
 def _folder() -> Path | None:
     """Where compiled code is kept; None where nothing can be written.
 
-    Numba does not notice edits in files that a function takes others from, so the folder's name has a hash of all that
-    the code depends on. Numba keeps code by its file's place and time: so does the folder, else it would hold code that
-    a second checkout may not use.
+    Numba does not notice an edit in a module that a function calls into, so the folder's name has a hash of all that
+    the code depends on. Numba looks code up by its file's path and time. The hash includes both, so that no folder
+    holds code that a second checkout cannot use.
     """
     paths = sorted(Path(__file__).resolve().parent.glob("*.py"))
     sources = [path.read_bytes() + repr((str(path), path.stat().st_mtime_ns)).encode() for path in paths]
@@ -95,9 +95,9 @@ def is_ready(function, kind) -> bool:
 
 
 def call(function, kind, *arguments):
-    """Call an `entry`. The first time on this machine it is compiled, which is said beforehand on stderr.
+    """Call an `entry`. The first call on this machine compiles it, and says so on stderr beforehand.
 
-    kind: stands for the types of the arguments, which take longer to tell than a short call.
+    kind: a key for the types of the arguments, because finding those takes longer than a short call.
 
     Processes that start side by side wait for the one that compiles.
     """

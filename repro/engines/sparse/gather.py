@@ -103,7 +103,7 @@ def begin_forward(arena, extra, o, at):
 
 @inline
 def end_forward(arena, extra, into, at, value, p, q):
-    """Keep X; add to the sums of X and of its square. extra: what X is less [channels], whether it is streamed."""
+    """Keep X; add to the sums of X and of its square. extra: what to subtract from X [channels], whether to stream."""
     if extra[1]:
         stream(arena, into + at, value)
     else:

@@ -1,8 +1,8 @@
 """Where everything lies, and what is done in which order: a network's layers as tables for the compiled code.
 
 The arena is one array for all activations of a batch and their gradients: [blocks of L images][channel][y][x][L] each.
-What is never wanted at the same time shares its place. An activation that a single convolution reads is not kept at
-all: its rows are made again from X, just before they are read.
+Arrays that are never needed at the same time share their place. An activation that a single convolution reads is not
+kept at all: its rows are made again from X, just before they are read.
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from repro.engines.sparse.lanes import L
-from repro.engines.sparse.layers import Convolution, Layers, Pool
-from repro.engines.sparse.order import Order, plane, settle
+from repro.engines.sparse.layers import Convolution, Layers, Order, Pool, plane, settle
 from repro.nets import Layout
 
-STREAM_ABOVE = 24 * 2**20  # bytes of an arena: then X does not stay in a third-level cache, and is written past it
+STREAM_ABOVE = 24 * 2**20  # bytes: X of a larger arena would not stay in a third-level cache, so it is written past it
 
 
 def _table(names: str) -> np.dtype:
@@ -120,29 +119,15 @@ class _Tables:
         return rows
 
     def _convolution(self, place: int, backs: tuple[int, int], *, streamed: bool) -> dict:
-        layer = self.layers.all[place]
-        join = self.order.join_of(place)
-        return {
-            "x": self.order.x[place].at,
-            "x_block": self.order.x[place].block,
-            "source": self.order.activations[layer.source],
-            "rows": layer.shape[1],
-            "columns": layer.shape[2],
-            "plane": plane(layer.shape),
-            "channels": layer.shape[0],
-            "sy": layer.stride[0],
-            "py": layer.padding[0],
-            "ky": layer.kernel[0],
-            "streamed": streamed,
-            "back": backs[0],
-            "classes": backs[1],
-            "gamma": self.offset[layer.gamma],
-            "beta": self.offset[layer.beta],
-            "bias": self.offset[layer.bias],
-            "mean": self.offset[layer.norm and f"{layer.norm}running_mean"],
-            "var": self.offset[layer.norm and f"{layer.norm}running_var"],
-            "activation": self.order.activations[join],
-        }
+        layer, x, at = self.layers.all[place], self.order.x[place], self.order.activations
+        (channels, rows, columns), norm = layer.shape, layer.norm
+        fields = {"x": x.at, "x_block": x.block, "source": at[layer.source], "streamed": streamed}
+        fields |= {"channels": channels, "rows": rows, "columns": columns, "plane": plane(layer.shape)}
+        fields |= {"sy": layer.stride[0], "py": layer.padding[0], "ky": layer.kernel[0]}
+        fields |= {"back": backs[0], "classes": backs[1], "activation": at[self.order.join_of(place)]}
+        names = {"gamma": layer.gamma, "beta": layer.beta, "bias": layer.bias}
+        names |= {"mean": norm and f"{norm}running_mean", "var": norm and f"{norm}running_var"}
+        return fields | {field: self.offset[name] for field, name in names.items()}
 
     def _activation(self, place: int, spare: int) -> dict:
         layer = self.layers.all[place]
@@ -152,8 +137,7 @@ class _Tables:
         if place in self.order.gradient:
             fields |= {"gradient": self.order.gradient[place].at, "gradient_block": self.order.gradient[place].block}
         if isinstance(layer, Pool):
-            pairs = zip(("k", "s", "p"), (layer.kernel, layer.stride, layer.padding))
-            fields |= {f"{name}{axis}": pair[n] for name, pair in pairs for n, axis in enumerate("yx")}
+            fields |= _window(layer)
             return fields | {"source": self.order.activations[layer.source], "kind": layer.kind, "lead": layer.lead}
         fields["rectified"] = layer.rectified
         for name, term in zip("xy", layer.terms):
@@ -169,24 +153,9 @@ class _Tables:
         layers = [self.layers.all[place] for place in self.order.convolutions]
         for layer in layers:
             (channels, height, width), source = layer.shape, self.layers.all[layer.source].shape
-            rows.append(
-                {
-                    "channels": channels,
-                    "plane": plane(layer.shape),
-                    "rows": height,
-                    "columns": width,
-                    "down": width * L,
-                    "step": L,
-                    "height": source[1],
-                    "width": source[2],
-                    "sy": layer.stride[0],
-                    "sx": layer.stride[1],
-                    "py": layer.padding[0],
-                    "px": layer.padding[1],
-                    "ky": layer.kernel[0],
-                    "kx": layer.kernel[1],
-                }
-            )
+            fields = {"channels": channels, "plane": plane(layer.shape), "rows": height, "columns": width}
+            fields |= {"down": width * L, "step": L, "height": source[1], "width": source[2]}
+            rows.append(fields | _window(layer))
         for layer in layers:
             backs.append((len(rows), layer.stride[0] * layer.stride[1]))
             shape = self.layers.all[layer.source].shape
@@ -197,6 +166,12 @@ class _Tables:
             self._fill(row, fields | {"first": runs})
             runs += fields["channels"] * fields["ky"] * fields["kx"] + 1
         return table, backs, runs
+
+
+def _window(layer: Convolution | Pool) -> dict[str, int]:
+    """Kernel, stride and padding as fields: ky, kx, sy …"""
+    pairs = zip("ksp", (layer.kernel, layer.stride, layer.padding))
+    return {f"{name}{axis}": size for name, pair in pairs for axis, size in zip("yx", pair)}
 
 
 def kernel_of_class(kernel: int, stride: int, padding: int, rest: int) -> tuple[int, int]:

@@ -24,15 +24,15 @@ def clear(sums, count):
 def statistics(s1, s2, c, stats, vector, count, missing, eps, momentum):
     """From the sums of X and of its square: scale and shift of each channel; the running statistics move on.
 
-    X is less the running mean, so that one pass over it is exact enough in float32. missing: lanes without an image,
-    whose X is minus the running mean.
+    The running mean was subtracted from X, so that one pass is exact enough in float32. missing: lanes without an
+    image, whose X is minus the running mean.
     """
     for o in range(c.channels):
         if c.mean < 0:
             stats[SCALE, o] = 1
             stats[SHIFT, o] = vector[c.bias + o] if c.bias >= 0 else 0 * eps
             continue
-        before = stats[MEAN, o]  # what X is less
+        before = stats[MEAN, o]  # what was subtracted from X
         centre = (total(load(s1, o * L, L)) + missing * before) / count
         square = (total(load(s2, o * L, L)) - missing * before * before) / count
         var = max(square - centre * centre, 0 * eps)
@@ -54,7 +54,7 @@ def affine(c, stats, vector, o, centre):
 
 @compiled
 def before_batch(c, stats, vector):
-    """What a convolution's X will be less: the running mean, less a bias that the batch norm takes away again."""
+    """What is subtracted from a convolution's X: the running mean, minus the bias, which batch norm removes anyway."""
     for o in range(c.channels):
         stats[MEAN, o] = 0
         if c.mean >= 0:

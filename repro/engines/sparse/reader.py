@@ -1,10 +1,52 @@
-"""A network's layers read from its own code, by `torch.fx`."""
+"""A network's layers read from its own code: `torch.fx` traces a forward pass, and each node becomes a layer."""
 
 import torch
 from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 
 from repro.engines.sparse.layers import MAX, MEAN, Convolution, Join, Layers, Pool, Term
-from repro.engines.sparse.tracing import Unsupported, brief, shape, trace
+
+POOLING = "kernel_size stride padding ceil_mode return_indices dilation count_include_pad divisor_override"
+"""Options of a pool, as a function, that are understood."""
+
+
+class Unsupported(Exception):
+    """The network holds something that is no layer here; the message is a phrase that names it."""
+
+
+class _Tracer(fx.Tracer):
+    """Goes into modules down to PyTorch's own layers, and to what is made from one of them."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        containers = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
+        return any(c.__module__.startswith("torch.nn.modules") and c not in containers for c in type(module).__mro__)
+
+
+def trace(network: nn.Module, image_size: int, in_chans: int) -> fx.Graph:
+    """The graph of a forward pass in training mode over square images; `shape` tells each result's.
+
+    The network is left in training mode. Raises Unsupported for code that does not always do the same.
+    """
+    try:
+        graph = _Tracer().trace(network.train())
+    except Exception as error:  # a forward may do anything with a tensor that has no numbers
+        raise Unsupported(f"a forward pass that depends on its images ({brief(error)})") from error
+    parameter = next(network.parameters())
+    images = torch.zeros(2, in_chans, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
+    with torch.no_grad():  # in evaluation mode, because running statistics must not move
+        ShapeProp(fx.GraphModule(network.eval(), graph)).propagate(images)
+    network.train()
+    return graph
+
+
+def shape(node: fx.Node) -> tuple[int, ...]:
+    """The shape of a node's result, batch first."""
+    return tuple(node.meta["tensor_meta"].shape)
+
+
+def brief(error: Exception) -> str:
+    """The beginning of a message, in one line."""
+    return " ".join(str(error).split())[:120]
 
 
 def read(network: nn.Module, image_size: int, in_chans: int) -> Layers:
@@ -120,16 +162,7 @@ class _Reader:
             return self._adaptive(node, phrase)
         if name == "adaptive_avg_pool2d":
             return self._adaptive(node, phrase)
-        if name in ("max_pool2d", "avg_pool2d") and set(options) <= {
-            "kernel_size",
-            "stride",
-            "padding",
-            "ceil_mode",
-            "return_indices",
-            "dilation",
-            "count_include_pad",
-            "divisor_override",
-        }:
+        if name in ("max_pool2d", "avg_pool2d") and options.keys() <= set(POOLING.split()):
             given = dict(zip(("kernel_size", "stride", "padding"), arguments)) | options
             if len(arguments) > 3 or given.get("dilation", 1) != 1 or given.get("divisor_override"):
                 raise Unsupported(phrase)
@@ -174,7 +207,7 @@ class _Reader:
 
     def _convolution(self, node: fx.Node, module: nn.Conv2d | nn.Linear, phrase: str) -> list[Term]:
         source = self._activation(node.args[0])
-        channels, height, width = self.layers.all[source].shape
+        height, width = self.layers.all[source].shape[1:]
         if isinstance(module, nn.Linear):
             if len(shape(node.args[0])) != 2:
                 raise Unsupported(f"{phrase} that is applied to images")
@@ -185,17 +218,10 @@ class _Reader:
             if isinstance(module.padding, str):
                 raise Unsupported(f"{phrase} with padding={module.padding!r}")
             kernel, stride, padding = module.kernel_size, module.stride, _pair(module.padding)
-        out = shape(node)
-        layer = Convolution(
-            node.target,
-            source,
-            (out[1], *(out[2:] or (1, 1))),
-            kernel,
-            stride,
-            padding,
-            self._own(module.weight, phrase),
-            self._own(module.bias, phrase),
-        )
+        channels, *size = shape(node)[1:]
+        made = channels, *(size or (1, 1))
+        names = self._own(module.weight, phrase), self._own(module.bias, phrase)
+        layer = Convolution(node.target, source, made, kernel, stride, padding, *names)
         return [Term(self._add(layer), True)]
 
     def _norm(self, node: fx.Node, module: nn.BatchNorm2d, phrase: str) -> list[Term]:
@@ -275,6 +301,6 @@ class _Reader:
             raise Unsupported(f"{phrase} to {len(shape(node))} dimensions")
 
     def _require_own(self, node: fx.Node, phrase: str) -> None:
-        """Something is changed in place: right only if nobody else reads it."""
+        """Raises Unsupported for a change in place of a tensor that another node reads."""
         if len(node.users) > 1 or node.op == "placeholder":
             raise Unsupported(f"{phrase} that changes a tensor which is read elsewhere")

@@ -1,7 +1,7 @@
 """Lines between the networks of one family, measured in cohorts: the pieces of a barrier artifact."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from repro.engines import Report
 from repro.errors import RunError, UsageError
 from repro.stages.progress import FORWARD, Ticker, place
 from repro.stages.trainer import Trainer
@@ -167,7 +168,7 @@ def _vectors(j: int, family: Family, lines: dict, alphas: tuple[float, ...]) -> 
 
 
 def _evaluate(
-    trainer: Trainer, families: list[Family], vectors: dict, mode: str, report: Callable[[int], None] | None
+    trainer: Trainer, families: list[Family], vectors: dict, mode: str, report: Report
 ) -> dict[tuple, Evaluation]:
     found = {}
     for keys in trainer.chunks(vectors, lambda key: trainer.engine_of(vectors[key])):
@@ -179,7 +180,7 @@ def _evaluate(
     return found
 
 
-def _start_accuracies(trainer: Trainer, families: list[Family], report: Callable[[int], None] | None) -> None:
+def _start_accuracies(trainer: Trainer, families: list[Family], report: Report) -> None:
     for chunk in trainer.chunks([family for family in families if not family.start_acc]):
         starts, splits = [family.start for family in chunk], [family.split for family in chunk]
         for column, mode in (("pretrain_acc", AVERAGED), ("pretrain_acc_recalibrated", RECALIBRATED)):
