@@ -210,6 +210,14 @@ def test_an_artifact_that_this_process_has_open_for_writing(artifact, capsys):
             store.read(artifact)
 
 
+def test_what_another_program_is_writing_is_not_sealed(artifact):
+    """It has written more than its superblock tells of yet."""
+    leave_open(artifact)
+    append(artifact)
+    with pytest.raises(UsageError, match="x.h5 is open for writing in another program: close it there first"):
+        reseal(artifact)
+
+
 def test_older_artifacts_have_no_checksum_of_their_attributes(artifact, monkeypatch):
     monkeypatch.setattr(hdf5, "ATTRIBUTES_SHA256", "unknown")
     write(artifact)

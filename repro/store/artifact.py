@@ -231,7 +231,7 @@ def reseal(path: Path) -> bool:
     if whole == content:
         read(path)
         return False
-    if hdf5.open_for_writing(image):
+    if hdf5.open_for_writing(image[: hdf5.SUPERBLOCK_BYTES]):
         raise UsageError(f"{path} is open for writing in another program: close it there first")
     if not changed.holds(path):
         raise UsageError(
