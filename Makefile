@@ -106,8 +106,8 @@ archive: SCALE := $(if $(wildcard results/paper),paper,demo)
 archive: $(VENV)/.installed
 	@$(REPRO) archive $(call quoted,$(or $(FIGURE),all)) $(CHOICE)
 
-# A process per core, each of one thread (tests/conftest.py). Whoever is done first takes tests from the others.
-PYTEST = $(VENV)/bin/python -m pytest -n $(call quoted,$(JOBS)) --dist worksteal
+# A process per core, each of one thread (tests/conftest.py) and up to 1.5 GB. Whoever is done first takes tests from the others.
+PYTEST = $(VENV)/bin/python -m pytest -n $(call quoted,$(JOBS)) --maxprocesses 8 --dist worksteal
 
 test: $(VENV)/.extras
 	$(PYTEST) -m 'not slow and not heavy'
