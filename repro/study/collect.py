@@ -55,7 +55,7 @@ def collect(items: Iterable[Item], results: Path, known: dict | None = None) -> 
 def _joined(parts: list[Columns | pd.DataFrame]) -> pd.DataFrame:
     """One below the other. Neighbours of the same columns become one frame: pandas takes milliseconds for each."""
     frames = []
-    for _, alike in groupby(parts, lambda part: [(name, part[name].dtype.kind) for name in part]):
+    for _, alike in groupby(parts, lambda part: (type(part), [(name, part[name].dtype.kind) for name in part])):
         first, *more = alike
         if isinstance(first, pd.DataFrame):
             frames += [first, *more]
