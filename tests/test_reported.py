@@ -1,11 +1,16 @@
 """The runs reported in the repository: their verdicts follow from their tables, and nothing there is another run's."""
 
 import json
+from io import BytesIO
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
+from docs.pictures import PICTURE
+from docs.pictures import figure2_beside_the_paper as picture
 from repro import create, plan, store
 from repro.archive import tables
 from repro.archive.contents import runs_of
@@ -62,3 +67,9 @@ def test_a_reported_run_is_made_anew(data_root, tmp_path):
     reported = pd.read_csv(CIFAR / "runs.csv").query("artifact == 'imp-all-t0' and replicate == 0 and level <= 1")
     same = runs_of(made.provenance)[0]["cpu"] == runs_of(there)[0]["cpu"]
     assert list(made.table()["acc"]) == pytest.approx(list(reported["acc"]), abs=0 if same else 0.015)
+
+
+def test_the_readme_s_picture_is_that_of_the_tables():
+    """Drawn anew by `make docs`, it is the picture that is there, but for the rounding of edges."""
+    there, anew = (np.asarray(Image.open(source).convert("RGB"), float) for source in (PICTURE, BytesIO(picture())))
+    assert there.shape == anew.shape and np.abs(there - anew).mean() < 0.1
