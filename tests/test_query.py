@@ -218,3 +218,19 @@ def test_export_keeps_every_digit(results):
         export(results / "score.h5", results / "out.csv")
     with pytest.raises(RunError, match="cannot write"):
         export(results / "x.h5", results / "x.h5" / "out.csv")
+
+
+def test_a_table_is_printed_as_pandas_does():
+    rng, n = np.random.default_rng(0), 200
+    table = pd.DataFrame(
+        {
+            "few": rng.integers(0, 3, n),
+            "floats": rng.choice([0.0, -0.0, 1.5, np.nan, np.inf, 1e-12, 123456.789], n),
+            "text": rng.choice(["a", "äöü", "", "two\nlines", "long " * 30], n),
+            "flag": rng.integers(0, 2, n).astype(bool),
+            "whole or none": pd.array(rng.choice([1, 2, None], n), dtype="Int64"),
+            "anything": pd.Series([[1], 1, True, 1.0, None, "x"] * n, dtype=object)[:n],
+        }
+    )
+    for rows in (table, table[:1], table[:0], table[["few"]], table[table.few == 1]):
+        assert query.text(rows) == rows.to_string(index=False)

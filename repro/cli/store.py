@@ -24,7 +24,7 @@ def ls_command(expression, results, columns, csv):
     from repro.reading import query
 
     rows = query.select(query.runs(results), expression, columns and list(columns))
-    return rows.to_csv(index=False).removesuffix("\n") if csv else rows.to_string(index=False)
+    return rows.to_csv(index=False).removesuffix("\n") if csv else query.text(rows)
 
 
 @main.command()

@@ -141,6 +141,23 @@ def _never_differ(column: pd.Series, plain: pd.Series) -> bool:
     return column[present].astype(object).equals(plain[present].astype(object))
 
 
+def text(table: pd.DataFrame) -> str:
+    """``table.to_string(index=False)``, for which pandas formats each value of a column once and not in every row."""
+    if table.empty:
+        return table.to_string(index=False)
+    columns = []
+    for name, column in table.items():
+        if column.dtype == object:  # may hold values that are equal and look different, as 1 and True
+            codes = np.arange(len(column))
+        else:  # so may floats, 0.0 and -0.0: their bits tell
+            known = column.to_numpy().view(np.int64) if column.dtype == np.float64 else column
+            codes = pd.factorize(known, use_na_sentinel=False)[0]
+        first = np.unique(codes, return_index=True)[1]
+        head, *lines = column.iloc[first].to_frame(name).to_string(index=False).split("\n")
+        columns.append([head, *(lines[code] for code in codes)])
+    return "\n".join(map(" ".join, zip(*columns)))
+
+
 def select(frame: pd.DataFrame, expression: str | None = None, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """The rows for which an expression holds, such as ``dataset == "digits" and level == 8``, and the named columns.
 
