@@ -22,7 +22,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 DIRECT = "-r requirements"  # .in, or -extras.in
 LOCKS = ("requirements", "requirements-extras")
-FOLDERS = ("repro", "paper_figures", "benchmarks", "tests")  # our code, and the names it is imported by
+FOLDERS = ("repro", "paper_figures", "benchmarks", "docs", "tests")  # our code, and the names it is imported by
 TOOLS = {"check-jsonschema": "/check-jsonschema ", "pytest-xdist": "pytest -n ", "ruff": "-m ruff "}  # make runs them
 
 
