@@ -76,7 +76,7 @@ def _judge(claim: Claim, panel: str, outcomes: Outcomes, confidence: float) -> V
     parts = [part for part in claim.parts if part.panel == panel]
     conditions = [c for part in parts for c in part.conditions]
     if reason := outcomes.missing(conditions):
-        return Verdict.missing(claim, outcomes.dataset, reason, panel=panel)
+        return claim.missing(outcomes.dataset, reason, panel=panel)
     most = max(outcomes.sample(c).n for c in conditions)
     outcomes = outcomes.shared(conditions)
     found, notes = decided(parts, outcomes, confidence), []
@@ -96,21 +96,10 @@ def _judge(claim: Claim, panel: str, outcomes: Outcomes, confidence: float) -> V
         notes.append(f"subsets of {outcomes.noise_size}, fixed beforehand{unknown}")
     notes.append(_failures(conditions, outcomes))
     part, estimate = max(zip(parts, found.estimates), key=lambda pair: against(pair[1], pair[0].margin))
-    verdict = Verdict.judged_by(
-        estimate,
-        claim,
-        outcomes.dataset,
-        part.text,
-        panel=panel,
-        terms=_terms(part, outcomes),
-        word=found.word,
-        margin=part.margin,
-        note="; ".join(filter(None, dict.fromkeys(notes))),
-        no_gap=found.no_gap,
-        levels=_levels(part, outcomes, confidence),
-        judged=outcomes.levels,
-        confidence=confidence,
-    )
+    about = dict(panel=panel, margin=part.margin, word=found.word, no_gap=found.no_gap)
+    about |= dict(levels=_levels(part, outcomes, confidence), judged=outcomes.levels, confidence=confidence)
+    about["note"] = "; ".join(filter(None, dict.fromkeys(notes)))
+    verdict = claim.judged(estimate, outcomes.dataset, part.text, terms=_terms(part, outcomes), **about)
     return replace(verdict, p=None) if found.no_gap else verdict
 
 
@@ -158,15 +147,9 @@ def passes(p: Protocol | str) -> Verdict:
     p = protocol(p, "paper") if isinstance(p, str) else p
     steps, batch = p.t_star // 2, p.training.batch_size
     seen = steps * batch
-    return Verdict.on(
-        CLAIMS[6],
-        p.dataset,
-        BY_ARITHMETIC if seen > p.subset_size else NOT_BY_ARITHMETIC,
-        effect=seen / p.subset_size,
-        margin=1.0,
-        unit="passes",
-        statistic=f"{steps} steps x {batch} images = {seen} images seen, subset of {p.subset_size}",
-    )
+    text = f"{steps} steps x {batch} images = {seen} images seen, subset of {p.subset_size}"
+    word, effect = BY_ARITHMETIC if seen > p.subset_size else NOT_BY_ARITHMETIC, seen / p.subset_size
+    return CLAIMS[6].verdict(p.dataset, word, effect=effect, margin=1.0, unit="passes", statistic=text)
 
 
 def draw_of(kind: str, replicate: int, p: Protocol) -> int:
@@ -195,7 +178,7 @@ def _contamination(table: pd.DataFrame, p: Protocol, noise: float) -> Verdict:
     lacking = [f"{kind} ({counts.get(kind, 0)} of {n})" for kind, n in needed.items() if counts.get(kind, 0) < n]
     if lacking:
         note = f"replicates lacking of subsets of size {p.noise_size} at {panel}: {', '.join(lacking)}"
-        return Verdict.missing(claim, p.dataset, note, panel=panel)
+        return claim.missing(p.dataset, note, panel=panel)
     rows = same_replicates(rows, ["condition"])
     draws = rows["replicate"].map(lambda r: draw_of("easy", int(r), p))
     shares = (100 * rows["wrong_labels"].astype(float)).groupby([rows["condition"], draws]).mean()
@@ -209,10 +192,9 @@ def _contamination(table: pd.DataFrame, p: Protocol, noise: float) -> Verdict:
         effect = sum(w * sample.mean for w, sample in terms[worst])
         text = f"wrong labels, {' - '.join(pairs[worst])}, of one draw"
         note += ": an interval needs two"
-        return Verdict.on(claim, p.dataset, "inconclusive", panel=panel, effect=effect, n=1, statistic=text, note=note)
+        return claim.verdict(p.dataset, "inconclusive", panel=panel, effect=effect, n=1, statistic=text, note=note)
     estimates = [contrast(pair, confidence=p.confidence) for pair in terms]
     word = joint([decide(e) for e in estimates])
     worst = max(range(2), key=lambda i: against(estimates[i]))
     text = f"wrong labels, {' - '.join(pairs[worst])}"
-    about = dict(panel=panel, terms=terms[worst], word=word, note=note)
-    return Verdict.judged_by(estimates[worst], claim, p.dataset, text, **about)
+    return claim.judged(estimates[worst], p.dataset, text, panel=panel, terms=terms[worst], word=word, note=note)
