@@ -11,9 +11,8 @@ from pathlib import Path
 from textwrap import shorten
 
 from repro.protocol import FULL
-from repro.verify.agreement import Agreement
+from repro.verify.checks import Agreement, ControlVerdict
 from repro.verify.claims import CLAIMS
-from repro.verify.controls import ControlVerdict
 from repro.verify.outcomes import label, levels_in_words
 from repro.verify.reference import NO_NUMBERS, by_size, published_support, short_support, sizes_supported, support
 from repro.verify.stats import interval
