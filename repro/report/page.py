@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from paper_figures.shared.panels import panel_title
-from repro.errors import RunError, UsageError
+from repro.errors import UsageError
 from repro.report import account, charts, sections
 from repro.report.tables import Table, table
 from repro.store.file_kinds import require_replaceable
 from repro.store.files import write_whole
 from repro.study.study import Study
+from repro.verify.published import reference_file
 from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC
 
 MEANING = {
@@ -107,11 +107,7 @@ def render(*, study: Study, figures: Sequence, **content) -> str:
 
 def deviations() -> Table:
     """What the paper leaves open or does unusually, and what is done here. Raises RunError when the file is missing."""
-    places = find_spec("paper_figures").submodule_search_locations
-    path = next((p for p in (Path(place, "reference", "deviations.csv") for place in places) if p.is_file()), None)
-    if path is None:
-        raise RunError("paper_figures/reference/deviations.csv is missing: install the project again")
-    with path.open(newline="", encoding="utf-8") as file:
+    with reference_file("deviations.csv").open(newline="", encoding="utf-8") as file:
         heads, *rows = csv.reader(file)
     return table("Deviations and unknowns", heads, rows)
 

@@ -57,7 +57,7 @@ class Barriers:
         return self.pairs[self.pairs["noise"] == 0]
 
     def sample(self, condition: str, column: str = "train_ce", scale: float = 1.0) -> Sample:
-        """A column of the pairs, averaged within each parent. A subset is that of the compared size at t*/2.
+        """A column of the pairs of a condition, averaged within each parent. Subsets: of the compared size, at t*/2.
 
         Raises Lacking with fewer than two parents.
         """

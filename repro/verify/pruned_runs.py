@@ -12,21 +12,11 @@ import numpy as np
 import pandas as pd
 
 from repro.protocol import Protocol, protocol
+from repro.verify import stats
 from repro.verify.claims import CLAIMS, RUN_CLAIMS
 from repro.verify.outcomes import SUBSETS, Evidence, Outcomes, from_runs, label, noise_panel, same_replicates
 from repro.verify.published import SIZES
-from repro.verify.stats import (
-    Estimate,
-    Sample,
-    against,
-    contrast,
-    decide,
-    interval,
-    joint,
-    lower_bound,
-    paired_values,
-    retained_fraction,
-)
+from repro.verify.stats import Estimate, Sample, contrast, decide, interval
 from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC, Claim, LevelEffect, Part, Verdict
 
 
@@ -62,7 +52,7 @@ class Decided:
     @property
     def word(self) -> str:
         """The claim's word: all its parts have to hold, and without a gap nothing is decided."""
-        return "inconclusive" if self.no_gap else joint(self.words)
+        return "inconclusive" if self.no_gap else stats.joint(self.words)
 
 
 def decided(parts: Sequence[Part], outcomes: Outcomes, confidence: float = 0.95) -> Decided:
@@ -95,7 +85,7 @@ def _judge(claim: Claim, panel: str, outcomes: Outcomes, confidence: float) -> V
         unknown = ", as the paper does not print Figure 4's" if outcomes.dataset in SIZES else ""
         notes.append(f"subsets of {outcomes.noise_size}, fixed beforehand{unknown}")
     notes.append(_failures(conditions, outcomes))
-    part, estimate = max(zip(parts, found.estimates), key=lambda pair: against(pair[1], pair[0].margin))
+    part, estimate = max(zip(parts, found.estimates), key=lambda pair: stats.against(pair[1], pair[0].margin))
     about = dict(panel=panel, margin=part.margin, word=found.word, no_gap=found.no_gap)
     about |= dict(levels=_levels(part, outcomes, confidence), judged=outcomes.levels, confidence=confidence)
     about["note"] = "; ".join(filter(None, dict.fromkeys(notes)))
@@ -110,15 +100,15 @@ def _terms(part: Part, outcomes: Outcomes) -> list[tuple[float, Sample]]:
 def _gap(conditions: tuple[str, str, str], outcomes: Outcomes, confidence: float) -> tuple[float, str]:
     """One-sided lower bound of the gap (the assay check), and the note on the fraction of it that is kept."""
     subset, full, base = (outcomes.sample(condition) for condition in conditions)
-    bound = float(lower_bound(contrast([(1.0, full), (-1.0, base)], confidence=confidence)))
+    bound = float(stats.lower_bound(contrast([(1.0, full), (-1.0, base)], confidence=confidence)))
     gap = f"gap {label(conditions[1])} - {label(conditions[2])} {full.mean - base.mean:+.2f} (lower bound {bound:+.2f})"
     if not bound > 0:
         return bound, gap
     symbol = "R" if conditions[2] == "all_t0" else "F"  # of what pre-training brings over none, or its second half
-    values = paired_values([subset, full, base])
+    values = stats.paired_values([subset, full, base])
     if values is None:
         return bound, f"{symbol} = {(subset.mean - base.mean) / (full.mean - base.mean):.2f}, {gap}"
-    fraction, low, high = retained_fraction(*values, confidence=confidence)
+    fraction, low, high = stats.retained_fraction(*values, confidence=confidence)
     return bound, f"{symbol} = {fraction:.2f} [{low:.2f}, {high:.2f}], {gap}"
 
 
@@ -194,7 +184,7 @@ def _contamination(table: pd.DataFrame, p: Protocol, noise: float) -> Verdict:
         note += ": an interval needs two"
         return claim.verdict(p.dataset, "inconclusive", panel=panel, effect=effect, n=1, statistic=text, note=note)
     estimates = [contrast(pair, confidence=p.confidence) for pair in terms]
-    word = joint([decide(e) for e in estimates])
-    worst = max(range(2), key=lambda i: against(estimates[i]))
+    word = stats.joint([decide(e) for e in estimates])
+    worst = max(range(2), key=lambda i: stats.against(estimates[i]))
     text = f"wrong labels, {' - '.join(pairs[worst])}"
     return claim.judged(estimates[worst], p.dataset, text, panel=panel, terms=terms[worst], word=word, note=note)

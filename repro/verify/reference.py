@@ -24,10 +24,10 @@ _SHORT = {"cifar10": "C10", "cifar100": "C100", "cinic10": "CINIC"}
 def from_published(
     dataset: str, *, size: int | None = None, noise_size: int = published.NOISE_SIZE, table: pd.DataFrame | None = None
 ) -> list[Verdict]:
-    """What the paper's own numbers support, by the same claims; no claim is promised.
+    """The verdicts on the claims by the paper's own numbers; missing where nothing was published, and none promised.
 
-    size, noise_size, table: see `published.outcomes`; without them a claim about subsets has its word at every size
-    too. Claims that nothing was published about are missing.
+    size, noise_size, table: see `published.outcomes`. Without them a claim about subsets also has its verdict at every
+    published size.
     """
     found = pruned_runs.judge(published.outcomes(dataset, size=size, noise_size=noise_size, table=table))
     if size is None and table is None and noise_size == published.NOISE_SIZE:
@@ -41,7 +41,7 @@ def from_published(
 
 @cache
 def _published_elsewhere(dataset: str) -> tuple[Verdict, ...]:
-    """Claims on other tables than that of pruned runs."""
+    """The verdicts on claims whose numbers are not accuracies of pruned runs."""
     return pruned_runs.passes(dataset), *barrier_decisions.from_published(dataset), *warmup.from_published(dataset)
 
 
@@ -64,8 +64,7 @@ def _words_by_size(dataset: str) -> dict[tuple[int, str], tuple[tuple[int, str],
 
 
 def support(published: Verdict, *, at_n: bool = True) -> str:
-    """A verdict on the paper's own numbers: "supported", "inconclusive at n = 4", "contradicted", or why there is
-    none."""
+    """A verdict by the paper's own numbers in a word or two, like "supported" or "inconclusive at n = 4"."""
     claim = CLAIMS[published.claim]
     if claim.source == "none" or published.verdict == "missing":
         return NO_NUMBERS
@@ -78,8 +77,10 @@ def support(published: Verdict, *, at_n: bool = True) -> str:
 
 
 def published_support(number: int, dataset: str, panel: str = "") -> str:
-    """What the paper's own numbers support, in words: with effect and interval on a data set of the paper, over all
-    the data sets it claims this for otherwise."""
+    """What the paper's own numbers support, in words.
+
+    On a data set of the paper, with effect and interval. On another, for each data set that the paper claims it for.
+    """
     words: dict[str, list[str]] = {}
     dataset = unshrunk(dataset)
     for name, verdict in _published_on(number, dataset, panel).items():
@@ -93,7 +94,7 @@ def published_support(number: int, dataset: str, panel: str = "") -> str:
 
 
 def short_support(number: int, dataset: str, panel: str = "") -> str:
-    """The same for a narrow column: "inconclusive; supported (C100)" is inconclusive on all but CIFAR-100."""
+    """`published_support` for a narrow column: "inconclusive; supported (C100)" means inconclusive but on CIFAR-100."""
     words: dict[str, list[str]] = {}
     dataset = unshrunk(dataset)
     for name, verdict in _published_on(number, dataset, panel).items():
@@ -106,7 +107,7 @@ def short_support(number: int, dataset: str, panel: str = "") -> str:
 
 
 def by_size(published: Verdict) -> str:
-    """What published numbers support at every size: 'supported at 1 of 8 sizes (3200; inconclusive at 256, …)'."""
+    """What published numbers support at each size: 'supported at 1 of 8 sizes (3200; inconclusive at 256, …)'."""
     at: dict[str, list[str]] = {}
     for size, word in published.sizes:
         at.setdefault(_WORDS.get(word, word), []).append(str(size))
@@ -125,7 +126,11 @@ def sizes_supported(verdict: Verdict) -> str:
 
 
 def _published_on(number: int, dataset: str, panel: str) -> dict[str, Verdict]:
-    """The published verdicts that count: of this data set if it is one of the paper's, else of those that have one."""
+    """By data set, the published verdicts to set beside one on ``dataset``.
+
+    That of a data set of the paper alone, even if missing. Else those that are not missing, of the data sets that the
+    paper claims it for.
+    """
     datasets = [dataset] if dataset in PAPER_DATASETS else CLAIMS[number].datasets
     found = {}
     for name in datasets:

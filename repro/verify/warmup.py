@@ -15,20 +15,12 @@ import numpy as np
 import pandas as pd
 
 from repro.protocol import CIFAR10, Protocol
+from repro.verify import stats
 from repro.verify.claims import CLAIMS, WARMUP_CLAIMS
 from repro.verify.claims import WARMUP_MARGIN as MARGIN
 from repro.verify.outcomes import Evidence
 from repro.verify.published import WARMUP_PANELS, warmup_curves
-from repro.verify.stats import (
-    Estimate,
-    Sample,
-    contrast,
-    equivalence,
-    interval,
-    joint,
-    slope_weights,
-    within_replicates,
-)
+from repro.verify.stats import Estimate, Sample, contrast, interval
 from repro.verify.verdict import BY_ARITHMETIC, ITSELF, NOT_BY_ARITHMETIC, Lacking, Verdict
 
 LONG = 8
@@ -56,16 +48,13 @@ class Sweep:
         """The interval that decides two one-sided tests, in words: '90 %' beside one of 95 %."""
         return f"{100 * (2 * self.confidence - 1):g} %"
 
-    def has(self, curves: Sequence[tuple[str, int]], steps: Sequence[int]) -> bool:
-        """Whether nothing is missing of these curves."""
-        return not self._gap(curves, steps)
-
     def require(self, curves: Sequence[tuple[str, int]], steps: Sequence[int]) -> None:
         """Raises Lacking unless these curves are complete."""
-        if gap := self._gap(curves, steps):
+        if gap := self.gap(curves, steps):
             raise Lacking(gap)
 
-    def _gap(self, curves: Sequence[tuple[str, int]], steps: Sequence[int]) -> str:
+    def gap(self, curves: Sequence[tuple[str, int]], steps: Sequence[int]) -> str:
+        """What is missing of these curves first, '' if nothing is."""
         needed = max(2, self.replicates)
         for kind, size in curves:
             for w in steps:
@@ -180,7 +169,7 @@ def _decided(number: int, judge: Callable[..., Verdict], sweep: Sweep, *more) ->
 
 def slope_terms(sweep: Sweep, size: int) -> list[tuple[float, Sample]]:
     """Terms of the slope of easy - random at one size, in pp per doubling of the warm-up."""
-    weights = [float(x) for x in slope_weights(sweep.steps)]
+    weights = [float(x) for x in stats.slope_weights(sweep.steps)]
     curves = (("easy", 1.0), ("random", -1.0))
     return [(sign * x, sweep.at(kind, size, w)) for kind, sign in curves for x, w in zip(weights, sweep.steps)]
 
@@ -191,7 +180,7 @@ def _slopes(sweep: Sweep) -> Verdict:
     sweep.require([("easy", size), ("random", size)], sweep.steps)
     terms = [(-x, sample) for x, sample in slope_terms(sweep, size)]
     estimate = contrast(terms, confidence=sweep.confidence)
-    known = [s for s in sweep.sizes if sweep.has([("easy", s), ("random", s)], sweep.steps)]
+    known = [s for s in sweep.sizes if not sweep.gap([("easy", s), ("random", s)], sweep.steps)]
     found = {s: contrast(slope_terms(sweep, s), confidence=sweep.confidence) for s in known}
     slopes = ", ".join(f"{interval(e)} at {s}" for s, e in found.items())
     longest = sweep.steps[-1]
@@ -211,7 +200,7 @@ def _hard(sweep: Sweep) -> Verdict:
     sweep.require([("hard", size), ("random", size)], steps)
     terms = [(1.0, sweep.mean("hard", size, steps)), (-1.0, sweep.mean("random", size, steps))]
     estimate = contrast(terms, confidence=sweep.confidence)
-    found = equivalence(estimate, MARGIN)
+    found = stats.equivalence(estimate, MARGIN)
     each = ", ".join(f"{sweep.at('hard', size, w).mean - sweep.at('random', size, w).mean:+.2f} ({w})" for w in steps)
     inner = f"{sweep.inner} interval [{found.low:+.2f}, {found.high:+.2f}]"
     notes = [f"equivalence, {inner} within {MARGIN}", f"by w: {each}"]
@@ -228,7 +217,7 @@ def _shortest(sweep: Sweep) -> Verdict:
             terms = [(1.0, sweep.at("easy", size, w)), (-1.0, sweep.at(kind, other, w))]
             estimate = contrast(terms, confidence=sweep.confidence)
             text = f"easy {size} - {curve_name(kind, other)} at w = {w}"
-            parts.append((text, terms, estimate, equivalence(estimate, MARGIN)))
+            parts.append((text, terms, estimate, stats.equivalence(estimate, MARGIN)))
     word, (text, terms, estimate, worst) = _all_equal(parts)
     each = ", ".join(f"{t} {e.effect:+.2f} ({sweep.inner} [{q.low:+.2f}, {q.high:+.2f}])" for t, _, e, q in parts)
     notes = [f"equivalence within {MARGIN}, all of: {each}"]
@@ -240,7 +229,7 @@ def _all_equal(parts: Sequence[tuple]) -> tuple[str, tuple]:
 
     parts: tuples that end in an `Equivalence`.
     """
-    return joint([part[-1].verdict for part in parts]), max(parts, key=lambda part: part[-1].p)
+    return stats.joint([part[-1].verdict for part in parts]), max(parts, key=lambda part: part[-1].p)
 
 
 def _baseline(own: Sweep, paper: Sweep) -> Verdict:
@@ -255,12 +244,12 @@ def _baseline(own: Sweep, paper: Sweep) -> Verdict:
     for w in rest:
         gain = [(1.0, own.at("all", 0, w)), (-1.0, own.at("all", 0, first))]
         published = [(-1.0, paper.at("all", 0, w)), (1.0, paper.at("all", 0, first))]
-        values = within_replicates(gain)  # own gains are paired; the published ones are summaries and cannot be
+        values = stats.within_replicates(gain)  # own gains are paired; the published ones are summaries and cannot be
         terms = published + (gain if values is None else [(1.0, Sample.of(dict(enumerate(values))))])
         estimate = contrast(terms, confidence=own.confidence)
         wide = contrast(terms, confidence=1 - (1 - own.confidence) / len(rest))
-        outside |= equivalence(wide, MARGIN).verdict == "contradicted"
-        parts.append((w, estimate, equivalence(estimate, MARGIN)))
+        outside |= stats.equivalence(wide, MARGIN).verdict == "contradicted"
+        parts.append((w, estimate, stats.equivalence(estimate, MARGIN)))
     word, (w, estimate, worst) = _all_equal(parts)
     word = "contradicted" if outside else "inconclusive" if word == "contradicted" else word
     each = ", ".join(f"{e.effect:+.2f} ({own.inner} [{q.low:+.2f}, {q.high:+.2f}]) at {w}" for w, e, q in parts)
