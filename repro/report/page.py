@@ -20,6 +20,7 @@ from repro.store.file_kinds import require_replaceable
 from repro.store.files import write_whole
 from repro.study.study import Study
 from repro.verify.published import reference_file
+from repro.verify.report import LEGEND
 from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC
 
 MEANING = {
@@ -92,7 +93,7 @@ def render(*, study: Study, figures: Sequence, **content) -> str:
         seeds=sorted({p.seed for p in protocols}),
         datasets=[panel_title(p) for p in protocols],
         figures=figures,
-        legend=sections.LEGEND,
+        legend=LEGEND.format(judged="the judging levels"),
         meaning=MEANING,
         light={charts.css_name(color): color for color in colors},
         dark={charts.css_name(color): charts.readable(color) for color in colors},

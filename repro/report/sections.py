@@ -138,13 +138,6 @@ def _keys(item: Item, results: Path):
 
 
 WORDS = ("reproduced", "contradicted", "inconclusive", BY_ARITHMETIC, NOT_BY_ARITHMETIC, "missing", "not planned here")
-LEGEND = (
-    "Effects are in points of accuracy (pp), of the mean over the judging levels unless another unit stands there; "
-    "with the interval that the head of the column says. P: one of the six primary hypotheses; *: significant after "
-    "Holm's correction over them. n: replicates, or what the sentence says. p: two-sided, against the claim's margin "
-    "(claims 19, 27, 28, 29: the larger of two one-sided tests). levels: how many pruning levels have an effect above "
-    "the margin, which is not tested."
-)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ HEADER = {
 _NARROW = ("P", "claim", "effect", "n", "data", "paper", "published")
 _REFERENCE = ("P", "claim", "effect", "n", "p", "levels", "support")
 
-_LEGEND = (
+LEGEND = (
     "effect: in pp of the mean accuracy over {judged} unless another unit stands there; P: one of the six "
     "primary hypotheses, * significant after Holm over them; p: two-sided against the claim's margin, of claims 19, "
     "27, 28 and 29 the larger of two one-sided tests (equivalence, decided by the narrower interval of the note); "
@@ -111,7 +111,7 @@ def markdown(found: Judgement) -> str:
                 lines.append(_row([row[c]().replace("*", "\\*") for c in columns]))
         levels = next((v.judged for v in verdicts if v.judged), None)
         judged = levels_in_words(levels) if levels else "the judging levels"
-        lines += ["", _LEGEND.format(judged=judged).replace("*", "\\*"), ""]
+        lines += ["", LEGEND.format(judged=judged).replace("*", "\\*"), ""]
         shown = [v for group in figures.values() for v in group]
         lines += [f"- {reference_sentence(v) if found.reference else sentence(v, found.scale)}" for v in shown] + [""]
     if len({v.dataset for v in found.verdicts}) > 1:
