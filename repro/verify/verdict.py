@@ -93,10 +93,13 @@ class Claim:
         """Every condition whose outcome the claim needs."""
         return tuple(dict.fromkeys(c for part in self.parts for c in part.conditions))
 
+    def is_primary(self, panel: str = "") -> bool:
+        return self.primary and panel == self.primary_panel
+
     def verdict(self, dataset: str, word: str, *, panel: str = "", **fields) -> Verdict:
         """A verdict on this claim, which says whether it is a primary hypothesis in this panel."""
-        primary = self.primary and panel == self.primary_panel
-        return Verdict(claim=self.number, dataset=dataset, verdict=word, panel=panel, primary=primary, **fields)
+        about = dict(claim=self.number, dataset=dataset, panel=panel, primary=self.is_primary(panel))
+        return Verdict(verdict=word, **about, **fields)
 
     def missing(self, dataset: str, note: str, **fields) -> Verdict:
         """The verdict where data are lacking; the note says which."""
