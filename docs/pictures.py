@@ -1,6 +1,12 @@
-"""The README's picture: Figure 2 on CIFAR-10 at 16×16 beside the curves that were published. Written by `make docs`."""
+"""The README's picture: Figure 2 on CIFAR-10 at 16×16 beside the curves that were published. Written by `make docs`.
+
+`python -m docs.pictures results/cpu/report.html` photographs Figure 2 of a report for the page about reports instead. It
+needs Playwright (requirements-extras.txt) and Chromium.
+"""
 
 import io
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,5 +45,21 @@ def figure2_beside_the_paper() -> bytes:
     return written.getvalue()
 
 
+def figure2_in_a_report(report: Path) -> bytes:
+    """A PNG of a report's section on Figure 2, its numbers folded, as Chromium shows it in light mode."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1240, "height": 900}, color_scheme="light")
+        page.goto(report.resolve().as_uri())
+        section = page.locator("section", has=page.locator("h2", has_text="Figure 2"))
+        section.locator("svg").nth(1).wait_for()  # the paper's chart is drawn last
+        return section.screenshot()
+
+
 if __name__ == "__main__":
-    write_whole(PICTURE, [figure2_beside_the_paper()])
+    for report in map(Path, sys.argv[1:]):
+        write_whole(DOCS / "report.png", [figure2_in_a_report(report)])
+    if not sys.argv[1:]:
+        write_whole(PICTURE, [figure2_beside_the_paper()])
