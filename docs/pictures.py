@@ -1,7 +1,7 @@
 """The README's picture: Figure 2 on CIFAR-10 at 16×16 beside the curves that were published. Written by `make docs`.
 
-`python -m docs.pictures results/cpu/report.html` photographs Figure 2 of a report for the page about reports instead. It
-needs Playwright (requirements-extras.txt) and Chromium.
+`python -m docs.pictures results/cpu/report.html` photographs Figure 2 of a report instead, for the page about reports.
+It needs Playwright (requirements-extras.txt) and Chromium.
 """
 
 import io
