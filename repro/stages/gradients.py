@@ -188,7 +188,8 @@ class _Gradients:
         cohort.load_momentum(torch.zeros(len(jobs), cohort.layout.num_parameters))
         labels = torch.stack([own if job.labels is None else job.labels.to(own.device) for job in jobs])
         still = torch.zeros(1, len(jobs), dtype=cohort.dtype, device=cohort.device)
-        only = Sgd(momentum=0.0, weight_decay=0.0, nesterov=False)  # a step's momentum is then its gradient
+        # a step's momentum is then its gradient
+        only = Sgd(0.0, 0.0, nesterov=False, label_smoothing=self.training.label_smoothing)
         found = []
         for index in self._index(jobs, trained.state.step).to(cohort.device).unbind(1):
             # running statistics move, but only here: training goes on from its own state

@@ -1,6 +1,5 @@
 """Images and networks that a stage trains, and the recipe fields that describe them."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -8,6 +7,7 @@ from torch import nn
 
 from repro import store
 from repro.data import ImageSet, load, sized, split_size
+from repro.data.folders import find_folder
 from repro.errors import UsageError
 from repro.nets import Layout, check, create, initialise, layout_of
 from repro.stages.machine import Machine
@@ -27,11 +27,7 @@ def open_data(dataset: str, normalization: str, machine: Machine) -> ImageSet:
     """The image set of a recipe; a folder of images is looked for by its name in ``machine.data_dir``."""
     if dataset.startswith("folder:"):
         base, size = split_size(dataset)
-        name = Path(os.path.expanduser(base.removeprefix("folder:")))
-        places = [folder for folder in (Path(machine.data_dir or ".") / name, name) if folder.is_dir()]
-        if not places:
-            raise UsageError(f"no folder {name} of images: point --data-dir at the folder that holds {name.name}")
-        dataset = sized(f"folder:{places[0]}", size)
+        dataset = sized(f"folder:{find_folder(base, machine.data_dir)}", size)
     return load(dataset, data_dir=machine.data_dir, download=machine.download, normalization=normalization)
 
 

@@ -73,6 +73,8 @@ def warmup(
     steps = sorted(set(recipe.warmup.steps if steps is None else steps))
     if replicates is None:
         replicates = recipe.warmup.replicates if recipe.warmup else recipe.replicates
+    if training.warmup_steps:
+        raise UsageError(f"warm-up steps (={training.warmup_steps}) of the training: give them as steps of the sweep")
     network = pinned(network or recipe.network)
     seed = recipe.seed if seed is None else seed
     require_replicates(replicates)

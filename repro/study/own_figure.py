@@ -111,7 +111,8 @@ def require_options(p: Protocol, path: Path) -> None:
     if p.warmup:
         pairs.append(("warm-up ", p.warmup.training, (base.warmup or base).training))
     for of, ours, usual in pairs:
-        for name in {field.name for field in fields(Training)} - set(TRAINING):
+        swept = {"warmup_steps"} if of == "warm-up " else set()  # the study's own
+        for name in {field.name for field in fields(Training)} - set(TRAINING) | swept:
             fixed[of + name] = (getattr(ours, name), getattr(usual, name))
     for name, (ours, usual) in sorted(fixed.items()):
         if ours != usual:
@@ -208,7 +209,7 @@ _TESTS = {
     Training: _by_field(
         (_SIZE, "steps batch_size"),
         (several(_SIZE), "milestones"),
-        (_STEP, "border"),
+        (_STEP, "border warmup_steps"),
         (_FLAG, "augment drop_last nesterov"),
     ),
     Scoring: _by_field(
