@@ -127,8 +127,10 @@ MACHINE = options(
 )
 MILESTONES = Listed(int, ("milestones", "steps with commas, like 31200,46800"), least=1, empty=True)
 NETWORK = "cifar_resnet20, cifar_resnet14_w4 (width 4) … or any timm name [paper: cifar_resnet20, 32, 56]."
+INIT = "What networks begin as: paper (drawn as in the paper), network (as its code draws it), or a state dict's FILE."
 TRAINING = options(
     trains("--network", help=NETWORK),
+    trains("--init", default="paper", help=INIT),
     trains("--steps", type=int, help="Steps of a whole training [paper: 62400, 62400, 31250]."),
     trains(
         "--epochs", type=click.IntRange(1), help="Those steps in passes over all training images [default: --steps]."

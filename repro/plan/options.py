@@ -67,6 +67,7 @@ def recipe_of(p: Protocol, training: Training) -> dict:
 @lru_cache(maxsize=64)  # a plan has thousands of steps and few protocols
 def _recipe(p: Protocol, training: Training) -> dict:
     said = {"dataset": p.dataset, "network": p.network, "normalization": p.normalization, "seed": p.seed}
+    said["init"] = p.init
     said |= {name: DEFAULTS[name] for name in ADDED} | training_fields(training)
     if not training.augment:  # then no image is cropped
         del said["border"]
@@ -81,6 +82,7 @@ def _own_options(p: Protocol, training: Training, scoring: Scoring | None) -> di
     warming = not scoring and p.warmup and training is p.warmup.training and base.warmup
     plain = base.warmup.training if warming else usual.training
     pairs = [(name, getattr(ours, name), getattr(usual, name)) for name in names]
+    pairs.append(("init", p.init, base.init))
     pairs += [(name, getattr(training, name), getattr(plain, name)) for name in TRAINING]
     idle = {"border": not training.augment, "milestones": training.schedule != "step"}
     return {name: here for name, here, there in pairs if here != there and not idle.get(name)}

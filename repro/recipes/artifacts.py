@@ -32,6 +32,8 @@ DEFAULTS = {
     "schedule": "step",
     "warmup_steps": 0,
     "label_smoothing": 0.0,
+    "init": "paper",
+    "init_sha256": "",
 }
 """Fields left out of an identity while they have these values, so that an option added later renames nothing."""
 ADDED = ("schedule", "warmup_steps", "label_smoothing")

@@ -1,5 +1,7 @@
 """Images and networks that a stage trains, and the recipe fields that describe them."""
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,6 +13,7 @@ from repro.data.folders import find_folder
 from repro.errors import UsageError
 from repro.nets import Layout, check, create, initialise, layout_of
 from repro.stages.machine import Machine
+from repro.stages.state_dicts import load_checkpoint
 from repro.usercode import pinned
 
 IDLE = "idle"
@@ -83,6 +86,39 @@ def network_fields(data: ImageSet, network: str) -> dict:
     return {"network": pinned(network)} | ({IDLE: [entry.name for entry in idle]} if idle else {})
 
 
+@dataclass(frozen=True, eq=False)
+class Init:
+    """What networks begin as.
+
+    how: 'paper', drawn as the paper's networks (`repro.nets.initialise`); 'network', as the network's code draws them;
+    'file', the numbers ``vector`` [layout.size] of a state dict.
+    """
+
+    how: str = "paper"
+    vector: torch.Tensor | None = None
+
+    @property
+    def fields(self) -> dict:
+        """The recipe fields; none of 'paper', so that recipes are what they were before there was a choice."""
+        if self.vector is not None:
+            return {"init": self.how, "init_sha256": hashlib.sha256(self.vector.numpy().astype("<f4")).hexdigest()}
+        return {"init": self.how} if self.how != "paper" else {}
+
+
+def init_of(init: str | Path, data: ImageSet, network: str) -> Init:
+    """What a stage's ``init`` asks for: 'paper', 'network', or a file of `repro.stages.state_dicts.load_checkpoint`.
+
+    Raises UsageError for another word, and where `load_checkpoint` does.
+    """
+    if str(init) in ("paper", "network"):
+        return Init(str(init))
+    if not Path(init).is_file():
+        raise UsageError(f"unknown init {str(init)!r}: choose paper, network, or the path of a state dict's file")
+    with check.undisturbed():
+        module = network_for(data, network)
+    return Init("file", load_checkpoint(init, layout_of(module), network, module))
+
+
 def require_idle(artifact: store.Artifact, layout: Layout) -> None:
     """Raises UsageError for an artifact whose networks were trained, and laid out, with other idle parameters."""
     there, here = artifact.recipe.get(IDLE, []), [entry.name for entry in layout.idle]
@@ -94,8 +130,8 @@ def require_idle(artifact: store.Artifact, layout: Layout) -> None:
         )
 
 
-def require_runs(network: nn.Module, name: str, data: ImageSet) -> None:
-    """Tries a new network on images of a data set before the first step, and initialises it.
+def require_runs(network: nn.Module, name: str, data: ImageSet, init: Init = Init()) -> None:
+    """Tries a new network on images of a data set before the first step, and draws its weights anew for 'paper'.
 
     Raises UsageError where it cannot take the images (many of timm's take one size only), or where it gives infinity or
     NaN, which then is no matter of the learning rate.
@@ -110,7 +146,7 @@ def require_runs(network: nn.Module, name: str, data: ImageSet) -> None:
             f"network {name!r} cannot take the {size} x {size} images of {data.name} ({reason}): choose another "
             "--network"
         ) from error
-    require_finite(initialise(network, torch.Generator()), name, data)
+    require_finite(initialise(network, torch.Generator()) if init.how == "paper" else network, name, data)
 
 
 def require_finite(network: torch.nn.Module, name: str, data: ImageSet) -> None:

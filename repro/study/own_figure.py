@@ -178,6 +178,7 @@ _TESTS = {
         (whole(2), "num_classes"),
         ((lambda value: type(value) is float and 0 < value < 1, "a share between 0 and 1"), "prune_fraction"),
         (one_of("dataset", "imagenet"), "normalization"),
+        (one_of("paper", "network"), "init"),
     ),
     Cell: _by_field(
         (a(Protocol), "protocol"),
