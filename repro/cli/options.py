@@ -127,7 +127,10 @@ MACHINE = options(
 )
 MILESTONES = Listed(int, ("milestones", "steps with commas, like 31200,46800"), least=1, empty=True)
 NETWORK = "cifar_resnet20, cifar_resnet14_w4 (width 4) … or any timm name [paper: cifar_resnet20, 32, 56]."
-INIT = "What networks begin as: paper (drawn as in the paper), network (as its code draws it), or a state dict's FILE."
+INIT = (
+    "What networks begin as: paper (drawn as in the paper), network (as its code draws it), or a state dict's FILE; "
+    "replicates then differ by data order only."
+)
 TRAINING = options(
     trains("--network", help=NETWORK),
     trains("--init", default="paper", help=INIT),
@@ -138,7 +141,11 @@ TRAINING = options(
     trains("--batch-size", type=int, help="[paper: 128, 128, 256]"),
     trains("--lr", type=float, help="Peak learning rate [paper: 0.1]."),
     trains("--milestones", type=MILESTONES, help="When the rate falls by 10 [paper: 31200,46800]; '' for none."),
-    trains("--schedule", type=click.Choice(SCHEDULES), help="How it falls: at --milestones, or to 0 [default: step]."),
+    trains(
+        "--schedule",
+        type=click.Choice(SCHEDULES),
+        help="It falls at --milestones, to 0, or not at all [default: step].",
+    ),
     trains("--label-smoothing", type=float, help="Share of each target spread over all classes [default: 0]."),
     trains("--weight-decay", type=float, help="On all parameters [paper: 1e-4]."),
     trains("--augment/--no-augment", default=None, help="Random crop and flip [paper: on]."),
