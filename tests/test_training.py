@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,19 +12,23 @@ import torch.nn.functional as F
 from PIL import Image
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR
 
-from repro import engines
+from repro import engines, warmup
 from repro.data import Batcher
 from repro.errors import UsageError
+from repro.experiment import Warmup
 from repro.nets import create, initialise, layout_of
+from repro.plan.options import recipe_of as planned
 from repro.plan.steps import Step
 from repro.protocol import own
 from repro.recipes.artifacts import ADDED, training_fields, training_of
 from repro.recipes.training import Training
 from repro.store import identity, read
+from repro.study.own_figure import require_options
 from repro.train.loop import Job, train
 from repro.train.random_streams import stream
 from tests import plain_imp
-from tests.command_line import CPU, repro
+from tests.command_line import CPU, complaint, repro
+from tests.test_own_work import run
 
 STEPS = 24
 BASE = Training(steps=STEPS, batch_size=16, lr=0.7, milestones=(), augment=False, precision="fp64")
@@ -139,8 +144,6 @@ def test_defaults_leave_no_trace_in_a_recipe():
 
 def test_a_plan_tells_other_schedules_apart():
     """Of a recipe that says nothing of them, as of artifacts made before there were any."""
-    from repro.plan.options import recipe_of as planned
-
     p = own("digits", steps=10, schedule="cosine", label_smoothing=0.1)
     assert p.training.milestones == () and p.scoring.training.schedule == "step"
     default = own("digits", steps=10)
@@ -224,3 +227,48 @@ def test_epochs_are_passes_over_the_training_images(tmp_path):
     folder = ("pretrain", "--dataset", "folder:few", "--data-dir", tmp_path, "--network", "cifar_resnet8_w4", *dry)
     said = repro(*folder, "--batch-size", 4, "--epochs", 5, "--warmup-steps", 12, "--milestones", "").stdout
     assert steps_of(said) == 5 * math.ceil(14 / 4) and "  warmup_steps: 12" in said
+
+
+FIGURE = """
+from repro.experiment import Scoring
+from repro.plan import Barrier, Cell, Gradients, Subset
+from repro.protocol import own
+from repro.recipes.training import Training
+
+PROTOCOL = own(
+    "digits", network="cifar_resnet8_w2", init="network", steps=8, batch_size=64, t_star=4, subset_size=64, levels=0,
+    replicates=1, children=1, schedule="cosine", warmup_steps=3, label_smoothing=0.1,
+    scoring=Scoring("cifar_resnet8_w2", Training(steps=4, batch_size=64, lr=0.1, schedule="linear"), networks=1),
+)
+CLAIMS = ()
+
+def needed(p):
+    cell = Cell("all_tstar", p, 4)
+    return [cell, Cell("easy", p, 2, Subset("easy", 64)), Barrier(cell), Gradients(p)]
+"""
+
+
+def test_a_figure_of_ones_own_is_trained_as_its_protocol_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fig.py").write_text(FIGURE, encoding="utf-8")
+    repro("plan", "fig.py", "--make", "fig.mk")
+    run("make -f fig.mk")
+    assert "nothing to do" in repro("plan", "fig.py").stdout
+    made = {path.stem: read(path).recipe for path in (tmp_path / "results/fig/digits").glob("*.h5")}
+    trained = {name: recipe for name, recipe in made.items() if not name.startswith(("subset", "scores"))}
+    assert len(trained) == 6
+    for name, recipe in trained.items():
+        shown = [recipe.get(field) for field in ("schedule", "warmup_steps", "label_smoothing", "milestones")]
+        assert shown == ["cosine", 3, 0.1, []], name
+        assert recipe.get("init") == (None if name.startswith("barrier") else "network")
+    assert next(made[name] for name in made if name.startswith("scores"))["schedule"] == "linear"
+    (tmp_path / "fig.py").write_text(FIGURE.replace("cosine", "constant"), encoding="utf-8")
+    assert "schedule" in complaint("figure", "fig.py")
+
+
+def test_a_warm_up_study_has_no_other_warm_up():
+    p = own("digits", warmup=Warmup(Training(steps=9, batch_size=64, lr=0.1, warmup_steps=2), (3,), (64,)))
+    with pytest.raises(UsageError, match="fig.py asks for warm-up warmup_steps 2 on digits, which is always 0: leave"):
+        require_options(p, Path("fig.py"))
+    with pytest.raises(UsageError, match=r"warm-up steps \(=2\) of the training: give them as steps of the sweep"):
+        warmup("w.h5", dataset="digits", training=p.warmup.training, steps=(3,))
