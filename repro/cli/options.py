@@ -55,6 +55,23 @@ class Listed(click.ParamType):
         return found
 
 
+class Percentage(click.ParamType):
+    """A share as a user writes it, '10%', as a float from 0 to 1."""
+
+    name = "percentage"
+
+    def convert(self, value, param, ctx) -> float:
+        if not isinstance(value, str):
+            return value
+        number = value.strip()
+        try:
+            if not number.endswith("%") or "_" in number or not 0 <= (found := float(number[:-1])) <= 100:
+                raise ValueError
+        except ValueError:
+            raise UsageError(f"{param.opts[0]} (={value!r}) must be a percentage from 0% to 100%, like 10%") from None
+        return found / 100
+
+
 def DATASET(function):
     """--dataset, with the size that --image-size adds to its name."""
 

@@ -8,6 +8,8 @@ from repro.cli.group import main
 from repro.cli.options import PATH, Listed, option, where
 from repro.errors import UsageError
 
+EXPORTED = "File to write: .csv, .parquet; .pt, .safetensors (a network); .npy, .csv, .txt, .json, .pt (indices)."
+
 
 @main.command("ls")
 @click.argument("expression", required=False)
@@ -43,16 +45,17 @@ def inspect(artifact):
 
 @main.command()
 @click.argument("artifact", type=PATH)
-@where("--out", type=PATH, required=True, help="File to write: .csv, .parquet; .pt, .safetensors (a network).")
+@where("--out", type=PATH, required=True, help=EXPORTED)
 @option(
     "--part",
-    type=click.Choice(("ticket", "trained", "rewind", "mask")),
-    help="Of a network: mask × rewind point, trained weights, rewind point, or mask.",
+    type=click.Choice(("ticket", "trained", "rewind", "mask", "indices")),
+    help="Of a network: mask × rewind point, trained weights, rewind point, or mask. Of a subset: indices.",
 )
-@option("--replicate", type=click.IntRange(0), help="Whose network.")
+@option("--replicate", type=click.IntRange(0), help="Whose network, or subset.")
 @option("--level", type=click.IntRange(0), help="Its pruning level; a rewind point has none.")
 def export(artifact, out, part, replicate, level):
-    """Write the table of an artifact (or of a folder of them), or one of its networks as a PyTorch state_dict.
+    """Write the table of an artifact (or of a folder of them), one of its networks as a PyTorch state_dict, or the
+    numbers of a subset's images for torch.utils.data.Subset.
 
     \b
     Example:
@@ -60,6 +63,7 @@ def export(artifact, out, part, replicate, level):
       repro export results/demo --out demo.parquet
       repro export imp.h5 --replicate 0 --level 8 --part ticket --out ticket.pt
       repro export pretrain.h5 --replicate 0 --part rewind --out rewind.pt
+      repro export easy.h5 --replicate 0 --part indices --out easy.npy
     """
     from repro.reading import export_tables as files
     from repro.store.file_kinds import require_target
@@ -69,6 +73,12 @@ def export(artifact, out, part, replicate, level):
     if not out.is_dir():
         require_target(out)
     of_network = {"--part": part, "--replicate": replicate, "--level": level}
+    if part == "indices":
+        if level is not None:
+            raise UsageError(f"--level {level}, but a subset has none: leave it out")
+        if replicate is None:
+            raise UsageError(f"--out {out} holds the images of one replicate: say --replicate")
+        return files.export_indices(artifact, out, replicate)
     if files.suffix_of(out) in files.TABLES:
         if given := [option for option, value in of_network.items() if value is not None]:
             raise UsageError(f"{given[0]} is of a network and --out {out} of a table: end it in .pt or .safetensors")
