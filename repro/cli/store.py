@@ -1,5 +1,6 @@
-"""ls, inspect, export, reseal."""
+"""ls, inspect, export, check-ticket, reseal."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -90,6 +91,36 @@ def export(artifact, out, part, replicate, level):
     from repro.reading import networks
 
     return networks.export(artifact, out, replicate=replicate, level=level, part=part)
+
+
+@main.command("check-ticket")
+@option("--mask", type=PATH, help="Masks by name [default: those in --trained or --ticket, or what is not zero there].")
+@option("--trained", type=PATH, help="The ticket at the end of its training: is the mask held?")
+@option("--ticket", type=PATH, help="What its training started from: is it mask × rewind point?")
+@option("--rewind", type=PATH, help="The rewind point, dense: is it another state than the start?")
+@option("--start", type=PATH, help="The dense network of step 0.")
+@option("--previous", type=PATH, help="The trained network that was pruned: are its k + 1 smallest weights gone?")
+@option("-t", "--rewind-step", "t", type=int, help="The step that the rewind point is said to be of.")
+@option("--density", help="What the mask is said to keep, like 13.4%.")
+@option("--prune-fraction", type=float, default=0.2, help="Share of the weights left that was pruned.")
+def check_ticket_command(**given):
+    """Check a lottery ticket in anyone's PyTorch files: mask, rewind point, pruning and density.
+
+    \b
+    Examples:
+      repro check-ticket --ticket ticket.pt --rewind rewind.pt --trained trained.pt
+      repro check-ticket --mask mask.pt --trained trained.pt --previous dense.pt --density 80%
+
+    The files are torch.save's or safetensors', whatever wraps their state dict, also with the weight_orig and
+    weight_mask of torch.nn.utils.prune; nothing in them is run. What the files given cannot tell is said to be untold.
+
+    Exit status: 0 nothing fails; 1 a check fails.
+    """
+    from repro.reading.check_ticket import FAILS, check_ticket
+
+    described, checks = check_ticket(**given)
+    click.echo("\n".join([described, *map(str, checks)]))
+    sys.exit(int(any(check.verdict == FAILS for check in checks)))
 
 
 @main.command()
