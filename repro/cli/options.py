@@ -141,6 +141,7 @@ MACHINE = options(
     on("--threads", type=click.IntRange(1), help="CPU threads [default: OMP_NUM_THREADS, or all CPUs]."),
     on("--checkpoint-seconds", type=float, default=60, help="Time between checkpoints within a level."),
 )
+LEVELS = Listed(int, ("levels", "numbers with commas, like 8,10"))
 MILESTONES = Listed(int, ("milestones", "steps with commas, like 31200,46800"), least=1, empty=True)
 NETWORK = "cifar_resnet20, cifar_resnet14_w4 (width 4) … or any timm name [paper: cifar_resnet20, 32, 56]."
 TRAINING = options(

@@ -6,6 +6,7 @@ from repro.cli.group import main
 from repro.cli.options import (
     DATASET,
     LABELS,
+    LEVELS,
     MACHINE,
     NORMALIZATIONS,
     OUT,
@@ -33,7 +34,6 @@ from repro.experiment import MOST
 from repro.protocol import Protocol, Scoring, protocol
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".th", ".tar", ".bin", ".safetensors")
-LEVELS = Listed(int, ("levels", "numbers with commas, like 8,10"))
 WARMUPS = Listed(int, ("warm-up steps", "numbers of steps with commas, like 100,200,400"))
 NEEDED = {"steps": "--steps", "batch_size": "--batch-size", "lr": "--lr", "milestones": "--milestones"}
 SUBSET = option("--subset", type=PATH, help="Subset artifact to train on [default: all training images].")

@@ -1,4 +1,4 @@
-"""ls, inspect, export, check-ticket, reseal."""
+"""ls, inspect, export, compare, check-ticket, reseal."""
 
 import sys
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import click
 
 from repro.cli.group import main
-from repro.cli.options import PATH, Listed, option, where
+from repro.cli.options import DEVICE, LEVELS, PATH, Listed, on, option, where
 from repro.errors import UsageError
+from repro.experiment import MOST
 
 EXPORTED = "File to write: .csv, .parquet; .pt, .safetensors (a network); .npy, .csv, .txt, .json, .pt (indices)."
 
@@ -91,6 +92,45 @@ def export(artifact, out, part, replicate, level):
     from repro.reading import networks
 
     return networks.export(artifact, out, replicate=replicate, level=level, part=part)
+
+
+@main.command("compare")
+@click.argument("first", type=PATH)
+@click.argument("second", type=PATH)
+@option("--levels", type=LEVELS, help="Pruning levels to compare, like 0,8 [default: all that both have].")
+@option("--replicates", type=click.IntRange(1, MOST), help="The first so many of the first run [default: all].")
+@where("--out", type=PATH, required=True, help="Table to write, .csv; the figure stands beside it as .pdf and .png.")
+@where("--data-dir", type=PATH, help="Folder that holds the data sets [default: data].")
+@DEVICE
+@on("--threads", type=click.IntRange(1), help="CPU threads [default: OMP_NUM_THREADS, or all CPUs].")
+def compare_command(first, second, out, levels, replicates, **given):
+    """Compare the tickets of two imp or branch artifacts: masks, weights, predictions and barriers, by level.
+
+    \b
+    Examples:
+      repro compare imp-all-t20.h5 imp-easy256-t10.h5 --out compared.csv
+      repro compare imp.h5 imp.h5 --levels 4,8 --out other-seeds.csv
+
+    Overlap of masks by level and layer, against that of two independent random masks of the same layer densities; L2
+    distance of the trained weights; share of test images given the same class; rise of loss and error half way along
+    the straight line. Replicates of one number are compared (equal seeds), and each with the next one that has the same
+    test images (other seeds); of a run with itself, those alone.
+    """
+    from paper_figures.shared import compared, drawing
+    from repro.reading.compare import COLUMNS, compare, summary
+    from repro.stages import Machine
+    from repro.store.file_kinds import require_replaceable
+
+    if out.suffix.lower() != ".csv":
+        raise UsageError(f"--out {out} must end in .csv, with .pdf and .png beside it: choose another name")
+    paths = [out.with_suffix(suffix) for suffix in (".pdf", ".png")]
+    if not out.exists() and (there := next((path for path in paths if path.exists()), None)):
+        raise UsageError(f"{there} is there, and {out}, beside which compare draws it, is not: choose another --out")
+    require_replaceable(out, "table", ",".join(COLUMNS).encode())
+    table = compare(first, second, levels=levels, replicates=replicates, machine=Machine(**given))
+    figure = compared.draw(table, f"{first.stem} and {second.stem}")
+    made = drawing.save(figure, table, out.with_suffix(""))
+    return "\n".join([summary(table), *map(str, made)])
 
 
 @main.command("check-ticket")
