@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,17 @@ import pytest
 import torch
 
 from paper_figures.shared.compared import draw
+from repro import report
 from repro.data import Batcher, load
 from repro.reading import networks
 from repro.reading.compare import COLUMNS, EQUAL, OTHER, WHOLE, compare
 from repro.recipes.overlap import overlap
 from repro.recipes.training import Training
+from repro.report import figures, overlaps
 from repro.stages import imp, pretrain, select
-from repro.store import read
-from tests import plain_imp
+from repro.store import read, write
+from repro.study.study import Study
+from tests import plain_imp, simulated_artifacts
 from tests.command_line import TINY, complaint, repro
 
 SIZES, KEPT = (3, 4), ((1, 3), (2, 2))  # weights of two layers; kept by A and by B in each
@@ -175,7 +179,7 @@ def test_the_command_writes_table_and_figure_and_refuses_in_one_sentence(runs, t
         f"{one} {other} --out drawn.csv": "drawn.pdf is there, and drawn.csv, beside which compare draws it, is not",
         f"{one} no.h5 --out d.csv": "no.h5 does not exist: check the path",
         f"{one} w4.h5 --out d.csv": "w4.h5 is a pretrain artifact where an imp or a branch artifact is needed",
-        f"{one} narrow.h5 --out d.csv": r".*imp0.h5 is of network cifar_resnet8_w4, narrow.h5 of cifar_resnet8_w2: give",
+        f"{one} narrow.h5 --out d.csv": r".*imp0.h5 is of network cifar_resnet8_w4, narrow.h5 of cifar_resnet8_w2:",
         f"{one} {other} --levels 1,7 --out d.csv": "level 7 is not in both runs, which share 0, 1: choose --levels",
         f"{one} {other} --levels x --out d.csv": r"levels \(='x'\) must be numbers with commas, like 8,10",
         f"{one} {other} --replicates 9 --out d.csv": "9 replicates, but .*imp0.h5 holds 6",
@@ -208,3 +212,35 @@ def test_the_figure_shows_what_the_table_has():
     unlike = pd.DataFrame(rows).assign(agreement=np.nan)
     figure = draw(unlike, "a and b")
     assert "no pairs with the same test images" in [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_the_report_has_the_overlap_of_every_two_conditions(tmp_path, monkeypatch):
+    study = Study("figure2", replicates=2, results=tmp_path)
+    simulated_artifacts.make(study)
+    level = study.protocols[0].judging_levels[-1]
+    rng, masks = np.random.default_rng(0), {}
+    for name in ("all-t0", "all-t20", "easy256-t10"):
+        made = read(tmp_path / "digits" / f"imp-{name}.h5")
+        replicates = [0] if name == "easy256-t10" else [0, 1]
+        masks[name] = {r: rng.random(7) < 0.6 for r in replicates}
+        arrays = {f"replicate_{r}/level_{level}/mask": np.packbits(mask) for r, mask in masks[name].items()}
+        rest = dict(provenance=made.provenance, defaults=made.lineage.defaults, table=made.table())
+        write(made.path, kind="imp", recipe=dict(made.recipe), inputs=made.inputs, arrays=arrays, **rest)
+    monkeypatch.setattr(overlaps, "_sizes", lambda artifact: list(SIZES))
+    section = figures.section(study, "figure2", {})
+    (found,) = section.overlaps
+    assert f"digits: overlap of masks at level {level}" in found.caption
+    rows = {(row[0].text, row[1].text): row for row in found.rows}
+    assert set(rows) == {("all-t0", "all-t20"), ("all-t0", "easy256-t10"), ("all-t20", "easy256-t10")}
+    for (a, b), row in rows.items():
+        shared, by_chance = [], []
+        for r in masks[a].keys() & masks[b].keys():
+            one, other = masks[a][r], masks[b][r]
+            kept = one.sum() + other.sum()
+            shared.append(2 * (one & other).sum() / kept)
+            halves = ((one[:3], other[:3]), (one[3:], other[3:]))
+            by_chance.append(2 * sum(x.sum() * y.sum() / len(x) for x, y in halves) / kept)
+        assert row[2].value == len(shared)
+        assert row[4].value == pytest.approx(np.mean(shared)) and row[5].value == pytest.approx(np.mean(by_chance))
+    page = report.build(study, when=datetime.now(UTC))
+    assert "How far the masks of the conditions overlap (3 rows)" in page
