@@ -1,13 +1,18 @@
-"""The README's picture: Figure 2 on CIFAR-10 at 16×16 beside the curves that were published. Written by `make docs`."""
+"""Pictures of the pages, from the tables of the reported runs. Written by `make docs`.
+
+The README's is Figure 2 on CIFAR-10 at 16×16 beside the curves that were published; the demo's is what `repro compare`
+says of tickets of equal and of other seeds.
+"""
 
 import io
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from paper_figures import figure2
-from paper_figures.shared import drawing
+from paper_figures.shared import compared, drawing
 from paper_figures.shared.panels import STD
 from repro.archive import tables
 from repro.store.files import write_whole
@@ -15,6 +20,8 @@ from repro.store.files import write_whole
 DOCS = Path(__file__).parent
 REPORTED = DOCS.parent / "results" / "cpu-cifar10"
 PICTURE = DOCS / "figure2-cifar10.png"
+DEMO = DOCS.parent / "results" / "demo-digits" / "compared.csv"
+COMPARED = DOCS / "compared-demo.png"
 
 
 def figure2_beside_the_paper() -> bytes:
@@ -34,10 +41,25 @@ def figure2_beside_the_paper() -> bytes:
         axes.set(xlabel=panel.x.title, ylabel=f"{panel.y.title}, mean ± 1 std")
         axes.legend(fontsize=7, frameon=False, loc="lower left")
         drawing.grid(axes)
+    return png(figure)
+
+
+def tickets_compared() -> bytes:
+    """The PNG of what `repro compare` found on the demo: networks rewound to step t* of all data, and easy ones."""
+    figure = compared.draw(pd.read_csv(DEMO), "digits: all data, t = 20, and easiest 256, t = 10")
+    figure.set_facecolor("white")
+    return png(figure)
+
+
+def png(figure: Figure) -> bytes:
     written = io.BytesIO()
     figure.savefig(written, format="png", dpi=110, metadata={"Software": None})
     return written.getvalue()
 
 
+DRAWN = {PICTURE: figure2_beside_the_paper, COMPARED: tickets_compared}
+
+
 if __name__ == "__main__":
-    write_whole(PICTURE, [figure2_beside_the_paper()])
+    for path, draw in DRAWN.items():
+        write_whole(path, [draw()])

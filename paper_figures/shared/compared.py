@@ -3,7 +3,7 @@
 import pandas as pd
 
 from paper_figures.shared.drawing import GREY, grid, no_runs
-from paper_figures.shared.panels import STD, Look
+from paper_figures.shared.panels import Look
 from repro.reading.compare import EQUAL, OTHER, WHOLE
 
 LOOKS = {EQUAL: Look("#0173b2", "o", "-"), OTHER: Look("#d55e00", "^", "--")}
@@ -17,11 +17,14 @@ PANELS = (  # title, column, label of the axis, factor
 
 
 def draw(table: pd.DataFrame, title: str):
-    """The matplotlib figure of a table of `repro.reading.compare.compare`; means and deviations are over pairs."""
+    """The matplotlib figure of a table of `repro.reading.compare.compare`.
+
+    Lines are medians over pairs, since one pair whose batch norm explodes would be all that a mean shows.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12.5, 7.2), layout="constrained")
-    figure.suptitle(f"{title} ({STD} over pairs of replicates)", fontsize=9)
+    figure.suptitle(f"{title} (median and middle half of the pairs of replicates)", fontsize=9)
     axes = figure.subplots(2, 3)
     whole = table[table.layer == WHOLE]
     for panel, (name, column, label, factor) in zip((axes[0, 0], *axes[0, 2:], *axes[1]), PANELS):
@@ -33,7 +36,7 @@ def draw(table: pd.DataFrame, title: str):
             _line(panel, rows, "level", column, seeds, factor)
             drawn += len(rows)
         if column == "overlap":
-            chance = whole.groupby("level").chance.mean()
+            chance = whole.groupby("level").chance.median()
             panel.plot(chance.index, chance, ":", color=GREY, lw=1.4, label="by chance")
         panel.xaxis.get_major_locator().set_params(integer=True)
         grid(panel) if drawn else no_runs(panel, "no pairs with the same test images")
@@ -43,12 +46,12 @@ def draw(table: pd.DataFrame, title: str):
 
 
 def _line(axes, rows: pd.DataFrame, x: str, column: str, seeds: str, factor: float = 1) -> None:
-    """The means of a column, with a band of one standard deviation."""
+    """The medians of a column, with a band from the first quartile to the third."""
     each, look = rows.groupby(x, sort=False)[column], LOOKS[seeds]
-    mean, std = factor * each.mean(), factor * each.std(ddof=0)
+    low, middle, high = (factor * each.quantile(share) for share in (0.25, 0.5, 0.75))
     label = f"{seeds} seeds (n={rows[['replicate_a', 'replicate_b']].drop_duplicates().shape[0]})"
-    axes.plot(mean.index, mean, look.line, color=look.color, marker=look.marker, ms=4, lw=1.4, label=label)
-    axes.fill_between(mean.index, mean - std, mean + std, color=look.color, alpha=0.15, lw=0)
+    axes.plot(middle.index, middle, look.line, color=look.color, marker=look.marker, ms=4, lw=1.4, label=label)
+    axes.fill_between(middle.index, low, high, color=look.color, alpha=0.15, lw=0)
 
 
 def _layers(axes, table: pd.DataFrame) -> None:
@@ -58,7 +61,7 @@ def _layers(axes, table: pd.DataFrame) -> None:
     rows = rows.assign(layer=rows.layer.str.removesuffix(".weight"))
     for seeds, each in rows.groupby("seeds"):
         _line(axes, each, "layer", "overlap", seeds)
-    chance = rows.groupby("layer", sort=False).chance.mean()
+    chance = rows.groupby("layer", sort=False).chance.median()
     axes.plot(chance.index, chance, ":", color=GREY, lw=1.4)
     axes.set_title(f"overlap of masks by layer, level {level}", fontsize=9)
     axes.set_ylabel(PANELS[0][2], fontsize=8)

@@ -235,23 +235,23 @@ _COUNTS = {"weights": "weights", "kept_a": "a", "kept_b": "b"}
 
 
 def summary(table: pd.DataFrame) -> str:
-    """The means over pairs of every level, as text: a line for each level and kind of seeds."""
+    """The medians over pairs of every level, as text: a line for each level and kind of seeds."""
     rows = table[table.layer == WHOLE]
     shown = []
     for (level, seeds), each in rows.groupby(["level", "seeds"]):
-        mean = each.mean(numeric_only=True)
+        middle = each.median(numeric_only=True)
         shown.append(
             {
                 "level": level,
                 "seeds": seeds,
                 "pairs": len(each),
-                "weights left": f"{100 * (mean.kept_a + mean.kept_b) / (2 * mean.weights):.2f} %",
-                "overlap": f"{mean.overlap:.3f}",
-                "by chance": f"{mean.chance:.3f} ± {mean.chance_std:.3f}",
-                "distance": f"{mean.distance:.2f}",
-                "agreement": f"{100 * mean.agreement:.2f} %",
-                "loss barrier": f"{mean.train_loss_barrier:.3f}",
-                "error barrier": f"{100 * mean.test_error_barrier:.2f} %",
+                "weights left": f"{100 * (middle.kept_a + middle.kept_b) / (2 * middle.weights):.2f} %",
+                "overlap": f"{middle.overlap:.3f}",
+                "by chance": f"{middle.chance:.3f} ± {middle.chance_std:.3f}",
+                "distance": f"{middle.distance:.2f}",
+                "agreement": f"{100 * middle.agreement:.2f} %",
+                "loss barrier": f"{middle.train_loss_barrier:.3f}",
+                "error barrier": f"{100 * middle.test_error_barrier:.2f} %",
             }
         )
     return pd.DataFrame(shown).to_string(index=False)
