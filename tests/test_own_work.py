@@ -51,7 +51,7 @@ def run(line: str) -> str:
 def test_the_story_of_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = blocks()
-    assert [name for kind, name, _ in found if kind == "file"] == ["draw.py", "net.py", "mine.py"]
+    assert [name for kind, name, _ in found if kind == "file"] == ["draw.py", "net.py", "mine.py", "theirs.py"]
     said = {}
     for kind, name, body in found:
         if kind == "file":
@@ -78,6 +78,35 @@ def test_the_story_of_the_page(tmp_path, monkeypatch):
     chosen = read("results/mine/shapes/subset-easy72-noise.h5")["replicate_0/index"]
     assert chosen.tolist() == [index for _, index in noise[:72]]
     assert "nothing to do" in repro("plan", "mine.py").stdout
+
+    # subsets in and out: of 240 images the ranks 24 to 95
+    for subset in (read("band.h5")["replicate_2/index"], np.load("band.npy"), read("theirs.h5")["replicate_1/index"]):
+        assert subset.tolist() == [index for _, index in noise[24:96]]
+
+    ours, theirs = (lines.splitlines() for line, lines in said.items() if line.startswith("repro check-ticket"))
+    assert [line.split()[0] for line in ours[1:]] == ["untold", "holds", "untold", "untold", "holds", "holds", "holds"]
+    assert [line.split()[0] for line in theirs[1:]] == [
+        "holds",
+        "untold",
+        "untold",
+        "untold",
+        "holds",
+        "holds",
+        "untold",
+    ]
+
+    (compared,) = (lines for line, lines in said.items() if line.startswith("repro compare"))
+    assert [line.split()[:2] for line in compared.splitlines()[1:7]] == [
+        [str(level), seeds] for level in (0, 5, 10) for seeds in ("equal", "other")
+    ]
+    with open("compared.csv", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["layer"] == "all"]
+    runs = (read(f"results/mine/shapes/imp-{name}.h5").table() for name in ("all-t16", "easy72-noise-t8"))
+    acc = [run.set_index(["replicate", "level"]).acc for run in runs]
+    for row in rows:
+        ends = [each[int(row[f"replicate_{which}"]), int(row["level"])] for which, each in zip("ab", acc)]
+        assert [float(row["acc_a"]), float(row["acc_b"])] == pytest.approx(ends, abs=1e-5)
+    assert len(rows) == 18 and all(Path(f"compared.{kind}").exists() for kind in ("pdf", "png"))
 
     # what has changed is another experiment
     Path("net.py").write_text(Path("net.py").read_text(encoding="utf-8") + "\n# another\n", encoding="utf-8")

@@ -56,6 +56,23 @@ class Listed(click.ParamType):
         return found
 
 
+class Percentage(click.ParamType):
+    """A share as a user writes it, '10%', as a float from 0 to 1."""
+
+    name = "percentage"
+
+    def convert(self, value, param, ctx) -> float:
+        if not isinstance(value, str):
+            return value
+        number = value.strip()
+        try:
+            if not number.endswith("%") or "_" in number or not 0 <= (found := float(number[:-1])) <= 100:
+                raise ValueError
+        except ValueError:
+            raise UsageError(f"{param.opts[0]} (={value!r}) must be a percentage from 0% to 100%, like 10%") from None
+        return found / 100
+
+
 def DATASET(function):
     """--dataset, with the size that --image-size adds to its name."""
 
@@ -125,6 +142,7 @@ MACHINE = options(
     on("--threads", type=click.IntRange(1), help="CPU threads [default: OMP_NUM_THREADS, or all CPUs]."),
     on("--checkpoint-seconds", type=float, default=60, help="Time between checkpoints within a level."),
 )
+LEVELS = Listed(int, ("levels", "numbers with commas, like 8,10"))
 MILESTONES = Listed(int, ("milestones", "steps with commas, like 31200,46800"), least=1, empty=True)
 NETWORK = "cifar_resnet20, cifar_resnet14_w4 (width 4) … or any timm name [paper: cifar_resnet20, 32, 56]."
 INIT = (

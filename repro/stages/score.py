@@ -19,7 +19,7 @@ from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.inputs import data_fields, init_of, network_fields, open_data, require_replicates
 from repro.stages.labels import Labels, labels_in_use
 from repro.stages.machine import Machine
-from repro.stages.select import SCORES
+from repro.stages.ranking import SCORES
 from repro.stages.trained import Network, advice
 from repro.stages.trainer import Trainer
 from repro.train import evaluate
