@@ -103,7 +103,7 @@ def branch(
         lost = [row for row in missing if work.is_lost(*row)]
         work.add_lost(lost)
         weights = {r: work.weights(r) for r, _ in missing}
-        jobs = {piece_of(r, k): work.job(r, weights[r], work.mask(r, k)) for r, k in missing if (r, k) not in lost}
+        jobs = {piece_of(r, k): work.job(r, k, weights[r], work.mask(r, k)) for r, k in missing if (r, k) not in lost}
         for cohort, where in work.cohorts(jobs):
             trained = work.trainer.train(writer, cohort, where)
             writer.add({each.piece: work.kept(each) for each in work.trainer.measure(trained, "train", "test")})

@@ -47,9 +47,9 @@ class Job:
     role: str = ""
 
     def rate(self, training: Training, step: int) -> float:
-        """Learning rate of the update number ``step``."""
+        """Learning rate of the update number ``step``. Steps after the schedule have its last rate."""
         rising = min(1.0, step / self.warmup) if self.warmup else 1.0
-        return training.lr_at(step) * self.lr_scale * rising
+        return training.lr_at(min(step, training.steps - 1)) * self.lr_scale * rising
 
 
 class Observer(Protocol):
