@@ -46,6 +46,14 @@ def array_name(array: str, **numbers: int) -> str:
     return f"{piece_name(**numbers)}/{array}"
 
 
+def started_from(recipe: dict, level: int) -> str:
+    """Where a replicate of an imp artifact keeps what a level started from, before its mask: the rewind point, unless
+    its weights went on."""
+    if level and recipe.get("rewind", DEFAULTS["rewind"]) != "weights":
+        return array_name("weights", level=level - 1)
+    return "level_0/rewind_weights"
+
+
 def piece_names(**ranges: Iterable[int]) -> frozenset[str]:
     """The pieces of every combination: ``piece_names(replicate=range(4), level=range(2))`` are eight."""
     return _pieces(tuple((name, tuple(numbers)) for name, numbers in ranges.items()))

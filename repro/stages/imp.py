@@ -114,9 +114,8 @@ class _Imp(Levels):
 
     def start(self, replicate: int, level: int) -> Tensor:
         """What a level starts from, [layout.size], before its mask."""
-        if level and self.pruning.rewind != "weights":
-            return self.trained(replicate, level - 1)[0]
-        return self.rewind_weights(replicate)
+        rewound = not level or self.pruning.rewind == "weights"
+        return self.rewind_weights(replicate) if rewound else self.trained(replicate, level - 1)[0]
 
     def span(self, level: int) -> tuple[int, int]:
         """The schedule from step t on; without rewinding, a pruned level's steps follow those of the one before."""

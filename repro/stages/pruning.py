@@ -1,6 +1,6 @@
 """Masks by any criterion (`repro.recipes.pruning.Pruning`) for the levels of imp."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -137,10 +137,8 @@ def _call(function: Callable, called: str, given: dict, reason: Callable) -> dic
     except Exception as error:  # a user's function may raise anything
         raise UsageError(f"{called} fails ({reason(error)}): it is called with (weights, gradients, masks)") from error
     if not isinstance(found, dict) or found.keys() != given.keys():
-        said = (
-            f"a dict of {', '.join(map(str, found)) or 'nothing'}" if isinstance(found, dict) else type(found).__name__
-        )
-        raise UsageError(f"{called} gives {said}: return a dict with the names of the weights, as {next(iter(given))}")
+        said = f"a dict of {_listed(found)}" if isinstance(found, dict) and found else repr(found)[:60]
+        raise UsageError(f"{called} gives {said}: return a dict with a tensor for each of {_listed(given)}")
     for name, (weights, *_) in given.items():
         shape = getattr(found[name], "shape", type(found[name]).__name__)
         if not isinstance(found[name], Tensor) or shape != weights.shape:
@@ -159,10 +157,15 @@ def prunable(layout: Layout, keep_dense: tuple[str, ...]) -> Tensor:
     for pattern in keep_dense:
         fitting = [e for name, e in zip(names, layout.prunable) if fnmatchcase(name, pattern) or e.name == pattern]
         if not fitting:
-            shown = names if len(names) <= 8 else [*names[:4], "…", *names[-3:]]
-            raise UsageError(f"--keep-dense {pattern} fits no layer that is pruned: choose among {', '.join(shown)}")
+            raise UsageError(f"--keep-dense {pattern} fits no layer that is pruned: choose among {_listed(names)}")
         for entry in fitting:
             free[entry.offset : entry.offset + entry.size] = False
     if not bool(free.any()):
         raise UsageError(f"--keep-dense {','.join(keep_dense)} leaves no layer to prune: name fewer")
     return free
+
+
+def _listed(names: Iterable) -> str:
+    """At most eight names, the first and the last of them."""
+    shown = [*map(str, names)]
+    return ", ".join(shown if len(shown) <= 8 else [*shown[:4], "…", *shown[-3:]])
