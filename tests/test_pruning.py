@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from repro.data import load
+from repro.errors import UsageError
 from repro.nets import create
 from repro.recipes.pruning import Pruning
 from repro.store import read
@@ -295,6 +296,11 @@ def test_what_cannot_be_is_refused_in_a_sentence(folder, tmp_path, options, said
     sentence = complaint("imp", folder / "w.h5", *levels, *words, *CPU, "--out", tmp_path / "out.h5")
     assert re.search(said.strip(), sentence), sentence
     assert not (tmp_path / "out.h5").exists()
+
+
+def test_one_pattern_is_no_tuple_of_letters():
+    with pytest.raises(UsageError, match=r"keep_dense \(='fc'\) must be a tuple: try \('fc',\)"):
+        Pruning(keep_dense="fc")
 
 
 def test_scores_that_are_not_finite_end_the_command(folder, tmp_path):

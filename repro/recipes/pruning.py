@@ -61,6 +61,10 @@ class Pruning:
             )
         if self.finetune_steps is not None and self.finetune_steps < 1:
             raise UsageError(f"finetune steps (={self.finetune_steps}) must be at least 1")
+        if isinstance(self.keep_dense, str):  # a tuple of letters otherwise
+            raise UsageError(
+                f"keep_dense (={self.keep_dense!r}) must be a tuple of patterns: try ({self.keep_dense!r},)"
+            )
         at = None if self.criterion in BLIND else self.at or self._usual_point
         batches = (self.batches or 1) if self.needs_data else None
         given = {"at": at, "batches": batches, "keep_dense": tuple(sorted(set(self.keep_dense)))}
