@@ -106,6 +106,8 @@ def test_the_highest_scores_of_each_group_stay_and_of_equal_ones_the_first():
     mask = torch.tensor([True, True, True, False, True, True, True, True])
     assert keep_highest(scores, mask, [4, 4], [2, 3]).int().tolist() == [1, 0, 1, 0, 1, 1, 0, 1]
     assert keep_highest(scores, mask, [8], [3]).int().tolist() == [1, 0, 1, 0, 0, 0, 0, 1]
+    many = keep_highest(torch.ones(5000), torch.arange(5000) % 2 == 0, [5000], [700])
+    assert many.nonzero().squeeze(1).tolist() == list(range(0, 1400, 2))
 
 
 def test_as_many_weights_as_imp_leaves():

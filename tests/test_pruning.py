@@ -99,9 +99,9 @@ def highest(scores, alive, count):
     return [part.reshape(shape) for part, shape in zip(np.split(kept, [math.prod(SHAPES[0])]), SHAPES)]
 
 
-def left(total, level):
+def left(total, level, fraction=0.2):
     for _ in range(level):
-        total -= math.ceil(0.2 * total) + 1
+        total -= math.ceil(fraction * total) + 1
     return total
 
 
@@ -128,10 +128,10 @@ def test_pruning_at_the_rewind_point_by_gradients(folder, tmp_path, criterion, b
 
 
 def test_synflow_is_iterated_to_the_level(folder, tmp_path):
-    run = imp(folder, tmp_path / "imp.h5", "--pruning", "synflow")
+    run = imp(folder, tmp_path / "imp.h5", "--pruning", "synflow", "--prune-fraction", 0.7)
     w, v = (abs(each) for each in weights(read(folder / "w.h5"), "replicate_1/weights"))
     for level in (1, 2):
-        alive, count = [np.ones(shape, bool) for shape in SHAPES], left(888, level)
+        alive, count = [np.ones(shape, bool) for shape in SHAPES], left(888, level, 0.7)
         for n in range(1, 101):
             a, b = w * alive[0], v * alive[1]
             flow = [a * b.sum(0)[:, None], b * a.sum(1)[None, :]]

@@ -20,6 +20,8 @@ from repro.stages import imp, pretrain
 from repro.stages.barriers.children import Parent, RewindPoint
 from repro.store import read
 from repro.study import own_figure
+from repro.study.collect import collect
+from repro.study.study import Study
 from repro.train.job import Job
 from repro.train.random_streams import torch_stream
 from tests import plain_imp, simulated_evidence
@@ -195,6 +197,33 @@ def test_cells_share_their_rewind_point_and_name_their_way(tmp_path):
         "rewind",
         "finetune_steps",
     }
+
+
+FIGURE = """
+from repro.plan import Cell, Pruning
+from repro.protocol import own
+
+PROTOCOL = own("digits", network="cifar_resnet8_w4", steps=8, t_star=4, levels=1, replicates=2, sweep_levels=(1,))
+
+def needed(p):
+    return [Cell("all_tstar", p, 4, pruning=way) for way in (Pruning(), Pruning("snip", rewind="learning-rate"))]
+"""
+
+
+def test_a_cell_that_is_pruned_otherwise_is_a_condition_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(FIGURE)
+    study = Study("mine.py")
+    made = steps(study.items(), study.results)
+    assert [step.verb for step in made] == ["pretrain", "imp", "imp"]
+    for step in made:
+        repro(*step.command, *CPU)
+    assert "nothing to do" in repro("plan", "mine.py").stdout
+    runs = collect(study.items(), study.results).runs.set_index("condition")
+    for mark in ("", "-snip-rewind-learning-rate"):
+        made = read(f"results/mine/digits/imp-all-t4{mark}.h5").table()
+        assert runs.loc[f"all_tstar{mark}", "acc"].tolist() == made.acc.tolist()
+    assert len(runs) == 8 and len(runs.loc["all_tstar"]) == 4  # no claim counts the others among these
 
 
 # --- the example ------------------------------------------------------------------------------------------------------
