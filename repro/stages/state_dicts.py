@@ -153,14 +153,15 @@ def _stated(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def stated_masks(path: str | Path) -> dict[str, Tensor]:
     """The masks in a file of ``torch.save`` or safetensors, bool by the name of the parameter; {} where it has none.
 
-    They stand beside the weights (`load_checkpoint`), or the file's tensors are all of 0 and 1. Prefixes of wrappers
+    They stand beside the weights (`load_checkpoint`), or a dict's tensors are all of 0 and 1. Prefixes of wrappers
     that all names have are dropped.
 
     Raises UsageError for a file that cannot be read, and for values beside 0 and 1.
     """
     for _, tensors in _dicts(torch_file.read(path)):
         tensors = _unwrapped(tensors)
-        masks = _stated(tensors) or (tensors if all(map(_is_binary, tensors.values())) else {})
+        alone = all(map(_is_binary, tensors.values())) and any(tensor.dim() > 1 for tensor in tensors.values())
+        masks = _stated(tensors) or (tensors if alone else {})
         if masks:
             if odd := next((name for name, mask in masks.items() if not _is_binary(mask)), None):
                 raise UsageError(
