@@ -1,10 +1,13 @@
 """Pictures of the pages, from the tables of the reported runs. Written by `make docs`.
 
 The README's is Figure 2 on CIFAR-10 at 16×16 beside the curves that were published; the demo's is what `repro compare`
-says of tickets of equal and of other seeds.
+says of tickets of equal and of other seeds. `python -m docs.pictures results/cpu/report.html` photographs Figure 2 of a
+report instead, for the page about reports. It needs Playwright (requirements-extras.txt) and Chromium.
 """
 
 import io
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,9 +60,25 @@ def png(figure: Figure) -> bytes:
     return written.getvalue()
 
 
+def figure2_in_a_report(report: Path) -> bytes:
+    """A PNG of a report's section on Figure 2, its numbers folded, as Chromium shows it in light mode."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1240, "height": 900}, color_scheme="light")
+        page.goto(report.resolve().as_uri())
+        section = page.locator("section", has=page.locator("h2", has_text="Figure 2"))
+        section.locator("svg").nth(1).wait_for()  # the paper's chart is drawn last
+        return section.screenshot()
+
+
 DRAWN = {PICTURE: figure2_beside_the_paper, COMPARED: tickets_compared}
 
 
 if __name__ == "__main__":
-    for path, draw in DRAWN.items():
-        write_whole(path, [draw()])
+    for report in map(Path, sys.argv[1:]):
+        write_whole(DOCS / "report.png", [figure2_in_a_report(report)])
+    if not sys.argv[1:]:
+        for path, draw in DRAWN.items():
+            write_whole(path, [draw()])

@@ -56,7 +56,7 @@ def test_the_story_of_the_page(tmp_path, monkeypatch):
     for kind, name, body in found:
         if kind == "file":
             Path(name).write_text(body, encoding="utf-8")
-        else:
+        elif not name:
             said |= {line: run(line) for line in body.splitlines()}
     assert "0 of 15 artifacts are complete" in said["repro plan mine.py --make mine.mk"]
     assert said["repro figure mine.py"].split() == [f"results/mine/mine.{kind}" for kind in ("pdf", "png", "csv")]
@@ -117,6 +117,27 @@ def test_the_story_of_the_page(tmp_path, monkeypatch):
     )
     sentence = "mine.py is a figure of your own, and an archive holds the paper's alone"
     assert complaint("archive", "mine.py").startswith(sentence)
+
+
+@pytest.mark.heavy
+def test_start_and_schedule_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = {name: body for _, name, body in blocks() if name}
+    for name in ("draw.py", "net.py"):
+        Path(name).write_text(found[name], encoding="utf-8")
+    run("python draw.py")
+    first, _, second, last = map(run, found["start"].splitlines())
+    trained, tuned, pruned = (read(f"{name}.h5") for name in ("trained", "tuned", "tuned-imp"))
+    assert (trained.recipe["init"], tuned.recipe["init"]) == ("network", "file")
+    assert [each.recipe["steps"] for each in (trained, tuned, pruned)] == [60, 40, 40]  # 240 images, 10 batches
+    assert trained.recipe["schedule"] == "cosine" and pruned.recipe["schedule"] == "linear"
+    assert trained.table().acc.mean() > 0.6  # of three classes
+    for r in (0, 1):
+        assert np.array_equal(tuned[f"replicate_{r}/weights"], trained["replicate_0/weights"])
+    ends = [pruned[f"replicate_{r}/level_0/weights"] for r in (0, 1)]
+    assert not np.array_equal(*ends)
+    alike = "all networks begin with the same weights: they differ by data order only"
+    assert alike not in first and alike in second and alike in last
 
 
 def test_a_figure_of_ones_own_is_none_of_the_papers(tmp_path, monkeypatch):

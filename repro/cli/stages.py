@@ -11,6 +11,7 @@ from repro.cli.options import (
     NORMALIZATIONS,
     OUT,
     PATH,
+    RAMP,
     REPLICATES,
     SCALE,
     SEED,
@@ -61,7 +62,7 @@ ALPHAS = "Where on the line: a number of equally spaced points, or values with c
     help="Statistics when scoring: of batches of 1000 images, or running ones [published code: batch].",
 )
 @option("--grand", is_flag=True, help="GraNd too: a backward pass for each image and network.")
-@options(LABELS, TRAINING, SEED, REPLICATES, OUT, MACHINE)
+@options(LABELS, TRAINING, RAMP, SEED, REPLICATES, OUT, MACHINE)
 def score(out, dataset, scale, networks, batch_norm, **given):
     """Scores of every training image, the mean over K networks: EL2N, margin, forgetting events, GraNd.
 
@@ -183,7 +184,7 @@ def _protocol(command: str, dataset: str | None, subset, scale: str | None) -> P
 @main.command()
 @options(DATASET, SUBSET, SCALE)
 @option("-t", "--rewind-step", "t", type=int, help="Steps of pre-training, t_r [paper: 400, 800, 800 and half].")
-@options(LABELS, TRAINING, SEED, REPLICATES, OUT, MACHINE)
+@options(LABELS, TRAINING, RAMP, SEED, REPLICATES, OUT, MACHINE)
 def pretrain(out, subset, dataset, scale, t, **given):
     """Train the dense network for t steps: its weights are the rewind point.
 
@@ -346,6 +347,10 @@ def warmup(out, dataset, scale, subsets, warmup_steps, **given):
         raise UsageError("warmup needs --dataset, or a --subset to take it from: try --dataset digits")
     p = protocol(dataset or store.read_header(subsets[0], kind="subset").recipe["dataset"], scale)
     needed = {**{name: given[name] for name in NEEDED}, "warmup_steps": warmup_steps}
+    if given["epochs"] is not None:
+        del needed["steps"]
+    if given["schedule"] not in (None, "step"):
+        del needed["milestones"]
     missing = [NEEDED.get(name, "--warmup-steps") for name, value in needed.items() if value is None]
     if p.warmup is None and missing:
         raise UsageError(f"the protocol of {p.dataset} has no warm-up: give {', '.join(missing)}")
@@ -361,7 +366,7 @@ def warmup(out, dataset, scale, subsets, warmup_steps, **given):
 @option("-t", "--rewind-step", "t", type=int, help="Steps of training [paper's appendix: 1600].")
 @option("--every", type=int, default=10, help="Steps between measurements.")
 @option("--batches", type=click.IntRange(2, MOST), default=16, help="Mini-batches per measurement.")
-@options(TRAINING, SEED, REPLICATES, OUT, MACHINE)
+@options(TRAINING, RAMP, SEED, REPLICATES, OUT, MACHINE)
 def gradients(out, subset, dataset, scale, t, **given):
     """Agreement of mini-batch gradients while pre-training: cosine similarity of each to their mean.
 
