@@ -171,6 +171,12 @@ def test_the_command_writes_table_and_figure_and_refuses_in_one_sentence(runs, t
     Path("drawn.pdf").write_text("")
     repro("pretrain", "--dataset", "digits", *TINY, "-t", 1, "--seed", 1, "--out", "w4.h5")
     repro("imp", "w4.h5", "--levels", 0, "--replicates", 1, "--out", "dense.h5")
+    mixed = compare(runs[0], "dense.h5", levels=[0], replicates=1)  # the second in float32
+    assert set(mixed.seeds) == {EQUAL} and mixed.agreement.notna().sum() == 1
+    repro("branch", one, "--mask", "shuffled", "--levels", 1, "--replicates", 1, "--out", "branch.h5")
+    shuffled = compare(runs[0], "branch.h5").query("seeds == 'equal'").set_index("layer")
+    assert list(shuffled.kept_a) == list(shuffled.kept_b) and shuffled.overlap[WHOLE] < 0.95
+
     repro("pretrain", "--dataset", "digits", *TINY, "--network", "cifar_resnet8_w2", "-t", 1, "--out", "w2.h5")
     repro("imp", "w2.h5", "--levels", 0, "--out", "narrow.h5")
     for words, sentence in {
