@@ -17,6 +17,9 @@ DEFAULTS = {
     "permute_scores": False,
     "pruning": "magnitude",
     "prune_fraction": 0.2,
+    "prune_at": "trained",
+    "keep_dense": [],
+    "rewind": "weights",
     "precision": "fp32",
     "nesterov": False,
     "momentum": 0.9,
@@ -29,8 +32,15 @@ DEFAULTS = {
     "labels_sha256": "",
     "grand": False,
     "border": 4,
+    "schedule": "step",
+    "warmup_steps": 0,
+    "label_smoothing": 0.0,
+    "init": "paper",
+    "init_sha256": "",
 }
 """Fields left out of an identity while they have these values, so that an option added later renames nothing."""
+ADDED = ("schedule", "warmup_steps", "label_smoothing")
+"""Fields that recipes have only where they are not at their default: artifacts were made before there were such."""
 
 
 def piece_name(**numbers: int) -> str:
@@ -41,6 +51,14 @@ def piece_name(**numbers: int) -> str:
 def array_name(array: str, **numbers: int) -> str:
     """Where an array of a piece stands: ``array_name("mask", replicate=0, level=3)`` is 'replicate_0/level_3/mask'."""
     return f"{piece_name(**numbers)}/{array}"
+
+
+def started_from(recipe: dict, level: int) -> str:
+    """Where a replicate of an imp artifact keeps what a level started from, before its mask: the rewind point, unless
+    its weights went on."""
+    if level and recipe.get("rewind", DEFAULTS["rewind"]) != "weights":
+        return array_name("weights", level=level - 1)
+    return "level_0/rewind_weights"
 
 
 def piece_names(**ranges: Iterable[int]) -> frozenset[str]:
@@ -72,8 +90,9 @@ def number(name: str, of: str) -> int | None:
 
 
 def training_fields(training: Training) -> dict:
-    """The recipe fields of a `Training`, flat and in JSON types."""
-    return {**asdict(training), "milestones": list(training.milestones)}
+    """The recipe fields of a `Training`, flat and in JSON types; `ADDED` ones at their default are left out."""
+    fields = {**asdict(training), "milestones": list(training.milestones)}
+    return {name: value for name, value in fields.items() if name not in ADDED or value != DEFAULTS[name]}
 
 
 def training_of(recipe: dict) -> Training:

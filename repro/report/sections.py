@@ -18,6 +18,7 @@ from repro.errors import RunError, UsageError
 from repro.plan.items import Barrier, Branch, Chosen, Gradients, Item, WarmupSweep
 from repro.plan.steps import chain
 from repro.protocol import Protocol
+from repro.report import overlaps
 from repro.report.tables import MINUS, Cell, Table, frame, number, table
 from repro.study.collect import collect, finished
 from repro.study.study import Study
@@ -32,13 +33,15 @@ from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC, Verdict
 @dataclass(frozen=True)
 class FigureSection:
     """picture: SVG of a figure that has no charts of its own here, or of a drawing; numbers: what that plots.
-    lacking: artifacts of the figure that are missing; problem: why it cannot be drawn."""
+    overlaps: of the masks of its conditions. lacking: artifacts of the figure that are missing; problem: why it cannot
+    be drawn."""
 
     name: str
     title: str
     pairs: list[Pair] = field(default_factory=list)
     picture: str = ""
     numbers: Table | None = None
+    overlaps: list[Table] = field(default_factory=list)
     items: int = 0
     lacking: int = 0
     problem: str = ""
@@ -54,6 +57,7 @@ def of_figure(study: Study, name: str, known: dict) -> FigureSection:
         if not there:
             return FigureSection(**about, problem=f"Nothing of its {len(items)} artifacts is there yet.")
         evidence, origins = collect(there, study.results, known), origins_of(items, study.results)
+        about["overlaps"] = overlaps.tables(there, study.results)
         pairs = charts(name, evidence, study.protocols_of(name), study.control, origins)
         if pairs is not None and name != "figure1":
             return FigureSection(**about, pairs=pairs)

@@ -9,7 +9,7 @@ from torch import Tensor
 from repro.data import ImageSet
 from repro.recipes.artifacts import piece_name, training_of
 from repro.stages.artifact_writer import ArtifactWriter
-from repro.stages.inputs import require_idle
+from repro.stages.inputs import Init, require_idle
 from repro.stages.machine import Machine
 from repro.stages.trained import Network, advice, divergence
 from repro.stages.trainer import Trainer
@@ -33,11 +33,11 @@ class Levels:
     the table.
     """
 
-    def __init__(self, writer: ArtifactWriter, data: ImageSet, machine: Machine):
+    def __init__(self, writer: ArtifactWriter, data: ImageSet, machine: Machine, init: Init):
         self.writer, self.data = writer, data
         self.recipe = writer.recipe
         self.training = training_of(self.recipe)
-        self.trainer = Trainer(data, self.recipe["network"], self.training, machine)
+        self.trainer = Trainer(data, self.recipe["network"], self.training, machine, init)
         self.layout = self.trainer.layout
         for source in writer.inputs.values():
             require_idle(source, self.layout)
@@ -45,13 +45,17 @@ class Levels:
     def expect(self, rows: list[tuple[int, int]]) -> None:
         """Tell the progress line all (replicate, level) of the command."""
         self.last = max(level for _, level in rows)
-        jobs = {piece_of(*row): self.job(row[0]) for row in rows if piece_of(*row) not in self.writer.rows}
+        jobs = {piece_of(*row): self.job(*row) for row in rows if piece_of(*row) not in self.writer.rows}
         self.trainer.expect(self.writer, jobs, "train", "test")
 
-    def job(self, replicate: int, weights: Tensor | None = None, mask: Tensor | None = None) -> Job:
-        """Training to the end on all training images, with the clock at the recipe's t (protocol section 4)."""
+    def span(self, level: int) -> tuple[int, int]:
+        """First and last step of a level: to the end, with the clock at the recipe's t (protocol section 4)."""
+        return self.recipe["t"], self.training.steps
+
+    def job(self, replicate: int, level: int, weights: Tensor | None = None, mask: Tensor | None = None) -> Job:
+        """Training of a level on all training images."""
         images = self.data.split(replicate)[0].numpy()
-        return Job(weights, images, self.recipe["t"], self.training.steps, self.recipe["seed"], replicate, mask=mask)
+        return Job(weights, images, *self.span(level), self.recipe["seed"], replicate, mask=mask)
 
     def cohorts(self, jobs: dict[str, Job]) -> Iterator[tuple[dict[str, Job], str]]:
         """As `Trainer.cohorts`, with the place in the command given in levels."""
@@ -90,15 +94,17 @@ class Levels:
         return torch.from_numpy(np.unpackbits(packed, count=self.layout.num_prunable).astype(bool))
 
     def summary(self) -> tuple[str, ...]:
-        """A line per level. Raises RunError when everything diverged."""
+        """A line per level, and on what they begin as. Raises RunError when everything diverged."""
         table = self.writer.table()
         diverged = table[table.diverged]
         hint = advice(diverged.diverged_at[diverged.diverged_at != NEVER].min(), self.recipe["t"], self.training.lr)
         hint += " of its pretrain command" * hint.startswith("lower")
         name, counted = self.writer.path.stem, " and count as chance"
         warning = divergence(name, diverged, hint, all_lost=len(diverged) == len(table), then=counted)
-        lines = ["level  weights left  test accuracy"]
+        others = self.layout.num_parameters - self.layout.num_prunable  # biases and batch norm, which are never pruned
+        lines = ["level  weights left  of all parameters  test accuracy"]
         for level, rows in table.groupby("level"):
             spread = f"{rows.acc.mean():.4f} ± {rows.acc.std(ddof=0):.4f} (n={len(rows)})"
-            lines.append(f"{level:5d}  {100 * rows.density.mean():10.2f} %  {spread}")
-        return *lines, *warning
+            whole = (rows.remaining[rows.remaining > 0].mean() + others) / self.layout.num_parameters
+            lines.append(f"{level:5d}  {100 * rows.density.mean():10.2f} %  {100 * whole:15.2f} %  {spread}")
+        return *lines, *self.trainer.alike, *warning

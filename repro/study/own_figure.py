@@ -17,6 +17,7 @@ from repro.experiment import MOST, OWN, Protocol, Scoring, Warmup
 from repro.plan.items import Barrier, Branch, Cell, Chosen, Gradients, Item, Subset, WarmupSweep
 from repro.plan.options import TRAINING
 from repro.protocol import SCALES, protocol
+from repro.recipes.pruning import Pruning
 from repro.recipes.training import Training
 
 
@@ -111,7 +112,8 @@ def require_options(p: Protocol, path: Path) -> None:
     if p.warmup:
         pairs.append(("warm-up ", p.warmup.training, (base.warmup or base).training))
     for of, ours, usual in pairs:
-        for name in {field.name for field in fields(Training)} - set(TRAINING):
+        swept = {"warmup_steps"} if of == "warm-up " else set()  # the study's own
+        for name in {field.name for field in fields(Training)} - set(TRAINING) | swept:
             fixed[of + name] = (getattr(ours, name), getattr(usual, name))
     for name, (ours, usual) in sorted(fixed.items()):
         if ours != usual:
@@ -177,6 +179,7 @@ _TESTS = {
         (whole(2), "num_classes"),
         ((lambda value: type(value) is float and 0 < value < 1, "a share between 0 and 1"), "prune_fraction"),
         (one_of("dataset", "imagenet"), "normalization"),
+        (one_of("paper", "network"), "init"),
     ),
     Cell: _by_field(
         (a(Protocol), "protocol"),
@@ -185,7 +188,9 @@ _TESTS = {
         (_SHARE, "noise"),
         (maybe(_FEW), "replicates"),
         (maybe(_LEVEL), "levels"),
+        (a(Pruning), "pruning"),
     ),
+    Pruning: _by_field((maybe(_FEW), "batches"), (maybe(_SIZE), "finetune_steps"), (several(a(str)), "keep_dense")),
     Chosen: _by_field((a(Protocol), "protocol"), (a(Subset), "subset"), (_SHARE, "noise"), (maybe(_FEW), "replicates")),
     Barrier: {"cell": a(Cell)},
     Branch: {"cell": a(Cell)},
@@ -208,7 +213,7 @@ _TESTS = {
     Training: _by_field(
         (_SIZE, "steps batch_size"),
         (several(_SIZE), "milestones"),
-        (_STEP, "border"),
+        (_STEP, "border warmup_steps"),
         (_FLAG, "augment drop_last nesterov"),
     ),
     Scoring: _by_field(
@@ -217,7 +222,7 @@ _TESTS = {
 }
 
 
-def require_values(found: Protocol | Scoring | Training | Warmup | Item, path: Path) -> None:
+def require_values(found: Protocol | Scoring | Training | Warmup | Pruning | Item, path: Path) -> None:
     """Raises UsageError that names the first field, of a protocol or an item or of one of its parts, with a value that
     cannot be used."""
     for field, (fits, words) in _TESTS.get(type(found), {}).items():
