@@ -247,5 +247,5 @@ def _sparsest(found: Outcomes) -> tuple[Sample | None, Sample | None, list[int]]
     replicates = set.intersection(*(set(t[k].values) for t in tables for k in levels)) if levels else set()
     if len(replicates) < 2:
         return None, None, []
-    means = [Sample.of({r: sum(t[k].values[r] for k in levels) / len(levels) for r in replicates}) for t in tables]
+    means = [Sample.of({r: float(np.mean([t[k].values[r] for k in levels])) for r in replicates}) for t in tables]
     return *means, levels
