@@ -150,6 +150,15 @@ def test_pruning_at_initialisation_looks_at_the_weights_of_step_0(folder, tmp_pa
     assert run.recipe["prune_at"] == "initialisation" and "pruning" not in run.recipe
 
 
+def test_what_a_file_began_with_is_not_kept(folder, tmp_path):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 12, bias=False), nn.Linear(12, 10, bias=False))
+    torch.save(network.state_dict(), tmp_path / "mine.pt")
+    repro("pretrain", *net(folder), "-t", 2, "--init", tmp_path / "mine.pt", "--out", tmp_path / "w.h5")
+    words = ("imp", tmp_path / "w.h5", "--levels", 1, *CPU, "--out", tmp_path / "imp.h5", "--prune-at")
+    assert "does not keep the numbers of the file" in complaint(*words, "initialisation")
+    assert "computed 4" in repro(*words, "rewind-point").stdout
+
+
 def test_layerwise_takes_the_smallest_of_each_layer(folder, tmp_path):
     run = imp(folder, tmp_path / "imp.h5", "--pruning", "layerwise")
     for level in (1, 2):

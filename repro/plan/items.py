@@ -123,6 +123,11 @@ class Cell:
         return f"{self.images}-t{self.t}{self.pruning.mark}"
 
     @property
+    def role(self) -> str:
+        """Its condition in tables. Pruned otherwise, it has none of the paper's, so no claim is judged on it."""
+        return f"{self.condition}{self.pruning.mark}"
+
+    @property
     def images(self) -> str:
         """The images and labels in its file stem: 'easy3200', 'all-noise0.5'."""
         if self.subset:
@@ -171,6 +176,10 @@ class Branch:
     @property
     def protocol(self) -> Protocol:
         return self.cell.protocol
+
+    @property
+    def role(self) -> str:
+        return f"{self.condition}{self.cell.pruning.mark}"
 
     def path(self, results: Path) -> Path:
         return results / self.protocol.folder / f"branch-{self.cell.name}-{self.mask}.h5"

@@ -126,7 +126,7 @@ def _keys(item: Item, results: Path):
         yield ("gradients", item.protocol.dataset, item.subset.kind if item.subset else "all"), item.path(results)
         return
     cell = item if isinstance(item, plan.Cell) else item.cell
-    place = (cell.protocol.dataset, item.condition if isinstance(item, Branch) else cell.condition, cell.size, cell.t)
+    place = (cell.protocol.dataset, item.role if isinstance(item, Branch) else cell.role, cell.size, cell.t)
     if isinstance(item, Barrier) and not cell.labels:
         yield ("barrier", *place), item.path(results)
     elif not isinstance(item, (Barrier, Chosen)):

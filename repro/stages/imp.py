@@ -54,6 +54,11 @@ def imp(
     if not 0 < prune_fraction < 1:
         raise UsageError(f"prune fraction (={prune_fraction}) must be above 0 and below 1")
     require_steps_left(parent.path, parent.recipe)
+    if pruning.at == "initialisation" and parent.recipe.get("init") == "file":
+        raise UsageError(
+            f"--prune-at initialisation, but {parent.path} does not keep the numbers of the file that it began with: "
+            "give --prune-at rewind-point, and a rewind point of -t 0"
+        )
     data = data_of(parent, machine)
     recipe = {**parent.recipe, "prune_fraction": prune_fraction, **pruning.fields}
     with ArtifactWriter(out, "imp", recipe, {"pretrain": parent}, machine) as writer:

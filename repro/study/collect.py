@@ -142,7 +142,7 @@ def _wanted(steps: list[Step], look: Look, **labels) -> Columns:
 def _labels(cell: Cell, condition: str | None = None) -> dict:
     return dict(
         dataset=cell.protocol.dataset,
-        condition=condition or f"{cell.condition}{cell.pruning.mark}",  # a run pruned otherwise has no role in claims
+        condition=condition or cell.role,
         size=cell.size,
         t=cell.t,
         noise=cell.noise,
@@ -168,8 +168,7 @@ def _of_cell(cell: Cell, steps: list[Step], look: Look):
 
 
 def _of_branch(branch: Branch, steps: list[Step], look: Look):
-    condition = f"{branch.condition}{branch.cell.pruning.mark}"
-    yield "runs", _wanted(steps, look, **_labels(branch.cell, condition), artifact=str(steps[-1].target))
+    yield "runs", _wanted(steps, look, **_labels(branch.cell, branch.role), artifact=str(steps[-1].target))
 
 
 def _of_barrier(barrier: Barrier, steps: list[Step], look: Look):
