@@ -149,11 +149,13 @@ def build(variant: Variant, device: str) -> tuple[Callable[[int], None], Callabl
     data = noise(variant.protocol, min(IMAGES, variant.protocol.train_images))
     if variant.engine in (PLAIN, SPARSEPROP):
         return _script(variant, data, training, device), lambda: variant.engine, 1
-    cohort, run = _cohort(variant, data, training, device)
+    cohort, run = training_cohort(variant, data, training, device)
     return run, lambda: cohort.engine, cohort.steps_at_once if device == "cuda" else 1
 
 
-def _cohort(variant: Variant, data: ImageSet, training: Training, device: str) -> tuple[Cohort, Callable[[int], None]]:
+def training_cohort(
+    variant: Variant, data: ImageSet, training: Training, device: str
+) -> tuple[Cohort, Callable[[int], None]]:
     """A cohort in the middle of its training, and a function that goes on with it: set-up is not timed."""
     trainer = Trainer(
         data, variant.protocol.network, training, Machine(device=device, engine=variant.engine, threads=variant.threads)

@@ -285,7 +285,7 @@ def test_our_variants_do_what_the_training_loop_does(augment):
     training = replace(TINY.training, augment=augment)
     variant = Variant(replace(TINY, training=training), "serial", density=0.3, replicas=2)
     data = noise(variant.protocol, 64)
-    cohort, run = variants._cohort(variant, data, training, "cpu")
+    cohort, run = variants.training_cohort(variant, data, training, "cpu")
     masks, vectors = masks_of(variant, cohort.layout.num_prunable), cohort.vectors()
     run(3)
     run(60)
