@@ -34,7 +34,7 @@ help:
 	@echo 'make figures SCALE=demo   all seven figures on digits (22 minutes on 2 busy cores)'
 	@echo 'make test      the core tests, in a process per core (5 minutes on 2 cores)'
 	@echo 'make test-all  all tests but the slow ones: Ray, Slurm, Chromium, the wheel, too; make test-slow: those in minutes each; make test-gpu: those for CUDA'
-	@echo 'make lint      ruff, and the workflow by its schema'
+	@echo 'make lint      ruff, types of the Python interface, and the workflow by its schema'
 	@echo 'make smoke     every command chained on tiny subsets'
 	@echo 'make figure2   Figure 2 as published (SCALE=paper), or SCALE=day, cpu, small, demo; so figure1 to figure6, appendix'
 	@echo 'make figures   all of them, one plan; make verify: one table of verdicts for the whole paper'
@@ -126,6 +126,7 @@ test-gpu: $(VENV)/.extras
 lint: $(VENV)/.extras
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/python -m mypy
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 smoke: $(VENV)/.installed

@@ -8,27 +8,12 @@ imp("imp.h5", "easy-t10.h5", levels=12)
 load("imp.h5").table            # pandas; see repro.reading.notebook
 """
 
+import ast
 from importlib import import_module
+from pathlib import Path
 
-_HOME = {
-    "score": "repro.stages",
-    "select": "repro.stages",
-    "pretrain": "repro.stages",
-    "imp": "repro.stages",
-    "warmup": "repro.stages",
-    "barrier": "repro.stages",
-    "branch": "repro.stages",
-    "gradients": "repro.stages",
-    "Machine": "repro.stages",
-    "load": "repro.reading.notebook",
-    "Training": "repro.recipes.training",
-    "Scoring": "repro.protocol",
-    "read": "repro.store",
-    "runs": "repro.reading.query",
-    "create": "repro.nets",
-    "UsageError": "repro.errors",
-    "RunError": "repro.errors",
-}
+_INTERFACE = ast.parse(Path(__file__).with_suffix(".pyi").read_text()).body
+_HOME = {name.name: line.module for line in _INTERFACE if isinstance(line, ast.ImportFrom) for name in line.names}
 
 __all__ = sorted(_HOME)
 

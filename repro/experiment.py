@@ -76,6 +76,7 @@ class Protocol:
             be declared before the first run, because intervals are then of 97.5 % at both looks. An artifact records
             how many replicates it had, but not when this was written.
         normalization: 'dataset' or 'imagenet' constants (section 6).
+        init: what networks begin as: 'paper' (section 2) or 'network', as their code draws them.
         image_size, in_chans, num_classes, train_images, test_images, folds: of the data, which `repro.plan` does not
             open.
     """
@@ -106,6 +107,7 @@ class Protocol:
     warmup: Warmup | None = None
     prune_fraction: float = 0.2
     normalization: str = "dataset"
+    init: str = "paper"
     seed: int = 0
     image_size: int = 32
     in_chans: int = 3

@@ -151,7 +151,7 @@ def own(dataset: str, **fields) -> Protocol:
     Arguments:
         dataset: as in `protocol`. Images of ``folder:NAME``, which has to be in the working directory, are counted.
         fields: of `Protocol` (network, t_star, subset_size, levels, replicates, …) and of its `Training` (steps,
-            batch_size, lr, milestones, …). A network given by its code (``net.py:NAME``) is pinned to it.
+            batch_size, lr, milestones, schedule, …). A network given by its code (``net.py:NAME``) is pinned to it.
 
     Without such fields, the rate falls after a half and three quarters of the steps; scores come from ``network``,
     trained as long as for the rest, at the scoring recipe's rate; Figure 3 has one size, Figure 5 has t*/2 and t*,
@@ -164,6 +164,8 @@ def own(dataset: str, **fields) -> Protocol:
     allowed = Protocol.__dataclass_fields__.keys() - {"scale", "dataset", "training"}
     if unknown := fields.keys() - allowed:
         raise UsageError(f"own() does not take {', '.join(sorted(unknown))}: give fields of Protocol and of Training")
+    if trained.get("schedule", "step") != "step":
+        trained.setdefault("milestones", ())
     if "steps" in trained:
         trained.setdefault("milestones", tuple(m for m in (trained["steps"] // 2, 3 * trained["steps"] // 4) if m))
     judged = fields.get("judging_levels", p.judging_levels)

@@ -76,6 +76,28 @@ PRETRAIN --milestones=-3,5
     milestones \(='-3,5'\) must be steps with commas
 PRETRAIN --milestones 20,10
     milestones \(=\(20, 10\)\) must be steps from 1 on, and ascend
+dry PRETRAIN --schedule cosine --warmup-steps 440
+    warm-up steps \(=440\) must be at least 0 and below the 440 steps of the training
+PRETRAIN --warmup-steps=-1
+    warm-up steps \(=-1\) must be at least 0 and below
+PRETRAIN --label-smoothing 1
+    label smoothing \(=1.0\) must be at least 0 and below 1: try 0.1
+PRETRAIN --label-smoothing nan
+    label smoothing \(=nan\) must be at least 0 and below 1
+dry PRETRAIN --epochs 2 --steps 40
+    --epochs 2 and --steps 40 both say how long: give one of them
+PRETRAIN --epochs 2 --batch-size 0
+    1437 images in batches of 0: both must be at least 1
+PRETRAIN --epochs 2 --batch-size 1438
+    a subset of 1437 images has no full batch of 1438
+pretrain --dataset folder:{tmp}/none --epochs 2
+    no folder .*none of images: point --data-dir at the folder that holds none
+PRETRAIN --schedule cosin
+    'cosin' is not one of 'step', 'cosine', 'linear', 'constant'
+PRETRAIN --epochs 0
+    0 is not in the range x>=1
+PRETRAIN --epochs 0.5
+    '0.5' is not a valid integer
 dry PRETRAIN --lr 0
     lr \(=0.0\) must be a positive finite number
 PRETRAIN --lr nan

@@ -209,7 +209,7 @@ def test_a_parameter_that_is_not_used_gets_no_gradient():
 
 def test_each_of_fifty_steps_equals_serial_in_float64():
     """Each from the state that serial has reached, with masks, augmentation and labels of each replica's own."""
-    block, batcher, sgd = block_of(50, 2, 16, augment=True), batcher_of(IMAGES, augment=True), Sgd(0.9, 1e-3, True)
+    block, batcher, sgd = block_of(50, 2, 16, augment=True), batcher_of(IMAGES, augment=True), Sgd(0.9, 1e-3, True, 0.1)
     noise = torch.from_numpy(np.random.default_rng(4).integers(0, CLASSES, (2, N)))
     serial, static = loaded("serial"), loaded("graph")
     for k in range(50):

@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[1]
 DIRECT = "-r requirements"  # .in, or -extras.in
 LOCKS = ("requirements", "requirements-extras")
 FOLDERS = ("repro", "paper_figures", "benchmarks", "docs", "tests")  # our code, and the names it is imported by
-TOOLS = {"check-jsonschema": "/check-jsonschema ", "pytest-xdist": "pytest -n ", "ruff": "-m ruff "}  # make runs them
+# What make runs, and nothing imports.
+TOOLS = {"check-jsonschema": "/check-jsonschema ", "mypy": "-m mypy", "pytest-xdist": "pytest -n ", "ruff": "-m ruff "}
 
 
 @dataclass

@@ -51,12 +51,12 @@ def run(line: str) -> str:
 def test_the_story_of_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = blocks()
-    assert [name for kind, name, _ in found if kind == "file"] == ["draw.py", "net.py", "mine.py"]
+    assert [name for kind, name, _ in found if kind == "file"] == ["draw.py", "net.py", "mine.py", "theirs.py"]
     said = {}
     for kind, name, body in found:
         if kind == "file":
             Path(name).write_text(body, encoding="utf-8")
-        else:
+        elif not name:
             said |= {line: run(line) for line in body.splitlines()}
     assert "0 of 15 artifacts are complete" in said["repro plan mine.py --make mine.mk"]
     assert said["repro figure mine.py"].split() == [f"results/mine/mine.{kind}" for kind in ("pdf", "png", "csv")]
@@ -79,6 +79,35 @@ def test_the_story_of_the_page(tmp_path, monkeypatch):
     assert chosen.tolist() == [index for _, index in noise[:72]]
     assert "nothing to do" in repro("plan", "mine.py").stdout
 
+    # subsets in and out: of 240 images the ranks 24 to 95
+    for subset in (read("band.h5")["replicate_2/index"], np.load("band.npy"), read("theirs.h5")["replicate_1/index"]):
+        assert subset.tolist() == [index for _, index in noise[24:96]]
+
+    ours, theirs = (lines.splitlines() for line, lines in said.items() if line.startswith("repro check-ticket"))
+    assert [line.split()[0] for line in ours[1:]] == ["untold", "holds", "untold", "untold", "holds", "holds", "holds"]
+    assert [line.split()[0] for line in theirs[1:]] == [
+        "holds",
+        "untold",
+        "untold",
+        "untold",
+        "holds",
+        "holds",
+        "untold",
+    ]
+
+    (compared,) = (lines for line, lines in said.items() if line.startswith("repro compare"))
+    assert [line.split()[:2] for line in compared.splitlines()[1:7]] == [
+        [str(level), seeds] for level in (0, 5, 10) for seeds in ("equal", "other")
+    ]
+    with open("compared.csv", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["layer"] == "all"]
+    runs = (read(f"results/mine/shapes/imp-{name}.h5").table() for name in ("all-t16", "easy72-noise-t8"))
+    acc = [run.set_index(["replicate", "level"]).acc for run in runs]
+    for row in rows:
+        ends = [each[int(row[f"replicate_{which}"]), int(row["level"])] for which, each in zip("ab", acc)]
+        assert [float(row["acc_a"]), float(row["acc_b"])] == pytest.approx(ends, abs=1e-5)
+    assert len(rows) == 18 and all(Path(f"compared.{kind}").exists() for kind in ("pdf", "png"))
+
     # what has changed is another experiment
     Path("net.py").write_text(Path("net.py").read_text(encoding="utf-8") + "\n# another\n", encoding="utf-8")
     assert re.search(r"is of another experiment: network\b.* is net\.py:small@", complaint("figure", "mine.py"))
@@ -88,6 +117,27 @@ def test_the_story_of_the_page(tmp_path, monkeypatch):
     )
     sentence = "mine.py is a figure of your own, and an archive holds the paper's alone"
     assert complaint("archive", "mine.py").startswith(sentence)
+
+
+@pytest.mark.heavy
+def test_start_and_schedule_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = {name: body for _, name, body in blocks() if name}
+    for name in ("draw.py", "net.py"):
+        Path(name).write_text(found[name], encoding="utf-8")
+    run("python draw.py")
+    first, _, second, last = map(run, found["start"].splitlines())
+    trained, tuned, pruned = (read(f"{name}.h5") for name in ("trained", "tuned", "tuned-imp"))
+    assert (trained.recipe["init"], tuned.recipe["init"]) == ("network", "file")
+    assert [each.recipe["steps"] for each in (trained, tuned, pruned)] == [60, 40, 40]  # 240 images, 10 batches
+    assert trained.recipe["schedule"] == "cosine" and pruned.recipe["schedule"] == "linear"
+    assert trained.table().acc.mean() > 0.6  # of three classes
+    for r in (0, 1):
+        assert np.array_equal(tuned[f"replicate_{r}/weights"], trained["replicate_0/weights"])
+    ends = [pruned[f"replicate_{r}/level_0/weights"] for r in (0, 1)]
+    assert not np.array_equal(*ends)
+    alike = "all networks begin with the same weights: they differ by data order only"
+    assert alike not in first and alike in second and alike in last
 
 
 def test_a_figure_of_ones_own_is_none_of_the_papers(tmp_path, monkeypatch):

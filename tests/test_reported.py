@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from docs.pictures import PICTURE
-from docs.pictures import figure2_beside_the_paper as picture
+from docs.pictures import DEMO, DRAWN
 from repro import create, plan, store
 from repro.archive import tables
 from repro.archive.contents import runs_of
@@ -69,7 +68,21 @@ def test_a_reported_run_is_made_anew(data_root, tmp_path):
     assert list(made.table()["acc"]) == pytest.approx(list(reported["acc"]), abs=0 if same else 0.015)
 
 
-def test_the_readme_s_picture_is_that_of_the_tables():
+@pytest.mark.parametrize("picture", DRAWN, ids=lambda path: path.stem)
+def test_the_pages_pictures_are_those_of_the_tables(picture):
     """Drawn anew by `make docs`, it is the picture that is there, but for the rounding of edges."""
-    there, anew = (np.asarray(Image.open(source).convert("RGB"), float) for source in (PICTURE, BytesIO(picture())))
+    there, anew = (np.asarray(Image.open(f).convert("RGB"), float) for f in (picture, BytesIO(DRAWN[picture]())))
     assert there.shape == anew.shape and np.abs(there - anew).mean() < 0.1
+
+
+def test_tickets_compared_are_those_of_the_demos_tables():
+    """Accuracies are those of the runs; networks of equal seeds share more weights than chance, of others as many."""
+    compared = pd.read_csv(DEMO).query("layer == 'all'")
+    runs = pd.read_csv(DEMO.parent / "runs.csv")
+    for which, name in (("a", "imp-all-t20"), ("b", "imp-easy256-t10")):
+        acc = runs[runs.artifact == name].set_index(["replicate", "level"]).acc
+        there = acc.loc[list(zip(compared[f"replicate_{which}"], compared.level))]
+        assert list(compared[f"acc_{which}"]) == pytest.approx(list(there), abs=1e-5)
+    sparse = compared[compared.level >= 2].groupby(["seeds", "level"])[["overlap", "chance"]].mean()
+    excess = (sparse.overlap / sparse.chance).unstack("seeds")
+    assert (excess.equal > 1.1).all() and excess.other.between(0.95, 1.1).all()

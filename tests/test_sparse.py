@@ -135,10 +135,20 @@ def test_twenty_steps_equal_plain_pytorch(case):
     assert max(map(apart, setting.trained("sparse"), setting.trained("serial"))) < 1e-10
 
 
-def test_the_gradient_is_that_of_finite_differences():
+@pytest.mark.parametrize("case", [RESNETS[1], CASES[11]], ids=["ragged", "one-image"])
+def test_label_smoothing_equals_plain_pytorch(case):
+    setting = Setting(*case)
+    plain = setting.trained("sparse")
+    setting.sgd = Sgd(0.9, 5e-4, True, label_smoothing=0.3)
+    found, wanted = setting.trained("sparse"), setting.trained("serial")
+    assert max(map(apart, found, wanted)) < 1e-11 and apart(plain[0], wanted[0]) > 1e-4
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.4])
+def test_the_gradient_is_that_of_finite_differences(smoothing):
     """Central differences of the loss, which is asked of a training step at rate 0."""
     setting = Setting("cifar_resnet8_w4", 6, 1, 20, 0.5, False, replicas=1, steps=1)
-    setting.sgd, setting.block.rates = Sgd(0.0, 0.0, False), torch.zeros(1, 1, dtype=torch.float64)
+    setting.sgd, setting.block.rates = Sgd(0.0, 0.0, False, smoothing), torch.zeros(1, 1, dtype=torch.float64)
     cohort = setting.loaded("sparse")
 
     def loss(vector):
@@ -223,14 +233,16 @@ def test_a_maximum_over_a_number_that_is_not_one_is_none(pixel):
     assert answers == [[False, False, True, True]] * 2
 
 
-def test_logits_far_apart_give_the_right_loss():
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_logits_far_apart_give_the_right_loss(smoothing):
     """The engine's own exponential: classes hundreds of nats apart, and equal ones."""
     setting = Setting(NETWORKS + "perceptron", 8, 1, 64, 1.0, False, replicas=1, steps=1)
-    cohort = setting.loaded("sparse")
+    cohort, setting.sgd = setting.loaded("sparse"), Sgd(0.9, 5e-4, False, smoothing)
     for scale in (0.0, 1.0, 50.0, 1e4):
         cohort.load(setting.vectors * scale)
         losses, logits = cohort.train(setting.block, setting.batcher, setting.targets, setting.sgd, logits=True)
-        wanted = F.cross_entropy(logits[0, 0], setting.targets[0][setting.block.index[0, 0]])
+        labels = setting.targets[0][setting.block.index[0, 0]]
+        wanted = F.cross_entropy(logits[0, 0], labels, label_smoothing=smoothing)
         assert losses.item() == pytest.approx(wanted.item(), rel=1e-12)
 
 

@@ -33,6 +33,8 @@ TOLD = {
     "PRETRAIN -t 2 --data-dir .": {"--data-dir"},
     "PRETRAIN -t 2 --no-augment --border 2": {"--border"},
     "PRETRAIN -t 2 --augment --border 2": set(),
+    "PRETRAIN -t 2 --schedule linear": {"--milestones"},
+    "PRETRAIN -t 2 --schedule step --warmup-steps 1 --label-smoothing 0.1": set(),
     "PRETRAIN -t 2 --label-noise 0.1 --seed 7 --scale demo --checkpoint-seconds 9": set(),
     "PRETRAIN -t 0 --label-noise 0.1 --checkpoint-seconds 9 --seed 7": {"--label-noise", "--checkpoint-seconds"},
     "pretrain --dataset folder:pets NET -t 1 --batch-size 2 --data-dir . --download": {"--download"},

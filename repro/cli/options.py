@@ -9,10 +9,11 @@ import click
 from click.core import ParameterSource
 
 from repro.cli.group import Option
-from repro.data import sized, split_size
+from repro.data import Passes, sized, split_size
 from repro.errors import UsageError
 from repro.experiment import MOST
 from repro.protocol import SCALES
+from repro.recipes.training import SCHEDULES
 
 ENGINES = ("auto", "graph", "sparse", "serial")
 PRECISIONS = ("fp32", "bf16")
@@ -53,6 +54,23 @@ class Listed(click.ParamType):
             called, must = self.refusal
             raise UsageError(f"{called} (={value!r}) must be {must}") from None
         return found
+
+
+class Percentage(click.ParamType):
+    """A share as a user writes it, '10%', as a float from 0 to 1."""
+
+    name = "percentage"
+
+    def convert(self, value, param, ctx) -> float:
+        if not isinstance(value, str):
+            return value
+        number = value.strip()
+        try:
+            if not number.endswith("%") or "_" in number or not 0 <= (found := float(number[:-1])) <= 100:
+                raise ValueError
+        except ValueError:
+            raise UsageError(f"{param.opts[0]} (={value!r}) must be a percentage from 0% to 100%, like 10%") from None
+        return found / 100
 
 
 def DATASET(function):
@@ -124,14 +142,29 @@ MACHINE = options(
     on("--threads", type=click.IntRange(1), help="CPU threads [default: OMP_NUM_THREADS, or all CPUs]."),
     on("--checkpoint-seconds", type=float, default=60, help="Time between checkpoints within a level."),
 )
+LEVELS = Listed(int, ("levels", "numbers with commas, like 8,10"))
 MILESTONES = Listed(int, ("milestones", "steps with commas, like 31200,46800"), least=1, empty=True)
 NETWORK = "cifar_resnet20, cifar_resnet14_w4 (width 4) … or any timm name [paper: cifar_resnet20, 32, 56]."
+INIT = (
+    "What networks begin as: paper (drawn as in the paper), network (as its code draws it), or a state dict's FILE; "
+    "replicates then differ by data order only."
+)
 TRAINING = options(
     trains("--network", help=NETWORK),
+    trains("--init", default="paper", help=INIT),
     trains("--steps", type=int, help="Steps of a whole training [paper: 62400, 62400, 31250]."),
+    trains(
+        "--epochs", type=click.IntRange(1), help="Those steps in passes over all training images [default: --steps]."
+    ),
     trains("--batch-size", type=int, help="[paper: 128, 128, 256]"),
     trains("--lr", type=float, help="Peak learning rate [paper: 0.1]."),
     trains("--milestones", type=MILESTONES, help="When the rate falls by 10 [paper: 31200,46800]; '' for none."),
+    trains(
+        "--schedule",
+        type=click.Choice(SCHEDULES),
+        help="It falls at --milestones, to 0, or not at all [default: step].",
+    ),
+    trains("--label-smoothing", type=float, help="Share of each target spread over all classes [default: 0]."),
     trains("--weight-decay", type=float, help="On all parameters [paper: 1e-4]."),
     trains("--augment/--no-augment", default=None, help="Random crop and flip [paper: on]."),
     trains("--border", type=click.IntRange(0), help="Black pixels around an image before the crop [paper: 4]."),
@@ -139,8 +172,12 @@ TRAINING = options(
     trains("--precision", type=click.Choice(PRECISIONS), help="[default: fp32]"),
     trains("--normalization", type=NORMALIZATIONS, help="Constants [paper: imagenet for CIFAR, dataset for CINIC]."),
 )
+RAMP = trains("--warmup-steps", type=int, help="Steps in which the rate first rises from 0 to --lr [default: 0].")
 MACHINE_FIELDS = ("device", "engine", "threads", "data_dir", "download", "checkpoint_seconds", "force", "dry_run")
-TRAINING_FIELDS = ("steps", "batch_size", "lr", "milestones", "weight_decay", "augment", "border", "drop_last")
+TRAINING_FIELDS = (
+    *("steps", "batch_size", "lr", "milestones", "schedule", "label_smoothing", "weight_decay", "augment", "border"),
+    *("drop_last", "precision", "warmup_steps"),
+)
 
 
 def is_given(name: str) -> bool:
@@ -202,7 +239,8 @@ def recipe(p, given: dict, *, training=None, network: str = "", replicates: int 
         training, network, replicates: other defaults than the protocol's own.
         inherits: the normalization is that of an input artifact.
     """
-    here = {"machine": machine(given), "training": _training(training or p.training, given)}
+    place = machine(given)
+    here = {"machine": place, "training": _training(p, training or p.training, given, place.data_dir)}
     found = given | here | {"seed": p.seed if given["seed"] is None else given["seed"]}
     found["network"] = given["network"] or network or p.network
     found["normalization"] = given["normalization"] or (None if inherits else p.normalization)
@@ -210,11 +248,28 @@ def recipe(p, given: dict, *, training=None, network: str = "", replicates: int 
     return found
 
 
-def _training(base, given: dict):
-    """``base`` with the options of `TRAINING` that were given, which are taken out of ``given``."""
-    fields = {name: given.pop(name) for name in (*TRAINING_FIELDS, "precision")}
-    found = dataclasses.replace(base, **{name: value for name, value in fields.items() if value is not None})
+def _training(p, base, given: dict, data_dir: Path | None):
+    """``base`` with the options of `TRAINING` and `RAMP` that were given, which are taken out of ``given``."""
+    fields = {name: value for name in TRAINING_FIELDS if (value := given.pop(name, None)) is not None}
+    if (epochs := given.pop("epochs")) is not None:
+        if "steps" in fields:
+            raise UsageError(f"--epochs {epochs} and --steps {fields['steps']} both say how long: give one of them")
+        batches = {name: fields.get(name, getattr(base, name)) for name in ("batch_size", "drop_last")}
+        fields["steps"] = epochs * Passes(_train_images(p, data_dir), **batches).steps_per_pass
+    if (schedule := fields.get("schedule", base.schedule)) != "step":
+        without_effect(f"the rate of schedule {schedule} does not fall at steps", "milestones")
+        fields["milestones"] = ()  # else the same run would have two identities
+    found = dataclasses.replace(base, **fields)
     if found.augment:
         return found
     without_effect("images are cropped by the augmentation alone", "border")
     return dataclasses.replace(found, border=base.border)  # else the same run would have two identities
+
+
+def _train_images(p, data_dir: Path | None) -> int:
+    """How many training images the data set of a protocol has."""
+    if not p.dataset.startswith("folder:"):
+        return p.train_images
+    from repro.data.folders import count_folder, find_folder
+
+    return count_folder(find_folder(split_size(p.dataset)[0], data_dir))["train_images"]

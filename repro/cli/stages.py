@@ -6,15 +6,18 @@ from repro.cli.group import main
 from repro.cli.options import (
     DATASET,
     LABELS,
+    LEVELS,
     MACHINE,
     NORMALIZATIONS,
     OUT,
     PATH,
+    RAMP,
     REPLICATES,
     SCALE,
     SEED,
     TRAINING,
     Listed,
+    Percentage,
     is_given,
     machine,
     option,
@@ -32,13 +35,16 @@ from repro.experiment import MOST
 from repro.protocol import Protocol, Scoring, protocol
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".th", ".tar", ".bin", ".safetensors")
-LEVELS = Listed(int, ("levels", "numbers with commas, like 8,10"))
 WARMUPS = Listed(int, ("warm-up steps", "numbers of steps with commas, like 100,200,400"))
 NEEDED = {"steps": "--steps", "batch_size": "--batch-size", "lr": "--lr", "milestones": "--milestones"}
 SUBSET = option("--subset", type=PATH, help="Subset artifact to train on [default: all training images].")
 RANKING = (
     "What ranks the images (easy and hard): a score artifact, a barrier artifact, or a file of your own (FILE:COLUMN), "
     "easiest lowest."
+)
+INDICES = (
+    "Instead of --kind: the numbers of training images, the first 0, that others published: .npy, .csv, .txt, .json or "
+    ".pt."
 )
 MASKS = (
     "own, shuffled (within layers), random (as many weights, anywhere), or a file: an imp or branch artifact, "
@@ -56,7 +62,7 @@ ALPHAS = "Where on the line: a number of equally spaced points, or values with c
     help="Statistics when scoring: of batches of 1000 images, or running ones [published code: batch].",
 )
 @option("--grand", is_flag=True, help="GraNd too: a backward pass for each image and network.")
-@options(LABELS, TRAINING, SEED, REPLICATES, OUT, MACHINE)
+@options(LABELS, TRAINING, RAMP, SEED, REPLICATES, OUT, MACHINE)
 def score(out, dataset, scale, networks, batch_norm, **given):
     """Scores of every training image, the mean over K networks: EL2N, margin, forgetting events, GraNd.
 
@@ -82,8 +88,11 @@ def score(out, dataset, scale, networks, batch_norm, **given):
 
 
 @main.command()
-@option("--kind", type=click.Choice(["easy", "hard", "random"]), required=True, help="Which images.")
+@option("--kind", type=click.Choice(["easy", "hard", "random"]), help="Which images.")
 @option("--size", type=int, help="M, number of images [paper, Figure 2: 3200, 2048, 51200].")
+@option("--indices", type=PATH, help=INDICES)
+@option("--from", "start", type=Percentage(), help="Instead of --kind: the band of the ranking from here, like 10% …")
+@option("--to", "stop", type=Percentage(), help="… up to here, like 40%; 0% is the easiest image, 100% the hardest.")
 @option("--scores", type=PATH, help=RANKING)
 @option(
     "--score",
@@ -95,17 +104,28 @@ def score(out, dataset, scale, networks, batch_norm, **given):
 @option("--like", type=PATH, help="Random images with this subset artifact's class histogram.")
 @option("--permute-scores", is_flag=True, help="A control that has to fail: permute the scores among images first.")
 @options(LABELS, SEED, REPLICATES, OUT, MACHINE)
-def select(kind, size, scores, dataset, scale, seed, replicates, out, **given):
-    """Choose the easiest, hardest or random images to pre-train on.
+def select(kind, size, indices, start, stop, scores, dataset, scale, seed, replicates, out, **given):
+    """Choose the easiest, hardest or random images to pre-train on, a band of the scores, or a published list.
 
     \b
     Examples:
       repro select --kind easy --size 256 --scores scores.h5 --out easy.h5
       repro select --kind easy --size 256 --scores scores.h5 --score forgetting --out easy-forgetting.h5
       repro select --kind random --size 256 --dataset digits --label-noise 0.1 --out random-noise10.h5
+      repro select --from 10% --to 40% --scores scores.h5 --out band.h5
+      repro select --indices coreset.npy --dataset cifar10 --out coreset.h5
+
+    `repro export --part indices` writes the numbers of a subset's images for others.
     """
     from repro import stages, store
-    from repro.stages.select import ranking_artifact
+    from repro.stages.ranking import ranking_artifact
+
+    if (start is None) != (stop is None):
+        lacking = "--to" if stop is None else "--from"
+        raise UsageError(f"a band of the scores needs --from and --to, like 10% and 40%: give {lacking} too")
+    if sum(each is not None for each in (kind, indices, start)) != 1:
+        raise UsageError("select takes one of --kind easy, hard or random; --indices FILE; --from and --to: give one")
+    kind = kind or ("given" if indices else "band")
 
     place = machine(given)
     source = ranking_artifact(scores) if scores else None
@@ -117,25 +137,31 @@ def select(kind, size, scores, dataset, scale, seed, replicates, out, **given):
     if named is None and scores:
         raise UsageError(f"{scores} does not say which data set it scores: give --dataset")
     if named is None:
-        raise UsageError("select needs --scores (easy, hard), or --dataset (random)")
+        needed = "--dataset" if indices else "--scores" if kind == "band" else ""
+        raise UsageError(f"select needs {needed or '--scores (easy, hard), or --dataset (random)'}")
     p = protocol(named, scale)
     say_unused_data_options(p.dataset)
     say_unused_labels(given["label_noise"], given["noise_draw"])
     without_effect("select trains and measures no network", "device", "engine", "threads", "checkpoint_seconds")
+    sized = kind in ("easy", "hard", "random")
+    if sized and size is None:
+        size = p.subset_size
     drawn = kind == "random" or given["permute_scores"] or given["label_noise"]
     if not drawn:
         without_effect(f"nothing is drawn for {kind} images", "seed")
     if given["like"]:
         without_effect("the classes are those of --like", "balanced")
-    elsewhere = {"size": True, "replicates": True, "seed": drawn, "balanced": kind != "random"}
+    elsewhere = {"size": sized, "replicates": True, "seed": drawn, "balanced": kind in ("easy", "hard")}
     if all(is_given(name) for name, needed in elsewhere.items() if needed):
         without_effect("other options say all that it would", "scale")
-    if given["balanced"] is None and kind != "random":
+    if given["balanced"] is None and kind in ("easy", "hard"):
         given["balanced"] = p.balanced
     return stages.select(
         out,
         kind=kind,
-        size=p.subset_size if size is None else size,
+        size=size,
+        indices=indices,
+        between=None if start is None else (start, stop),
         scores=scores,
         dataset=None if source else dataset,
         normalization=None if source else p.normalization,
@@ -158,7 +184,7 @@ def _protocol(command: str, dataset: str | None, subset, scale: str | None) -> P
 @main.command()
 @options(DATASET, SUBSET, SCALE)
 @option("-t", "--rewind-step", "t", type=int, help="Steps of pre-training, t_r [paper: 400, 800, 800 and half].")
-@options(LABELS, TRAINING, SEED, REPLICATES, OUT, MACHINE)
+@options(LABELS, TRAINING, RAMP, SEED, REPLICATES, OUT, MACHINE)
 def pretrain(out, subset, dataset, scale, t, **given):
     """Train the dense network for t steps: its weights are the rewind point.
 
@@ -321,6 +347,10 @@ def warmup(out, dataset, scale, subsets, warmup_steps, **given):
         raise UsageError("warmup needs --dataset, or a --subset to take it from: try --dataset digits")
     p = protocol(dataset or store.read_header(subsets[0], kind="subset").recipe["dataset"], scale)
     needed = {**{name: given[name] for name in NEEDED}, "warmup_steps": warmup_steps}
+    if given["epochs"] is not None:
+        del needed["steps"]
+    if given["schedule"] not in (None, "step"):
+        del needed["milestones"]
     missing = [NEEDED.get(name, "--warmup-steps") for name, value in needed.items() if value is None]
     if p.warmup is None and missing:
         raise UsageError(f"the protocol of {p.dataset} has no warm-up: give {', '.join(missing)}")
@@ -336,7 +366,7 @@ def warmup(out, dataset, scale, subsets, warmup_steps, **given):
 @option("-t", "--rewind-step", "t", type=int, help="Steps of training [paper's appendix: 1600].")
 @option("--every", type=int, default=10, help="Steps between measurements.")
 @option("--batches", type=click.IntRange(2, MOST), default=16, help="Mini-batches per measurement.")
-@options(TRAINING, SEED, REPLICATES, OUT, MACHINE)
+@options(TRAINING, RAMP, SEED, REPLICATES, OUT, MACHINE)
 def gradients(out, subset, dataset, scale, t, **given):
     """Agreement of mini-batch gradients while pre-training: cosine similarity of each to their mean.
 

@@ -81,6 +81,18 @@ def read_folder(folder: Path) -> Arrays:
     return arrays
 
 
+def find_folder(dataset: str, data_dir: Path | None) -> Path:
+    """Where the images of ``folder:PATH`` lie: below ``data_dir``, or at the path itself.
+
+    Raises UsageError for neither.
+    """
+    name = Path(os.path.expanduser(dataset.removeprefix("folder:")))
+    for folder in (Path(data_dir or ".") / name, name):
+        if folder.is_dir():
+            return folder
+    raise UsageError(f"no folder {name} of images: point --data-dir at the folder that holds {name.name}")
+
+
 def count_folder(folder: Path) -> dict[str, int]:
     """What `read_folder` would read, for plans: image_size, in_chans, num_classes, train_images and test_images.
 

@@ -10,6 +10,9 @@ import numpy as np
 from repro.errors import UsageError
 
 SUBSET_KINDS = ("easy", "hard", "random")
+"""What `choose` chooses."""
+OTHER_KINDS = ("band", "given")
+"""A `band` of the ranking, and a list that a user gives."""
 
 
 def choose(
@@ -65,6 +68,26 @@ def choose(
         quota[ranked_labels[place == share][:left_over]] += 1
     _check_supply(histogram(ranked_labels, num_classes), quota, size)
     return ranking[place < quota[ranked_labels]]
+
+
+def band(low: float, high: float, *, pool: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
+    """The examples of `pool` between two shares of the ranking, easiest first: int64 [M].
+
+    Those are the ranks from `low` * `count` up to, and without, `high` * `count`, both rounded half up, so that bands
+    that meet share no example.
+
+    low, high: shares from 0 to 1. pool, scores: as for `choose`. count: examples that the shares are of, at most P;
+        folds differ by one, and their bands are to be of one size.
+
+    Raises UsageError for shares that do not ascend within 0 to 1, a band without an example, and NaN scores.
+    """
+    told = f"the band from {100 * low:g}% to {100 * high:g}%"
+    if not 0 <= low < high <= 1:
+        raise UsageError(f"{told} does not ascend within 0% and 100%: give --from below --to, like 10% and 40%")
+    start, stop = (int(np.floor(share * count + 0.5)) for share in (low, high))
+    if start == stop:
+        raise UsageError(f"{told} of {count} training images holds none: give a wider one")
+    return _rank("easy", np.unique(np.asarray(pool, dtype=np.int64)), scores, None)[start:stop]
 
 
 def _rank(kind: str, pool: np.ndarray, scores: np.ndarray | None, rng: np.random.Generator | None) -> np.ndarray:

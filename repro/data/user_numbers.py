@@ -91,13 +91,13 @@ def _numbers(file: Path, name: str, key: str | None, lengths: Sequence[int]) -> 
         return _of_text(file, name, key, lengths)
     if suffix == ".npy":
         with open(file, "rb") as stream:  # not np.load, which takes archives as well
-            with _library():
+            with of_library():
                 array = np.lib.format.read_array(stream, allow_pickle=False)
         if array.dtype.names is None:
             return _only(array, key), None, False
         return _of_named(list(array.dtype.names), array.__getitem__, file, name, key)
     if suffix == ".npz":
-        with _library():
+        with of_library():
             archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise Unusable("it is no archive of NumPy")
@@ -108,7 +108,7 @@ def _numbers(file: Path, name: str, key: str | None, lengths: Sequence[int]) -> 
 
         with ExitStack() as opened:
             found: dict = {}
-            with _library():
+            with of_library():
                 stored = opened.enter_context(h5py.File(file, locking=False))
                 stored.visititems(lambda place, item: found.update({place: item} if hasattr(item, "dtype") else {}))
             return _of_named(list(found), lambda place: np.asarray(found[place][()]), file, name, key)
@@ -117,14 +117,14 @@ def _numbers(file: Path, name: str, key: str | None, lengths: Sequence[int]) -> 
 
         content = torch_file.read(file)
         if not isinstance(content, dict):
-            return _only(_array(content), key), None, False
-        arrays = {str(place): _array(value) for place, value in content.items() if np.ndim(value)}
+            return _only(array_of(content), key), None, False
+        arrays = {str(place): array_of(value) for place, value in content.items() if np.ndim(value)}
         return _of_named(list(arrays), arrays.__getitem__, file, name, key)
     raise Unusable(f"its name must end in one of {' '.join(SUFFIXES)}, not in {suffix or 'nothing'}")
 
 
 @contextmanager
-def _library() -> Iterator[None]:
+def of_library() -> Iterator[None]:
     """Turns what a library says of a file's content into `Unusable`; an error of this program stays what it is."""
     try:
         yield
@@ -133,7 +133,7 @@ def _library() -> Iterator[None]:
         raise Unusable(reason.rstrip(".")) from None
 
 
-def _array(value: object) -> np.ndarray:
+def array_of(value: object) -> np.ndarray:
     """A tensor, an array or a list as an array. Raises Unusable for anything else."""
     if hasattr(value, "detach"):
         value = value.detach().to_dense() if value.layout is not value.new_empty(0).layout else value.detach()
@@ -141,7 +141,7 @@ def _array(value: object) -> np.ndarray:
         return value.numpy()
     if not isinstance(value, (np.ndarray, list, tuple)):
         raise Unusable(f"it holds a {type(value).__name__}")
-    with _library():
+    with of_library():
         return np.asarray(value)
 
 
@@ -153,7 +153,7 @@ def _only(array: np.ndarray, key: str | None) -> np.ndarray:
 
 def _of_named(names: list[str], get: Callable[[str], np.ndarray], file: Path, name: str, key: str | None) -> Found:
     chosen, index = _choice(names, file, name, key)
-    with _library():
+    with of_library():
         numbers, index = get(chosen), None if index is None else get(index)
     if index is not None and np.size(index) != np.size(numbers):
         raise Unusable(f"it has {np.size(index)} indices and {np.size(numbers)} of {chosen}")

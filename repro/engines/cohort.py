@@ -47,11 +47,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Sgd:
-    """Constants of SGD. Weight decay is coupled and covers all parameters, dampening is 0 (protocol section 1)."""
+    """Constants of SGD and of its loss. Weight decay is coupled and covers all parameters, dampening is 0 (protocol
+    section 1). label_smoothing: as ``torch.nn.functional.cross_entropy`` takes it."""
 
     momentum: float
     weight_decay: float
     nesterov: bool
+    label_smoothing: float = 0.0
 
 
 EVALUATION_BATCH = 1000  # protocol section 7: it matters only where batch norm uses batch statistics
@@ -151,8 +153,8 @@ class Cohort(ABC):
             targets: int64 [R, N] or [N], the labels trained on.
             logits: whether to return logits too.
 
-        Returns losses [K, R], the mean cross-entropy before each update, detached; and the logits
-        [K, R, B, num_classes] before the updates, or None.
+        Returns losses [K, R], the mean cross-entropy (of smoothed labels) before each update, detached; and the
+        logits [K, R, B, num_classes] before the updates, or None.
         """
 
     @abstractmethod

@@ -68,7 +68,7 @@ class SerialCohort(Cohort):
         for r, branch in enumerate(self._fork()):  # only one network's activations are kept at a time
             with branch:
                 scores = self._forward(self.modules[r], images[r])
-                loss = F.cross_entropy(scores.to(self.dtype), labels[r])
+                loss = F.cross_entropy(scores.to(self.dtype), labels[r], label_smoothing=sgd.label_smoothing)
                 set_gradients(loss, self.parameters[r])
                 losses[r].copy_(loss.detach())
                 if logits is not None:

@@ -12,10 +12,13 @@ import numpy as np
 from repro.data.user_numbers import read_numbers, split_key
 from repro.plan.items import Cell
 from repro.protocol import OWN, Protocol, Scoring, protocol
-from repro.recipes.artifacts import training_fields
+from repro.recipes.artifacts import ADDED, DEFAULTS, training_fields
 from repro.recipes.training import Training
 
-TRAINING = ("milestones", "steps", "batch_size", "lr", "weight_decay", "precision", "border", "augment", "drop_last")
+TRAINING = (
+    *("milestones", "steps", "batch_size", "lr", "weight_decay", "precision", "border", "augment", "drop_last"),
+    *ADDED,
+)
 """Fields of a `Training` that commands take as options."""
 _OFF = {"drop_last": "--keep-last", "balanced": "--unbalanced"}
 
@@ -64,7 +67,8 @@ def recipe_of(p: Protocol, training: Training) -> dict:
 @lru_cache(maxsize=64)  # a plan has thousands of steps and few protocols
 def _recipe(p: Protocol, training: Training) -> dict:
     said = {"dataset": p.dataset, "network": p.network, "normalization": p.normalization, "seed": p.seed}
-    said |= training_fields(training)
+    said["init"] = p.init
+    said |= {name: DEFAULTS[name] for name in ADDED} | training_fields(training)
     if not training.augment:  # then no image is cropped
         del said["border"]
     return said
@@ -78,8 +82,10 @@ def _own_options(p: Protocol, training: Training, scoring: Scoring | None) -> di
     warming = not scoring and p.warmup and training is p.warmup.training and base.warmup
     plain = base.warmup.training if warming else usual.training
     pairs = [(name, getattr(ours, name), getattr(usual, name)) for name in names]
+    pairs.append(("init", p.init, base.init))
     pairs += [(name, getattr(training, name), getattr(plain, name)) for name in TRAINING]
-    return {name: here for name, here, there in pairs if here != there and (name != "border" or training.augment)}
+    idle = {"border": not training.augment, "milestones": training.schedule != "step"}
+    return {name: here for name, here, there in pairs if here != there and not idle.get(name)}
 
 
 def sha256_of_scores(path: str, p: Protocol) -> str:

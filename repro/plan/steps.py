@@ -211,7 +211,7 @@ def _barrier(barrier: Barrier, results: Path) -> list[Step]:
     lines = [on_line(piece_name(replicate=r), *pair) for r in range(n) for pair in pairs]
     options = {"children": children, "alphas": barrier.alphas, "batch_norm": "both", "replicates": n}
     recipe, intervals = recipe_of(p, p.training), (barrier.alphas or 3) - 1
-    del recipe["seed"]
+    del recipe["seed"], recipe["init"]
     alphas = sorted({0.5, *(k / intervals for k in range(intervals + 1))})
     on_lines = children + 1 + len(pairs) * (intervals - 1)  # networks of a parent, measured with both batch norms
     each = on_lines * (2 * p.all_images + p.train_images) + p.train_images + (2 + children) * p.test_images

@@ -1,13 +1,15 @@
-"""Tables as files for other programs: CSV, and Parquet with the origin of its rows."""
+"""Tables as files for other programs: CSV, and Parquet with the origin of its rows; and the images of a subset."""
 
 import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from repro.errors import UsageError
 from repro.reading.query import runs_and_sources, source_of
+from repro.recipes.artifacts import array_name
 from repro.store.artifact import read
 from repro.store.file_kinds import require_replaceable
 from repro.store.files import write_whole
@@ -41,6 +43,39 @@ def export(source: str | Path, target: str | Path) -> Path:
     contents = _parquet(frame, sources) if suffix == ".parquet" else frame.to_csv(index=False).encode()
     require_replaceable(target, "table", contents)
     write_whole(target, [contents])
+    return target
+
+
+def export_indices(source: str | Path, target: str | Path, replicate: int) -> Path:
+    """Writes the images of a subset artifact's replicate, in its order, for ``torch.utils.data.Subset``.
+
+    Arguments:
+        target: .npy (int64), .pt (a tensor), .json (a list), .csv (a column called index) or .txt (one a line); each
+            is read by ``repro select --indices`` again.
+
+    Raises UsageError for another suffix, another kind of artifact or a replicate that it lacks.
+    """
+    source, target = Path(source), Path(target)
+    artifact, suffix = read(source, kind="subset"), target.suffix.lower()
+    if (key := array_name("index", replicate=replicate)) not in artifact:
+        raise UsageError(f"{source} has no replicate {replicate}: see repro inspect {source}")
+    index, file = artifact[key].astype(np.int64), io.BytesIO()
+    if suffix == ".npy":
+        np.save(file, index)
+    elif suffix == ".pt":
+        import torch  # here: it takes seconds
+
+        torch.save(torch.from_numpy(index), file)
+    elif suffix == ".json":
+        file.write(f"{json.dumps(index.tolist())}\n".encode())
+    elif suffix in (".csv", ".txt"):
+        file.write("\n".join(["index"] * (suffix == ".csv") + [*map(str, index), ""]).encode())
+    else:
+        raise UsageError(
+            f"--out {target} ends in {suffix or 'nothing'}: take .npy, .csv, .txt, .json or .pt for indices"
+        )
+    require_replaceable(target, "indices", file.getvalue())
+    write_whole(target, [file.getvalue()])
     return target
 
 

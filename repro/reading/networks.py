@@ -42,8 +42,10 @@ def state_dict(
     Raises UsageError when the artifact has no such part, replicate or level.
     """
     artifact = store.read(path)
-    known = num_classes is not None and in_chans is not None
-    net = _new(artifact, num_classes, in_chans) if known else network_of(artifact)
+    if num_classes is None or in_chans is None:
+        net = network_of(artifact)
+    else:
+        net = _new(artifact, num_classes, in_chans)
     return tensors_of(artifact, layout_of(net), replicate, level, part)
 
 

@@ -29,8 +29,15 @@ DEFAULTS = {
     "labels_sha256": "",
     "grand": False,
     "border": 4,
+    "schedule": "step",
+    "warmup_steps": 0,
+    "label_smoothing": 0.0,
+    "init": "paper",
+    "init_sha256": "",
 }
 """Fields left out of an identity while they have these values, so that an option added later renames nothing."""
+ADDED = ("schedule", "warmup_steps", "label_smoothing")
+"""Fields that recipes have only where they are not at their default: artifacts were made before there were such."""
 
 
 def piece_name(**numbers: int) -> str:
@@ -72,8 +79,9 @@ def number(name: str, of: str) -> int | None:
 
 
 def training_fields(training: Training) -> dict:
-    """The recipe fields of a `Training`, flat and in JSON types."""
-    return {**asdict(training), "milestones": list(training.milestones)}
+    """The recipe fields of a `Training`, flat and in JSON types; `ADDED` ones at their default are left out."""
+    fields = {**asdict(training), "milestones": list(training.milestones)}
+    return {name: value for name, value in fields.items() if name not in ADDED or value != DEFAULTS[name]}
 
 
 def training_of(recipe: dict) -> Training:

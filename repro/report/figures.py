@@ -15,6 +15,7 @@ from repro.errors import RunError, UsageError
 from repro.plan.items import Barrier, Branch, Cell, Chosen, Gradients, Item, WarmupSweep
 from repro.plan.steps import chain
 from repro.protocol import Protocol
+from repro.report import overlaps
 from repro.report.tables import Table, frame
 from repro.study.collect import collect, finished
 from repro.study.study import Study
@@ -24,13 +25,15 @@ from repro.verify.outcomes import Evidence
 @dataclass(frozen=True)
 class Section:
     """picture: SVG of a figure that has no charts of its own here, or of a drawing; numbers: what that plots.
-    lacking: artifacts of the figure that are missing; problem: why it cannot be drawn."""
+    overlaps: of the masks of its conditions. lacking: artifacts of the figure that are missing; problem: why it cannot
+    be drawn."""
 
     name: str
     title: str
     pairs: list[Pair] = field(default_factory=list)
     picture: str = ""
     numbers: Table | None = None
+    overlaps: list[Table] = field(default_factory=list)
     items: int = 0
     lacking: int = 0
     problem: str = ""
@@ -46,6 +49,7 @@ def section(study: Study, name: str, known: dict) -> Section:
         if not there:
             return Section(**about, problem=f"Nothing of its {len(items)} artifacts is there yet.")
         evidence, origins = collect(there, study.results, known), origins_of(items, study.results)
+        about["overlaps"] = overlaps.tables(there, study.results)
         pairs = charts(name, evidence, study.protocols_of(name), study.control, origins)
         if pairs is not None and name != "figure1":
             return Section(**about, pairs=pairs)

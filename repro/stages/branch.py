@@ -14,7 +14,7 @@ from repro.errors import UsageError
 from repro.nets import layout_of
 from repro.recipes.artifacts import array_name
 from repro.stages.artifact_writer import ArtifactWriter, Result
-from repro.stages.inputs import data_of, network_for, require_replicates, require_steps_left
+from repro.stages.inputs import Init, data_of, network_for, require_replicates, require_steps_left
 from repro.stages.machine import Machine
 from repro.stages.pruned_levels import Levels, piece_of
 from repro.stages.state_dicts import read_mask
@@ -49,8 +49,9 @@ def branch(
             or branch artifact (its masks of the same replicate and level), a .npy of bool or 0 and 1
             [layout.num_prunable], or a .pt or .safetensors of masks by name (`repro.stages.state_dicts.read_mask`).
         weights: 'rewound', to the run's rewind point; 'reinitialised', an initialisation of its own random stream,
-            trained from the same step t on, so for as many steps; or a pretrain or imp artifact, whose rewind point it
-            is then, with the clock at that point's t.
+            trained from the same step t on, so for as many steps (drawn as in the paper where the run began with the
+            weights of a file); or a pretrain or imp artifact, whose rewind point it is then, with the clock at that
+            point's t.
         replicates: the first so many of the run; None is all.
 
     What is kept of every (replicate, level) is what imp keeps (`repro.stages.pruned_levels.Levels`); the weights that
@@ -167,10 +168,12 @@ class _Branch(Levels):
     """One branch command: which mask and which weights each level has."""
 
     def __init__(self, writer: ArtifactWriter, fixed: Tensor | None, data: ImageSet, machine: Machine):
-        super().__init__(writer, data, machine)
+        how = writer.recipe.get("init", "paper")
+        if (how, writer.recipe["weights"]) == ("file", "reinitialised") or "point" in writer.inputs:
+            how = "paper"  # nothing begins as that file
+        super().__init__(writer, data, machine, Init(how))
         self.fixed, self.source, self.point = fixed, writer.inputs["imp"], writer.inputs.get("point")
         self.masks = writer.inputs.get("masks", self.source)
-        self.dtype = torch.float64 if self.training.precision == "fp64" else torch.float32
 
     def require(self, wanted: list[tuple[int, int]]) -> None:
         """Raises UsageError for a mask or weights that their files do not hold."""
@@ -217,7 +220,7 @@ class _Branch(Levels):
         if self.recipe["weights"] == "reinitialised":
             return self.trainer.initial(self.recipe["seed"], replicate, ROLE)
         artifact = self.point or self.source
-        return torch.from_numpy(artifact[self._key(artifact, replicate)]).to(self.dtype)
+        return torch.from_numpy(artifact[self._key(artifact, replicate)]).to(self.trainer.dtype)
 
     @staticmethod
     def _key(artifact: store.Artifact, replicate: int) -> str:

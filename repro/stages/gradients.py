@@ -37,6 +37,7 @@ def gradients(
     training: Training | None = None,
     normalization: str | None = None,
     seed: int | None = None,
+    init: str | Path = "paper",
     machine: Machine = Machine(),
 ) -> Result:
     """Pre-train as `repro.stages.pretrain` does, and measure the mini-batch gradients on the way.
@@ -46,7 +47,8 @@ def gradients(
     1/sqrt(batches), not 0. The training goes on as if nothing had been measured.
 
     Arguments:
-        dataset, subset, t, replicates, scale, network, training, normalization, seed: as for `repro.stages.pretrain`.
+        dataset, subset, t, replicates, scale, network, training, normalization, seed, init: as for
+            `repro.stages.pretrain`.
         every: steps between measurements.
         batches: mini-batches per measurement, at least 2, of the training's batch size, without augmentation, drawn
             pass by pass over the images trained on, with a new order at each measurement. All parameters count, without
@@ -58,7 +60,7 @@ def gradients(
 
     Raises UsageError where pretrain does, and for a subset below one batch.
     """
-    start = begin(dataset, subset, t, replicates, scale, network, training, normalization, seed, machine)
+    start = begin(dataset, subset, t, replicates, scale, network, training, normalization, seed, init, machine)
     training, t, replicates = start.training, start.t, start.replicates
     if every < 1:
         raise UsageError(f"steps between measurements (={every}) must be at least 1: try --every 10")
@@ -66,7 +68,7 @@ def gradients(
         raise UsageError(f"batches per measurement (={batches}) must be at least 2: try --batches 16")
     fields = start.fields | {"every": every, "batches": batches}
     with ArtifactWriter(out, "gradients", fields, start.inputs, machine) as writer:
-        trainer = Trainer(start.data, start.network, training, machine)
+        trainer = Trainer(start.data, start.network, training, machine, start.init)
         if (size := len(start.images(0))) < training.batch_size:
             raise UsageError(
                 f"a subset of {size} images has no full batch of {training.batch_size} to measure: "
@@ -85,7 +87,7 @@ def gradients(
         return writer.finish(
             order=["replicate", "step"],
             extra=start.labels.arrays(replicates),
-            lines=work.summary(),
+            lines=(*work.summary(), *trainer.alike),
             **trainer.provenance,
             seed=start.seed,
         )
@@ -188,7 +190,8 @@ class _Gradients:
         cohort.load_momentum(torch.zeros(len(jobs), cohort.layout.num_parameters))
         labels = torch.stack([own if job.labels is None else job.labels.to(own.device) for job in jobs])
         still = torch.zeros(1, len(jobs), dtype=cohort.dtype, device=cohort.device)
-        only = Sgd(momentum=0.0, weight_decay=0.0, nesterov=False)  # a step's momentum is then its gradient
+        # a step's momentum is then its gradient
+        only = Sgd(0.0, 0.0, nesterov=False, label_smoothing=self.training.label_smoothing)
         found = []
         for index in self._index(jobs, trained.state.step).to(cohort.device).unbind(1):
             # running statistics move, but only here: training goes on from its own state

@@ -10,7 +10,7 @@ from repro.data import ImageSet
 from repro.errors import RunError, UsageError
 from repro.recipes.artifacts import array_name
 from repro.stages.artifact_writer import ArtifactWriter, Result
-from repro.stages.inputs import data_of, require_replicates, require_steps_left
+from repro.stages.inputs import Init, data_of, require_replicates, require_steps_left
 from repro.stages.machine import Machine
 from repro.stages.pruned_levels import Levels, piece_of
 from repro.train.prune import count_to_prune, prune_by_magnitude
@@ -68,7 +68,7 @@ class _Imp(Levels):
     """Iterative magnitude pruning of the replicates of one rewind point."""
 
     def __init__(self, writer: ArtifactWriter, parent: store.Artifact, data: ImageSet, machine: Machine):
-        super().__init__(writer, data, machine)
+        super().__init__(writer, data, machine, Init(writer.recipe.get("init", "paper")))
         self.parent = parent
 
     def iterate(self, replicates: int, levels: int) -> None:

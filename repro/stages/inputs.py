@@ -1,6 +1,7 @@
 """Images and networks that a stage trains, and the recipe fields that describe them."""
 
-import os
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,9 +9,11 @@ from torch import nn
 
 from repro import store
 from repro.data import ImageSet, load, sized, split_size
+from repro.data.folders import find_folder
 from repro.errors import UsageError
 from repro.nets import Layout, check, create, initialise, layout_of
 from repro.stages.machine import Machine
+from repro.stages.state_dicts import load_checkpoint
 from repro.usercode import pinned
 
 IDLE = "idle"
@@ -27,11 +30,7 @@ def open_data(dataset: str, normalization: str, machine: Machine) -> ImageSet:
     """The image set of a recipe; a folder of images is looked for by its name in ``machine.data_dir``."""
     if dataset.startswith("folder:"):
         base, size = split_size(dataset)
-        name = Path(os.path.expanduser(base.removeprefix("folder:")))
-        places = [folder for folder in (Path(machine.data_dir or ".") / name, name) if folder.is_dir()]
-        if not places:
-            raise UsageError(f"no folder {name} of images: point --data-dir at the folder that holds {name.name}")
-        dataset = sized(f"folder:{places[0]}", size)
+        dataset = sized(f"folder:{find_folder(base, machine.data_dir)}", size)
     return load(dataset, data_dir=machine.data_dir, download=machine.download, normalization=normalization)
 
 
@@ -87,6 +86,39 @@ def network_fields(data: ImageSet, network: str) -> dict:
     return {"network": pinned(network)} | ({IDLE: [entry.name for entry in idle]} if idle else {})
 
 
+@dataclass(frozen=True, eq=False)
+class Init:
+    """What networks begin as.
+
+    how: 'paper', drawn as the paper's networks (`repro.nets.initialise`); 'network', as the network's code draws them;
+    'file', the numbers ``vector`` [layout.size] of a state dict.
+    """
+
+    how: str = "paper"
+    vector: torch.Tensor | None = None
+
+    @property
+    def fields(self) -> dict:
+        """The recipe fields; none of 'paper', so that recipes are what they were before there was a choice."""
+        if self.vector is not None:
+            return {"init": self.how, "init_sha256": hashlib.sha256(self.vector.numpy().astype("<f4")).hexdigest()}
+        return {"init": self.how} if self.how != "paper" else {}
+
+
+def init_of(init: str | Path, data: ImageSet, network: str) -> Init:
+    """What a stage's ``init`` asks for: 'paper', 'network', or a file of `repro.stages.state_dicts.load_checkpoint`.
+
+    Raises UsageError for another word, and where `load_checkpoint` does.
+    """
+    if str(init) in ("paper", "network"):
+        return Init(str(init))
+    if not Path(init).is_file():
+        raise UsageError(f"unknown init {str(init)!r}: choose paper, network, or the path of a state dict's file")
+    with check.undisturbed():
+        module = network_for(data, network)
+    return Init("file", load_checkpoint(init, layout_of(module), network, module))
+
+
 def require_idle(artifact: store.Artifact, layout: Layout) -> None:
     """Raises UsageError for an artifact whose networks were trained, and laid out, with other idle parameters."""
     there, here = artifact.recipe.get(IDLE, []), [entry.name for entry in layout.idle]
@@ -98,8 +130,8 @@ def require_idle(artifact: store.Artifact, layout: Layout) -> None:
         )
 
 
-def require_runs(network: nn.Module, name: str, data: ImageSet) -> None:
-    """Tries a new network on images of a data set before the first step, and initialises it.
+def require_runs(network: nn.Module, name: str, data: ImageSet, init: Init = Init()) -> None:
+    """Tries a new network on images of a data set before the first step, and draws its weights anew for 'paper'.
 
     Raises UsageError where it cannot take the images (many of timm's take one size only), or where it gives infinity or
     NaN, which then is no matter of the learning rate.
@@ -114,7 +146,7 @@ def require_runs(network: nn.Module, name: str, data: ImageSet) -> None:
             f"network {name!r} cannot take the {size} x {size} images of {data.name} ({reason}): choose another "
             "--network"
         ) from error
-    require_finite(initialise(network, torch.Generator()), name, data)
+    require_finite(initialise(network, torch.Generator()) if init.how == "paper" else network, name, data)
 
 
 def require_finite(network: torch.nn.Module, name: str, data: ImageSet) -> None:

@@ -12,7 +12,7 @@ from repro.protocol import protocol
 from repro.recipes.artifacts import array_name, piece_name, training_fields
 from repro.recipes.training import Training
 from repro.stages.artifact_writer import ArtifactWriter, Result
-from repro.stages.inputs import data_fields, data_of, network_fields, open_data, require_replicates
+from repro.stages.inputs import Init, data_fields, data_of, init_of, network_fields, open_data, require_replicates
 from repro.stages.labels import Labels, labels_in_use
 from repro.stages.machine import Machine
 from repro.stages.trained import advice, divergence
@@ -36,6 +36,7 @@ def pretrain(
     label_noise: float = 0.0,
     noise_draw: str = "shared",
     labels: str | Path | None = None,
+    init: str | Path = "paper",
     machine: Machine = Machine(),
 ) -> Result:
     """Pre-train ``replicates`` networks for ``t`` steps and write their weights and batch-norm statistics to ``out``.
@@ -44,20 +45,22 @@ def pretrain(
         dataset: name for `repro.data.load`; taken from ``subset`` when that is given.
         subset: subset artifact to train on; None is all training images. The subset is passed over as often as t
             steps need (paper, section 3).
-        t: rewind step; 0 keeps the random initialisation. None is the protocol's t*.
+        t: rewind step; 0 keeps the initialisation. None is the protocol's t*.
         replicates, network, training, normalization, seed: the protocol's when None.
         scale: of the protocol; None is the data set's own.
         label_noise, noise_draw, labels: train on other labels; see `repro.stages.labels.labels_in_use`. A ``subset``
             has its own, which are taken over. Test accuracy is by the data set's labels.
+        init: what networks begin as; see `repro.stages.inputs.init_of`. A line of the result says so where all begin
+            with the same weights.
 
     Raises UsageError for a t beyond the schedule, a subset of other images or of fewer replicates.
     """
     used = {"label_noise": label_noise, "noise_draw": noise_draw, "labels": labels}
     asked = dataset, subset, t, replicates, scale, network, training, normalization, seed
-    start = begin(*asked, machine, **used)
+    start = begin(*asked, init, machine, **used)
     training = start.training
     with ArtifactWriter(out, "pretrain", start.fields, start.inputs, machine) as writer:
-        trainer = Trainer(start.data, start.network, training, machine)
+        trainer = Trainer(start.data, start.network, training, machine, start.init)
         Passes(len(start.images(0)), training.batch_size, training.drop_last)  # raises for a subset below one batch
         wanted = {piece_name(replicate=r): r for r in range(start.replicates)}
         if machine.dry_run:
@@ -80,7 +83,7 @@ def pretrain(
         return writer.finish(
             order=["replicate"],
             extra=start.labels.arrays(int(writer.table().replicate.max()) + 1),
-            lines=(f"test accuracy after {start.t} steps: {accuracy}", *warning),
+            lines=(f"test accuracy after {start.t} steps: {accuracy}", *trainer.alike, *warning),
             **trainer.provenance,
             seed=start.seed,
         )
@@ -99,6 +102,7 @@ class Beginning:
     t: int
     replicates: int
     normalization: str
+    init: Init
 
     @property
     def fields(self) -> dict:
@@ -109,6 +113,7 @@ class Beginning:
             "t": self.t,
             "seed": self.seed,
             **self.labels.fields,
+            **self.init.fields,
             **training_fields(self.training),
         }
 
@@ -125,7 +130,7 @@ class Beginning:
         )
 
     def job(self, replicate: int) -> Job:
-        """Training from the random initialisation on."""
+        """Training from the initialisation on."""
         labels = self.labels.for_job(replicate)
         return Job(None, self.images(replicate), 0, self.t, self.seed, replicate, labels=labels)
 
@@ -140,6 +145,7 @@ def begin(
     training: Training | None,
     normalization: str | None,
     seed: int | None,
+    init: str | Path,
     machine: Machine,
     **labels,
 ) -> Beginning:
@@ -147,6 +153,7 @@ def begin(
 
     Arguments:
         dataset, subset: exactly one of them; a subset brings its data set, normalization and labels.
+        init: of `repro.stages.inputs.init_of`.
         labels: label_noise, noise_draw and labels of `repro.stages.labels.labels_in_use`.
 
     Raises UsageError for a t beyond the schedule, a subset of other images or of fewer replicates.
@@ -167,4 +174,5 @@ def begin(
     data = data_of(chosen, machine) if chosen else open_data(dataset, normalization, machine)
     used = labels_in_use(data, source=chosen, seed=seed, **labels)
     network = pinned(network or recipe.network)
-    return Beginning(chosen, data, used, network, training, seed, t, replicates, normalization)
+    begun = init_of(init, data, network)
+    return Beginning(chosen, data, used, network, training, seed, t, replicates, normalization, begun)

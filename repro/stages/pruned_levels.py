@@ -9,7 +9,7 @@ from torch import Tensor
 from repro.data import ImageSet
 from repro.recipes.artifacts import piece_name, training_of
 from repro.stages.artifact_writer import ArtifactWriter
-from repro.stages.inputs import require_idle
+from repro.stages.inputs import Init, require_idle
 from repro.stages.machine import Machine
 from repro.stages.trained import Network, advice, divergence
 from repro.stages.trainer import Trainer
@@ -33,11 +33,11 @@ class Levels:
     the table.
     """
 
-    def __init__(self, writer: ArtifactWriter, data: ImageSet, machine: Machine):
+    def __init__(self, writer: ArtifactWriter, data: ImageSet, machine: Machine, init: Init):
         self.writer, self.data = writer, data
         self.recipe = writer.recipe
         self.training = training_of(self.recipe)
-        self.trainer = Trainer(data, self.recipe["network"], self.training, machine)
+        self.trainer = Trainer(data, self.recipe["network"], self.training, machine, init)
         self.layout = self.trainer.layout
         for source in writer.inputs.values():
             require_idle(source, self.layout)
@@ -90,7 +90,7 @@ class Levels:
         return torch.from_numpy(np.unpackbits(packed, count=self.layout.num_prunable).astype(bool))
 
     def summary(self) -> tuple[str, ...]:
-        """A line per level. Raises RunError when everything diverged."""
+        """A line per level, and on what they begin as. Raises RunError when everything diverged."""
         table = self.writer.table()
         diverged = table[table.diverged]
         hint = advice(diverged.diverged_at[diverged.diverged_at != NEVER].min(), self.recipe["t"], self.training.lr)
@@ -101,4 +101,4 @@ class Levels:
         for level, rows in table.groupby("level"):
             spread = f"{rows.acc.mean():.4f} ± {rows.acc.std(ddof=0):.4f} (n={len(rows)})"
             lines.append(f"{level:5d}  {100 * rows.density.mean():10.2f} %  {spread}")
-        return *lines, *warning
+        return *lines, *self.trainer.alike, *warning

@@ -16,10 +16,10 @@ from repro.errors import RunError, UsageError
 from repro.protocol import Scoring, protocol
 from repro.recipes.artifacts import training_fields
 from repro.stages.artifact_writer import ArtifactWriter, Result
-from repro.stages.inputs import data_fields, network_fields, open_data, require_replicates
+from repro.stages.inputs import data_fields, init_of, network_fields, open_data, require_replicates
 from repro.stages.labels import Labels, labels_in_use
 from repro.stages.machine import Machine
-from repro.stages.select import SCORES
+from repro.stages.ranking import SCORES
 from repro.stages.trained import Network, advice
 from repro.stages.trainer import Trainer
 from repro.train import evaluate
@@ -45,6 +45,7 @@ def score(
     noise_draw: str = "shared",
     labels: str | Path | None = None,
     grand: bool = False,
+    init: str | Path = "paper",
     machine: Machine = Machine(),
 ) -> Result:
     """Train K networks on all training images and write the images' scores to ``out``.
@@ -59,6 +60,7 @@ def score(
             replicate, they are trained for each replicate.
         label_noise, noise_draw, labels: train and score on other labels; see `repro.stages.labels.labels_in_use`.
         grand: score by the full gradient norm too, which takes a backward pass for each image and network.
+        init: what the K networks begin as; see `repro.stages.inputs.init_of`.
 
     Written: ``fold_f/network_k/el2n`` float32 [n] of each network, likewise ``margin``, ``forgetting`` and ``grand``
     (see `repro.train`), ``fold_f/el2n`` … their means, ``fold_f/index`` int64 [n] the dataset indices scored, and
@@ -81,16 +83,19 @@ def score(
     used = labels_in_use(data, label_noise=label_noise, noise_draw=noise_draw, labels=labels, seed=seed)
     fields = data_fields(data, normalization) | network_fields(data, scoring.network)
     fields |= {"networks": scoring.networks, "batch_norm": scoring.batch_norm, "seed": seed, "grand": grand}
-    fields |= used.fields | training_fields(scoring.training)
+    begun = init_of(init, data, scoring.network)
+    fields |= used.fields | begun.fields | training_fields(scoring.training)
     with ArtifactWriter(out, "score", fields, {}, machine) as writer:
-        trainer = Trainer(data, scoring.network, scoring.training, machine)
+        trainer = Trainer(data, scoring.network, scoring.training, machine, begun)
         run = _Ensembles(writer, trainer, scoring, used, replicates)
         if machine.dry_run:
             steps, batch_size = scoring.training.steps, scoring.training.batch_size
             return writer.preview(run.wanted, steps=steps, batch_size=batch_size)
         run.train()
         extra, lines = run.summary()
-        return writer.finish(order=[run.unit, "network"], extra=extra, lines=lines, **trainer.provenance, seed=seed)
+        return writer.finish(
+            order=[run.unit, "network"], extra=extra, lines=(*lines, *trainer.alike), **trainer.provenance, seed=seed
+        )
 
 
 class _Ensembles:
@@ -115,7 +120,7 @@ class _Ensembles:
         return self.trainer.data.split(group)[0].numpy()
 
     def job(self, group: int, k: int) -> Job:
-        """Training from the random initialisation on, with streams of the group's own."""
+        """Training from the initialisation on, with streams of the group's own."""
         labels, steps = self.labels.for_job(group), self.scoring.training.steps
         return Job(None, self.pool(group), 0, steps, self.seed, k, labels=labels, role=f"score{group}.")
 

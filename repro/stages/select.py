@@ -1,7 +1,6 @@
-"""select: the easiest, the hardest or random images, as a subset to pre-train on (paper, section 3)."""
+"""select: the easiest, the hardest, random or listed images, as a subset to pre-train on (paper, section 3)."""
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,27 +9,26 @@ import numpy as np
 
 from repro import store
 from repro.data import ImageSet, choose, histogram, missing_classes
-from repro.data.subsets import SUBSET_KINDS
-from repro.data.user_numbers import HDF5, SUFFIXES, split_key
+from repro.data.subsets import OTHER_KINDS, SUBSET_KINDS, band
+from repro.data.user_indices import read_indices
 from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.recipes.artifacts import array_name, piece_name
 from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.inputs import data_fields, data_of, open_data, require_replicates
-from repro.stages.labels import Labels, labels_in_use, numbers_of
+from repro.stages.labels import Labels, labels_in_use
 from repro.stages.machine import Machine
-from repro.store.file_kinds import SIGNATURE
-from repro.store.files import open_regular
+from repro.stages.ranking import ranking, ranking_artifact
 from repro.train.random_streams import stream
-
-SCORES = ("el2n", "margin", "forgetting", "grand")
 
 
 def select(
     out: str | Path,
     *,
     kind: str,
-    size: int,
+    size: int | None = None,
+    indices: str | Path | None = None,
+    between: tuple[float, float] | None = None,
     scores: str | Path | None = None,
     score: str | None = None,
     dataset: str | None = None,
@@ -51,10 +49,13 @@ def select(
     Arguments:
         kind: 'easy' (lowest scores; of margins the highest), 'hard' (the other end) or 'random'. Random subsets are
             redrawn for each replicate; easy and hard ones are the same for all replicates of a fold (protocol section
-            5), unless each replicate has scores of its own.
-        scores: what ranks the images, for easy and hard: a score artifact; a barrier artifact (LMC score: mean barrier
-            of an image over the fold's rewind points and their pairs of children, protocol section 11); or a user's
-            file with one number per image, the easiest lowest (`repro.data.user_numbers.read_numbers`).
+            5), unless each replicate has scores of its own. 'band': those ``between`` two shares of the ranking from
+            the easiest, (0.1, 0.4) say (`repro.data.subsets.band`). 'given': those of ``indices``, a file with the
+            numbers of training images (`repro.data.user_indices.read_indices`), the same for all replicates.
+        size: of easy, hard and random; of ``indices`` what their count has to be, if it is given.
+        scores: what ranks the images, for easy, hard and band: a score artifact; a barrier artifact (LMC score: mean
+            barrier of an image over the fold's rewind points and their pairs of children, protocol section 11); or a
+            user's file with one number per image, the easiest lowest (`repro.data.user_numbers.read_numbers`).
         score: which one of a score artifact: 'el2n' (when None), 'margin', 'forgetting' or 'grand'.
         dataset: needed for random, unless ``like`` is given, and for scores from a user's file.
         balanced: equally many of each class, by the labels in use; None is the protocol's choice for easy and hard and
@@ -65,10 +66,11 @@ def select(
         label_noise, noise_draw, labels: other labels, to balance by and to pre-train on; see
             `repro.stages.labels.labels_in_use`. A score artifact and ``like`` have their own, which are taken over.
 
-    Written: ``replicate_r/index`` int64 [size], easiest or hardest first; ``replicate_r/histogram`` int64 [classes], by
+    Written: ``replicate_r/index`` int64 [size], easiest or hardest first, a list as it was
+    given; ``replicate_r/histogram`` int64 [classes], by
     the labels in use; in the table ``wrong_labels``, the share of the images whose label is not the data set's own.
     """
-    _require_together(kind, scores, like, permute_scores)
+    _require_together(kind, size, indices, between, scores, like, permute_scores, balanced)
     ranked = ranking_artifact(scores) if scores else None
     model = store.read(like, kind="subset") if like else None
     source = ranked or model
@@ -76,7 +78,7 @@ def select(
         raise UsageError(
             f"{scores} does not say which data set it scores: give --dataset"
             if scores
-            else "a random subset needs --dataset (or --like a subset artifact)"
+            else f"a {kind} subset needs --dataset{' (or --like a subset artifact)' if kind == 'random' else ''}"
         )
     recipe = protocol(source.recipe["dataset"] if source else dataset, scale)
     replicates = recipe.replicates if replicates is None else replicates
@@ -86,7 +88,9 @@ def select(
     else:
         normalization = normalization or recipe.normalization
         data = open_data(dataset, normalization, machine)
-    if balanced is None:
+    if kind in OTHER_KINDS:
+        balanced = False
+    elif balanced is None:
         balanced = not like if kind == "random" else recipe.balanced
     seed = recipe.seed if seed is None else seed
     with_labels = source if source and source.kind in ("score", "subset") else None  # barriers are by clean labels
@@ -95,9 +99,15 @@ def select(
     fields = {**data_fields(data, normalization), "subset": kind, "size": size, "balanced": balanced, **used.fields}
     if kind == "random" or permute_scores:
         fields |= {"seed": seed, "permute_scores": permute_scores}
-    said, values = _ranking(scores, score, ranked, data, used, replicates)
+    said, values = ranking(scores, score, ranked, data, used, replicates)
+    listed = None
+    if indices:
+        listed = _given(indices, size, data, replicates)
+        fields |= {"size": len(listed), "indices_sha256": hashlib.sha256(listed.astype("<i8")).hexdigest()}
+    if between:
+        fields |= {"size": len(_band(between, data, np.arange(len(data.labels)))), "between": list(between)}
     inputs = {role: artifact for role, artifact in (("scores", ranked), ("like", model)) if artifact}
-    run = _Selection(fields | said, seed, data, used, values, model)
+    run = _Selection(fields | said, seed, data, used, values, model, listed)
     with ArtifactWriter(out, "subset", run.fields, inputs, machine) as writer:
         wanted = {piece_name(replicate=r): r for r in range(replicates)}
         # all are chosen before any is kept: what does not fit one fold is refused as a whole
@@ -112,17 +122,62 @@ def select(
         return writer.finish(order=["replicate"], extra=used.arrays(held), lines=lines, **made)
 
 
-def _require_together(kind: str, scores: str | Path | None, like: str | Path | None, permute_scores: bool) -> None:
+def _require_together(
+    kind: str,
+    size: int | None,
+    indices: str | Path | None,
+    between: tuple[float, float] | None,
+    scores: str | Path | None,
+    like: str | Path | None,
+    permute_scores: bool,
+    balanced: bool | None,
+) -> None:
     """Raises UsageError for an unknown kind, and for options that it needs or has no use for."""
-    if kind not in SUBSET_KINDS:
+    if kind not in (*SUBSET_KINDS, *OTHER_KINDS):
         raise UsageError(f"unknown kind of subset {kind!r}: choose {', '.join(SUBSET_KINDS)}")
-    if (kind == "random") == (scores is not None):
+    if (kind == "given") != (indices is not None) or (kind == "band") != (between is not None):
+        raise UsageError(
+            f"kind {kind!r} does not go with --indices or a band: give --kind easy, hard or random, or --indices, or "
+            "--from and --to"
+        )
+    ranks = kind not in ("random", "given")
+    if ranks == (scores is None):
         needed = "needs --scores: give a score or barrier artifact, or a file of your own"
         raise UsageError(f"kind {kind!r} {'takes no scores: leave them out' if scores else needed}")
     if like and kind != "random":
         raise UsageError(f"--like takes the histogram for random subsets, not for {kind!r}: leave it out")
-    if permute_scores and kind == "random":
-        raise UsageError("--permute-scores is for easy and hard: a random subset has no scores, leave it out")
+    if permute_scores and not ranks:
+        raise UsageError(f"--permute-scores is for easy and hard: a {kind} subset has no scores, leave it out")
+    if kind in OTHER_KINDS and balanced:
+        raise UsageError(f"a {kind} subset has the classes that its images have: leave --balanced out")
+    if kind == "band" and size is not None:
+        raise UsageError(f"--size {size}, but --from and --to say how many images a band has: leave --size out")
+    if kind in SUBSET_KINDS and size is None:
+        raise UsageError(f"{kind} images without a number of them: give --size")
+
+
+def _band(between: tuple[float, float], data: ImageSet, scores: np.ndarray, replicate: int = 0) -> np.ndarray:
+    """The images of a replicate whose scores [N] lie in a band of its ranking; as many in every fold."""
+    count = min(len(train) for train, _ in data.splits)
+    return band(*between, pool=data.split(replicate)[0].numpy(), scores=scores, count=count)
+
+
+def _given(path: str | Path, size: int | None, data: ImageSet, replicates: int) -> np.ndarray:
+    """The indices in a user's file. Raises UsageError for one that is no training image of every replicate."""
+    listed = read_indices(path, size=size)
+    if len(listed) and listed.max() >= len(data.labels):
+        raise UsageError(
+            f"{path} names image {listed.max()}, and {data.name} has the images 0 to {len(data.labels) - 1}: give "
+            "indices of its training images"
+        )
+    for r in range(min(replicates, len(data.splits))):
+        train, _ = data.split(r)
+        if len(test := listed[~np.isin(listed, train.numpy())]):
+            advice = f"the training images of {data.name} are {train[0]} to {train[-1]}"
+            if len(data.splits) > 1:
+                advice = f"{data.name} rotates its folds, so give --replicates {r} or fewer" if r else "leave it out"
+            raise UsageError(f"{path} names image {test[0]}, a test image of replicate {r}: {advice}")
+    return listed
 
 
 @dataclass(frozen=True)
@@ -130,7 +185,7 @@ class _Selection:
     """One select command: the images of each replicate, and what is kept of them.
 
     values: replicate -> scores of its training images by ascending index, easiest lowest; None for random.
-    model: the subset whose histogram is taken.
+    model: the subset whose histogram is taken. listed: the images of a 'given' subset.
     """
 
     fields: dict
@@ -139,13 +194,18 @@ class _Selection:
     labels: Labels
     values: Callable[[int], np.ndarray] | None
     model: store.Artifact | None
+    listed: np.ndarray | None = None
 
     def chosen(self, r: int) -> np.ndarray:
         """The dataset indices of a replicate, int64 [size]."""
+        if self.listed is not None:
+            return self.listed
         pool, scores = self.data.split(r)[0].numpy(), None
         if self.values:
             scores = np.full(len(self.data.labels), np.nan)
             scores[pool] = self._permuted(r) if self.fields.get("permute_scores") else self.values(r)
+        if between := self.fields.get("between"):
+            return _band(between, self.data, scores, r)
         like = self.model[array_name("index", replicate=r)] if self.model else None
         what = {"labels": self.labels.of(r), "pool": pool, "scores": scores, "like": like}
         kind, size, balanced = (self.fields[name] for name in ("subset", "size", "balanced"))
@@ -173,106 +233,6 @@ class _Selection:
             wrong = writer.table().wrong_labels
             lines.append(f"labels that are not the data set's own: {100 * wrong.mean():.1f} % (n={len(wrong)})")
         return tuple(lines)
-
-
-def ranking_artifact(path: str | Path) -> store.Artifact | None:
-    """The score or barrier artifact at ``path``; None for a user's own file.
-
-    Raises UsageError for a file that is missing or damaged, and for an artifact of another kind.
-    """
-    path, key = split_key(path)
-    if key is not None or path.suffix.lower() in set(SUFFIXES) - set(HDF5) or _is_plain_hdf5(path):
-        return None
-    found = store.read(path)
-    if found.kind not in ("score", "barrier"):
-        store.read(path, kind="score")  # says what is needed
-    return found
-
-
-def _is_plain_hdf5(path: Path) -> bool:
-    """Whether it is HDF5 of another program: an artifact begins with its seal."""
-    try:
-        with open_regular(path) as file:
-            return file.read(len(SIGNATURE)) == SIGNATURE
-    except OSError:
-        return False  # `store.read` says what is wrong
-
-
-def _ranking(
-    scores: str | Path | None,
-    score: str | None,
-    ranked: store.Artifact | None,
-    data: ImageSet,
-    labels: Labels,
-    replicates: int,
-) -> tuple[dict, Callable[[int], np.ndarray] | None]:
-    """The recipe fields of the scores, and replicate -> those of its training images; ({}, None) without scores."""
-    folds = len(data.splits)
-    if score and not (ranked and ranked.kind == "score"):
-        raise UsageError(f"--score {score} is one of a score artifact: give that as --scores, or leave it out")
-    if ranked and ranked.kind == "score":
-        score = score or "el2n"
-        return {"score": score}, _of_score_artifact(ranked, score, folds, labels.per_replicate, replicates)
-    if ranked:
-        # a barrier artifact grows under one identity, and the mean over its lines changes with every line
-        lines = [len(_lines(ranked, fold, folds)) for fold in range(folds)]
-        return {"score": "lmc", "lines": lines}, _of_barrier_artifact(ranked, folds)
-    if scores:
-        own = numbers_of(Path(scores), "score", data)
-        digest = hashlib.sha256(own.astype("<f8")).hexdigest()
-        return {"score": "file", "scores_sha256": digest}, lambda r: own[data.split(r)[0].numpy()]
-    return {}, None
-
-
-def _of_score_artifact(
-    ranked: store.Artifact, score: str, folds: int, per_replicate: bool, replicates: int
-) -> Callable[[int], np.ndarray]:
-    """Replicate -> the scores of its training images, easiest lowest, by ascending index."""
-
-    def values(r: int) -> np.ndarray:
-        unit, group = ("replicate", r) if per_replicate else ("fold", r % folds)
-        key = f"{unit}_{group}/{score}"
-        if f"{unit}_{group}/index" not in ranked:
-            raise UsageError(
-                f"{ranked.path} has no scores for {unit} {group}: run its score command with --replicates {replicates} "
-                "first"
-            )
-        if key not in ranked:
-            there = [name for name in SCORES if f"{unit}_{group}/{name}" in ranked]
-            raise UsageError(
-                f"{ranked.path} has no score {score!r}: choose {' or '.join(there)}, or make it anew "
-                "by its score command with --force (and --grand for grand)"
-            )
-        return -ranked[key] if score == "margin" else ranked[key]
-
-    return values
-
-
-def _lines(ranked: store.Artifact, fold: int, folds: int) -> list[str]:
-    """The losses along the lines between children of a fold's parents, batch norm averaged."""
-    found = ((re.fullmatch(r"replicate_(\d+)/pair_\d+_\d+(/averaged)?/train_loss", key), key) for key in ranked.keys())
-    return [key for match, key in found if match and int(match[1]) % folds == fold]
-
-
-def _of_barrier_artifact(ranked: store.Artifact, folds: int) -> Callable[[int], np.ndarray]:
-    """Replicate -> LMC score of its training images: cross-entropy at alpha = 1/2 less the mean of the end points'."""
-    if any(re.fullmatch(r".+/replicate_\d+/pair_.+/train_loss", key) for key in ranked.keys()):
-        raise UsageError(f"{ranked.path} has barriers of several rewind points: run barrier with the one to rank by")
-    alphas = ranked["alphas"].tolist()
-    start, middle, end = (alphas.index(alpha) for alpha in (0.0, 0.5, 1.0))
-
-    def values(r: int) -> np.ndarray:
-        losses = [ranked[key].astype(np.float64) for key in _lines(ranked, r % folds, folds)]
-        barriers = [loss[middle] - (loss[start] + loss[end]) / 2 for loss in losses]
-        barriers = [each for each in barriers if np.isfinite(each).all()]  # a child that diverged says nothing
-        if not barriers:
-            raise UsageError(
-                f"{ranked.path} has no barriers with averaged batch norm for fold {r % folds}: run its "
-                "barrier command for a replicate of that fold first"
-            )
-        return np.mean(barriers, 0)
-
-    return values
 
 
 def _describe(replicate: int, counts: np.ndarray, classes: tuple[str, ...]) -> str:

@@ -42,14 +42,7 @@ def load_checkpoint(path: str | Path, layout: Layout, network: str, module: nn.M
     ties, unsaved = _ties(module), _unsaved(module)
     named = {entry.name: {entry.name, *ties.get(entry.name, ())} for entry in layout.entries}
     needed = {name: names for name, names in named.items() if name not in unsaved}
-    fits = {}
-    for key, tensors in _dicts(content):
-        for given in (_masked(tensors), _masked(_unwrapped(tensors))):
-            if key not in fits and (prefix := _prefix(path, given, needed)) is not None:
-                fits[key] = prefix, given
-    if not fits:
-        raise UsageError(_lacking(path, content, needed, network))
-    prefix, given = fits[_one_of(path, fits)]
+    prefix, given = _fitting(path, content, needed, network)
     found, known = {}, {prefix + name for names in named.values() for name in names}
     for entry in layout.entries:
         there = [given[prefix + name] for name in sorted(named[entry.name]) if prefix + name in given]
@@ -68,6 +61,24 @@ def load_checkpoint(path: str | Path, layout: Layout, network: str, module: nn.M
         if name.startswith(prefix) and name not in known and value.is_floating_point():
             raise UsageError(f"{path} has a tensor {name} that {network} has not: give the --network it was made with")
     return torch.cat([found[entry.name].reshape(-1).float() for entry in layout.entries])
+
+
+def _fitting(
+    path: str | Path,
+    content: object,
+    needed: Mapping[str, set[str]],
+    network: str,
+    advice: str = "give the --network it was made with",
+) -> tuple[str, dict[str, Tensor]]:
+    """(prefix, tensors) of the one dict in a file that has the needed names. Raises UsageError where there is none."""
+    fits = {}
+    for key, tensors in _dicts(content):
+        for given in (_masked(tensors), _masked(_unwrapped(tensors))):
+            if key not in fits and (prefix := _prefix(path, given, needed)) is not None:
+                fits[key] = prefix, given
+    if not fits:
+        raise UsageError(_lacking(path, content, needed, network, advice))
+    return fits[_one_of(path, fits)]
 
 
 def read_mask(path: str | Path, layout: Layout) -> Tensor:
@@ -118,18 +129,96 @@ def _mask_parts(path: str | Path, content: object, shapes: Mapping[str, tuple]) 
     fits = {}
     for key, tensors in dicts:
         for given in (tensors, _unwrapped(tensors)):
-            masks = {name.removesuffix("_mask"): value for name, value in given.items() if name.endswith("_mask")}
-            masks |= {
-                re.sub(r"mask_(?=[^.]+$)", "", name).replace("___", "."): value
-                for name, value in given.items()
-                if re.search(r"(^|\.)mask_[^.]+$", name)
-            }
-            masks = masks or given
+            masks = _stated(given) or given
             if key not in fits and (prefix := _prefix(path, masks, {name: {name} for name in shapes})) is not None:
                 fits[key] = {name.removeprefix(prefix): value for name, value in masks.items()}
     if not fits:
         return max((tensors for _, tensors in dicts), key=len)
     return fits[_one_of(path, fits)]
+
+
+def _stated(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The masks that stand beside weights: torch.nn.utils.prune's NAME_mask, open_lth's mask_NAME."""
+    masks = {name.removesuffix("_mask"): value for name, value in tensors.items() if name.endswith("_mask")}
+    return masks | {
+        re.sub(r"mask_(?=[^.]+$)", "", name).replace("___", "."): value
+        for name, value in tensors.items()
+        if re.search(r"(^|\.)mask_[^.]+$", name)
+    }
+
+
+# --- networks that no layout is known of ------------------------------------------------------------------------------
+
+
+def stated_masks(path: str | Path) -> dict[str, Tensor]:
+    """The masks in a file of ``torch.save`` or safetensors, bool by the name of the parameter; {} where it has none.
+
+    They stand beside the weights (`load_checkpoint`), or the file's tensors are all of 0 and 1. Prefixes of wrappers
+    that all names have are dropped.
+
+    Raises UsageError for a file that cannot be read, and for values beside 0 and 1.
+    """
+    for _, tensors in _dicts(torch_file.read(path)):
+        tensors = _unwrapped(tensors)
+        masks = _stated(tensors) or (tensors if all(map(_is_binary, tensors.values())) else {})
+        if masks:
+            if odd := next((name for name, mask in masks.items() if not _is_binary(mask)), None):
+                raise UsageError(
+                    f"{path} holds values beside 0 and 1 in the mask of {odd}: give 1 for weights that are kept, 0 for "
+                    "pruned ones"
+                )
+            return {name: mask.bool() for name, mask in _without_prefix(masks).items()}
+    return {}
+
+
+def weights_in(path: str | Path) -> dict[str, Tensor]:
+    """The weights that pruning is about (of two and more dimensions, called weight) of the network in a file, pairs of
+    torch.nn.utils.prune multiplied; without prefixes that all have. Raises UsageError where the file has none."""
+    content = torch_file.read(path)
+    found = [_masked(_unwrapped(tensors)) for _, tensors in _dicts(content)]
+    found = [{n: t for n, t in each.items() if t.dim() > 1 and n.split(".")[-1] == "weight"} for each in found]
+    if not any(found):
+        raise UsageError(f"{path} holds {_described(content)}, no weights of a network: give a state dict")
+    return _without_prefix(max(found, key=len))
+
+
+def parts_of(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(tensors of these names, all other tensors of numbers) of the network in a file, as `load_checkpoint` finds it.
+
+    Weights of torch.nn.utils.prune are multiplied by their masks; open_lth's are as they stand in the file.
+
+    Raises UsageError where no dict or several fit, and for a tensor of another shape or that is not finite.
+    """
+    content, whole, advice = torch_file.read(path), "the masked network", "give files of one network"
+    prefix, given = _fitting(path, content, {name: {name} for name in shapes}, whole, advice)
+    named = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+    for name, shape in shapes.items():
+        if tuple(named[name].shape) != tuple(shape):
+            raise UsageError(
+                f"{path} has {name} of shape {tuple(named[name].shape)}, the mask {tuple(shape)}: {advice}"
+            )
+    wanted = {name: _checked(path, name, named[name], tuple(shape), whole) for name, shape in shapes.items()}
+    masks = {name for name in named if re.search(r"_mask$|(^|\.)mask_[^.]+$", name)}
+    return wanted, {name: value for name, value in named.items() if name not in masks | shapes.keys()}
+
+
+def step_in(path: str | Path) -> int | None:
+    """The step that a training program wrote beside its tensors (``global_step``, as Lightning does); None without."""
+    content = torch_file.read(path)
+    step = content.get("global_step") if isinstance(content, dict) else None
+    return int(step) if isinstance(step, int | np.integer) and not isinstance(step, bool) else None
+
+
+def _is_binary(tensor: Tensor) -> bool:
+    return bool(((tensor == 0) | (tensor == 1)).all())
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Under names without the usual prefix that all of them have."""
+    prefix = min((_USUAL.match(name)[0] for name in tensors), key=len)
+    if not all(name.startswith(prefix) for name in tensors):
+        return tensors
+    return {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
 # --- what is in a file ------------------------------------------------------------------------------------------------
@@ -201,7 +290,7 @@ def _one_of(path: str | Path, fits: Mapping[str, object]) -> str:
     )
 
 
-def _lacking(path: str | Path, content: object, needed: Mapping[str, set[str]], network: str) -> str:
+def _lacking(path: str | Path, content: object, needed: Mapping[str, set[str]], network: str, advice: str) -> str:
     """Why no dict of a file fits."""
     dicts = list(_dicts(content))
     if not dicts or max(len(tensors) for _, tensors in dicts) < 2:
@@ -216,7 +305,7 @@ def _lacking(path: str | Path, content: object, needed: Mapping[str, set[str]], 
     where = f" under {key}" if key else ""
     return (
         f"{path} has no tensor {missing} of {network} among the {len(tensors)} that it has{where} "
-        f"({_listed(tensors)}): give the --network it was made with"
+        f"({_listed(tensors)}): {advice}"
     )
 
 

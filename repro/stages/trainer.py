@@ -1,5 +1,6 @@
 """Training and measuring of networks, for every stage: by which engine, and in which cohorts."""
 
+import random
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -10,11 +11,11 @@ from torch import Tensor
 
 from repro.data import Batcher, ImageSet
 from repro.engines import EVALUATION_BATCH, Cohort, choose, create
-from repro.errors import say_once
+from repro.errors import UsageError, say_once
 from repro.nets import CLASSIC, Layout, check, initialise, layout_of
 from repro.nets.resnet import CifarResNet
 from repro.recipes.training import Training
-from repro.stages.inputs import network_for, require_runs, shape_of
+from repro.stages.inputs import Init, network_for, require_runs, shape_of
 from repro.stages.machine import Machine, tune_process
 from repro.stages.progress import FORWARD, images_of, place
 from repro.stages.trained import Network, Trained
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 class Trainer:
     """Data on a device, and cohorts of one architecture to train on it.
 
+    init: what networks begin as.
+
     Raises UsageError for a network that is unknown, cannot take the images or cannot be trained with the same result
     again (`repro.nets.check`), and for an engine that it cannot have.
     """
@@ -39,22 +42,29 @@ class Trainer:
     network: str
     training: Training
     machine: Machine
+    init: Init = Init()
     engines: set[str] = field(default_factory=set)
     """The engines that networks were trained or measured with."""
 
     def __post_init__(self):
         tune_process(self.machine.cpu_threads)
         self.device = self.machine.torch_device
+        self.dtype = torch.float64 if self.training.precision == "fp64" else torch.float32
         self.how = {"device": self.device, "precision": self.training.precision, **shape_of(self.data)}  # of engines
         augment, border = self.training.augment, self.training.border
         images = self.data.images, self.data.mean, self.data.std
         self.batcher = Batcher(*images, augment=augment, border=border, device=self.device)
         self.labels = self.data.labels.to(self.device)
         single = self._network()
-        require_runs(single, self.network, self.data)
+        require_runs(single, self.network, self.data, self.init)
         for line in check.require_trainable(self._network, self.network, self.image_shape, self.data.num_classes):
             say_once(f"warning: {line}")
         self.layout: Layout = layout_of(single)
+        if self.init.how == "network" and not torch.equal(self.initial(0, 0), self.initial(0, 0)):
+            raise UsageError(
+                f"{self.network} begins with other numbers each time it is made, so that no run could be repeated: "
+                "draw them from torch's global generator, or leave --init network out"
+            )
         if self.machine.engine != "auto":
             self.engine()  # raises for an engine that the network cannot have
         self._cohorts: dict[tuple[int, str], Cohort] = {}
@@ -164,18 +174,41 @@ class Trainer:
     # --- networks -----------------------------------------------------------------------------------------------
 
     def initial(self, seed: int, replicate: int, role: str = "") -> Tensor:
-        """The random initialisation of a replicate, [layout.size]."""
-        with check.undisturbed():  # modules that initialise themselves draw from the global generator
-            torch.manual_seed(torch_stream(seed, replicate, role + "create").initial_seed())
-            network = self._network()
+        """What a replicate begins as, [layout.size]."""
+        if self.init.vector is not None:
+            return self.init.vector.to(self.dtype, copy=True)
+        network = self._created(seed, replicate, role)
+        if self.init.how == "network":
+            return self.layout.flatten(network).to(self.dtype)
         ours = self.network.startswith("lowres_") or CLASSIC.fullmatch(self.network)
         if not (isinstance(network, CifarResNet) or ours):
             say_once(
                 f"warning: {self.network} begins as the paper's networks do (Kaiming normal weights of Conv2d and "
-                "Linear, BatchNorm2d uniform): what its code or a checkpoint put there is overwritten"
+                "Linear, BatchNorm2d uniform): what its code or a checkpoint put there is overwritten, which "
+                "--init network leaves as it is"
             )
-        vector = self.layout.flatten(initialise(network, torch_stream(seed, replicate, role + "init")))
-        return vector.double() if self.training.precision == "fp64" else vector
+        return self.layout.flatten(initialise(network, torch_stream(seed, replicate, role + "init"))).to(self.dtype)
+
+    def _created(self, seed: int, replicate: int, role: str) -> torch.nn.Module:
+        """A new network, whose code draws from the global generators as the replicate's stream has seeded them."""
+        number = torch_stream(seed, replicate, role + "create").initial_seed()
+        with check.undisturbed():
+            torch.manual_seed(number)
+            random.seed(number)
+            np.random.seed(number % 2**32)
+            return self._network()
+
+    @property
+    def alike(self) -> tuple[str, ...]:
+        """A line that says so where all networks begin with the same numbers."""
+        if self.init.how == "paper":
+            return ()
+        if self.init.how == "network" and not torch.equal(self.initial(0, 0), self.initial(0, 1)):
+            return ()
+        return (
+            "all networks begin with the same weights: they differ by data order only (and by fold, subset and "
+            "augmentation, where there are any)",
+        )
 
     def module(self, vector: Tensor) -> torch.nn.Module:
         """One network with the numbers of ``vector``, in their precision, on the device and in evaluation mode."""

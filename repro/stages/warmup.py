@@ -13,7 +13,7 @@ from repro.protocol import protocol
 from repro.recipes.artifacts import array_name, training_fields, warmed_up
 from repro.recipes.training import Training
 from repro.stages.artifact_writer import ArtifactWriter, Result
-from repro.stages.inputs import data_fields, data_of, network_fields, open_data, require_replicates
+from repro.stages.inputs import data_fields, data_of, init_of, network_fields, open_data, require_replicates
 from repro.stages.machine import Machine
 from repro.stages.trained import Network, advice
 from repro.stages.trainer import Trainer
@@ -35,6 +35,7 @@ def warmup(
     training: Training | None = None,
     normalization: str | None = None,
     seed: int | None = None,
+    init: str | Path = "paper",
     machine: Machine = Machine(),
 ) -> Result:
     """Train to the end with every warm-up in ``steps``, on every subset and on all images, and measure the networks.
@@ -49,6 +50,7 @@ def warmup(
         steps: the w's, each above 0 and below the steps of the training. The sweep can grow by more of them.
         replicates, network, training, normalization, seed: the protocol's when None.
         scale: of the protocol; None is the data set's own.
+        init: what networks begin as; see `repro.stages.inputs.init_of`.
 
     Written: for each (subset, w, replicate) ``<subset>/w<w>/replicate_r/test_correct`` (np.packbits of one bit per test
     image) and a row: subset, kind, size (0 for all), w, replicate, acc, loss (test) and train_loss (of all training
@@ -73,6 +75,8 @@ def warmup(
     steps = sorted(set(recipe.warmup.steps if steps is None else steps))
     if replicates is None:
         replicates = recipe.warmup.replicates if recipe.warmup else recipe.replicates
+    if training.warmup_steps:
+        raise UsageError(f"warm-up steps (={training.warmup_steps}) of the training: give them as steps of the sweep")
     network = pinned(network or recipe.network)
     seed = recipe.seed if seed is None else seed
     require_replicates(replicates)
@@ -89,15 +93,17 @@ def warmup(
     data = open_data(dataset, normalization, machine) if dataset else data_of(first, machine)
     for subset in chosen.values():
         _check(subset, data, normalization, replicates)
+    begun = init_of(init, data, network)
     fields = {
         **data_fields(data, normalization),
         **network_fields(data, network),
         "seed": seed,
+        **begun.fields,
         **training_fields(training),
     }
     conditions = [_Condition(name, w, r) for name in (ALL, *chosen) for w in steps for r in range(replicates)]
     with ArtifactWriter(out, "warmup", fields, chosen, machine) as writer:
-        trainer = Trainer(data, network, training, machine)
+        trainer = Trainer(data, network, training, machine, begun)
         sweep = _Sweep(writer, trainer, chosen, conditions)
         for name in (ALL, *chosen):  # raises for a subset below one batch
             Passes(len(sweep.images(name, 0)), training.batch_size, training.drop_last)
@@ -110,7 +116,10 @@ def warmup(
             trained = trainer.train(writer, cohort, where)
             writer.add({each.piece: sweep.kept(each) for each in trainer.measure(trained, "train", "test")})
         return writer.finish(
-            order=["kind", "size", "subset", "w", "replicate"], lines=sweep.summary(), **trainer.provenance, seed=seed
+            order=["kind", "size", "subset", "w", "replicate"],
+            lines=(*sweep.summary(), *trainer.alike),
+            **trainer.provenance,
+            seed=seed,
         )
 
 

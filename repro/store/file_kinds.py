@@ -71,8 +71,9 @@ def require_replaceable(path: Path, kind: str, contents: bytes = b"", option: st
     """Raises UsageError where a file stands at ``path`` that this program did not write as the same ``kind``.
 
     Arguments:
-        kind: 'artifact', 'archive', 'report', 'rules', 'log', 'table' or 'network'.
-        contents: what is to be written; a table may replace one with the same columns, a network only its equal.
+        kind: 'artifact', 'archive', 'report', 'rules', 'log', 'table', 'network' or 'indices'.
+        contents: what is to be written; a table may replace one with the same columns, a network or a list of
+            images only its equal.
     """
     require_target(path, option)
     if not os.path.exists(path):
@@ -111,5 +112,6 @@ _REPLACEABLE = {
     "log": ("a log of repro", lambda path, start, _: not start or start.startswith(b"# began ")),
     "table": ("a table of the same columns", _is_table),
     "network": ("the same network", lambda path, start, contents: path.read_bytes() == contents),
+    "indices": ("the same list of images", lambda path, start, contents: path.read_bytes() == contents),
 }
 """Kind -> (its name in a sentence, whether a file with these first bytes is of this kind)."""

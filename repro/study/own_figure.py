@@ -111,7 +111,8 @@ def require_options(p: Protocol, path: Path) -> None:
     if p.warmup:
         pairs.append(("warm-up ", p.warmup.training, (base.warmup or base).training))
     for of, ours, usual in pairs:
-        for name in {field.name for field in fields(Training)} - set(TRAINING):
+        swept = {"warmup_steps"} if of == "warm-up " else set()  # the study's own
+        for name in {field.name for field in fields(Training)} - set(TRAINING) | swept:
             fixed[of + name] = (getattr(ours, name), getattr(usual, name))
     for name, (ours, usual) in sorted(fixed.items()):
         if ours != usual:
@@ -177,6 +178,7 @@ _TESTS = {
         (whole(2), "num_classes"),
         ((lambda value: type(value) is float and 0 < value < 1, "a share between 0 and 1"), "prune_fraction"),
         (one_of("dataset", "imagenet"), "normalization"),
+        (one_of("paper", "network"), "init"),
     ),
     Cell: _by_field(
         (a(Protocol), "protocol"),
@@ -208,7 +210,7 @@ _TESTS = {
     Training: _by_field(
         (_SIZE, "steps batch_size"),
         (several(_SIZE), "milestones"),
-        (_STEP, "border"),
+        (_STEP, "border warmup_steps"),
         (_FLAG, "augment drop_last nesterov"),
     ),
     Scoring: _by_field(

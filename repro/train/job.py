@@ -27,7 +27,7 @@ class Job:
         labels: int64 [N] of the whole data set, when they are not the data set's own.
         lr_scale: factor on the recipe's learning rate.
         warmup: steps over which the rate rises linearly, from 0 at step 0 to the recipe's at this step (protocol
-            section 10).
+            section 10); 0 is the recipe's own ``warmup_steps``.
         then: int64 [M'] dataset indices it trains on from step ``warmup`` on, with weights, momentum and clock carried
             over; None is ``subset`` throughout.
         role: prefix of the random streams, for networks that must not share a replicate's data order.
@@ -48,8 +48,7 @@ class Job:
 
     def rate(self, training: Training, step: int) -> float:
         """Learning rate of the update number ``step``."""
-        rising = min(1.0, step / self.warmup) if self.warmup else 1.0
-        return training.lr_at(step) * self.lr_scale * rising
+        return training.lr_at(step, self.warmup or None) * self.lr_scale
 
 
 class Observer(Protocol):

@@ -159,7 +159,7 @@ class Runner:
     ):
         self.jobs, self.training, self.batcher, self.labels = jobs, training, batcher, labels
         self.report, self.observe, self.watch = report, observe, watch
-        self.sgd = Sgd(training.momentum, training.weight_decay, training.nesterov)
+        self.sgd = Sgd(training.momentum, training.weight_decay, training.nesterov, training.label_smoothing)
 
         def order(job: Job, subset: np.ndarray) -> DataOrder:
             return DataOrder(subset, (job.seed, job.replicate), job.role, training, batcher)

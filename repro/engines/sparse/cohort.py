@@ -79,7 +79,7 @@ class SparseCohort(Cohort):
         seen = np.zeros((replicas, count, batch if logits else 0, self.num_classes), self.kind)
         none = torch.zeros(count, replicas, batch, dtype=torch.int64)
         offsets = block.offsets or (none, none, none.bool())
-        constants = self.kind(sgd.momentum), self.kind(sgd.weight_decay), sgd.nesterov
+        constants = self.kind(sgd.momentum), self.kind(sgd.weight_decay), sgd.nesterov, self.kind(sgd.label_smoothing)
 
         def one(r: int, tables: Tables, room: Room) -> None:
             index, dy, dx, flip = (part[:, r].contiguous().numpy() for part in (block.index, *offsets))
@@ -132,7 +132,7 @@ class SparseCohort(Cohort):
                 part = slice(first, first + parts * batch)
                 momenta = np.array([momentum(k + (first > 0) * whole) for k in range(parts)], self.kind)
                 order = rows[part].reshape(parts, batch), none, none, none > 0, False  # no crops, no labels, no SGD
-                given = images, *order, none[0], momenta, self.kind(0), self.kind(0), False, False, by_batch
+                given = images, *order, none[0], momenta, *map(self.kind, (0, 0)), False, self.kind(0), False, by_batch
                 lists, found = self._taps(plan)[r], logits[r, part].reshape(parts, batch, -1)
                 call(advance, self.kind, *given, tables, lists, room, states[r], states[r], momenta, found)
 

@@ -121,6 +121,27 @@ def loss_and_gradient(arena, a, blocks, batch, labels, scores):
     return loss / batch
 
 
+@compiled
+def smooth(arena, a, blocks, batch, labels, smoothing):
+    """What label smoothing (Szegedy et al. 2016) adds to the mean cross-entropy; its gradient is added to that of the
+    logits in the activation ``a``, which `loss_and_gradient` has written.
+
+    A share ``smoothing`` of each target is spread over all classes: the loss gains that share of the label's logit less
+    the mean of all logits.
+    """
+    gain, classes = 0.0, a.channels
+    for block in range(blocks):
+        source, gradient = a.place + block * a.block, a.gradient + block * a.gradient_block
+        for b in range(min(L, batch - block * L)):
+            label = labels[block * L + b]
+            own = arena[source + label * a.plane + b]
+            for k in range(classes):
+                gain += own - arena[source + k * a.plane + b]
+                arena[gradient + k * a.plane + b] -= smoothing / (classes * batch)
+            arena[gradient + label * a.plane + b] += smoothing / batch
+    return smoothing * gain / (classes * batch)
+
+
 @inline
 def copy_logits(arena, a, source, count, logits, start):
     """The logits of ``count`` images of a block to rows of logits from ``start`` on."""
@@ -247,6 +268,7 @@ def advance(
     factor,
     decay,
     nesterov,
+    smoothing,
     learn,
     by_batch,
     tables,
@@ -292,6 +314,8 @@ def advance(
         for b in range(batch):
             room.labels[b] = labels[index[k, b]]
         losses[k] = loss_and_gradient(room.arena, output, blocks, batch, room.labels, room.scores)
+        if smoothing > 0:
+            losses[k] += smooth(room.arena, output, blocks, batch, room.labels, smoothing)
         clear(room.sums, (slots + W - 1) // W * W * W)
         backward(tables, lists, room, batch)
         update_taps(room.w, room.m, room.sums, lists.keep, slots, rates[k], factor, decay, nesterov)

@@ -1,0 +1,304 @@
+"""check-ticket on tickets that plain PyTorch made, rightly and with the faults that others shipped."""
+
+import copy
+import math
+import re
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from repro.reading.check_ticket import FAILS, HOLDS, UNTOLD, check_ticket
+from tests.command_line import complaint, repro
+
+PRUNED = ("0.weight", "3.weight")
+T, FRACTION = 5, 0.2
+IMAGES = torch.rand(40, 1, 6, 6, generator=torch.Generator().manual_seed(3))
+LABELS = torch.arange(40) % 4
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(7)
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 4))
+
+
+def trained(state: dict, steps: int, masks: dict | None = None, *, hold: bool = True) -> dict:
+    """The state after SGD with momentum, the masks applied after every step or, wrongly, before the first alone."""
+    net = network()
+    net.load_state_dict(state)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    for step in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(IMAGES), LABELS).backward()
+        optimizer.step()
+        for name, mask in (masks or {}).items():
+            if hold:
+                net.get_parameter(name).data *= mask
+    return copy.deepcopy(net.state_dict())
+
+
+def smallest_pruned(weights: dict, count: int) -> dict:
+    """Masks that leave out the ``count`` smallest of all weights, by sorting them."""
+    ranked = sorted((abs(w), name, k) for name in PRUNED for k, w in enumerate(weights[name].flatten().tolist()))
+    gone = {(name, k) for _, name, k in ranked[:count]}
+    return {
+        name: torch.tensor([(name, k) not in gone for k in range(weights[name].numel())]).view(weights[name].shape)
+        for name in PRUNED
+    }
+
+
+def times(state: dict, masks: dict) -> dict:
+    return {name: value * masks[name] if name in masks else value for name, value in state.items()}
+
+
+START = copy.deepcopy(network().state_dict())
+REWIND = trained(START, T)
+PREVIOUS = trained(REWIND, 20)
+COUNT = sum(PREVIOUS[name].numel() for name in PRUNED)  # 27 + 192
+MASK = smallest_pruned(PREVIOUS, math.ceil(FRACTION * COUNT) + 1)
+TICKET = times(REWIND, MASK)
+TRAINED = trained(TICKET, 20, MASK)
+RIGHT = {"start": START, "rewind": REWIND, "previous": PREVIOUS, "mask": MASK, "ticket": TICKET, "trained": TRAINED}
+NOTHING = {"start": None, "rewind": None, "previous": None, "mask": None, "ticket": None, "trained": None}
+QUESTIONS = ("density", "held", "another state", "step t", "weights start from", "biases", "smallest")
+
+
+def by_torch(state: dict, masks: dict = MASK, kept_apart: dict | None = None) -> dict:
+    """A state dict of torch.nn.utils.prune: weight_orig (from another state, if given) and weight_mask."""
+    net = network()
+    net.load_state_dict(state)
+    for name, mask in masks.items():
+        prune.custom_from_mask(net[int(name[0])], "weight", mask)
+        if kept_apart:
+            net[int(name[0])].weight_orig.data = kept_apart[name].clone()
+    return net.state_dict()
+
+
+def check(tmp_path, contents: dict, **given) -> dict:
+    """{word of the question: (verdict, found)}, of files with these contents."""
+    for role, content in contents.items():
+        if content is not None:
+            torch.save(content, tmp_path / f"{role}.pt")
+    files = {role: tmp_path / f"{role}.pt" for role, content in contents.items() if content is not None}
+    _, checks = check_ticket(**files, **given)
+    return {word: (c.verdict, c.found) for word in QUESTIONS for c in checks if word in c.question}
+
+
+def renamed(prefix: str, state: dict) -> dict:
+    return {prefix + name: value for name, value in state.items()}
+
+
+WRITTEN = {
+    "plain": RIGHT,
+    "mask_as_numbers": {**RIGHT, "mask": {name: mask.float() for name, mask in MASK.items()}},
+    "torch_prune": {**RIGHT, "mask": None, "ticket": by_torch(REWIND), "trained": by_torch(TRAINED)},
+    "wrapped": {role: renamed("module._orig_mod.", content) for role, content in RIGHT.items()},
+    "lightning": {role: {"state_dict": renamed("model.", c), "epoch": 1} for role, c in RIGHT.items()}
+    | {"rewind": {"state_dict": renamed("model.", REWIND), "global_step": T}, "mask": MASK},
+    "open_lth": {**RIGHT, "mask": {name.replace(".", "___"): m for name, m in renamed("mask_", MASK).items()}},
+    "zeros": {**RIGHT, "mask": None, "trained": None},
+    "half": {**RIGHT, "rewind": {n: v.half() if v.is_floating_point() else v for n, v in REWIND.items()}},
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_right_ticket_holds_whoever_wrote_it(name, tmp_path):
+    said = f"{100 * (COUNT - math.ceil(FRACTION * COUNT) - 1) / COUNT:.1f}%"
+    found = check(tmp_path, WRITTEN[name], t=T, density=said)
+    untold = {"held"} if name == "zeros" else set()
+    assert {word: verdict for word, (verdict, _) in found.items()} == {
+        word: UNTOLD if word in untold else HOLDS for word in QUESTIONS
+    }
+    assert found["smallest"][1].startswith("45 of 219 are pruned, ceil(0.2 × 219) + 1 = 45")
+    assert "batch norm counted 5" in found["step t"][1]
+
+
+def test_a_second_level_and_files_of_safetensors(tmp_path):
+    left = sum(int(mask.sum()) for mask in MASK.values())  # 174: another 35 + 1 go
+    weights = {name: torch.where(MASK[name], TRAINED[name], torch.inf) for name in PRUNED}
+    mask = smallest_pruned(weights, math.ceil(FRACTION * left) + 1)
+    second = {name: mask[name] & MASK[name] for name in PRUNED}
+    for role, content in {"mask": second, "previous": TRAINED}.items():
+        safetensors.torch.save_file({n: v.contiguous() for n, v in content.items()}, tmp_path / f"{role}.safetensors")
+    _, checks = check_ticket(**{role: tmp_path / f"{role}.safetensors" for role in ("mask", "previous")})
+    assert checks[-1].verdict == HOLDS and checks[-1].found == "36 of 174 are pruned, ceil(0.2 × 174) + 1 = 36"
+
+
+def layerwise() -> dict:
+    net = network()
+    net.load_state_dict(PREVIOUS)
+    for module in (net[0], net[3]):
+        prune.l1_unstructured(module, "weight", 0.2)
+    return {"0.weight": net[0].weight_mask, "3.weight": net[3].weight_mask}
+
+
+def by_share() -> dict:
+    net = network()
+    net.load_state_dict(PREVIOUS)
+    prune.global_unstructured([(net[0], "weight"), (net[3], "weight")], prune.L1Unstructured, amount=0.2)
+    return {"0.weight": net[0].weight_mask, "3.weight": net[3].weight_mask}
+
+
+def swapped() -> dict:
+    """The largest weight that is left and the first that is pruned change places."""
+    masks = {name: mask.clone() for name, mask in MASK.items()}
+    flat = masks["3.weight"].view(-1)
+    largest, pruned = int(PREVIOUS["3.weight"].abs().argmax()), int((~flat).nonzero()[0])
+    flat[largest], flat[pruned] = False, True
+    return masks
+
+
+FAULTS = {  # what is wrong, and the check that fails, by its words
+    "momentum": (
+        {"trained": trained(TICKET, 3, MASK, hold=False)},
+        {},
+        {"held": r"45 of 45 pruned weights are not 0, up to 0\.\d+, in 0.weight, 3.weight"},
+    ),
+    "never_rewound": (  # the reset of Lightning's callback reached the product alone, which is computed anew
+        {"mask": None, "ticket": by_torch(REWIND, MASK, PREVIOUS), "trained": None},
+        {},
+        {"weights start from": r"174 of 174 kept weights differ: they are those of .*previous.pt, .* not rewound"},
+    ),
+    "to_the_start": (
+        {"ticket": times(START, MASK)},
+        {},
+        {
+            "weights start from": r"174 of 174 kept weights differ: they are those of .*start.pt, .* rewound to step 0",
+            "biases": "6 of 6 tensors differ",
+        },
+    ),
+    "to_another_step": (
+        {"ticket": times(trained(START, T + 1), MASK)},
+        {},
+        {"weights start from": r"174 of 174 kept weights differ, by up to 0\.\d+$", "biases": "tensors differ"},
+    ),
+    "weights_alone": (
+        {"ticket": {**PREVIOUS, **{name: TICKET[name] for name in PRUNED}}},
+        {},
+        {"biases": "6 of 6 tensors differ: 0.bias, 1.weight, 1.bias, 1.running_mean and 2 more"},
+    ),
+    "not_masked": ({"ticket": REWIND}, {}, {"weights start from": "45 pruned weights of .*ticket.pt are not 0"}),
+    "kept_by_reference": (
+        {"rewind": PREVIOUS, "start": None},
+        {},
+        {
+            "another state": "rewind.pt has the weights of .*previous.pt: it was kept by reference",
+            "step t": "counted 25; t is 5",
+            "weights start from": "kept weights differ",
+            "biases": "tensors differ",
+        },
+    ),
+    "nothing_before": (
+        {"rewind": START, "ticket": times(START, MASK)},
+        {},
+        {"another state": "2 of 2 tensors of .*rewind.pt are those of .*start.pt$"},
+    ),
+    "not_the_start": ({}, {"t": 0}, {"another state": "0 of 2 tensors .*, and t is 0", "step t": "counted 5; t is 0"}),
+    "step": ({}, {"t": 6}, {"step t": "its batch norm counted 5; t is 6"}),
+    "global_step": (
+        {"rewind": {"state_dict": REWIND, "global_step": 7}},
+        {},
+        {"step t": "its batch norm counted 5; its global_step is 7; t is 5"},
+    ),
+    "density": ({}, {"density": "80%"}, {"density": "79.4521 % of the weights are kept, 80 % is said"}),
+    "k": (
+        {"mask": by_share(), "ticket": None, "trained": None},
+        {},
+        {"smallest": r"44 of 219 are pruned, .* = 45; they are the smallest of the whole network, in another number"},
+    ),
+    "layerwise": (
+        {"mask": layerwise(), "ticket": None, "trained": None},
+        {},
+        {"smallest": "43 of 219 are pruned, .* the smallest of each tensor: it was pruned layer by layer, not"},
+    ),
+    "of_the_rewind_point": (
+        {"mask": smallest_pruned(REWIND, 45), "ticket": None, "trained": None},
+        {},
+        {"smallest": "the smallest of .*rewind.pt, not of the trained .*previous.pt"},
+    ),
+    "not_by_magnitude": (
+        {"mask": swapped(), "ticket": None, "trained": None},
+        {},
+        {"smallest": "45 of 219 are pruned, .* = 45; 1 of them are not among the smallest"},
+    ),
+    "came_back": (
+        {"previous": times(PREVIOUS, smallest_pruned(PREVIOUS, 60)), "ticket": None, "trained": None},
+        {},
+        {"smallest": "15 weights are kept that were pruned in .*previous.pt"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_that_others_shipped_are_found(name, tmp_path):
+    changed, said, expected = FAULTS[name]
+    found = check(tmp_path, {**RIGHT, **changed}, **{"t": T, "density": "79.5%", **said})
+    if name in ("k", "layerwise", "came_back"):  # the mask keeps another number
+        found.pop("density")
+    assert {word for word, (verdict, _) in found.items() if verdict == FAILS} == set(expected)
+    for word, pattern in expected.items():
+        assert re.search(pattern, found[word][1]), found[word][1]
+
+
+def test_what_files_cannot_tell_is_said(tmp_path):
+    found = check(tmp_path, {"trained": TRAINED})
+    assert {verdict for verdict, _ in found.values()} == {UNTOLD}
+    assert found["weights start from"][1] == "give --ticket and --rewind"
+    assert "was taken from the zeros" in found["held"][1] and found["smallest"][1] == "give --previous"
+    uncounted = {name: value for name, value in REWIND.items() if "num_batches" not in name}
+    found = check(tmp_path, {**RIGHT, "rewind": uncounted}, t=T)
+    assert found["step t"] == (UNTOLD, f"{tmp_path}/rewind.pt says no step (no num_batches_tracked, no global_step)")
+    assert "counted 5: give -t" in check(tmp_path, RIGHT)["step t"][1]
+
+
+class Evil:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('it was run')",)
+
+
+def test_the_command_says_it_and_its_status_is_that_of_the_checks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for role, content in RIGHT.items():
+        torch.save(content, f"{role}.pt")
+    files = [word for role in RIGHT for word in (f"--{role}", f"{role}.pt")]
+    said = repro("check-ticket", *files, "-t", T, "--density", "79.5%").stdout.splitlines()
+    assert said[0] == "mask.pt keeps 174 of 219 weights in 2 tensors, 79.45 %"
+    assert [line.split()[0] for line in said[1:]] == [HOLDS] * 7
+    assert "FAILS   the density" in repro("check-ticket", *files, "--density", "80%", code=1).stdout
+
+    torch.save({"state_dict": TRAINED, "options": Evil()}, "evil.pt")
+    assert repro("check-ticket", "--mask", "mask.pt", "--trained", "evil.pt").stdout.count(HOLDS) == 1
+    torch.save([1, 2], "list.pt")
+    torch.save({"0.weight": torch.ones(3, 1, 3, 3), "3.weight": torch.full((4, 48), 0.5)}, "gray.pt")
+    torch.save({**TRAINED, "0.weight": torch.ones(3, 1, 5, 5)}, "other.pt")
+    torch.save({"a.weight": torch.rand(2, 2), "b.weight": torch.rand(2, 2)}, "names.pt")
+    torch.save({**TRAINED, "0.weight": torch.full((3, 1, 3, 3), math.nan)}, "nan.pt")
+    torch.save({name: mask & False for name, mask in MASK.items()}, "none.pt")
+    (tmp_path / "note.pt").write_text("hello")
+    for words, sentence in {
+        "": "no file tells a mask: give --mask, or --trained or --ticket, whose zeros are one",
+        "--rewind rewind.pt": "no file tells a mask",
+        "--mask absent.pt": "absent.pt does not exist: check the path",
+        "--mask note.pt": "note.pt is a text file, not a file of torch.save",
+        "--mask list.pt": "list.pt holds a list, no weights of a network: give a state dict",
+        "--mask none.pt": "none.pt keeps no weight: give a mask with some ones",
+        "--mask mask.pt --trained other.pt": r"other.pt has 0.weight of shape \(3, 1, 5, 5\), the mask \(3, 1, 3, 3\)",
+        "--mask mask.pt --trained names.pt": r"names.pt has no tensor 0.weight of .*: give files of one network",
+        "--mask mask.pt --trained nan.pt": "nan.pt holds NaN or infinity in 0.weight: give a checkpoint that did not",
+        "--mask mask.pt --density 80": r"--density \(='80'\) must be a percentage from 0% to 100%, like 13.4%",
+        "--mask mask.pt --density nan%": r"--density \(='nan%'\) must be a percentage",
+        "--mask mask.pt -t -3": r"-t \(=-3\) must be 0 \(the start\) or more",
+        "--mask mask.pt --prune-fraction 1.5": r"prune fraction \(=1.5\) must be above 0 and below 1",
+    }.items():
+        assert re.match(sentence, told := complaint("check-ticket", *words.split())), told
+    assert "holds values beside 0 and 1" not in repro("check-ticket", "--mask", "gray.pt").stdout
+
+
+def test_a_prune_mask_of_other_values_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({**by_torch(TRAINED), "3.weight_mask": torch.full((4, 48), 0.5)}, "a.pt")
+    assert complaint("check-ticket", "--trained", "a.pt").startswith(
+        "a.pt holds values beside 0 and 1 in the mask of 3"
+    )
