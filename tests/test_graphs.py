@@ -17,7 +17,7 @@ from repro.data import Batcher, load
 from repro.engines import Sgd, create, graph
 from repro.engines.comparison import apart, distrust_norms, right_updates
 from repro.engines.graph import GraphCohort
-from repro.engines.recording import Kernels, uncollected
+from repro.engines.recording import kernels_of, uncollected
 from repro.engines.serial import SerialCohort, masked_sgd, set_gradients
 from repro.errors import RunError
 from repro.nets import create as create_network
@@ -233,8 +233,8 @@ def test_rounding_is_no_difference_in_twenty_seeds_on_digits(capsys, monkeypatch
                 inner(self, static)
 
     def watched(mine, its):
-        found.append(apart(mine, its))
-        return found[-1]
+        found.append(apart(mine, its).max().item())
+        return apart(mine, its)
 
     monkeypatch.setattr(GraphCohort, "_steps", otherwise)
     monkeypatch.setattr(graph, "apart", watched)
@@ -245,6 +245,27 @@ def test_rounding_is_no_difference_in_twenty_seeds_on_digits(capsys, monkeypatch
         trainer.cohort(1, "graph").statics.clear()
     assert capsys.readouterr().err == "" and trainer.engines == {"graph"} and len(found) == 20 * 4
     assert 1e-4 < max(found[2::4]) < 0.05 and 0 < max(found[0::4] + found[1::4]) < 1e-5
+
+
+@pytest.mark.parametrize("by, rounding, good", [(5e-6, 0, 1), (2e-5, 0, 0), (2e-5, 1e-5, 1), (8e-5, 1e-5, 0)])
+def test_rounding_that_a_network_amplifies_is_measured(by, rounding, good, monkeypatch):
+    """Where float32 is further from float64 than the tolerance, a recording may be as far, a few times."""
+
+    def apart_by(self, static, inner=GraphCohort._steps):
+        inner(self, static)
+        static.losses.mul_(1 + by)
+
+    def by_serial(self, static, start, precision, inner=GraphCohort._by_serial):
+        losses, *others = inner(self, static, start, "fp32")
+        return losses * (1 + (rounding if precision == "fp64" else 0)), *others
+
+    monkeypatch.setattr(GraphCohort, "_steps", apart_by)
+    monkeypatch.setattr(GraphCohort, "_by_serial", by_serial)
+    cohort = loaded("graph", precision="fp32")
+    block, targets = block_of(3, 2, 16), LABELS.expand(2, N)
+    block.rates = block.rates.float()
+    static = cohort._static(block, batcher_of(IMAGES), block.labels(targets), Sgd(0.9, 1e-4, False), logits=False)
+    assert cohort._compare(static) == bool(good)
 
 
 # --- the update ---------------------------------------------------------------------------------------------------
@@ -333,7 +354,7 @@ def cannot_be_recorded(*_):
 @pytest.mark.parametrize(
     "precision, wrong, said",
     [
-        ("fp32", twice_the_rate, "differs from eager training in its updates by 1.0e+00 (relatively), more than 5e-02"),
+        ("fp32", twice_the_rate, "differs from eager training in its updates by 1.0e+00 (relatively)"),
         ("bf16", twice_the_rate, "differs from eager training in its updates by "),
         ("fp32", cannot_be_recorded, "failed (operation not permitted when stream is capturing)"),
     ],
@@ -504,11 +525,8 @@ def test_a_trainer_and_its_cohorts_are_freed_without_a_collection(digits_trainer
 
 def test_kernels_are_counted():
     net = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.ReLU(), torch.nn.Conv2d(3, 4, 4), torch.nn.Flatten())
-    x = torch.zeros(2, 2, 6, 6)
-    with Kernels() as counted:
-        torch.nn.functional.cross_entropy(net(x), torch.tensor([0, 1])).backward()
     # two convolutions, ReLU, softmax, loss; its gradient, and backward with two kernels for a convolution
-    assert counted.count == 5 + 1 + 5 + 2
+    assert kernels_of(net, (2, 2, 6, 6), half=False) == 5 + 1 + 5 + 2
 
 
 @pytest.mark.parametrize("replicas, steps", [(1, 50), (2, 30), (4, 15), (16, 3), (64, 1)])

@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager
 from functools import cache
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 WARM_UPS = 3  # eager steps before a recording, at least: libraries choose algorithms, compile and allocate in them
@@ -78,19 +80,30 @@ def _abandon_pool() -> None:
     _pool.cache_clear()
 
 
-class Kernels(TorchDispatchMode):
-    """Counts about how many kernels a GPU would run for the operations inside: one each, and none for views.
+def kernels_of(module: nn.Module, shape: tuple[int, ...], *, half: bool) -> int:
+    """About how many kernels a GPU runs for a forward and backward pass of a classifier, counted on a CPU.
 
-    A convolution's backward pass is two, for the gradients of its input and of its weights.
+    Arguments:
+        shape: of a batch of images. half: whether the pass is autocast to bfloat16.
     """
+    images, labels = torch.zeros(shape), torch.zeros(shape[0], dtype=torch.int64)
+    with _Count() as counted:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):
+            scores = module(images)
+        F.cross_entropy(scores.float(), labels).backward()
+    return counted.kernels
+
+
+class _Count(TorchDispatchMode):
+    """Counts a kernel for each operation inside but views. A convolution's backward pass has two, one a gradient."""
 
     def __init__(self):
         super().__init__()
-        self.count = 0
+        self.kernels = 0
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         if not function.is_view and function not in _NO_KERNEL:
-            self.count += 2 if function is torch.ops.aten.convolution_backward.default else 1
+            self.kernels += 2 if function is torch.ops.aten.convolution_backward.default else 1
         return function(*arguments, **(options or {}))
 
 
