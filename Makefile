@@ -28,12 +28,12 @@ AT_ONCE = $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),$(if $(filter demo s
 RULES = $(RESULTS)/.$(notdir $(NAME))-$(MAKE_ID).mk
 MAKE_ID := $(shell echo "$$(uname -n)-$$PPID")
 
-.PHONY: help demo figures figure $(FIGURES) verify report archive test test-all test-slow smoke lint bench docs lock image image-check clean
+.PHONY: help demo figures figure $(FIGURES) verify report archive test test-all test-slow test-gpu smoke lint bench docs lock image image-check clean
 help:
 	@echo 'make demo      Figure 2 on real 8x8 digits with verdicts and a report: no GPU, no download (4 minutes on 2 cores)'
 	@echo 'make figures SCALE=demo   all seven figures on digits (22 minutes on 2 busy cores)'
 	@echo 'make test      the core tests, in a process per core (5 minutes on 2 cores)'
-	@echo 'make test-all  all tests but the slow ones: Ray, Slurm, Chromium, the wheel, too; make test-slow: those in minutes each'
+	@echo 'make test-all  all tests but the slow ones: Ray, Slurm, Chromium, the wheel, too; make test-slow: those in minutes each; make test-gpu: those for CUDA'
 	@echo 'make lint      ruff, types of the Python interface, and the workflow by its schema'
 	@echo 'make smoke     every command chained on tiny subsets'
 	@echo 'make figure2   Figure 2 as published (SCALE=paper), or SCALE=day, cpu, small, demo; so figure1 to figure6, appendix'
@@ -118,6 +118,10 @@ test-all: test
 
 test-slow: $(VENV)/.extras
 	$(VENV)/bin/python -m pytest -m slow
+
+# GPUs are hidden from all other tests, which compare bits with a CPU's.
+test-gpu: $(VENV)/.extras
+	$(VENV)/bin/python -m pytest -m gpu
 
 lint: $(VENV)/.extras
 	$(VENV)/bin/python -m ruff check .

@@ -14,11 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from benchmarks.variants import Group, Variant, build
-from repro.engines.graph import GraphCohort
 from repro.errors import RunError
 
 LEAST, MOST = 3, 9  # rounds of turns
-PATIENCE = 90.0  # seconds until a variant has to be ready, or its turn to be over
+PATIENCE = {"cpu": 90.0, "cuda": 30.0}  # seconds until a variant has to be ready, or its turn to be over
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch", "benchmarks.variants"])  # children start in milliseconds
 
@@ -45,12 +44,13 @@ def measure(group: Group, *, device: str, end: float, cache: str | None = None) 
     """Time the variants of a group in turns (a, b, c, a, b, c, …), `MOST` times, and `LEAST` times if time is short.
 
     Arguments:
-        end: of ``time.monotonic()``: variants that are not ready by then are left out.
+        end: of ``time.monotonic()``: variants that are not ready by then are left out, and none is waited for longer
+            than its `PATIENCE` after it.
         cache: folder for compiled code; None is the engine's own.
 
     They are warmed up one after the other: together they would slow each other.
     """
-    workers = [_Worker(variant, (device, group.seconds, cache)) for variant in group.variants]
+    workers = [_Worker(variant, (device, group.seconds, cache), end) for variant in group.variants]
     found = [Measured(variant) for variant in group.variants]
     try:
         for result, worker in zip(found, workers):
@@ -97,8 +97,9 @@ def _turn(result: Measured, worker: "_Worker") -> None:
 class _Worker:
     """The parent's end of one variant's process. Raises RunError for what went wrong there."""
 
-    def __init__(self, variant: Variant, how: tuple):
+    def __init__(self, variant: Variant, how: tuple, end: float):
         self.arguments, self.process = (variant, *how), None
+        self.patience, self.ends = PATIENCE[how[0]], end
 
     def start(self) -> None:
         self.pipe, theirs = _context.Pipe()
@@ -107,9 +108,10 @@ class _Worker:
         theirs.close()
 
     def hear(self, *names: str) -> list:
+        limit = max(0.0, min(self.patience, self.ends + self.patience - time.monotonic()))
         try:
-            if not self.pipe.poll(PATIENCE):
-                raise RunError(f"no answer in {PATIENCE:.0f} s")
+            if not self.pipe.poll(limit):
+                raise RunError(f"no answer in {limit:.0f} s")
             answer = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
@@ -143,8 +145,7 @@ def _serve(pipe, variant: Variant, device: str, seconds: float, cache: str | Non
     """A variant's process: warm up, then train so many steps whenever asked to; None asks for what it came to."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
     try:
-        timed, engine = _prepared(variant, device, cache)
-        multiple = GraphCohort.steps_at_once if device == "cuda" else 1
+        timed, engine, multiple = _prepared(variant, device, cache)
         first = timed(multiple)["wall"]
         pipe.send({"steps": steps_for(seconds, lambda steps: timed(steps)["wall"], multiple), "first": first})
         while (steps := pipe.recv()) is not None:
@@ -157,12 +158,13 @@ def _serve(pipe, variant: Variant, device: str, seconds: float, cache: str | Non
         pipe.send({"error": f"{type(error).__name__}: {text[:200]}"})
 
 
-def _prepared(variant: Variant, device: str, cache: str | None) -> tuple[Callable[[int], dict], Callable[[], str]]:
-    """(function that trains for so many steps and says what they took, the engine that has trained)."""
+def _prepared(variant: Variant, device: str, cache: str | None) -> tuple[Callable[[int], dict], Callable[[], str], int]:
+    """(function that trains for so many steps and says what they took, the engine that has trained, and how many steps
+    it makes at once)."""
     os.environ["OMP_NUM_THREADS"] = str(variant.threads)  # for libraries that are not loaded yet
     if cache:
         os.environ["XDG_CACHE_HOME"] = cache
-    run, engine = build(variant, device)
+    run, engine, multiple = build(variant, device)
 
     def timed(steps: int) -> dict:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -170,7 +172,7 @@ def _prepared(variant: Variant, device: str, cache: str | None) -> tuple[Callabl
         _finish(device)
         return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
-    return timed, engine
+    return timed, engine, multiple
 
 
 def steps_for(seconds: float, timed: Callable[[int], float], multiple: int = 1) -> int:

@@ -137,22 +137,25 @@ def masks_of(variant: Variant, num_prunable: int) -> list[torch.Tensor | None]:
     return [random_mask(kept, stream(0, r, "bench")) for r in range(variant.replicas)]
 
 
-def build(variant: Variant, device: str) -> tuple[Callable[[int], None], Callable[[], str]]:
-    """(function that trains for so many steps, data loading included; the engine that has trained), in this process."""
+def build(variant: Variant, device: str) -> tuple[Callable[[int], None], Callable[[], str], int]:
+    """(function that trains for so many steps, data loading included; the engine that has trained; how many steps it
+    makes at once), in this process."""
     torch.set_num_threads(variant.threads)
     if variant.engine == PEAK:
         from benchmarks.limits import multiply_and_add
 
-        return multiply_and_add(PEAK_STEP), lambda: PEAK
+        return multiply_and_add(PEAK_STEP), lambda: PEAK, 1
     training = replace(variant.protocol.training, precision=variant.precision, drop_last=True)
     data = noise(variant.protocol, min(IMAGES, variant.protocol.train_images))
     if variant.engine in (PLAIN, SPARSEPROP):
-        return _script(variant, data, training, device), lambda: variant.engine
-    cohort, run = _cohort(variant, data, training, device)
-    return run, lambda: cohort.engine
+        return _script(variant, data, training, device), lambda: variant.engine, 1
+    cohort, run = training_cohort(variant, data, training, device)
+    return run, lambda: cohort.engine, cohort.steps_at_once if device == "cuda" else 1
 
 
-def _cohort(variant: Variant, data: ImageSet, training: Training, device: str) -> tuple[Cohort, Callable[[int], None]]:
+def training_cohort(
+    variant: Variant, data: ImageSet, training: Training, device: str
+) -> tuple[Cohort, Callable[[int], None]]:
     """A cohort in the middle of its training, and a function that goes on with it: set-up is not timed."""
     trainer = Trainer(
         data, variant.protocol.network, training, Machine(device=device, engine=variant.engine, threads=variant.threads)
@@ -178,8 +181,9 @@ def _cohort(variant: Variant, data: ImageSet, training: Training, device: str) -
 
     def run(steps: int) -> None:
         nonlocal begun
-        for first in range(0, steps, MOST_STEPS):
-            count = min(MOST_STEPS, steps - first)
+        most = max(1, MOST_STEPS // cohort.steps_at_once) * cohort.steps_at_once
+        for first in range(0, steps, most):
+            count = min(most, steps - first)
             cohort.train(block(begun, count), trainer.batcher, trainer.labels, sgd)
             begun += count
 

@@ -18,6 +18,17 @@ torch.set_flush_denormal(True)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure(config):
+    """Hides GPUs, from processes that tests start, too: tests compare bits with a CPU's. `-m gpu` sees them."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device: `make test-gpu` on a machine that has one")
+
+
 @pytest.fixture(autouse=True)
 def short_predictions(monkeypatch):
     """A plan's prediction of its time may be as poor as it likes: the measurement for a good one takes 20 s."""

@@ -126,7 +126,7 @@ def test_padding_is_black_before_normalisation():
     assert augmenting.normalise(corner, torch.float64)[0, 0].tolist() == pytest.approx(expected, rel=1e-14)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 def test_a_cuda_graph_replays_new_batches():
     source = images(50, 32, 32, 3)
     on_cpu, on_gpu = (batcher(source, augment=True, device=device) for device in ("cpu", "cuda"))

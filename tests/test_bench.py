@@ -274,7 +274,8 @@ def test_peak_memory_is_that_of_one_process():
 
 @pytest.mark.parametrize("engine", ["serial", "sparse"])
 def test_our_variants_train_with_the_engine_they_name(engine):
-    run, named = build(Variant(TINY, engine, density=0.1, replicas=2), "cpu")
+    run, named, at_once = build(Variant(TINY, engine, density=0.1, replicas=2), "cpu")
+    assert at_once == 1
     run(1)
     assert named() == engine
 
@@ -284,7 +285,7 @@ def test_our_variants_do_what_the_training_loop_does(augment):
     training = replace(TINY.training, augment=augment)
     variant = Variant(replace(TINY, training=training), "serial", density=0.3, replicas=2)
     data = noise(variant.protocol, 64)
-    cohort, run = variants._cohort(variant, data, training, "cpu")
+    cohort, run = variants.training_cohort(variant, data, training, "cpu")
     masks, vectors = masks_of(variant, cohort.layout.num_prunable), cohort.vectors()
     run(3)
     run(60)
@@ -355,12 +356,31 @@ def test_from_end_to_end(tmp_path, monkeypatch):
 
 
 def test_the_last_variants_are_left_out_when_time_is_short(monkeypatch):
-    times = iter([0.0, 10.0])
+    times = iter([0.0, 0.0, 10.0])
     monkeypatch.setattr(timing, "time", types.SimpleNamespace(monotonic=lambda: next(times, 20.0)))
     start = Variant(TINY)
     found = timing.measure(Group((start, replace(start, engine="serial")), 0.01), device="cpu", end=5.0)
     assert [len(each.cpu) for each in found] == [timing.LEAST, 0]
     assert [each.error for each in found] == ["", "left out: no time was left"]
+
+
+def test_a_variant_that_does_not_answer_is_given_up(monkeypatch):
+    """At its own limit, or at the group's end with that limit: so a GPU's four minutes are an upper bound."""
+    waited = []
+
+    class Silent:
+        def poll(self, limit):
+            waited.append(limit)
+            return False
+
+    monkeypatch.setattr(timing, "time", types.SimpleNamespace(monotonic=lambda: 100.0))
+    for end in (200.0, 100.0, 80.0, 60.0):
+        worker = timing._Worker(Variant(TINY), ("cuda", 0.5, None), end)
+        worker.pipe = Silent()
+        with pytest.raises(RunError, match=r"^no answer in \d+ s$"):
+            worker.hear("steps")
+    assert waited == [30.0, 30.0, 10.0, 0.0]
+    assert 60 * benchmark.MINUTES["cuda"] + timing.PATIENCE["cuda"] <= 240
 
 
 def test_refusals(tmp_path):

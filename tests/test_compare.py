@@ -17,7 +17,7 @@ from repro.reading import networks
 from repro.reading.compare import COLUMNS, EQUAL, OTHER, WHOLE, compare
 from repro.recipes.overlap import overlap
 from repro.recipes.training import Training
-from repro.report import figures, overlaps
+from repro.report import overlaps, sections
 from repro.stages import imp, pretrain, select
 from repro.store import read, write
 from repro.study.study import Study
@@ -233,7 +233,7 @@ def test_the_report_has_the_overlap_of_every_two_conditions(tmp_path, monkeypatc
         rest = dict(provenance=made.provenance, defaults=made.lineage.defaults, table=made.table())
         write(made.path, kind="imp", recipe=dict(made.recipe), inputs=made.inputs, arrays=arrays, **rest)
     monkeypatch.setattr(overlaps, "_sizes", lambda artifact: list(SIZES))
-    section = figures.section(study, "figure2", {})
+    section = sections.of_figure(study, "figure2", {})
     (found,) = section.overlaps
     assert f"digits: overlap of masks at level {level}" in found.caption
     rows = {(row[0].text, row[1].text): row for row in found.rows}

@@ -20,7 +20,9 @@ from repro.errors import UsageError
 from repro.plan import measure as speed_module
 from repro.plan import price
 from repro.protocol import CIFAR10, DIGITS, SCORES, datasets_at
+from repro.stages.trainer import Trainer
 from repro.train import evaluate
+from repro.train.loop import parts_of
 from tests.command_line import complaint, repro
 
 SPEED = price.Speed(dense=1000.0, sparse=4000.0, forward=8000.0, start=3.0, device="CPU")
@@ -113,8 +115,8 @@ def test_a_prediction_is_the_sum_over_steps_and_processes():
     """One network is measured, that with most of the FLOPs; others count by theirs; processes share the work."""
     asked = []
 
-    def measure(network, p, device):
-        asked.append((network, p))
+    def measure(network, p, device, together):
+        asked.append((network, p, together))
         return SPEED
 
     steps = plan.steps(figure2(CIFAR10), RESULTS)
@@ -125,7 +127,7 @@ def test_a_prediction_is_the_sum_over_steps_and_processes():
     expected = SPEED.seconds(scoring[0]) * ratio + sum(map(SPEED.seconds, others))
     started = len(plan.as_jobs(steps))
     found = price.predict(steps, jobs=1, measure=measure)
-    assert asked == [("cifar_resnet20", CIFAR10)]
+    assert asked == [("cifar_resnet20", CIFAR10, CIFAR10.replicates)]
     assert [found.work, found.clock] == pytest.approx([expected + 3.0 * started] * 2)
     two = price.predict(steps, jobs=2, measure=measure)
     assert two.work == pytest.approx(found.work) and found.work / 2 <= two.clock < 0.6 * found.work
@@ -139,6 +141,8 @@ def test_a_prediction_is_the_sum_over_steps_and_processes():
     }
     assert many.efficiency == pytest.approx(found.work / (1000 * chain))
     assert price.predict(scoring, jobs=1, measure=measure).network == "lowres_resnet18"
+    all_folds = max(map(len, parts_of(range(scoring[0].networks), 16)))
+    assert asked[-1] == ("lowres_resnet18", CIFAR10, all_folds) and all_folds > 1
 
 
 def test_three_processes_take_two_rounds_of_two():
@@ -225,6 +229,30 @@ def test_calibration_measures_with_the_programs_own_engine(tiny, monkeypatch):
     speed = price.calibrate("cifar_resnet8_w4", tiny, seconds=0.1)
     assert speed.start == 1.5 and np.isfinite([speed.dense, speed.sparse, speed.forward]).all()
     assert speed.forward > speed.dense > 0  # a third of the work
+
+
+def test_a_day_is_measured_with_the_cohort_that_runs(monkeypatch):
+    """`make figure2 SCALE=day`: replicates of a level together, and it says so."""
+    [p] = datasets_at("day")
+    created, inner = [], Trainer._cohort
+
+    def watched(self, replicas, engine):
+        created.append((replicas, engine))
+        return inner(self, replicas, engine)
+
+    monkeypatch.setattr(Trainer, "_cohort", watched)
+    monkeypatch.setattr(speed_module, "_start_up", lambda: 1.5)
+    monkeypatch.setattr(speed_module, "IMAGES", 256)
+
+    def small(network, protocol, *rest):
+        training = dataclasses.replace(protocol.training, batch_size=8, precision="fp32")
+        tiny = dataclasses.replace(protocol, network="cifar_resnet8_w4", image_size=8, training=training)
+        return price.calibrate("cifar_resnet8_w4", tiny, *rest, seconds=0.1)
+
+    steps = plan.steps(figure2(p), RESULTS)
+    found = price.predict(steps, jobs=1, measure=small)
+    assert set(created) == {(p.replicates, "sparse")} and p.replicates > 1
+    assert f"was just measured ({p.replicates} networks at once by engine sparse: trains " in str(found)
 
 
 def test_a_day_and_an_hour():

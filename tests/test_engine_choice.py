@@ -1,5 +1,7 @@
 """Which engine trains a network: by density, width, image size, precision and device, and what is refused."""
 
+import os
+
 import pytest
 import torch
 
@@ -72,3 +74,8 @@ def test_sparse_computes_in_float32_where_bf16_is_asked_for():
     assert found == {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
     assert create("sparse", "cifar_resnet8_w4", **how, precision="bf16").precision == "fp32"
     assert create("serial", "cifar_resnet8_w4", **how, precision="bf16").precision == "bf16"
+
+
+def test_gpus_are_hidden_from_tests_that_are_not_for_them():
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "" and not torch.cuda.is_available()
+    assert torch.cuda.device_count() == 0

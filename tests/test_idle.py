@@ -71,7 +71,7 @@ def by_torch(net, mask, block, r, batcher, targets, sgd):
         net.parameters(), lr=1.0, momentum=sgd.momentum, weight_decay=sgd.weight_decay, nesterov=sgd.nesterov
     )
     for k in range(len(block)):
-        images, labels = block.batch(k, batcher, targets, torch.float64)
+        images, labels = block.images(k, batcher, torch.float64), block.labels(targets)[k]
         optimizer.param_groups[0]["lr"] = block.rates[k, r].item()
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(net(images[r].permute(0, 3, 1, 2)), labels[r]).backward()

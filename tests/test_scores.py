@@ -72,7 +72,8 @@ class Recorder:
         return self.inner.state
 
     def __call__(self, step, rows, index, logits):
-        self.seen.append((list(rows), index.numpy().copy(), logits.double().numpy().copy()))
+        for batch, found in zip(index, logits):
+            self.seen.append((list(rows), batch.numpy().copy(), found.double().numpy().copy()))
         self.inner(step, rows, index, logits)
 
 
@@ -137,8 +138,8 @@ def test_an_image_that_was_never_presented_counts_as_never_learned():
     forgetting = Forgetting(torch.zeros(5, dtype=torch.int64), 1)
     right, wrong = [1.0, 0.0], [0.0, 1.0]
     for step, logits in enumerate(([right, wrong, wrong], [wrong, wrong, right], [right, wrong, wrong])):
-        forgetting(step, [0], torch.tensor([[0, 1, 2]]), torch.tensor([logits]))
-    forgetting(3, [0], torch.tensor([[0, 3]]), torch.tensor([[wrong, right]]))
+        forgetting(step, [0], torch.tensor([[[0, 1, 2]]]), torch.tensor([[logits]]))
+    forgetting(3, [0], torch.tensor([[[0, 3]]]), torch.tensor([[[wrong, right]]]))
     assert forgetting.score(0, np.arange(5)).tolist() == [2, 5, 1, 0, 5]  # image 0 was presented four times
 
 

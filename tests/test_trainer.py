@@ -111,6 +111,22 @@ def test_threads(given, environment, expected, monkeypatch):
     assert Machine(device="cpu", threads=given).cpu_threads == (7 if expected == "usable" else expected)
 
 
+def test_cudnn_is_set_before_the_first_convolution(monkeypatch):
+    """What it chooses for a shape is kept for the process, whatever is set later."""
+    seen, cudnn = [], torch.backends.cudnn
+
+    class Watched(torch.nn.Conv2d):
+        def forward(self, x):
+            seen.append((cudnn.benchmark, cudnn.allow_tf32))
+            return super().forward(x)
+
+    monkeypatch.setattr("repro.nets.resnet.nn.Conv2d", Watched)
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    monkeypatch.setattr(cudnn, "allow_tf32", True)
+    TRAINER.Trainer(load("digits"), "cifar_resnet8_w4", RECIPE, PLACE)
+    assert seen and set(seen) == {(False, False)}
+
+
 def test_threads_are_used_and_on_record(tmp_path):
     command = ("pretrain", "--dataset", "digits", "-t", 1, *TINY, *CPU)
     try:

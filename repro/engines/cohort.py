@@ -34,12 +34,15 @@ class Block:
         """Some of the steps, as views."""
         return Block(self.index[rows], self.offsets and tuple(part[rows] for part in self.offsets), self.rates[rows])
 
-    def batch(self, k: int, batcher: Batcher, targets: Tensor, dtype) -> tuple[Tensor, Tensor]:
-        """Images [R, B, H, W, C] in ``dtype`` and labels int64 [R, B] of step ``k``; ``targets`` are [R, N] or [N]."""
-        index = self.index[k]
-        images = batcher.gather(index, self.offsets and tuple(part[k] for part in self.offsets))
-        labels = targets[index] if targets.ndim == 1 else targets.gather(1, index)
-        return batcher.normalise(images, dtype), labels
+    def labels(self, targets: Tensor) -> Tensor:
+        """Labels int64 [K, R, B] of all steps; ``targets`` are [R, N] or [N]."""
+        return targets[self.index] if targets.ndim == 1 else targets.expand(len(self), -1, -1).gather(2, self.index)
+
+    def images(self, k: int, batcher: Batcher, dtype: torch.dtype) -> Tensor:
+        """Normalised images [R, B, H, W, C] of step ``k`` in ``dtype``."""
+        return batcher.normalise(
+            batcher.gather(self.index[k], self.offsets and tuple(p[k] for p in self.offsets)), dtype
+        )
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Cohort(ABC):
     """
 
     engine: ClassVar[str]
-    steps_at_once: ClassVar[int] = 1  # blocks of a multiple of this are trained fastest
+    steps_at_once: int = 1  # blocks of a multiple of this are trained fastest
 
     def __init__(
         self,

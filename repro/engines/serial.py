@@ -43,21 +43,27 @@ class SerialCohort(Cohort):
     def train(
         self, block: Block, batcher: Batcher, targets: Tensor, sgd: Sgd, *, logits: bool = False
     ) -> tuple[Tensor, Tensor | None]:
+        return self._eager(block, batcher, block.labels(targets), sgd, logits=logits)
+
+    def _eager(
+        self, block: Block, batcher: Batcher, labels: Tensor, sgd: Sgd, *, logits: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `train`, with the labels [K, R, B] of the block."""
         self._mode(training=True)
         losses = self.state.new_empty(block.rates.shape)
         seen = self.state.new_empty(*block.index.shape, self.num_classes) if logits else None
         for k in range(len(block)):
-            self._step(block, k, batcher, targets, sgd, losses[k], None if seen is None else seen[k])
+            self._step(block, k, batcher, labels[k], sgd, losses[k], None if seen is None else seen[k])
         return losses, seen
 
     def _step(
-        self, block: Block, k: int, batcher: Batcher, targets: Tensor, sgd: Sgd, losses: Tensor, logits: Tensor | None
+        self, block: Block, k: int, batcher: Batcher, labels: Tensor, sgd: Sgd, losses: Tensor, logits: Tensor | None
     ) -> None:
         """Step ``k`` of a block, by tensor operations alone: a CUDA graph cannot wait for numbers of the device.
 
-        ``losses`` [R] and ``logits`` [R, B, num_classes] are written to.
+        ``labels`` are [R, B]; ``losses`` [R] and ``logits`` [R, B, num_classes] are written to.
         """
-        images, labels = block.batch(k, batcher, targets, self.dtype)
+        images = block.images(k, batcher, self.dtype)
         self.gradients.zero_()
         for r, branch in enumerate(self._fork()):  # only one network's activations are kept at a time
             with branch:

@@ -23,9 +23,10 @@ class Speed:
     Arguments:
         dense, sparse: images a second in training, with all weights and with a tenth of them.
         forward: images a second where networks are measured, forward alone.
-        start: seconds until a process is at work.
+        start: seconds until a process is at work, with recording its steps on a GPU.
         device: its name.
         measured: False for a speed that somebody assumed.
+        how: what trained, in words.
     """
 
     dense: float
@@ -34,6 +35,7 @@ class Speed:
     start: float
     device: str
     measured: bool = True
+    how: str = ""
 
     def seconds(self, step: Step) -> float:
         """Seconds of a step of this network. The time of an image is taken to be linear in the share of the weights."""
@@ -79,12 +81,15 @@ def total_flops(todo: list[Step]) -> int:
     return sum(step.images * flops_per_image(step.network, step.protocol) for step in todo)
 
 
-def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: float | None = None) -> Speed:
+def calibrate(
+    network: str, protocol: Protocol, device: str = "auto", replicas: int = 4, seconds: float | None = None
+) -> Speed:
     """Measures the speed of a network here and now, in one process.
 
-    It trains on noise, with the engine and the cohort that the steps would have.
+    It trains on noise, with the engine that the steps would have.
 
     Arguments:
+        replicas: the size of the cohort that most of the steps train; with `serial` each network costs the same.
         seconds: about how long to measure; None is `CALIBRATION`.
     """
     import numpy as np
@@ -108,7 +113,7 @@ def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: f
     training = protocol.training if network == protocol.network else protocol.scoring.training
     trainer = Trainer(data, network, training, Machine(device=device))
     engine = trainer.engine()
-    replicas = 1 if engine == "serial" else min(trainer.most, protocol.replicates)  # with serial, each costs the same
+    replicas = 1 if engine == "serial" else min(trainer.most, replicas)
     vectors = [trainer.initial(0, r) for r in range(replicas)]
     dense = torch.ones(trainer.layout.num_prunable, dtype=torch.bool)
     sparse = torch.rand(len(dense), generator=noise) < SPARSE
@@ -128,17 +133,22 @@ def calibrate(network: str, protocol: Protocol, device: str = "auto", seconds: f
 
     cohort = trainer.cohort(replicas, engine)
     work = [trains(dense), trains(sparse), evaluates]
+    began, on_gpu = time.monotonic(), trainer.device.type == "cuda"
     for each in work:  # the first call takes memory, loads kernels and records the steps of a GPU
         each(1)
         each(cohort.steps_at_once)
+        if on_gpu and each is work[0]:
+            start += time.monotonic() - began
     left = max(1.0, ends - time.monotonic())
     rates = [_rate(each, left / len(work)) for each in work]
     name = "CPU"
-    if trainer.device.type == "cuda":
+    if on_gpu:
         name = torch.cuda.get_device_name(trainer.device)
     elif not torch.cuda.is_available():
         name = "CPU (PyTorch sees no GPU)"
-    return Speed(*rates, start=start, device=name)
+    together = f"{replicas} networks at once" if replicas > 1 else "one network"
+    engines = " and ".join(sorted(trainer.engines))
+    return Speed(*rates, start=start, device=name, how=f"{together} by engine {engines}")
 
 
 def _rate(work: Callable[[int], int], seconds: float, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -66,8 +66,9 @@ class Prediction:
         rates = f"trains {self.speed.dense:,.0f} images/s dense"
         if abs(self.speed.sparse / self.speed.dense - 1) > 0.1:
             rates += f", {self.speed.sparse:,.0f} with {SPARSE:.0%} of the weights"
+        how = self.speed.how and f"{self.speed.how}: "
         return (
-            f"on one {self.speed.device}: {self.network} was just measured ({rates}, and measures "
+            f"on one {self.speed.device}: {self.network} was just measured ({how}{rates}, and measures "
             f"{self.speed.forward:,.0f} images/s; a process starts in {self.speed.start:.1f} s), and {others}"
         )
 
@@ -89,13 +90,13 @@ def predict(
     jobs: int,
     device: str = "auto",
     network: str | None = None,
-    measure: Callable[[str, Protocol, str], Speed] | None = None,
+    measure: Callable[[str, Protocol, str, int], Speed] | None = None,
 ) -> Prediction:
     """The time the steps would take, at the speed of one network.
 
     Arguments:
         network: the network whose speed it is; None is the one with most of the FLOPs.
-        measure: (network, protocol, device) -> its speed; None is `calibrate`.
+        measure: (network, protocol, device, size of the cohorts) -> its speed; None is `calibrate`.
 
     Raises UsageError for a network that no step trains.
     """
@@ -108,7 +109,9 @@ def predict(
         names = ", ".join(dict.fromkeys(step.network for step in todo if step.images))
         raise UsageError(f"the plan trains no {network}: give the speed of one of {names}")
     network, protocol = max(shares, key=shares.get)
-    speed = (measure or calibrate)(network, protocol, device)
+    alike = (step for step in todo if (step.network, step.protocol) == (network, protocol))
+    together = together_in(max(alike, key=lambda step: step.images))
+    speed = (measure or calibrate)(network, protocol, device, together)
     unit = flops_per_image(network, protocol)
 
     def takes(step: Step) -> float:
@@ -220,11 +223,16 @@ def moved_bytes(step: Step, seconds: float, stored: dict) -> tuple[float, float]
     Every piece is written twice, to the work folder and into the artifact. A checkpoint has the weights and momentum of
     the cohort. The inputs are read once. stored: target -> bytes of its artifact, for all steps.
     """
-    replicates = len({piece.split("/")[0] for piece in step.wanted})
-    cohort = replicates if step.verb in ("imp", "branch", "pretrain", "gradients") else step.networks
-    checkpoint = 8 * numbers_of(step.network, step.protocol)[1] * min(16, cohort)
+    checkpoint = 8 * numbers_of(step.network, step.protocol)[1] * together_in(step)
     written = 2 * stored[step.target] + seconds / CHECKPOINT_SECONDS * checkpoint * bool(step.images)
     return written, sum(stored.get(path, 0) for path in step.needs)
+
+
+def together_in(step: Step) -> int:
+    """How many networks a step trains in a cohort, as `Trainer.chunks` divides them: those of a level, or all."""
+    replicates = len({piece.split("/")[0] for piece in step.wanted})
+    count = replicates if step.verb in ("imp", "branch", "pretrain", "gradients") else max(1, step.networks)
+    return -(-count // -(-count // 16))
 
 
 def spoken(count: float) -> str:

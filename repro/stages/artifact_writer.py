@@ -239,7 +239,7 @@ class ArtifactWriter:
             table = self.table().sort_values(order, kind="stable").reset_index(drop=True)
             new = [row for piece, row in self.rows.items() if piece not in self.finished]
             # pieces from the work folder may have been made by other engines
-            engines = {*provenance["engine"].split("/"), *(row.get("engine", "") for row in new)}
+            engines = {*provenance["engine"].split("/"), *"/".join(row.get("engine", "") for row in new).split("/")}
             provenance["engine"] = "/".join(sorted(engines - {""}))
             run = store.provenance(
                 started=self.began,

@@ -78,6 +78,7 @@ def _usable_cpus() -> int:
 def tune_process(threads: int) -> None:
     """Settings of PyTorch and of the C library for training with so many threads."""
     torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = False  # equal commands choose alike; what is chosen once stays for the process
     torch.backends.cudnn.allow_tf32 = False  # on by default, and then fp32 convolutions are not float32
     torch.set_flush_denormal(True)  # pruned networks make denormals, which are many times slower
     try:  # glibc: keep freed memory, or each step's activations are page faults again (a fifth of the time)

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,7 +67,7 @@ class Trainer:
             )
         if self.machine.engine != "auto":
             self.engine()  # raises for an engine that the network cannot have
-        self._cohort = cache(self._create)
+        self._cohorts: dict[tuple[int, str], Cohort] = {}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -126,11 +125,15 @@ class Trainer:
     def cohort(self, replicas: int, engine: str) -> Cohort:
         """A cohort of R networks, of an engine that `engine` gave; there is one of each size."""
         cohort = self._cohort(replicas, engine)
-        self.engines.add(cohort.engine)
+        self.engines.update(cohort.engine.split("/"))
         return cohort
 
-    def _create(self, replicas: int, engine: str) -> Cohort:
-        return create(engine, self.network, replicas=replicas, threads=self.machine.cpu_threads, **self.how)
+    def _cohort(self, replicas: int, engine: str) -> Cohort:
+        key = replicas, engine
+        if key not in self._cohorts:
+            threads = self.machine.cpu_threads
+            self._cohorts[key] = create(engine, self.network, replicas=replicas, threads=threads, **self.how)
+        return self._cohorts[key]
 
     def _cohort_of(self, jobs: Sequence[Job]) -> Cohort:
         engines = {self.engine(job.mask) for job in jobs}
@@ -247,7 +250,7 @@ class Trainer:
             jobs, self.training, cohort_of=self._cohort_of, batcher=self.batcher, labels=self.labels, **options
         )
         engines = [state.engines.get(j) or self.engine(job.mask) for j, job in enumerate(jobs)]
-        self.engines.update(engines)
+        self.engines.update("/".join(engines).split("/"))
         return Trained(jobs, state, engines)
 
     def measure(self, trained: Trained, *splits: str, batch_norm: str = "running") -> list[Network]:

@@ -52,14 +52,13 @@ class Job:
 
 
 class Observer(Protocol):
-    """Sees every training step, and has arrays that are part of a checkpoint."""
+    """Sees every block of training steps, and has arrays that are part of a checkpoint."""
 
     state: dict[str, np.ndarray]
 
     def __call__(self, step: int, rows: list[int], index: Tensor, logits: Tensor) -> None:
-        """After a step: job numbers, dataset indices int64 [R, B] of the batch, logits [R, B, K] before the update.
-
-        It is called for a block of steps at once, so the weights may be some steps further.
+        """After a block of K steps from ``step`` on: job numbers, dataset indices int64 [K, R, B] of the batches, and
+        logits [K, R, B, C] before each update.
         """
 
 

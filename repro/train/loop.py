@@ -49,7 +49,7 @@ def train(
         resume: a checkpoint of the same jobs to take up from.
         checkpoint: called with the state about every ``checkpoint_seconds``.
         report: called after each block of steps with (steps done, images trained on since the last call).
-        observe: called for each step, after its block; its state is saved with checkpoints and restored when resuming.
+        observe: called after each block of steps; its state is saved with checkpoints and restored when resuming.
         watch: called after each block of steps with (its first step, job numbers, losses [K, R] on the device, before
             the updates). Steps may come again.
 
@@ -184,8 +184,8 @@ class Runner:
             with pace:
                 losses, logits = cohort.train(block, self.batcher, targets, self.sgd, logits=self.observe is not None)
             diverged = torch.where(diverged == NEVER, _first_lost(losses, step), diverged)
-            for k in range(len(block) if self.observe else 0):
-                self.observe(step + k, rows, block.index[k], logits[k])
+            if self.observe:
+                self.observe(step, rows, block.index, logits)
             if self.watch:
                 self.watch(step, rows, losses)
             step += len(block)

@@ -33,14 +33,16 @@ class Forgetting:
         self.state = {name: np.zeros(self.labels.shape, dtype) for name, dtype in kinds.items()}
 
     def __call__(self, step: int, rows: list[int], index: Tensor, logits: Tensor) -> None:
-        """Take one step into account; no example is twice in a batch."""
-        at = np.asarray(rows)[:, None], index.cpu().numpy()
-        right = logits.argmax(2).cpu().numpy() == self.labels[at]
+        """Take a block of steps into account; no example is twice in a batch. A GPU is waited for once."""
+        jobs, right = np.asarray(rows)[:, None], logits.argmax(3).cpu().numpy()
         state = self.state
-        state["seen"][at] += 1
-        state["forgotten"][at] += state["last"][at] & ~right
-        state["last"][at] = right
-        state["learned"][at] |= right
+        for batch, found in zip(index.cpu().numpy(), right):
+            at = jobs, batch
+            correct = found == self.labels[at]
+            state["seen"][at] += 1
+            state["forgotten"][at] += state["last"][at] & ~correct
+            state["last"][at] = correct
+            state["learned"][at] |= correct
 
     def score(self, job: int, index: np.ndarray) -> np.ndarray:
         """Forgetting score of the examples of an index, float32: events, or for examples never learned one more than
