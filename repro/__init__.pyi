@@ -6,6 +6,7 @@ from repro.nets import create as create
 from repro.protocol import Scoring as Scoring
 from repro.reading.notebook import load as load
 from repro.reading.query import runs as runs
+from repro.recipes.pruning import Pruning as Pruning
 from repro.recipes.training import Training as Training
 from repro.stages import Machine as Machine
 from repro.stages import barrier as barrier

@@ -16,7 +16,7 @@ from repro.protocol import DIGITS
 from repro.reading.networks import state_dict
 from repro.recipes.pruning import Pruning
 from repro.recipes.training import Training
-from repro.stages import imp, pretrain
+from repro.stages import imp, pretrain, pruned_levels
 from repro.stages.barriers.children import Parent, RewindPoint
 from repro.store import read
 from repro.study import own_figure
@@ -155,6 +155,22 @@ def test_a_run_that_grows_is_the_run_made_at_once(three, tmp_path, way):
     repro(*command, "--levels", 1, "--replicates", 1)
     assert "computed 4, reused 2" in repro(*command, "--levels", 2).stdout
     assert contents(tmp_path / "grown.h5") == contents(three / f"{way}.h5")
+
+
+@pytest.mark.parametrize("way, lost", [("weights", False), ("learning-rate", True)])
+def test_after_a_level_that_diverged(rewind_point, tmp_path, monkeypatch, way, lost):
+    """A mask of the rewind point and rewound weights need nothing of the level before; weights that go on do."""
+    asked, kept = Pruning("snip", rewind=way), pruned_levels.Levels.kept
+
+    def first_one_lost(self, network):
+        arrays, row = kept(self, network)
+        return arrays, row | {"diverged": row["level"] == 1}
+
+    monkeypatch.setattr(pruned_levels.Levels, "kept", first_one_lost)
+    imp(tmp_path / "imp.h5", rewind_point, levels=LEVELS, pruning=asked)
+    run = read(tmp_path / "imp.h5")
+    assert ("replicate_0/level_2/mask" not in run) == lost
+    assert run.table().set_index("level").diverged.to_dict() == {0: False, 1: True, 2: lost}
 
 
 def test_another_way_at_the_same_place_is_refused(three):
