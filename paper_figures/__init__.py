@@ -13,7 +13,7 @@ from types import ModuleType
 from repro.errors import UsageError
 from repro.plan.items import Item
 from repro.protocol import Protocol
-from repro.verify.controls import CONTROLS
+from repro.verify.checks import CONTROLS
 from repro.verify.verdict import figure_order
 
 _FILES = (module.name for module in iter_modules(__path__) if not module.ispkg)

@@ -10,24 +10,10 @@ from paper_figures.figure1 import line_means, line_panels
 from paper_figures.figure2 import Y_RANGES
 from paper_figures.scores import draw_half_ensembles, half_ensembles
 from paper_figures.shared import cells
+from paper_figures.shared import panels as chart
 from paper_figures.shared.curves import Arm, all_data, compared, draw_curves, panel_of, pick, subsets
 from paper_figures.shared.drawing import accuracy_axis, grid, legend_below, lines, new_figure, no_runs, thin_lines
-from paper_figures.shared.panels import (
-    LOOKS,
-    STD,
-    WORDS,
-    Axis,
-    Look,
-    Pair,
-    Panel,
-    Point,
-    alone,
-    counts,
-    log2,
-    panel_title,
-    series_looks,
-    tidy,
-)
+from paper_figures.shared.panels import LOOKS, Axis, Look, Pair, Panel, Point, panel_title
 from repro.plan import Barrier, Cell, Chosen, Gradients, Subset
 from repro.plan.items import Item
 from repro.protocol import Protocol
@@ -98,12 +84,12 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
         topic.paint(row, found, p)
         for name, table in found.items():
             together.setdefault(name, []).append(table)
-    return figure, tidy(together)
+    return figure, chart.tidy(together)
 
 
 def _sizes(evidence: Evidence, p: Protocol) -> Tables:
     runs = evidence.runs
-    known = sorted(set(runs.loc[runs["condition"].isin(WORDS), "size"]))
+    known = sorted(set(runs.loc[runs["condition"].isin(chart.WORDS), "size"]))
     arms = [arm for size in known for arm in subsets(p, size)]
     return {"sizes": _beside(runs, p, arms, all_data(p))}
 
@@ -119,18 +105,16 @@ def _size_panels(tables: Tables, p: Protocol) -> list[Pair]:
         return [*all_data(p), *(arm for size in sizes for arm in subsets(p, size, [kind]))]
 
     table, found = tables["sizes"], []
-    for kind, word in WORDS.items():
-        title, own = (
-            f"{panel_title(p)}: every subset size, {word} examples",
-            arms(p, sorted(set(table["size"]) - {0}), kind),
-        )
+    for kind, word in chart.WORDS.items():
+        title = f"{panel_title(p)}: every subset size, {word} examples"
+        own = arms(p, sorted(set(table["size"]) - {0}), kind)
         published = lambda other, kind=kind: arms(other, other.sizes, kind)  # noqa: E731
         found.append(compared(title, table, p, own, published, by_size=True))
     return found
 
 
 def _paint_sizes(row, tables: Tables, p: Protocol) -> None:
-    for axes, pair, word in zip(row.subplots(1, 3), _size_panels(tables, p), WORDS.values()):
+    for axes, pair, word in zip(row.subplots(1, 3), _size_panels(tables, p), chart.WORDS.values()):
         draw_curves(axes, pair, p, title=f"{word} examples", limits=Y_RANGES.get(p.dataset))
 
 
@@ -196,7 +180,7 @@ def _by_step(pairs: pd.DataFrame) -> pd.DataFrame:
 
 def _path_panels(tables: Tables, p: Protocol) -> list[Pair]:
     paths, steps, points = tables["path"], tables["barrier by t"], []
-    looks = series_looks({*paths["t"], *steps["t"]})
+    looks = chart.series_looks({*paths["t"], *steps["t"]})
     groups = paths.groupby(["t", "condition"])
     series = [(f"t = {t:,}", looks[t], rows, Arm(condition, 0, t).barrier(p)) for (t, condition), rows in groups]
     for split in ("train", "test"):
@@ -205,11 +189,9 @@ def _path_panels(tables: Tables, p: Protocol) -> list[Pair]:
             origin = Arm(row.condition, 0, row.t).barrier(p)
             points.append(Point(f"{split} error", row.t, y, f"t = {row.t:,}", std, int(row.n), origin))
     title, looks = panel_title(p), {"train error": Look("#0173b2", "s"), "test error": Look("#d55e00", "^")}
-    axes = (
-        log2("rewind step t", (pt.x for pt in points if pt.x > 0)),
-        Axis("largest 0–1 barrier on the line (%)", "%"),
-    )
-    onset = alone(f"{title}: onset of linear mode connectivity", points, looks, *axes, table=steps)
+    steps_axis = chart.log2("rewind step t", (pt.x for pt in points if pt.x > 0))
+    axes = (steps_axis, Axis("largest 0–1 barrier on the line (%)", "%"))
+    onset = chart.alone(f"{title}: onset of linear mode connectivity", points, looks, *axes, table=steps)
     return [*line_panels(f"{title}: train {{}} on the line between two children, by rewind step", series), onset]
 
 
@@ -225,7 +207,7 @@ def _paint_path(row, tables: Tables, p: Protocol) -> None:
         lines(axes, own, ms=4, lw=1.3)
         axes.set(xlabel="α", ylabel=own.y.title, xticks=own.x.ticks)
         grid(axes)
-        legend_below(axes, f"all data; mean over {counts(own.table['n'])} parents", 6)
+        legend_below(axes, f"all data; mean over {chart.counts(own.table['n'])} parents", 6)
     _onset(right, last.own)
 
 
@@ -242,7 +224,7 @@ def _onset(axes, own: Panel) -> None:
     axes.set_xticks([*place.values()], [f"{t:,}" for t in place])
     axes.set(xlabel=own.x.title, ylabel=own.y.title)
     grid(axes)
-    legend_below(axes, f"{STD}, {counts(own.table['n'])}; onset {ends}", 3)
+    legend_below(axes, f"{chart.STD}, {chart.counts(own.table['n'])}; onset {ends}", 3)
 
 
 def _gradients(evidence: Evidence, p: Protocol) -> Tables:
@@ -296,7 +278,7 @@ def _paint_gradients(row, tables: Tables, p: Protocol) -> None:
         if pair.own.y.unit == "%":
             accuracy_axis(axes)
         grid(axes)
-        legend_below(axes, f"{STD}, {counts(pair.own.table['n'])}", 4)
+        legend_below(axes, f"{chart.STD}, {chart.counts(pair.own.table['n'])}", 4)
 
 
 TOPICS = (

@@ -8,7 +8,7 @@ import pandas as pd
 from paper_figures import figure2
 from paper_figures.shared.curves import Arm, all_data, compared, panel_of, subsets
 from paper_figures.shared.drawing import grid, legend_below, lines, new_figure, no_runs, rows_of
-from paper_figures.shared.panels import LOOKS, STD, Axis, Look, Pair, Point, alone, counts, panel_title, tidy
+from paper_figures.shared.panels import LOOKS, STD, Axis, Look, Pair, Panel, Point, alone, counts, panel_title, tidy
 from repro.plan import Barrier
 from repro.plan.items import Item
 from repro.protocol import Protocol
@@ -38,13 +38,10 @@ def panels(evidence: Evidence, p: Protocol, control: str | None = None) -> list[
     table = panel_of(evidence.runs, p, arms(p))
     quoted = table[table["level"].isin((0, p.sweep_levels[-1]))]
     chosen = [arm for arm in arms(p) if arm.t > 0]
-    path, title = (
-        line_means(evidence.paths, p, chosen),
-        f"{panel_title(p)}: train {{}} on the line between two children",
-    )
-    series = [(arm.label, LOOKS[arm.condition], _of(path, arm), arm.barrier(p)) for arm in chosen]
-    before_and_after = f"{panel_title(p)}: accuracy before and after pruning"
-    return [compared(before_and_after, quoted, p, arms(p)), *line_panels(title, series)]
+    path = line_means(evidence.paths, p, chosen).sort_values("alpha")
+    series = [(arm.label, LOOKS[arm.condition], arm.of(path), arm.barrier(p)) for arm in chosen]
+    on_a_line = line_panels(f"{panel_title(p)}: train {{}} on the line between two children", series)
+    return [compared(f"{panel_title(p)}: accuracy before and after pruning", quoted, p, arms(p)), *on_a_line]
 
 
 def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple:
@@ -55,7 +52,7 @@ def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None =
         row.suptitle(panel_title(p), fontsize=10)
         left, right = row.subfigures(1, 2, width_ratios=(1.35, 1))
         phases, *paths = panels(evidence, p)
-        _phases(left.subplots(), phases.own.table, p)
+        _phases(left.subplots(), phases.own, p)
         for axes, pair in zip(right.subplots(1, 2), paths):
             _path(axes, pair)
         tables["phases"].append(phases.own.table)
@@ -94,11 +91,6 @@ def line_panels(title: str, series: Iterable[tuple[str, Look, pd.DataFrame, tupl
     return found
 
 
-def _of(paths: pd.DataFrame, arm: Arm) -> pd.DataFrame:
-    same = (paths["condition"] == arm.condition) & (paths["size"] == arm.size) & (paths["t"] == arm.t)
-    return paths[same].sort_values("alpha")
-
-
 def _path(axes, pair: Pair) -> None:
     """Loss or error along the line, the barrier marked where it is measured, at its middle."""
     own = pair.own
@@ -121,14 +113,14 @@ def _path(axes, pair: Pair) -> None:
     legend_below(axes, f"arrows: barrier at α = ½; {counts(own.table['n'])} parents", 1)
 
 
-def _phases(axes, quoted: pd.DataFrame, p: Protocol) -> None:
+def _phases(axes, quoted: Panel, p: Protocol) -> None:
     """The drawing, with the accuracies that it quotes."""
     from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
     level = p.sweep_levels[-1]
     axes.set(xlim=(0, 3), ylim=(0, 1))
     axes.axis("off")
-    left = quoted.loc[quoted["level"] == level, "weights_left_pct"].mean()
+    left = quoted.table.loc[quoted.table["level"] == level, "weights_left_pct"].mean()
     left = left if np.isfinite(left) else 100 * (1 - p.prune_fraction) ** level
     half, steps = p.t_star // 2, p.training.steps
     phases = {
@@ -161,20 +153,18 @@ def _phases(axes, quoted: pd.DataFrame, p: Protocol) -> None:
     axes.add_patch(FancyArrowPatch((1.76, 0.61), (1.16, 0.61), **again, **arrow))
 
 
-def _results(axes, quoted: pd.DataFrame, p: Protocol, level: int) -> None:
+def _results(axes, quoted: Panel, p: Protocol, level: int) -> None:
     """Accuracies in the third box, in the colours of the curves."""
-    chosen = [(LOOKS[arm.condition].color, arm.label, arm, level) for arm in arms(p)]
-    dense = ("#555555", "dense, all the weights", all_data(p)[-1], 0)
-    for i, (color, label, arm, at) in enumerate((*chosen, dense)):
-        rows = arm.of(quoted)
-        rows = rows[rows["level"] == at]
-        number = "no runs"
-        if len(rows):
-            number = f"{100 * rows['mean_acc'].iloc[0]:.1f} ± {100 * rows['std_acc'].iloc[0]:.1f} %"
+    found = {point.series: point for point in quoted.points if point.x == level}
+    rows = [(arm.label, LOOKS[arm.condition].color, found.get(arm.label)) for arm in arms(p)]
+    rows.append(("dense, all the weights", "#555555", quoted.rules[0] if quoted.rules else None))
+    for i, (label, color, point) in enumerate(rows):
+        number = f"{point.y:.1f} ± {point.std:.1f} %" if point else "no runs"
         y = 0.37 - 0.055 * i
         axes.text(2.07, y, label, ha="left", va="top", fontsize=9, color=color)
         axes.text(2.85, y, number, ha="right", va="top", fontsize=9, color=color)
-    axes.text(2.46, 0.05, f"{STD}, {counts(quoted['n'])}", ha="center", va="bottom", fontsize=7, color=INK)
+    about = f"{STD}, {counts(quoted.table['n'])}"
+    axes.text(2.46, 0.05, about, ha="center", va="bottom", fontsize=7, color=INK)
 
 
 def _network(axes, x: float, width: float, kept: float) -> None:
@@ -188,6 +178,5 @@ def _network(axes, x: float, width: float, kept: float) -> None:
         for k in chosen:
             axes.plot((x0, x1), edges[k], color="#0173b2", lw=0.7 if kept < 1 else 0.45, zorder=2)
     for at, nodes in zip(columns, heights):
-        axes.plot(
-            [at] * len(nodes), nodes, "o", color="white", mec=INK, mew=0.8, ms=4.5 * min(1, 0.4 + width), zorder=3
-        )
+        style = {"color": "white", "mec": INK, "mew": 0.8, "ms": 4.5 * min(1, 0.4 + width)}
+        axes.plot([at] * len(nodes), nodes, "o", zorder=3, **style)

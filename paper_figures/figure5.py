@@ -1,27 +1,13 @@
 """Figure 5: barriers of the loss between children of a rewind point, and what final accuracy goes with."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 
 from paper_figures.shared import cells
+from paper_figures.shared import panels as chart
 from paper_figures.shared.curves import Arm
 from paper_figures.shared.drawing import GREY, LEGEND, accuracy_axis, grid, new_figure, no_runs, rows_of, y_range
-from paper_figures.shared.panels import (
-    LOOKS,
-    MARKERS,
-    Axis,
-    Look,
-    Pair,
-    Panel,
-    Point,
-    beside,
-    counts,
-    panel_title,
-    paper_of,
-    tidy,
-)
+from paper_figures.shared.panels import LOOKS, Axis, Look, Pair, Panel, Point, panel_title
 from repro.plan import Barrier
 from repro.plan.items import Item
 from repro.protocol import Protocol
@@ -31,6 +17,7 @@ from repro.verify.stats import RESAMPLES, spearman
 
 TITLE = "Figure 5"
 SCALES = ("demo", "small", "cpu", "day", "paper")
+WIDTH = 0.5  # of a bin, nats
 HIST_RANGE = (0, 100 * 600_000 / 1_080_000)  # percent of the examples: 0 to 600,000 of 1.08 million, as published
 Y_RANGES = {"cinic10": (85.0, 86.4)}  # percent, of the scatter plots, as published
 KINDS = {
@@ -68,41 +55,42 @@ def initialisations(p: Protocol) -> list[Arm]:
 
 
 def panels(evidence: Evidence, p: Protocol, control: str | None = None) -> list[Pair]:
-    """Histograms of per-example barriers, and final accuracy against accuracy and barrier of the rewind point."""
+    """Histograms of per-example barriers, and final accuracy against accuracy and barrier of the rewind point.
+
+    Their tables are those of `histograms`, and of `parents`.
+    """
     return [_histogram_panel(histograms(evidence, p), p), *_scatter_panels(parents(evidence, p), p)]
 
 
-def _histogram_panel(tables: dict[Arm, pd.DataFrame], p: Protocol) -> Pair:
+def _histogram_panel(table: pd.DataFrame, p: Protocol) -> Pair:
     axes = (Axis("per-example barrier of the train loss (nats)"), Axis("share of training examples (%)", "%"))
+    arms, other = initialisations(p), chart.paper_of(p, ("cinic10",))
     own = [
-        _bin(a.label, r.bin_lo, r.share_pct, r.n, a.barrier(p)) for a, rows in tables.items() for r in rows.itertuples()
+        _bin(arm.label, r.bin_lo, r.share_pct, r.n, arm.barrier(p)) for arm in arms for r in arm.of(table).itertuples()
     ]
-    own_looks = {arm.label: LOOKS[arm.condition] for arm in tables}
-    points, looks, other = [], {}, paper_of(p, ("cinic10",))
+    points, looks = [], {}
     for (kind, m, t), rows in published.histograms(other.dataset).groupby(["condition", "size", "t"]):
         condition = kind if m else "all_tstar_half" if 2 * t < other.t_star else "all_tstar"
         label = LOOKS[kind].label.format(size=m, t=t) if m else f"all data, t = {t:,}"
         looks[label] = LOOKS[condition]
         points += [_bin(label, row.bin_lo, 100 * row.count / rows["count"].sum(), 2) for row in rows.itertuples()]
-    title = f"{panel_title(other)}, read off a picture"
-    paper = Panel(title, tuple(points), looks, *axes, whose="the paper")
-    return beside(
-        Panel(f"{panel_title(p)}: barriers of single examples", tuple(own), own_looks, *axes), paper, p, other
-    )
+    paper = Panel(f"{panel_title(other)}, read off a picture", tuple(points), looks, *axes, whose="the paper")
+    looks, title = {arm.label: LOOKS[arm.condition] for arm in arms}, f"{panel_title(p)}: barriers of single examples"
+    return chart.beside(Panel(title, tuple(own), looks, *axes, table=table), paper, p, other)
 
 
 def _bin(label: str, low: float, share: float, n: int, origin: tuple = ()) -> Point:
-    return Point(label, low + 0.25, share, f"{low:g} to {low + 0.5:g} nats", None, int(n), origin)
+    return Point(label, low + WIDTH / 2, share, f"{low:g} to {low + WIDTH:g} nats", None, int(n), origin)
 
 
-def _scatter_panels(points: pd.DataFrame, p: Protocol) -> list[Pair]:
-    other, means, markers, found = paper_of(p, ("cinic10",)), by_condition(points), steps(points), []
+def _scatter_panels(table: pd.DataFrame, p: Protocol) -> list[Pair]:
+    other, markers, found = chart.paper_of(p, ("cinic10",)), steps(table), []
     for x, title in X.items():
         scale, unit = (1, "nats") if x == "barrier" else (100, "%")
-        axes = (Axis(title), Axis(f"test accuracy at level {p.barrier_level} (%)", "%"))
+        axes = [(Axis(title), Axis(f"test accuracy at level {each.barrier_level} (%)", "%")) for each in (p, other)]
         own, looks, theirs = [], {}, []
-        for row in (*means.itertuples(), *points.itertuples()):
-            label, small = f"{NAMES[row.kind]}, t = {row.t:,}", hasattr(row, "replicate")
+        for row in (*by_condition(table).itertuples(), *table.itertuples()):
+            label, small = _series(row.kind, row.t), hasattr(row, "replicate")
             looks[label] = Look(KINDS[row.kind], markers[int(row.t)])
             at = f"{scale * getattr(row, x):.3g} {unit}" + (f", {row.size:,} examples" if row.size else "")
             at += f", parent {row.replicate}" if small else ", mean over parents"
@@ -113,15 +101,15 @@ def _scatter_panels(points: pd.DataFrame, p: Protocol) -> list[Pair]:
             at = f"{scale * getattr(row, x):.3g} {unit}, a parent"
             theirs.append(Point(NAMES[row.condition], scale * getattr(row, x), 100 * row.final, at, None, 1))
         title = f"{panel_title(p)}: final accuracy against {title.rpartition(' (')[0]}"
-        mine = Panel(title, tuple(own), looks, *axes, joined=False)
-        axes = (axes[0], replace(axes[1], title=f"test accuracy at level {other.barrier_level} (%)"))
-        looks, title = (
-            {NAMES[kind]: Look(color) for kind, color in KINDS.items()},
-            f"{panel_title(other)}, read off a picture",
-        )
-        paper = Panel(title, tuple(theirs), looks, *axes, joined=False, whose="the paper")
-        found.append(beside(mine, paper, p, other))
+        mine = Panel(title, tuple(own), looks, *axes[0], joined=False, table=table)
+        looks, title = {NAMES[kind]: Look(c) for kind, c in KINDS.items()}, f"{panel_title(other)}, read off a picture"
+        paper = Panel(title, tuple(theirs), looks, *axes[1], joined=False, whose="the paper")
+        found.append(chart.beside(mine, paper, p, other))
     return found
+
+
+def _series(kind: str, t: int) -> str:
+    return f"{NAMES[kind]}, t = {t:,}"
 
 
 def parents(evidence: Evidence, protocol: Protocol) -> pd.DataFrame:
@@ -159,7 +147,7 @@ def by_condition(points: pd.DataFrame) -> pd.DataFrame:
     return points.groupby(keys, sort=False).agg(**means, n=("replicate", "count")).reset_index()
 
 
-def histograms(evidence: Evidence, protocol: Protocol) -> dict[Arm, pd.DataFrame]:
+def histograms(evidence: Evidence, protocol: Protocol) -> pd.DataFrame:
     """Of each of `initialisations`: shares (%) of per-example barriers in bins of 0.5, their mean, and the number of
     parents, of those that all four have."""
     bins, pairs = (
@@ -170,7 +158,7 @@ def histograms(evidence: Evidence, protocol: Protocol) -> dict[Arm, pd.DataFrame
     keys, chosen = ["condition", "size", "t"], initialisations(protocol)
     shown = same_replicates(pd.concat([bins[:0], *(arm.of(bins) for arm in chosen)]), keys)
     pairs = pairs[pairs["replicate"].isin(set(shown["replicate"]))]
-    return {arm: _histogram(arm.of(shown), arm.of(pairs)) for arm in chosen}
+    return pd.concat([_histogram(arm.of(shown), arm.of(pairs)) for arm in chosen])
 
 
 def _histogram(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
@@ -189,79 +177,87 @@ def _histogram(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 def draw(evidence: Evidence, protocols: list[Protocol], *, control: str | None = None) -> tuple:
     """The figure, a row per data set (four histograms, two scatter plots), and the table of what it shows.
 
-    Panels of the table: 'histogram', 'condition' (the points), 'parent' (the light points).
+    Panels of the table: 'histogram', 'condition' (the large points), 'parent' (the light ones).
     """
     figure = new_figure((15, 4.7 * len(protocols) + 0.3), TITLE, protocols, control)
     tables = {"histogram": [], "condition": [], "parent": []}
     for row, p in zip(rows_of(figure, protocols), protocols):
         left, right = row.subfigures(1, 2, width_ratios=(1, 1.35))
         row.suptitle(panel_title(p), fontsize=10)
-        bins, points = histograms(evidence, p), parents(evidence, p)
-        means = by_condition(points)
+        bins, *scatters = panels(evidence, p)
         _histograms(left, bins, p)
-        for axes, x in zip(right.subplots(1, 2, sharey=True), X):
-            _scatter(axes, points, means, p, x)
-        _legend(right, points, means, p)
-        for name, found in zip(tables, (bins.values(), [means], [points])):
-            tables[name] += found
-    return figure, tidy(tables)
+        for axes, pair, x in zip(right.subplots(1, 2, sharey=True), scatters, X):
+            _scatter(axes, pair, p, x)
+        _legend(right, scatters[0], p)
+        points = scatters[0].own.table
+        for name, found in zip(tables, (bins.own.table, by_condition(points), points)):
+            tables[name].append(found)
+    return figure, chart.tidy(tables)
 
 
-def _histograms(figure, tables: dict[Arm, pd.DataFrame], p: Protocol) -> None:
+def _as_published(pair: Pair, p: Protocol) -> Panel | None:
+    """The paper's panel, where it is of the same data set and schedule."""
+    return pair.paper if p.full and chart.paper_of(p, ("cinic10",)).dataset == p.dataset else None
+
+
+def _histograms(figure, pair: Pair, p: Protocol) -> None:
+    own, paper = pair.own, _as_published(pair, p)
     places = figure.subplots(2, 2, sharex=True, sharey=True)
-    for axes, (arm, table) in zip(places.flat, tables.items()):
+    for axes, arm in zip(places.flat, initialisations(p)):
         axes.set_title(arm.label, fontsize=8)
-        corner = {"transform": axes.transAxes, "ha": "right", "va": "top"}
-        if table.empty:
+        bins, rows = [point for point in own.points if point.series == arm.label], arm.of(own.table)
+        if not bins:
             axes.text(0.5, 0.5, "no runs", transform=axes.transAxes, ha="center", va="center", color=GREY)
             continue
-        color = LOOKS[arm.condition].color
-        axes.bar(table["bin_lo"], table["share_pct"], width=0.5, align="edge", color=color, alpha=0.75, lw=0)
-        mean, n = table["mean"].iloc[0], int(table["n"].iloc[0])
+        corner = {"transform": axes.transAxes, "ha": "right", "va": "top"}
+        style = {"color": own.looks[arm.label].color, "alpha": 0.75, "lw": 0}
+        axes.bar([point.x - WIDTH / 2 for point in bins], [point.y for point in bins], WIDTH, align="edge", **style)
+        mean, n = rows["mean"].iloc[0], bins[0].n
         axes.axvline(mean, color="black", lw=1, ls="--")
         axes.text(0.97, 0.93, f"mean {mean:.2f} nats\nn = {n} parents", fontsize=8, **corner)
-        bins = _published_bins(p, arm)
-        if len(bins):
-            share = 100 * bins["count"] / bins["count"].sum()
-            axes.stairs(share, [*bins["bin_lo"], bins["bin_lo"].iloc[-1] + 0.5], color="black", lw=0.7)
+        name = arm.label.partition(" (")[0]  # the paper's step has no role
+        if line := [point for point in paper.points if point.series == name] if paper else []:
+            edges = [point.x - WIDTH / 2 for point in line]
+            axes.stairs([point.y for point in line], [*edges, edges[-1] + WIDTH], color="black", lw=0.7)
             axes.text(0.97, 0.66, "line: as published", fontsize=7, **corner)
         axes.grid(alpha=0.25, lw=0.5)
-    figure.supxlabel("per-example barrier of the train loss (nats)", fontsize=9)
-    figure.supylabel("share of training examples (%)", fontsize=9)
-    if shown := [table["share_pct"].max() for table in tables.values() if len(table)]:
-        top = 1.05 * max(shown)
+    figure.supxlabel(own.x.title, fontsize=9)
+    figure.supylabel(own.y.title, fontsize=9)
+    if own.points:
+        top = 1.05 * max(point.y for point in own.points)
         places[0, 0].set(xlim=(-5, 10), ylim=(0, max(HIST_RANGE[1], top) if p.full else top))
 
 
-def _published_bins(p: Protocol, arm: Arm) -> pd.DataFrame:
-    table = published.histograms(p.dataset)
-    same = table["condition"] == (arm.condition if arm.size else "all")
-    return table[same & (table["size"] == arm.size) & (table["t"] == arm.t) & p.full]
-
-
-def _scatter(axes, points: pd.DataFrame, means: pd.DataFrame, p: Protocol, x: str) -> None:
-    axes.set(xlabel=X[x], ylabel=f"test accuracy at level {p.barrier_level} (%)" if x == "pretrain_acc" else "")
-    if points.empty:
+def _scatter(axes, pair: Pair, p: Protocol, x: str) -> None:
+    own, paper = pair.own, _as_published(pair, p)
+    axes.set(xlabel=own.x.title, ylabel=own.y.title if x == "pretrain_acc" else "")
+    if not own.points:
         return no_runs(axes)
-    scale = 1 if x == "barrier" else 100
-    if p.full:
-        for kind, rows in published.scatter(p.dataset).groupby("condition"):
-            axes.scatter(scale * rows[x], 100 * rows["final"], s=30, facecolors="none", edgecolors=KINDS[kind], lw=0.7)
-    markers = steps(points)
+    for name in sorted({point.series for point in paper.points}) if paper else ():
+        hollow = {"s": 30, "facecolors": "none", "edgecolors": paper.looks[name].color, "lw": 0.7}
+        axes.scatter(*_places(paper, name), **hollow)
+    series = [_series(*each) for each in sorted(set(zip(own.table["kind"], own.table["t"])))]
     light = {"s": 12, "alpha": 0.3, "lw": 0}
     large = {"s": 48, "edgecolors": "white", "lw": 0.8, "zorder": 3}
-    for table, style in ((points, light), (means, large)):
-        for (kind, t), rows in table.groupby(["kind", "t"]):
-            axes.scatter(scale * rows[x], 100 * rows["final_acc"], marker=markers[t], color=KINDS[kind], **style)
-    rho, low, high = rank_correlation(means[x].to_numpy(float), means["final_acc"].to_numpy(float))
+    for small, style in ((True, light), (False, large)):
+        for name in series:
+            look = own.looks[name]
+            axes.scatter(*_places(own, name, small), marker=look.marker, color=look.color, **style)
+    means = np.array([(point.x, point.y) for point in own.points if not point.small]).T
+    rho, low, high = rank_correlation(*means)
     interval = f"Spearman ρ = {rho:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
-    axes.set_title(f"{interval}\nover {len(means)} conditions", fontsize=8)
+    axes.set_title(f"{interval}\nover {means.shape[1]} conditions", fontsize=8)
     accuracy_axis(axes)
     if x == "pretrain_acc":
         accuracy_axis(axes, "x")
     if p.full and p.dataset in Y_RANGES:
-        y_range(axes, *Y_RANGES[p.dataset], 100 * means["final_acc"].to_numpy(float))
+        y_range(axes, *Y_RANGES[p.dataset], means[1])
     grid(axes)
+
+
+def _places(panel: Panel, series: str, small: bool = False) -> tuple[list[float], list[float]]:
+    points = [point for point in panel.points if point.series == series and point.small == small]
+    return [point.x for point in points], [point.y for point in points]
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
@@ -279,20 +275,21 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]
 
 def steps(points: pd.DataFrame) -> dict[int, str]:
     """{t: marker}."""
-    return {int(t): MARKERS[i % len(MARKERS)] for i, t in enumerate(sorted(set(points["t"])))}
+    return {int(t): chart.MARKERS[i % len(chart.MARKERS)] for i, t in enumerate(sorted(set(points["t"])))}
 
 
-def _legend(figure, points: pd.DataFrame, means: pd.DataFrame, p: Protocol) -> None:
+def _legend(figure, pair: Pair, p: Protocol) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    if points.empty:
+    table = pair.own.table
+    if table.empty:
         return
-    known = set(points["kind"])
-    handles = [Patch(color=color, label=NAMES[kind]) for kind, color in KINDS.items() if kind in known]
+    handles = [Patch(color=color, label=NAMES[kind]) for kind, color in KINDS.items() if kind in set(table["kind"])]
     style = {"color": "#555555", "lw": 0}
-    handles += [Line2D([], [], marker=marker, label=f"t = {t:,}", **style) for t, marker in steps(points).items()]
+    handles += [Line2D([], [], marker=marker, label=f"t = {t:,}", **style) for t, marker in steps(table).items()]
     hollow = "; hollow: as published (each a parent)" if p.full and p.dataset in Y_RANGES else ""
-    title = f"large: mean over parents ({counts(means['n'])}), light: each parent{hollow}"
+    n = chart.counts(point.n for point in pair.own.points if not point.small)
+    title = f"large: mean over parents ({n}), light: each parent{hollow}"
     place = {"loc": "outside lower center", "ncols": len(handles), "columnspacing": 1.2}
     figure.legend(handles=handles, title=title, **place, **LEGEND)

@@ -105,10 +105,8 @@ def half_ensembles(scores: pd.DataFrame, p: Protocol) -> Pair:
         at = f"{100 * row.noise:.3g} % of the labels randomised, fold {row.fold}"
         origin = ("scores", p.dataset, float(row.noise))
         points.append(Point("a fold", 100 * row.noise, row.half_correlation, at, None, 1, origin))
-    axes = (
-        Axis("labels randomised (%)", ticks=tuple(sorted({point.x for point in points}))),
-        Axis("Spearman rank correlation"),
-    )
+    ticks = tuple(sorted({point.x for point in points}))
+    axes = (Axis("labels randomised (%)", ticks=ticks), Axis("Spearman rank correlation"))
     title, looks = f"{panel_title(p)}: EL2N of two half-ensembles", {"a fold": Look("#0173b2")}
     return alone(title, points, looks, *axes, joined=False, table=scores)
 

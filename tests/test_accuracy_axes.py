@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 import paper_figures
 from paper_figures.shared.panels import same_axis
 from repro.protocol import datasets_at
-from repro.report import charts
-from repro.report import figures as report_figures
+from repro.report import charts, sections
 from tests.simulated_evidence import simulate
 
 COLUMNS = {"runs": ["acc"], "warmup": ["acc"], "gradients": ["acc"], "barriers": ["pretrain_acc"]}
@@ -40,7 +39,7 @@ def test_of_a_figure(name, near_the_top):
 @pytest.mark.parametrize("name", ["figure2", "figure6"])
 def test_of_a_chart(name, near_the_top):
     protocols, evidence = near_the_top
-    pairs = report_figures.charts(name, evidence, protocols, None, {})
+    pairs = sections.charts(name, evidence, protocols, None, {})
     reach, shown = [], []
     for pair in pairs:
         points = [p for p in pair.own.points if p.std]

@@ -10,7 +10,7 @@ import pytest
 
 from repro.protocol import protocol
 from repro.verify import published
-from repro.verify.agreement import agreement
+from repro.verify.checks import agreement
 from repro.verify.outcomes import label
 from repro.verify.report import Judgement
 from repro.verify.stats import ddof1

@@ -94,6 +94,11 @@ WRITTEN = {
     "plain": RIGHT,
     "mask_as_numbers": {**RIGHT, "mask": {name: mask.float() for name, mask in MASK.items()}},
     "torch_prune": {**RIGHT, "mask": None, "ticket": by_torch(REWIND), "trained": by_torch(TRAINED)},
+    "with_other_tensors": {**RIGHT, "mask": None}
+    | {
+        role: {"done": torch.tensor(True), "rng": torch.zeros(9).byte(), "model": by_torch(state)}
+        for role, state in (("ticket", REWIND), ("trained", TRAINED))
+    },
     "wrapped": {role: renamed("module._orig_mod.", content) for role, content in RIGHT.items()},
     "lightning": {role: {"state_dict": renamed("model.", c), "epoch": 1} for role, c in RIGHT.items()}
     | {"rewind": {"state_dict": renamed("model.", REWIND), "global_step": T}, "mask": MASK},

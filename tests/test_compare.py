@@ -17,7 +17,7 @@ from repro.reading import networks
 from repro.reading.compare import COLUMNS, EQUAL, OTHER, WHOLE, compare
 from repro.recipes.overlap import overlap
 from repro.recipes.training import Training
-from repro.report import figures, overlaps
+from repro.report import overlaps, sections
 from repro.stages import imp, pretrain, select
 from repro.store import read, write
 from repro.study.study import Study
@@ -171,6 +171,12 @@ def test_the_command_writes_table_and_figure_and_refuses_in_one_sentence(runs, t
     Path("drawn.pdf").write_text("")
     repro("pretrain", "--dataset", "digits", *TINY, "-t", 1, "--seed", 1, "--out", "w4.h5")
     repro("imp", "w4.h5", "--levels", 0, "--replicates", 1, "--out", "dense.h5")
+    mixed = compare(runs[0], "dense.h5", levels=[0], replicates=1)  # the second in float32
+    assert set(mixed.seeds) == {EQUAL} and mixed.agreement.notna().sum() == 1
+    repro("branch", one, "--mask", "shuffled", "--levels", 1, "--replicates", 1, "--out", "branch.h5")
+    shuffled = compare(runs[0], "branch.h5").query("seeds == 'equal'").set_index("layer")
+    assert list(shuffled.kept_a) == list(shuffled.kept_b) and shuffled.overlap[WHOLE] < 0.95
+
     repro("pretrain", "--dataset", "digits", *TINY, "--network", "cifar_resnet8_w2", "-t", 1, "--out", "w2.h5")
     repro("imp", "w2.h5", "--levels", 0, "--out", "narrow.h5")
     for words, sentence in {
@@ -227,7 +233,7 @@ def test_the_report_has_the_overlap_of_every_two_conditions(tmp_path, monkeypatc
         rest = dict(provenance=made.provenance, defaults=made.lineage.defaults, table=made.table())
         write(made.path, kind="imp", recipe=dict(made.recipe), inputs=made.inputs, arrays=arrays, **rest)
     monkeypatch.setattr(overlaps, "_sizes", lambda artifact: list(SIZES))
-    section = figures.section(study, "figure2", {})
+    section = sections.of_figure(study, "figure2", {})
     (found,) = section.overlaps
     assert f"digits: overlap of masks at level {level}" in found.caption
     rows = {(row[0].text, row[1].text): row for row in found.rows}

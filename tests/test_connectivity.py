@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from repro.protocol import protocol
-from repro.verify import barriers, published, reference
+from repro.verify import barrier_decisions, barriers, published
 from repro.verify.outcomes import COLUMNS, Evidence
 
 SIZES = (25600, 51200)
@@ -331,5 +331,5 @@ def test_parents_without_every_size_and_step_do_not_bend_the_mean():
 def test_swapping_the_steps_of_all_data_turns_claim_18():
     points, bins = (f("cinic10") for f in (published.scatter, published.histograms))
     t = points["t"].where(points["condition"] != "all", points["t"].map({200: 800, 400: 400, 800: 200}))
-    found = {v.claim: v.verdict for v in reference.judge_points(points.assign(t=t), bins, "cinic10")}
+    found = {v.claim: v.verdict for v in barrier_decisions.judge_points(points.assign(t=t), bins, "cinic10")}
     assert found[18] == "contradicted"

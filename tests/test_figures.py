@@ -14,7 +14,7 @@ from scipy import stats
 import paper_figures
 from paper_figures import appendix, figure2, figure3, figure4, figure5, figure6
 from repro.protocol import datasets_at
-from repro.report import figures as report_figures
+from repro.report import sections
 from repro.verify.outcomes import COLUMNS, Evidence
 from tests.simulated_evidence import simulate
 
@@ -162,7 +162,7 @@ def test_all_arms_of_a_panel_are_of_the_same_replicates(name, lacking, measured)
         for panel in panels:
             assert (shown.loc[shown.panel == panel, "n"] == 2).all() if panel else touched.all()
     pd.testing.assert_frame_equal(shown[touched], whole[touched])
-    pairs = report_figures.charts(name, fewer(evidence, lacking), protocols, None, {})
+    pairs = sections.charts(name, fewer(evidence, lacking), protocols, None, {})
     assert {point.n for pair in pairs for point in pair.own.points} <= {*found["n"].dropna(), 1}
 
 

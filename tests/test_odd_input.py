@@ -16,7 +16,7 @@ from repro import store
 from repro.cli import figures, group
 from repro.data import images
 from repro.errors import RunError
-from repro.run.make_rules import words_of
+from repro.plan.jobs import words_of
 from repro.stages import artifact_writer
 from repro.store import files, work
 from repro.verify import judge

@@ -99,13 +99,17 @@ CELLS = {
     "Gradients(p, Subset('easy', 2.5))": "size (=2.5)",
     "Gradients(3)": "protocol (=3)",
     "Cell('random', p, 1, Subset('random', 9, like='easy'))": "like (='easy')",
+    "Cell('all_t', p, 1, pruning='snip')": "pruning (='snip')",
+    "Cell('all_t', p, 1, pruning=Pruning('snip', batches=2.5))": "batches (=2.5)",
+    "Cell('all_t', p, 1, pruning=Pruning(rewind='none', finetune_steps=2.5))": "finetune_steps (=2.5)",
+    "Cell('all_t', p, 1, pruning=Pruning(keep_dense=(1,)))": "keep_dense (=(1,))",
 }
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_values_of_what_an_own_figure_needs(cell, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    head = "from repro.plan import Barrier, Cell, Chosen, Gradients, Subset\n"
+    head = "from repro.plan import Barrier, Cell, Chosen, Gradients, Pruning, Subset\n"
     Path("fig.py").write_text(head + PROTOCOL + f"def needed(p):\n    return [{cell}]\n", encoding="utf-8")
     assert complaint("plan", "fig.py").startswith(f"fig.py has {CELLS[cell]}: it must be ")
 

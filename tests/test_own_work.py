@@ -51,7 +51,8 @@ def run(line: str) -> str:
 def test_the_story_of_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = blocks()
-    assert [name for kind, name, _ in found if kind == "file"] == ["draw.py", "net.py", "mine.py", "theirs.py"]
+    files = ["draw.py", "net.py", "mine.py", "theirs.py", "criterion.py"]
+    assert [name for kind, name, _ in found if kind == "file"] == files
     said = {}
     for kind, name, body in found:
         if kind == "file":
@@ -107,6 +108,15 @@ def test_the_story_of_the_page(tmp_path, monkeypatch):
         ends = [each[int(row[f"replicate_{which}"]), int(row["level"])] for which, each in zip("ab", acc)]
         assert [float(row["acc_a"]), float(row["acc_b"])] == pytest.approx(ends, abs=1e-5)
     assert len(rows) == 18 and all(Path(f"compared.{kind}").exists() for kind in ("pdf", "png"))
+
+    # other ways to prune, from the same rewind point
+    runs = {name: read(f"{name}.h5") for name in ("taylor", "synflow", "rate", "finetuned")}
+    left = {name: run.table().groupby("level").remaining.first().tolist() for name, run in runs.items()}
+    free = 8 * 16 * 9  # the first convolution, 8 x 3 x 9, and the head, 16 x 3, stay dense
+    assert left["rate"] == left["taylor"] == [1416, 1131, 903, 721]
+    assert left["synflow"] == [264 + n for n in (free, 920, 735, 587)]
+    assert runs["taylor"].recipe["pruning"].startswith("criterion.py:taylor@")
+    assert runs["rate"].recipe["rewind"] == "learning-rate" and runs["finetuned"].recipe["finetune_steps"] == 12
 
     # what has changed is another experiment
     Path("net.py").write_text(Path("net.py").read_text(encoding="utf-8") + "\n# another\n", encoding="utf-8")

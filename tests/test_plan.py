@@ -12,11 +12,11 @@ from paper_figures.figure2 import needed as figure2
 from repro import plan, store
 from repro.errors import UsageError
 from repro.nets import create
+from repro.plan import jobs as planned
 from repro.plan import price
 from repro.protocol import CIFAR10, DIGITS, datasets_at
-from repro.run import make_rules
 from repro.study.collect import collect
-from repro.verify.controls import CONTROLS
+from repro.verify.checks import CONTROLS
 from repro.verify.judge import looks
 from repro.verify.outcomes import Evidence
 from tests.command_line import complaint, repro
@@ -123,7 +123,7 @@ def test_what_is_complete_is_not_made_again(results):
     for step in steps:
         pretend(step)
     assert todo(steps) == []
-    assert make_rules.rules([], program=("repro",)) == ".SILENT:\n.PHONY: all \nall: \n\t@:\n"
+    assert planned.rules([], program=("repro",)) == ".SILENT:\n.PHONY: all \nall: \n\t@:\n"
     by_name = {step.target.stem: step for step in steps}
     more_levels = todo(plan.steps(figure2(plan.resize(PROTOCOL, levels=4)), results))
     assert more_levels == [name for name in by_name if name.startswith("imp")]

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from repro.verify import published, reference
+from repro.verify import barrier_decisions, published
 
 
 @cache
 def judged():
-    return {v.claim: v for v in reference.barriers("cinic10")}
+    return {v.claim: v for v in barrier_decisions.from_published("cinic10")}
 
 
 def test_published_histograms_have_the_recorded_means_and_shares():
@@ -81,15 +81,15 @@ def test_swapping_two_conditions_of_the_paper_turns_its_verdict():
     points, bins = (f("cinic10") for f in (published.scatter, published.histograms))
     exchanged = points.replace({"condition": {"easy": "random", "random": "easy"}})
     exchanged["t"] = points["t"].where(points["condition"] == "all", np.tile([200, 400], 21)[:41])
-    found = {v.claim: v.verdict for v in reference.judge_points(exchanged, bins, "cinic10")}
+    found = {v.claim: v.verdict for v in barrier_decisions.judge_points(exchanged, bins, "cinic10")}
     assert found[23] == "contradicted"
     crossed = points.rename(columns={"barrier": "pretrain_acc", "pretrain_acc": "barrier"})
-    found = {v.claim: v for v in reference.judge_points(crossed, bins, "cinic10")}
+    found = {v.claim: v for v in barrier_decisions.judge_points(crossed, bins, "cinic10")}
     assert found[22].effect == pytest.approx(-judged()[22].effect)
     assert "-0.19 [-0.37, -0.05], contradicted" in found[22].note
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "digits"])
 def test_other_data_sets_have_no_published_barriers(dataset):
-    found = reference.barriers(dataset)
+    found = barrier_decisions.from_published(dataset)
     assert len(found) == 8 and all(v.verdict == "missing" and v.note for v in found)

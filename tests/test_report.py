@@ -8,7 +8,7 @@ import pytest
 
 from repro.errors import UsageError
 from repro.protocol import CIFAR10
-from repro.verify.controls import control_verdict
+from repro.verify.checks import control_verdict
 from repro.verify.reference import from_published, published_support
 from repro.verify.report import HEADER, Judgement, across_datasets, paper_claim, sentence
 from tests.simulated_runs import MEANS, judge, simulate

@@ -12,7 +12,7 @@ import pytest
 
 import paper_figures
 from repro.protocol import datasets_at
-from repro.report import figures
+from repro.report import sections
 from repro.report.charts import CONTRAST, DARK, MARKERS, contrast, numbers, readable
 from repro.report.page import bold, bundle, deviations
 from repro.report.tables import number
@@ -229,7 +229,7 @@ def measured():
 
 def charts(measured, name, scale):
     p, evidence = measured[scale]
-    return figures.charts(name, evidence, [p], None, {})
+    return sections.charts(name, evidence, [p], None, {})
 
 
 @pytest.mark.parametrize("scale", ["demo", "paper"])
@@ -262,8 +262,8 @@ def test_own_and_published_share_an_axis_on_the_same_data_only(measured):
 
 
 def test_a_figure_without_charts_is_shown_as_it_is_drawn(made, monkeypatch):
-    monkeypatch.setattr(figures, "charts", lambda *given: None)
-    section = figures.section(Study("figure2", "demo", replicates=3, results=made[0]), "figure2", {})
+    monkeypatch.setattr(sections, "charts", lambda *given: None)
+    section = sections.of_figure(Study("figure2", "demo", replicates=3, results=made[0]), "figure2", {})
     assert section.pairs == [] and section.picture.startswith("<svg") and "test accuracy (%)" in section.picture
     plotted = pd.read_csv(made[0] / "figure2.csv")
     assert section.numbers.columns == tuple(plotted.columns) and len(section.numbers.rows) == len(plotted)
@@ -290,7 +290,7 @@ def test_names_of_own_figures_are_text(stem, tmp_path):
 def test_names_of_data_sets_are_text(dataset):
     protocol = replace(datasets_at("demo")[0], dataset=f"folder:{dataset}")
     drawing, _ = paper_figures.draw("figure2", Evidence(), [protocol])
-    assert f"folder:{dataset}" in figures.svg(drawing, "mine")
+    assert f"folder:{dataset}" in sections.svg(drawing, "mine")
 
 
 def test_a_figure_of_ones_own(tmp_path):

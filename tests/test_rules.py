@@ -15,8 +15,8 @@ from paper_figures import needed
 from paper_figures.figure2 import needed as figure2
 from repro import plan
 from repro.errors import UsageError
+from repro.plan import jobs as planned
 from repro.protocol import DIGITS
-from repro.run import make_rules
 from tests.command_line import ROOT, complaint, repro
 
 pytestmark = pytest.mark.usefixtures("nothing_is_measured")
@@ -103,7 +103,7 @@ def test_commands_share_a_process_and_stop_at_the_first_failure(results):
 def test_make_runs_the_rules_in_order_with_a_launcher(stub, results, tmp_path):
     steps = plan.steps(figure2(PROTOCOL, "shuffle-mask"), results)
     rules = tmp_path / "figure2.mk"
-    rules.write_text(make_rules.rules(steps, program=(str(stub),), options="--device cpu"), encoding="utf-8")
+    rules.write_text(planned.rules(steps, program=(str(stub),), options="--device cpu"), encoding="utf-8")
     dry = make(rules, "-n", "all", LAUNCH="echo")
     processes = sum(str(stub) in line for line in dry.stdout.splitlines())
     assert dry.returncode == 0 and processes < len(steps) and not results.exists()
@@ -125,9 +125,7 @@ def test_make_runs_the_rules_in_order_with_a_launcher(stub, results, tmp_path):
 
 def chains(steps):
     """The commands of each process, by verb and target."""
-    lines = [
-        line for line in make_rules.rules(steps, program=("repro",)).splitlines() if line.startswith("\t$(LAUNCH)")
-    ]
+    lines = [line for line in planned.rules(steps, program=("repro",)).splitlines() if line.startswith("\t$(LAUNCH)")]
     return [
         [
             part.split()[0] + " " + part.split()[-1].rpartition("/")[2].removesuffix(".h5")
@@ -163,14 +161,14 @@ def test_a_process_goes_on_where_nobody_else_waits(results):
 def test_every_rule_of_all_figures_waits_for_what_it_reads(stub, results, tmp_path):
     steps = plan.steps([item for figure in FIGURES for item in needed(figure, DIGITS)], results)
     rules = tmp_path / "all.mk"
-    rules.write_text(make_rules.rules(steps, program=(str(stub),)), encoding="utf-8")
+    rules.write_text(planned.rules(steps, program=(str(stub),)), encoding="utf-8")
     done = make(rules, "-j8", "all", FOO="x")  # the stub fails where an input is not there yet
     assert done.returncode == 0 and all(step.target.exists() for step in steps), done.stderr
 
 
 def test_make_stops_when_a_command_fails(stub, results, tmp_path):
     rules = tmp_path / "figure2.mk"
-    rules.write_text(make_rules.rules(plan.steps(figure2(PROTOCOL), results), program=(str(stub),)), encoding="utf-8")
+    rules.write_text(planned.rules(plan.steps(figure2(PROTOCOL), results), program=(str(stub),)), encoding="utf-8")
     stub.write_text(STUB.replace("verb=$word", 'verb=$word; test "$verb" != score || exit 3'), encoding="utf-8")
     failed = make(rules, "-j2", "all")
     assert failed.returncode == 2 and "Error 3" in failed.stderr
@@ -180,10 +178,10 @@ def test_make_stops_when_a_command_fails(stub, results, tmp_path):
 def test_odd_names(results, tmp_path):
     steps = plan.steps(figure2(PROTOCOL)[:1], tmp_path / "my results")
     with pytest.raises(UsageError, match="make cannot have ' ' in the path .*my results/.*: choose another --results"):
-        make_rules.rules(steps, program=("repro",))
+        planned.rules(steps, program=("repro",))
     rules = tmp_path / "odd.mk"
     rules.write_text(
-        make_rules.rules(plan.steps(figure2(PROTOCOL)[:1], results), program=("/my $HOME/python", "-m", "repro")),
+        planned.rules(plan.steps(figure2(PROTOCOL)[:1], results), program=("/my $HOME/python", "-m", "repro")),
         encoding="utf-8",
     )
     dry = make(rules, "-n", "all").stdout

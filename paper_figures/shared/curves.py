@@ -7,21 +7,8 @@ import numpy as np
 import pandas as pd
 
 from paper_figures.shared import drawing
-from paper_figures.shared.panels import (
-    ACCURACY,
-    DENSE,
-    LOOKS,
-    STD,
-    Axis,
-    Pair,
-    Panel,
-    accuracy,
-    beside,
-    counts,
-    panel_title,
-    paper_of,
-    series_looks,
-)
+from paper_figures.shared import panels as chart
+from paper_figures.shared.panels import LOOKS, Axis, Pair, Panel, panel_title
 from repro.errors import UsageError
 from repro.protocol import Protocol
 from repro.verify import published
@@ -129,7 +116,7 @@ def dense(p: Protocol, rows: pd.DataFrame, noise: float = 0.0, *, own: bool = Tr
     """The point of dense networks: level 0 of all@t* (protocol section 3), among its rows."""
     origin = Arm("all_tstar", 0, p.t_star, noise).runs(p) if own else ()
     first = rows[rows["level"] == 0].itertuples()
-    return tuple(accuracy(DENSE, 0, row, "all the weights", origin) for row in first)
+    return tuple(chart.accuracy(chart.DENSE, 0, row, "all the weights", origin) for row in first)
 
 
 def compared(
@@ -145,26 +132,26 @@ def compared(
 
     table: `panel_of`. published: the arms of one of the paper's protocols. by_size: subsets look as their size says.
     """
-    other = paper_of(p)
+    other = chart.paper_of(p)
     own = _panel(title, p, {arm: arm.of(table) for arm in arms}, by_size)
     theirs = {arm: reference(other, arm) for arm in published(other)}
-    return beside(own, _panel(panel_title(other), other, theirs, by_size, whose="the paper"), p, other)
+    return chart.beside(own, _panel(panel_title(other), other, theirs, by_size, whose="the paper"), p, other)
 
 
 def _panel(title: str, p: Protocol, rows: dict[Arm, pd.DataFrame], by_size: bool, whose: str = "this run") -> Panel:
     own = whose == "this run"
-    sizes = series_looks({arm.size for arm in rows} - {0}, "magma") if by_size else {}
-    looks = {DENSE: LOOKS["dense"]} | {arm.label: sizes.get(arm.size, LOOKS[arm.condition]) for arm in rows}
+    sizes = chart.series_looks({arm.size for arm in rows} - {0}, "magma") if by_size else {}
+    looks = {chart.DENSE: LOOKS["dense"]} | {arm.label: sizes.get(arm.size, LOOKS[arm.condition]) for arm in rows}
     points, rules = [], ()
     for arm, found in rows.items():
         for row in found.itertuples():
             at = f"level {row.level}, {row.weights_left_pct:.3g} % of the weights"
-            points.append(accuracy(arm.label, row.level, row, at, arm.runs(p) if own else ()))
+            points.append(chart.accuracy(arm.label, row.level, row, at, arm.runs(p) if own else ()))
         if arm.condition == "all_tstar":
             rules = dense(p, found, arm.noise, own=own)
     x = Axis("weights remaining (%)", label=f"format(100 * pow({1 - p.prune_fraction:g}, datum.value), '.3~g')")
     table = pd.concat(rows.values()) if rows else pd.DataFrame()
-    return Panel(title, tuple(points), looks, x, ACCURACY, rules, whose=whose, table=table)
+    return Panel(title, tuple(points), looks, x, chart.ACCURACY, rules, whose=whose, table=table)
 
 
 def draw_curves(
@@ -192,7 +179,7 @@ def draw_curves(
     note = ""
     if p.full and limits:
         note = drawing.y_range(axes, *limits, [point.y for point in own.points], below_axis=False)
-    drawing.legend_below(axes, f"{STD}, {counts(table['n'])}{lost([table])}{note and '; ' + note}", columns)
+    drawing.legend_below(axes, f"{chart.STD}, {chart.counts(table['n'])}{lost([table])}{note and '; ' + note}", columns)
 
 
 def lost(tables: Iterable[pd.DataFrame]) -> str:

@@ -58,8 +58,8 @@ NO_NUMBERS = "The paper has published no numbers for this panel."
 class Point:
     """One number: std (ddof 0) and n of the mean y where it is one; at: its place on the x axis in words.
 
-    origin: the key of its artifact (`repro.report.figures.origins_of`), in the report its path. small: whether a larger
-    point is the mean of it and others.
+    origin: the key of its artifact (`repro.report.sections.origins_of`), in the report its path. small: whether a
+    larger point is the mean of it and others.
     """
 
     series: str

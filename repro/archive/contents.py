@@ -22,7 +22,7 @@ from repro.protocol import OWN, SCALES
 from repro.store.file_kinds import require_replaceable
 from repro.store.files import write_whole
 from repro.store.provenance import ROOT
-from repro.study.own_figure import is_own
+from repro.study.own_figure import is_own, maybe, whole
 from repro.study.study import Study
 
 FORMAT, FORMAT_VERSION = "lottery-data-diet archive", 1
@@ -151,18 +151,14 @@ def runs_of(provenance: dict) -> list[dict]:
     return provenance.get("runs", [provenance])
 
 
-def _whole(low: int, high: int):
-    return lambda value: value is None or (type(value) is int and low <= value <= high)
-
-
 _ASKED = {
     "name": lambda value: value in (*NAMES, "all") or (isinstance(value, str) and is_own(value)),
     "scale": lambda value: value in (*SCALES, OWN),
     "datasets": lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value),
     "control": lambda value: value is None or isinstance(value, str),
-    "seed": _whole(-(1 << 63), (1 << 63) - 1),
-    "replicates": _whole(1, MOST),
-    "levels": _whole(0, MOST),
+    "seed": maybe(whole(-(1 << 63), (1 << 63) - 1))[0],
+    "replicates": maybe(whole(1, MOST))[0],
+    "levels": maybe(whole(0, MOST))[0],
 }
 """Argument of a `Study` -> whether this program writes such a value."""
 _FIELDS = {

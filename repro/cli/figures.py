@@ -87,7 +87,7 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
     """
     from repro import plan
     from repro.plan import price
-    from repro.run import make_rules
+    from repro.plan.jobs import rules
     from repro.store.file_kinds import require_replaceable
     from repro.store.files import write_text
     from repro.store.work import sweep_rules
@@ -109,7 +109,7 @@ def plan_command(name, makefile, extra, jobs, speed, device, yes, **given):
     if makefile:
         require_replaceable(makefile, "rules", option="--make")
         sweep_rules(makefile.parent)
-        write_text(makefile, make_rules.rules(todo, program=(sys.executable, "-m", "repro"), options=extra))
+        write_text(makefile, rules(todo, program=(sys.executable, "-m", "repro"), options=extra))
     predictions = []
     if price.worth_measuring(todo) or (todo and (speed or len(jobs) > 1)):
         predictions = price.predict_each(todo, jobs, device=device, network=network, measure=measure)
@@ -180,9 +180,10 @@ def run_command(context, name, address, extra, gpus, cpus, retries, yes, **given
     """
     from repro import plan
     from repro.plan import price
-    from repro.run import make_rules, ray_cluster
+    from repro.plan.jobs import words_of
+    from repro.run import ray_cluster
 
-    study, options = study_of(name, given), make_rules.words_of(extra)
+    study, options = study_of(name, given), words_of(extra)
     if address != "local":
         without_effect("how long it takes is predicted for --ray local alone", "yes")
     steps = plan.steps(study.items(), study.results)

@@ -33,6 +33,7 @@ from repro.cli.options import (
 from repro.errors import UsageError
 from repro.experiment import MOST
 from repro.protocol import Protocol, Scoring, protocol
+from repro.recipes.pruning import POINTS, REWINDS, Pruning
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".th", ".tar", ".bin", ".safetensors")
 WARMUPS = Listed(int, ("warm-up steps", "numbers of steps with commas, like 100,200,400"))
@@ -50,6 +51,21 @@ MASKS = (
     "own, shuffled (within layers), random (as many weights, anywhere), or a file: an imp or branch artifact, "
     ".npy, .pt or .safetensors."
 )
+CRITERION = (
+    "What goes: magnitude (of the whole network), layerwise, random, erk (random, Erdős–Rényi-kernel densities), snip, "
+    "synflow, grasp, or FILE.py:NAME, your function (weights, gradients, masks) -> scores, dicts by name, of which the "
+    "lowest go."
+)
+PRUNE_AT = (
+    "The weights that are ranked: those trained at the level before, or of the dense network at the rewind point or at "
+    "initialisation [default: trained; snip, synflow, grasp: rewind-point]."
+)
+KEEP_DENSE = "Layers that are not pruned, like fc or stem,layer1.*; densities count their weights [default: none]."
+REWIND = (
+    "What a level goes back to: weights [paper], learning-rate (weights go on, the schedule from -t again), none (both "
+    "go on, at the last rate)."
+)
+PATTERNS = Listed(str, ("layers to keep dense", "patterns of names with commas, like fc,layer1.*"))
 ALPHAS = "Where on the line: a number of equally spaced points, or values with commas; 0, 0.5 and 1 are always there."
 
 
@@ -208,13 +224,27 @@ def pretrain(out, subset, dataset, scale, t, **given):
 @click.argument("rewind_point", type=PATH)
 @option("--levels", type=click.IntRange(0, MOST), help="Pruning levels after the dense one [paper: 16; CINIC 12].")
 @trains("--prune-fraction", type=float, default=0.2, help="Of surviving weights, per level.")
+@trains("--pruning", default="magnitude", metavar="CRITERION", help=CRITERION)
+@trains("--prune-at", type=click.Choice(POINTS), help=PRUNE_AT)
+@trains(
+    "--batches",
+    type=click.IntRange(1, MOST),
+    help="Batches of images for gradients (snip, grasp, FILE.py) [default: 1].",
+)
+@trains("--keep-dense", type=PATTERNS, metavar="PATTERN,…", help=KEEP_DENSE)
+@trains("--rewind", type=click.Choice(REWINDS), default="weights", help=REWIND)
+@trains(
+    "--finetune-steps", type=click.IntRange(1), help="Of a level with --rewind none [default: steps - t, as others]."
+)
 @options(REPLICATES, OUT, MACHINE)
 def imp(rewind_point, levels, prune_fraction, replicates, out, **given):
     """Iterative magnitude pruning from a rewind point: train, prune, rewind, and again.
 
     \b
-    Example:
+    Examples:
       repro imp easy-t10.h5 --levels 12 --out imp.h5
+      repro imp easy-t10.h5 --levels 12 --rewind learning-rate --out imp-rate.h5
+      repro imp easy-t10.h5 --levels 12 --pruning synflow --keep-dense fc --out synflow.h5
     """
     from repro import stages, store
 
@@ -222,7 +252,9 @@ def imp(rewind_point, levels, prune_fraction, replicates, out, **given):
     named = store.read_header(rewind_point, kind="pretrain").recipe["dataset"]
     say_unused_data_options(named)
     levels = protocol(named).levels if levels is None else levels
-    chosen = {"levels": levels, "replicates": replicates, "prune_fraction": prune_fraction}
+    criterion, at, keep = given.pop("pruning"), given.pop("prune_at"), given.pop("keep_dense") or ()
+    pruning = Pruning(criterion, at, keep_dense=keep, **given)
+    chosen = {"levels": levels, "replicates": replicates, "prune_fraction": prune_fraction, "pruning": pruning}
     return stages.imp(out, rewind_point, **chosen, machine=place)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import tarfile
 import tempfile
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -113,7 +114,7 @@ def _unpack(name: str, source: Published, root: Path, *, download: bool) -> None
 
     It is unpacked in a scratch folder and renamed: neither a kill nor a second process leaves a folder half filled.
     """
-    from torchvision.datasets.utils import check_integrity, download_and_extract_archive, extract_archive
+    from torchvision.datasets.utils import check_integrity, download_url
 
     archive = root / source.archive
     if not archive.is_file() and not download:
@@ -129,15 +130,16 @@ def _unpack(name: str, source: Published, root: Path, *, download: bool) -> None
             )
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=root) as scratch:
-            if archive.is_file():
-                extract_archive(str(archive), scratch)
-            else:
-                download_and_extract_archive(source.url, scratch, filename=source.archive, md5=source.archive_md5)
+            if not archive.is_file():
+                download_url(source.url, scratch, filename=source.archive, md5=source.archive_md5)
+            with tarfile.open(archive if archive.is_file() else Path(scratch, source.archive)) as packed:
+                packed.extraction_filter = getattr(tarfile, "data_filter", None)  # the first of Python 3.11 have none
+                packed.extractall(scratch)
             try:
                 os.replace(Path(scratch, source.folder), root / source.folder)
             except OSError:
                 if not (root / source.folder).is_dir():  # it is there when another process was faster
                     raise
-    except (OSError, HTTPException, RuntimeError) as error:
+    except (OSError, HTTPException, RuntimeError, tarfile.TarError) as error:
         action = f"unpacking {archive}" if archive.is_file() else f"downloading {source.url} into {root}"
         raise RunError(f"{action} failed: {error}") from error

@@ -7,6 +7,7 @@ commands share a process. An artifact that two figures need is made once.
 from repro.plan.items import Barrier, Branch, Cell, Chosen, Gradients, Subset, WarmupSweep, resize
 from repro.plan.jobs import Job, as_jobs
 from repro.plan.steps import Step, last, steps, unfinished
+from repro.recipes.pruning import Pruning
 
 __all__ = [
     "Barrier",
@@ -15,6 +16,7 @@ __all__ = [
     "Chosen",
     "Gradients",
     "Job",
+    "Pruning",
     "Step",
     "Subset",
     "WarmupSweep",

@@ -9,6 +9,7 @@ from pathlib import Path
 from repro.data.user_numbers import split_key
 from repro.errors import UsageError
 from repro.protocol import Protocol
+from repro.recipes.pruning import Pruning
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Cell:
         noise: share of randomised labels in scoring and pre-training.
         replicates, levels: None is the protocol's.
         labels: file of labels for scoring and pre-training, such as human ones (``--labels``).
+        pruning: by what criterion, and what a level goes on from; the paper's way by default. The runs of another way
+            have its mark behind the condition: 'easy-rewind-learning-rate'.
 
     Raises UsageError where both noise and labels are given.
     """
@@ -94,6 +97,7 @@ class Cell:
     replicates: int | None = None
     levels: int | None = None
     labels: str = ""
+    pruning: Pruning = Pruning()
 
     def __post_init__(self):
         if self.noise and self.labels:
@@ -115,8 +119,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """File stem: 'easy3200-t200', 'all-t400', 'all-noise0.5-t20'."""
-        return f"{self.images}-t{self.t}"
+        """File stem: 'easy3200-t200', 'all-t400', 'all-noise0.5-t20', 'all-t400-rewind-learning-rate'."""
+        return f"{self.images}-t{self.t}{self.pruning.mark}"
+
+    @property
+    def role(self) -> str:
+        """Its condition in tables. Pruned otherwise, it has none of the paper's, so no claim is judged on it."""
+        return f"{self.condition}{self.pruning.mark}"
 
     @property
     def images(self) -> str:
@@ -132,6 +141,8 @@ class Cell:
             return folder / f"{'-'.join(['scores', *_marks(self.noise, self.labels)])}.h5"
         if kind == "subset":
             return folder / f"subset-{self.images}.h5"
+        if kind == "pretrain":  # the same however it is pruned
+            return folder / f"pretrain-{self.images}-t{self.t}.h5"
         return folder / f"{kind}-{self.name}.h5"
 
 
@@ -165,6 +176,10 @@ class Branch:
     @property
     def protocol(self) -> Protocol:
         return self.cell.protocol
+
+    @property
+    def role(self) -> str:
+        return f"{self.condition}{self.cell.pruning.mark}"
 
     def path(self, results: Path) -> Path:
         return results / self.protocol.folder / f"branch-{self.cell.name}-{self.mask}.h5"

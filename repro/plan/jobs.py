@@ -1,16 +1,19 @@
-"""Steps as jobs: what one process does, whoever starts it (make, Slurm, Ray), and when each job has its turn.
+"""Steps as jobs: what one process does, whoever starts it (make, Slurm, Ray), when it has its turn, and rules for make.
 
 Where only one step reads an artifact, both steps are one job (`repro pretrain … then imp …`), because a process takes
 seconds to start.
 """
 
 import heapq
+import re
+import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+from repro.errors import UsageError
 from repro.plan.steps import Step
 
 
@@ -149,3 +152,39 @@ def longest_chain(jobs: Sequence[Job], seconds: Sequence[float]) -> list[int]:
     while needs := jobs[chain[-1]].needs:
         chain.append(max((number[path] for path in needs), key=ends.__getitem__))
     return chain[::-1]
+
+
+def rules(todo: list[Step], *, program: tuple[str, ...], options: str = "") -> str:
+    """A makefile fragment that makes the given steps' artifacts, with a log for each process.
+
+    ``LAUNCH`` prefixes every process. They are then quiet, because 64 jobs would mix their progress on one terminal.
+    Every rule is phony and runs whatever the file times say, because its steps lack something.
+
+    Raises UsageError for paths that make cannot have as targets.
+    """
+    for step in todo:
+        if odd := re.search(r"[^\w./+,@-]", str(step.target)):
+            raise UsageError(f"make cannot have {odd[0]!r} in the path {step.target}: choose another --results folder")
+    found, extra = as_jobs(todo), words_of(options)
+    targets = " ".join(str(job.target) for job in found)
+    lines = [".SILENT:", f".PHONY: all {targets}", f"all: {targets}", "\t@:"]
+    for job in found:
+        lines += [
+            f"{job.target}: {' '.join(map(str, job.needs))}".rstrip(),
+            f"\techo 'making {job.name}$(if $(LAUNCH),: {job.log})'",
+            f"\t$(LAUNCH) {_quoted(program)} --log {job.log} $(if $(LAUNCH),--quiet) {_quoted(job.words(extra))}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def words_of(options: str) -> tuple[str, ...]:
+    """The words that a shell splits options into. Raises UsageError for a quote that is not closed."""
+    try:
+        return tuple(shlex.split(options))
+    except ValueError as error:
+        reason = str(error).lower()
+        raise UsageError(f"--options {options!r} are not words for a shell ({reason}): quote them in pairs") from None
+
+
+def _quoted(words: Iterable[str]) -> str:
+    return shlex.join(words).replace("$", "$$")

@@ -176,9 +176,19 @@ def _cell(cell: Cell, results: Path) -> list[Step]:
         evaluated=n * p.test_images,
         labels=cell.labels,
     )
-    command = words("imp", pretrain.target, levels=cell.depth, replicates=n, prune_fraction=p.prune_fraction)
-    said = {"prune_fraction": p.prune_fraction}
-    return [*before, pretrain, _levels(cell, cell.path(results), command, pretrain, range(cell.depth + 1), said)]
+    options = {"levels": cell.depth, "replicates": n, "prune_fraction": p.prune_fraction, **cell.pruning.options}
+    command, said = words("imp", pretrain.target, **options), _pruning(cell)
+    imp = _levels(cell, cell.path(results), command, pretrain, range(cell.depth + 1), said)
+    if steps := cell.pruning.finetune_steps:  # level 0 alone goes to the end of the schedule
+        count = n * (p.training.steps - cell.t + cell.depth * steps)
+        imp = replace(imp, images=count * p.training.batch_size)
+    return [*before, pretrain, imp]
+
+
+def _pruning(cell: Cell) -> dict:
+    """Recipe fields of how a cell is pruned, the usual ones too."""
+    usual = {name: DEFAULTS[name] for name in ("pruning", "prune_at", "keep_dense", "rewind")}
+    return {"prune_fraction": cell.protocol.prune_fraction, **usual, **cell.pruning.fields}
 
 
 @chain.register

@@ -2,7 +2,7 @@
 
 A ticket is mask × rewind point (Frankle et al. 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis"): the
 weights of step t of a dense training, of which the smallest, by their magnitude at the end of the training before, are
-pruned and stay pruned. Each part is a file of ``torch.save`` or safetensors (`repro.stages.state_dicts`); nothing in
+pruned and stay pruned. Each part is a file of ``torch.save`` or safetensors (`repro.reading.ticket_files`); nothing in
 them is run.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from repro.errors import RunError, UsageError
-from repro.stages.state_dicts import parts_of, stated_masks, step_in, weights_in
+from repro.reading.ticket_files import parts_of, stated_masks, step_in, weights_in
 from repro.train.prune import count_to_prune, prune_by_magnitude
 
 HOLDS, FAILS, UNTOLD = "holds", "FAILS", "untold"

@@ -82,7 +82,8 @@ class _Comparison:
             if one != other:
                 raise UsageError(f"{first} is of {field} {one}, {second} of {other}: give runs of the same {field}")
         tables = [run.table() for run in self.runs]
-        self.there = [set(zip(t.replicate[~t.diverged], t.level[~t.diverged])) for t in tables]
+        finished = [table[~table.diverged.astype(bool)] for table in tables]
+        self.there = [set(zip(table.replicate, table.level)) for table in finished]
         self.acc = [dict(zip(zip(t.replicate, t.level), t.acc)) for t in tables]
         self.data = data_of(self.runs[0], machine)
         self.pairs = self._pairs([int(table.replicate.max()) + 1 for table in tables], replicates)
@@ -122,7 +123,8 @@ class _Comparison:
     # --- what is stored -----------------------------------------------------------------------------------------------
 
     def _vector(self, run: int, replicate: int, level: int) -> Tensor:
-        return torch.from_numpy(self.runs[run][array_name("weights", replicate=replicate, level=level)])
+        kept = torch.from_numpy(self.runs[run][array_name("weights", replicate=replicate, level=level)])
+        return kept.double() if self.trainer.training.precision == "fp64" else kept.float()
 
     def _mask(self, run: int, replicate: int, level: int) -> np.ndarray:
         packed = self.runs[run][array_name("mask", replicate=replicate, level=level)]

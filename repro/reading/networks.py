@@ -12,7 +12,7 @@ from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.nets import Layout, create, freeze, layout_of
 from repro.protocol import protocol
-from repro.recipes.artifacts import array_name
+from repro.recipes.artifacts import array_name, started_from
 from repro.stages.inputs import IDLE, require_idle
 from repro.store.file_kinds import require_replaceable
 from repro.store.files import write_whole
@@ -34,7 +34,8 @@ def state_dict(
 
     Arguments:
         level: None for a rewind point, which is the same for all levels.
-        part: 'ticket' is mask times rewind point, what the level started from; 'trained' what it ended with; 'rewind'
+        part: 'ticket' is what the level started from: mask times rewind point, or the weights of the level before where
+            those were not rewound; 'trained' what it ended with; 'rewind'
             the rewind point, all that a pretrain artifact has. They are float32, parameters and batch-norm statistics.
             'mask': bool, of the prunable parameters alone.
         num_classes, in_chans: of the network; if None, found from the size of the stored weights.
@@ -157,7 +158,8 @@ def tensors_of(
         return {e.name: mask[e.offset : e.offset + e.size].view(e.shape) for e in layout.prunable}
     if part == "trained":
         return layout.state_dict(_array(artifact, replicate, array_name("weights", level=level)))
-    vector = _array(artifact, replicate, REWIND_WEIGHTS[artifact.kind])
+    start = started_from(artifact.recipe, level) if artifact.kind == "imp" else REWIND_WEIGHTS[artifact.kind]
+    vector = _array(artifact, replicate, start)
     vector[: layout.num_prunable] *= mask
     return layout.state_dict(vector)
 

@@ -17,6 +17,9 @@ DEFAULTS = {
     "permute_scores": False,
     "pruning": "magnitude",
     "prune_fraction": 0.2,
+    "prune_at": "trained",
+    "keep_dense": [],
+    "rewind": "weights",
     "precision": "fp32",
     "nesterov": False,
     "momentum": 0.9,
@@ -48,6 +51,14 @@ def piece_name(**numbers: int) -> str:
 def array_name(array: str, **numbers: int) -> str:
     """Where an array of a piece stands: ``array_name("mask", replicate=0, level=3)`` is 'replicate_0/level_3/mask'."""
     return f"{piece_name(**numbers)}/{array}"
+
+
+def started_from(recipe: dict, level: int) -> str:
+    """Where a replicate of an imp artifact keeps what a level started from, before its mask: the rewind point, unless
+    its weights went on."""
+    if level and recipe.get("rewind", DEFAULTS["rewind"]) != "weights":
+        return array_name("weights", level=level - 1)
+    return "level_0/rewind_weights"
 
 
 def piece_names(**ranges: Iterable[int]) -> frozenset[str]:

@@ -17,10 +17,10 @@ COLUMNS = ("conditions", "", "replicates", "weights left", "overlap", "by chance
 
 
 def tables(items: Iterable[Item], results: Path) -> list[Table]:
-    """A table for each protocol of a figure's finished items: all pairs of its cells, at the last judging level.
+    """A table for each protocol of a figure's finished items: all pairs of its cells.
 
-    A row is the mean over the replicates that both have, whose seeds are equal. There is none where fewer than two
-    artifacts have masks of that level.
+    The level is the last judging one, or the last that all cells are planned to have. A row is the mean over the
+    replicates that both have, whose seeds are equal. There is no table where fewer than two artifacts have masks.
     """
     cells = [item for item in items if isinstance(item, Cell)]
     grouped = groupby(sorted(cells, key=lambda cell: cell.protocol.dataset), key=lambda cell: cell.protocol)
@@ -28,7 +28,7 @@ def tables(items: Iterable[Item], results: Path) -> list[Table]:
 
 
 def _table(protocol: Protocol, cells: list[Cell], results: Path) -> Table | None:
-    level, sizes, masks = protocol.judging_levels[-1], None, {}
+    level, sizes, masks = min([protocol.judging_levels[-1], *(cell.depth for cell in cells)]), None, {}
     for cell in dict.fromkeys(cells):
         artifact = store.read(cell.path(results))
         packed = {

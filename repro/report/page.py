@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from paper_figures.shared.panels import panel_title
-from repro.errors import RunError, UsageError
-from repro.report import account, charts, figures, verdicts
+from repro.errors import UsageError
+from repro.report import account, charts, sections
 from repro.report.tables import Table, table
 from repro.store.file_kinds import require_replaceable
 from repro.store.files import write_whole
 from repro.study.study import Study
+from repro.verify.published import reference_file
+from repro.verify.report import LEGEND
 from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC
 
 MEANING = {
@@ -48,10 +49,10 @@ def build(study: Study, *, when: datetime) -> str:
     """The page as HTML text, from the artifacts that are there."""
     there, broken = account.made(study)
     known: dict = {}  # tables that figures and verdicts share
-    sections = [figures.section(study, name, known) for name in study.drawn]
-    problem, judged = "", verdicts.Section()
+    figures = [sections.of_figure(study, name, known) for name in study.drawn]
+    problem, judged = "", sections.VerdictSection()
     try:
-        judged = verdicts.section(study, known)
+        judged = sections.of_verdicts(study, known)
     except UsageError as error:  # the same that keeps a figure from being drawn
         problem = f"Nothing can be judged: {error}."
     return render(
@@ -59,7 +60,7 @@ def build(study: Study, *, when: datetime) -> str:
         when=when.isoformat(timespec="minutes"),
         made=len(there),
         broken=broken,
-        figures=sections,
+        figures=figures,
         judged=judged,
         problem=problem,
         deviations=deviations(),
@@ -71,7 +72,7 @@ def build(study: Study, *, when: datetime) -> str:
 
 
 def render(*, study: Study, figures: Sequence, **content) -> str:
-    """The template filled in; ``figures`` are `repro.report.figures.Section`."""
+    """The template filled in; ``figures`` are `repro.report.sections.FigureSection`."""
     pairs = [pair for section in figures for pair in section.pairs]
     colors = sorted({color for pair in pairs for color in pair.colors})
     specs = [charts.spec(panel) for pair in pairs for panel in pair.panels]
@@ -92,7 +93,7 @@ def render(*, study: Study, figures: Sequence, **content) -> str:
         seeds=sorted({p.seed for p in protocols}),
         datasets=[panel_title(p) for p in protocols],
         figures=figures,
-        legend=verdicts.LEGEND,
+        legend=LEGEND.format(judged="the judging levels"),
         meaning=MEANING,
         light={charts.css_name(color): color for color in colors},
         dark={charts.css_name(color): charts.readable(color) for color in colors},
@@ -107,11 +108,7 @@ def render(*, study: Study, figures: Sequence, **content) -> str:
 
 def deviations() -> Table:
     """What the paper leaves open or does unusually, and what is done here. Raises RunError when the file is missing."""
-    places = find_spec("paper_figures").submodule_search_locations
-    path = next((p for p in (Path(place, "reference", "deviations.csv") for place in places) if p.is_file()), None)
-    if path is None:
-        raise RunError("paper_figures/reference/deviations.csv is missing: install the project again")
-    with path.open(newline="", encoding="utf-8") as file:
+    with reference_file("deviations.csv").open(newline="", encoding="utf-8") as file:
         heads, *rows = csv.reader(file)
     return table("Deviations and unknowns", heads, rows)
 

@@ -17,6 +17,7 @@ from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.inputs import Init, data_of, network_for, require_replicates, require_steps_left
 from repro.stages.machine import Machine
 from repro.stages.pruned_levels import Levels, piece_of
+from repro.stages.pruning import prunable
 from repro.stages.state_dicts import read_mask
 from repro.train.prune import random_mask, shuffle_within_layers
 from repro.train.random_streams import stream
@@ -48,10 +49,10 @@ def branch(
         mask: 'own'; 'shuffled' within each layer; 'random', as many weights anywhere in the network; or a file: an imp
             or branch artifact (its masks of the same replicate and level), a .npy of bool or 0 and 1
             [layout.num_prunable], or a .pt or .safetensors of masks by name (`repro.stages.state_dicts.read_mask`).
-        weights: 'rewound', to the run's rewind point; 'reinitialised', an initialisation of its own random stream,
-            trained from the same step t on, so for as many steps (drawn as in the paper where the run began with the
-            weights of a file); or a pretrain or imp artifact, whose rewind point it is then, with the clock at that
-            point's t.
+        weights: 'rewound', to the run's rewind point, whatever the run itself rewound; 'reinitialised', an
+            initialisation of its own random stream, trained from the same step t on, so for as many steps (drawn as in
+            the paper where the run began with the weights of a file); or a pretrain or imp artifact, whose rewind point
+            it is then, with the clock at that point's t.
         replicates: the first so many of the run; None is all.
 
     What is kept of every (replicate, level) is what imp keeps (`repro.stages.pruned_levels.Levels`); the weights that
@@ -64,6 +65,8 @@ def branch(
     source = store.read(run, kind="imp")
     data = data_of(source, machine)
     recipe, inputs, fixed = {**source.recipe, "mask": str(mask), "weights": str(weights)}, {"imp": source}, None
+    repeats = recipe.pop("rewind", "weights") == "weights"  # a branch has weights of its own to begin with
+    recipe.pop("finetune_steps", None)
     if recipe["mask"] not in MASKS:
         if _there(mask, "mask", MASKS).suffix in (".npy", *TORCH):
             fixed = read_mask(mask, layout_of(network_for(data, recipe["network"])))
@@ -81,7 +84,7 @@ def branch(
         else:
             recipe |= {"weights": "point", "t": point.recipe["t"]}
             inputs["point"] = point
-    if (recipe["mask"], recipe["weights"]) == ("own", "rewound"):
+    if repeats and (recipe["mask"], recipe["weights"]) == ("own", "rewound"):
         raise UsageError(
             f"the run's own masks and rewound weights would repeat {source.path}: give another --mask (shuffled, "
             "random or a file) or other --weights (reinitialised or a rewind point)"
@@ -104,7 +107,7 @@ def branch(
         lost = [row for row in missing if work.is_lost(*row)]
         work.add_lost(lost)
         weights = {r: work.weights(r) for r, _ in missing}
-        jobs = {piece_of(r, k): work.job(r, weights[r], work.mask(r, k)) for r, k in missing if (r, k) not in lost}
+        jobs = {piece_of(r, k): work.job(r, k, weights[r], work.mask(r, k)) for r, k in missing if (r, k) not in lost}
         for cohort, where in work.cohorts(jobs):
             trained = work.trainer.train(writer, cohort, where)
             writer.add({each.piece: work.kept(each) for each in work.trainer.measure(trained, "train", "test")})
@@ -209,7 +212,9 @@ class _Branch(Levels):
             sizes = [entry.size for entry in self.layout.prunable]
             return shuffle_within_layers(stored, sizes, stream(*address, "shuffle", level))
         if self.recipe["mask"] == "random":
-            return random_mask(stored, stream(*address, ROLE + "mask", level))
+            free, drawn = prunable(self.layout, tuple(self.recipe.get("keep_dense", ()))), stored.clone()
+            drawn[free] = random_mask(stored[free], stream(*address, ROLE + "mask", level))
+            return drawn
         return stored
 
     def weights(self, replicate: int) -> Tensor:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from repro.data import Passes
 from repro.engines import Block, Sgd
 from repro.errors import UsageError
 from repro.recipes.artifacts import piece_name
@@ -20,7 +19,7 @@ from repro.stages.trained import Trained, advice, divergence
 from repro.stages.trainer import Trainer
 from repro.train import evaluate
 from repro.train.job import Job, Progress
-from repro.train.random_streams import stream
+from repro.train.random_streams import plain_batches
 
 
 def gradients(
@@ -202,16 +201,8 @@ class _Gradients:
 
     def _index(self, jobs: list[Job], step: int) -> torch.Tensor:
         """Dataset indices of the measured batches, int64 [R, batches, B]."""
-        rows = []
-        for job in jobs:
-            passes = Passes(len(job.subset), self.training.batch_size, drop_last=True)
-            needed = -(-self.batches // passes.steps_per_pass)
-            orders = [
-                stream(job.seed, job.replicate, "gradients.order", step, number).permutation(len(job.subset))
-                for number in range(needed)
-            ]
-            places = [passes.locate(batch) for batch in range(self.batches)]
-            rows.append(np.stack([job.subset[orders[number][place]] for number, place in places]))
+        size, purpose = self.training.batch_size, "gradients.order"
+        rows = [plain_batches(j.subset, size, self.batches, j.seed, j.replicate, purpose, step) for j in jobs]
         return torch.from_numpy(np.stack(rows))
 
     def summary(self) -> tuple[str, ...]:

@@ -45,13 +45,17 @@ class Levels:
     def expect(self, rows: list[tuple[int, int]]) -> None:
         """Tell the progress line all (replicate, level) of the command."""
         self.last = max(level for _, level in rows)
-        jobs = {piece_of(*row): self.job(row[0]) for row in rows if piece_of(*row) not in self.writer.rows}
+        jobs = {piece_of(*row): self.job(*row) for row in rows if piece_of(*row) not in self.writer.rows}
         self.trainer.expect(self.writer, jobs, "train", "test")
 
-    def job(self, replicate: int, weights: Tensor | None = None, mask: Tensor | None = None) -> Job:
-        """Training to the end on all training images, with the clock at the recipe's t (protocol section 4)."""
+    def span(self, level: int) -> tuple[int, int]:
+        """First and last step of a level: to the end, with the clock at the recipe's t (protocol section 4)."""
+        return self.recipe["t"], self.training.steps
+
+    def job(self, replicate: int, level: int, weights: Tensor | None = None, mask: Tensor | None = None) -> Job:
+        """Training of a level on all training images."""
         images = self.data.split(replicate)[0].numpy()
-        return Job(weights, images, self.recipe["t"], self.training.steps, self.recipe["seed"], replicate, mask=mask)
+        return Job(weights, images, *self.span(level), self.recipe["seed"], replicate, mask=mask)
 
     def cohorts(self, jobs: dict[str, Job]) -> Iterator[tuple[dict[str, Job], str]]:
         """As `Trainer.cohorts`, with the place in the command given in levels."""
@@ -97,8 +101,10 @@ class Levels:
         hint += " of its pretrain command" * hint.startswith("lower")
         name, counted = self.writer.path.stem, " and count as chance"
         warning = divergence(name, diverged, hint, all_lost=len(diverged) == len(table), then=counted)
-        lines = ["level  weights left  test accuracy"]
+        others = self.layout.num_parameters - self.layout.num_prunable  # biases and batch norm, which are never pruned
+        lines = ["level  weights left  of all parameters  test accuracy"]
         for level, rows in table.groupby("level"):
             spread = f"{rows.acc.mean():.4f} ± {rows.acc.std(ddof=0):.4f} (n={len(rows)})"
-            lines.append(f"{level:5d}  {100 * rows.density.mean():10.2f} %  {spread}")
+            whole = (rows.remaining[rows.remaining > 0].mean() + others) / self.layout.num_parameters
+            lines.append(f"{level:5d}  {100 * rows.density.mean():10.2f} %  {100 * whole:15.2f} %  {spread}")
         return *lines, *self.trainer.alike, *warning

@@ -6,7 +6,7 @@
 from repro.store.artifact import Artifact, check_same, read, read_header, table, write
 from repro.store.files import writer_lock
 from repro.store.index import Glance, Index, glance
-from repro.store.lineage import Lineage, differences, identity
+from repro.store.lineage import Lineage, identity
 from repro.store.provenance import provenance
 from repro.store.work import WorkFolder
 
@@ -17,7 +17,6 @@ __all__ = [
     "Lineage",
     "WorkFolder",
     "check_same",
-    "differences",
     "glance",
     "identity",
     "provenance",

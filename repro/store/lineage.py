@@ -133,12 +133,14 @@ def require_same(path, there: Lineage, here: Lineage) -> None:
 NUMBER = (int, float)
 _TEXTS = "dataset data_sha256 normalization network subset score noise_draw labels_sha256 precision batch_norm mask"
 TYPES = {
-    **dict.fromkeys(f"{_TEXTS} weights form schedule init init_sha256".split(), str),
-    **dict.fromkeys("steps batch_size t seed border size networks every batches level warmup_steps".split(), int),
+    **dict.fromkeys(f"{_TEXTS} weights form schedule init init_sha256 pruning prune_at rewind".split(), str),
+    **dict.fromkeys("steps batch_size t seed border size networks every batches level".split(), int),
+    **dict.fromkeys("warmup_steps finetune_steps".split(), int),
     **dict.fromkeys("lr momentum weight_decay prune_fraction label_noise label_smoothing".split(), NUMBER),
     **dict.fromkeys("nesterov drop_last augment balanced permute_scores grand".split(), bool),
     "milestones": [int],
     "alphas": [NUMBER],
+    "keep_dense": [str],
 }
 """Field of a recipe -> its type; a list of a type holds any number of them. None counts as a missing field."""
 _AS_WRITTEN = "give an artifact whose recipe is as repro wrote it"

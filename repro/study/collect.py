@@ -142,7 +142,7 @@ def _wanted(steps: list[Step], look: Look, **labels) -> Columns:
 def _labels(cell: Cell, condition: str | None = None) -> dict:
     return dict(
         dataset=cell.protocol.dataset,
-        condition=condition or cell.condition,
+        condition=condition or cell.role,
         size=cell.size,
         t=cell.t,
         noise=cell.noise,
@@ -168,7 +168,7 @@ def _of_cell(cell: Cell, steps: list[Step], look: Look):
 
 
 def _of_branch(branch: Branch, steps: list[Step], look: Look):
-    yield "runs", _wanted(steps, look, **_labels(branch.cell, branch.condition), artifact=str(steps[-1].target))
+    yield "runs", _wanted(steps, look, **_labels(branch.cell, branch.role), artifact=str(steps[-1].target))
 
 
 def _of_barrier(barrier: Barrier, steps: list[Step], look: Look):
@@ -231,7 +231,7 @@ def _beside(item: Item, steps: list[Step], look: Look):
         if step.verb == "score":
             yield "scores", step.target, lambda step=step: _reliability(cell, step, look)
         elif step.target.name == cell.path(Path(), "subset").name:
-            about = dict(_labels(cell), kind=cell.subset.kind)
+            about = dict(_labels(cell, cell.condition), kind=cell.subset.kind)
             yield (
                 "subsets",
                 (step.target, cell.condition),

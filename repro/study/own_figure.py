@@ -17,6 +17,7 @@ from repro.experiment import MOST, OWN, Protocol, Scoring, Warmup
 from repro.plan.items import Barrier, Branch, Cell, Chosen, Gradients, Item, Subset, WarmupSweep
 from repro.plan.options import TRAINING
 from repro.protocol import SCALES, protocol
+from repro.recipes.pruning import Pruning
 from repro.recipes.training import Training
 
 
@@ -187,7 +188,9 @@ _TESTS = {
         (_SHARE, "noise"),
         (maybe(_FEW), "replicates"),
         (maybe(_LEVEL), "levels"),
+        (a(Pruning), "pruning"),
     ),
+    Pruning: _by_field((maybe(_FEW), "batches"), (maybe(_SIZE), "finetune_steps"), (several(a(str)), "keep_dense")),
     Chosen: _by_field((a(Protocol), "protocol"), (a(Subset), "subset"), (_SHARE, "noise"), (maybe(_FEW), "replicates")),
     Barrier: {"cell": a(Cell)},
     Branch: {"cell": a(Cell)},
@@ -219,7 +222,7 @@ _TESTS = {
 }
 
 
-def require_values(found: Protocol | Scoring | Training | Warmup | Item, path: Path) -> None:
+def require_values(found: Protocol | Scoring | Training | Warmup | Pruning | Item, path: Path) -> None:
     """Raises UsageError that names the first field, of a protocol or an item or of one of its parts, with a value that
     cannot be used."""
     for field, (fits, words) in _TESTS.get(type(found), {}).items():

@@ -47,8 +47,8 @@ class Job:
     role: str = ""
 
     def rate(self, training: Training, step: int) -> float:
-        """Learning rate of the update number ``step``."""
-        return training.lr_at(step, self.warmup or None) * self.lr_scale
+        """Learning rate of the update number ``step``. Steps after the schedule have its last rate."""
+        return training.lr_at(min(step, training.steps - 1), self.warmup or None) * self.lr_scale
 
 
 class Observer(Protocol):

@@ -1,4 +1,4 @@
-"""Masks: global magnitude pruning by the published rule, and the controls that must do worse.
+"""Masks: global magnitude pruning by the published rule, by other scores, and the controls that must do worse.
 
 All functions work on the flat prunable weights of one network (`repro.nets.Layout`), bool masks with True = kept.
 """
@@ -40,6 +40,56 @@ def prune_by_magnitude(weights: Tensor, mask: Tensor, fraction: float = 0.2) -> 
         raise RunError("cannot prune by magnitude: the trained weights hold NaN or infinity: lower --lr")
     threshold = survivors.kthvalue(count_to_prune(survivors.numel(), fraction)).values  # kthvalue counts from one
     return mask & (weights.abs() > threshold)
+
+
+def weights_left(total: int, fraction: float, level: int) -> int:
+    """How many of ``total`` weights `prune_by_magnitude` leaves at a level. Raises RunError as `count_to_prune`."""
+    for _ in range(level):
+        total -= count_to_prune(total, fraction)
+    return total
+
+
+def keep_highest(scores: Tensor, mask: Tensor, sizes: list[int], counts: list[int]) -> Tensor:
+    """The mask of the highest scores among surviving weights: ``counts`` of each group. Of equal ones the first stay.
+
+    Arguments:
+        scores: [P]; values where the mask is off do not matter.
+        mask: bool [P], the current mask.
+        sizes: of the groups, in order; they sum to P: layers, or the whole network.
+    """
+    kept = torch.zeros_like(mask)
+    for part, group, alive, count in zip(kept.split(sizes), scores.split(sizes), mask.split(sizes), counts):
+        there = alive.nonzero().squeeze(1)
+        part[there[group[there].argsort(descending=True, stable=True)[:count]]] = True
+    return kept
+
+
+def shared_out(count: int, shares: list[float]) -> list[int]:
+    """``count`` in whole parts that are proportional to the shares, what is left going to the largest remainders."""
+    exact = [count * share / sum(shares) for share in shares]
+    parts = [math.floor(each) for each in exact]
+    for place in sorted(range(len(exact)), key=lambda k: parts[k] - exact[k])[: count - sum(parts)]:
+        parts[place] += 1
+    return parts
+
+
+def erk_counts(shapes: list[tuple[int, ...]], count: int) -> list[int]:
+    """Weights left in each layer, ``count`` in all, by Erdős–Rényi-kernel densities (Evci et al. 2020, section 3).
+
+    A layer's density is proportional to the sum of its shape over the product of it. Where that would be above 1 the
+    layer is dense, and the others share what is left.
+    """
+    sizes, dense = [math.prod(shape) for shape in shapes], set()
+    while True:
+        # size times density: the sum of the shape
+        shares = {k: sum(shape) for k, shape in enumerate(shapes) if k not in dense}
+        left = count - sum(sizes[k] for k in dense)
+        full = {k for k, share in shares.items() if left * share > sizes[k] * sum(shares.values())}
+        if not full:
+            break
+        dense |= full
+    parts = dict(zip(shares, shared_out(left, list(shares.values()))))
+    return [parts.get(k, size) for k, size in enumerate(sizes)]
 
 
 def random_mask(mask: Tensor, rng: np.random.Generator) -> Tensor:

@@ -77,6 +77,17 @@ class DataOrder:
         self.drawn = number
 
 
+def plain_batches(
+    subset: np.ndarray, size: int, count: int, seed: int, replicate: int, purpose: str, address: int
+) -> np.ndarray:
+    """Dataset indices of ``count`` full batches, int64 [count, size], pass by pass over ``subset``, each pass in an
+    order of its own."""
+    passes = Passes(len(subset), size, drop_last=True)
+    places = [passes.locate(batch) for batch in range(count)]
+    orders = {n: stream(seed, replicate, purpose, address, n).permutation(len(subset)) for n, _ in places}
+    return np.stack([subset[orders[n][rows]] for n, rows in places])
+
+
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """A copy on the device of a tensor in main memory, which is not waited for."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,401 +1,299 @@
 """Claims on loss barriers (section 4, Figure 5): how each is decided, and the verdicts on own barriers.
 
-The unit is the parent: pairs of its children are averaged first. What a claim compares is over the parents that all
-of its conditions have. Barriers are those of dense children at alpha = 1/2: per-example cross-entropy on the training
-images, with averaged batch norm statistics as published. With recalibrated ones every claim is judged again, and the
-note says where its verdict flips. Diverged pairs are left out and counted. `reference` judges the paper's points.
+The unit is the parent, the network at a rewind point. A parent's barrier is the mean over the pairs of its children,
+and a claim compares conditions over the parents that all of them have. A barrier is that of dense children at
+alpha = 1/2: per-example cross-entropy on the training images, with averaged batch norm statistics as published. With
+recalibrated statistics every claim is judged again, and the note says so where its verdict flips. Pairs with a diverged
+child are left out and counted. `barrier_decisions` has what own and published barriers share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from repro.protocol import Protocol
 from repro.recipes.onset import CONNECTED, onset
-from repro.verify.claims import BARRIER_CLAIMS, CLAIMS
+from repro.verify import stats
+from repro.verify.barrier_decisions import FULL, HALF, easy_nearer, modes_compared, random_alike, ranked
+from repro.verify.claims import CLAIMS
 from repro.verify.outcomes import Evidence, accuracies, label, levels_in_words, same_replicates
-from repro.verify.stats import (
-    FEWEST_CONDITIONS,
-    FEWEST_PARENTS,
-    Advantage,
-    Estimate,
-    ModeShift,
-    Sample,
-    advantage,
-    against,
-    contrast,
-    decide,
-    inner_interval,
-    interval,
-    joint,
-    lower_bound,
-    mode_shift,
-    shared,
-    spearman,
-)
-from repro.verify.verdict import Verdict
+from repro.verify.stats import Advantage, Sample, decide, interval
+from repro.verify.verdict import Lacking, Verdict
 
 CONDITION = ["condition", "size", "t", "noise"]
 _COMPARED = ["barrier", "pretrain", "final"]
-_FEWEST_WITHIN = 4  # conditions at one step, with fewer a rank correlation among them is left out of the note
+_FEWEST_WITHIN = 4  # the note has a rank correlation among the conditions of one step if they are as many
+
+Start = tuple[str, int, int]  # condition, subset size (0: all data) and step of a rewind point
 
 
-def missing(number: int, dataset: str, note: str) -> Verdict:
-    """The verdict on a claim whose barriers are lacking."""
-    return Verdict.missing(CLAIMS[number], dataset, note)
+@dataclass(frozen=True, eq=False)
+class Barriers:
+    """The barriers of one data set with one kind of batch norm statistics, and the evidence beside them."""
 
+    evidence: Evidence
+    protocol: Protocol
+    mode: str = "averaged"
 
-def judged(number: int, estimate: Estimate, dataset: str, text: str, **fields) -> Verdict:
-    """The verdict of an estimate; fields: those of `Verdict.judged_by`."""
-    return Verdict.judged_by(estimate, CLAIMS[number], dataset, text, **fields)
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """The pairs of dense children that did not diverge: rows of `Evidence.barriers`."""
+        rows = self.evidence.barriers
+        return rows[(rows["level"] == 0) & ~rows["diverged"].astype(bool) & (rows["batch_norm"] == self.mode)]
+
+    @property
+    def about(self) -> dict:
+        """What every verdict is told: its data set and the confidence of its interval."""
+        return {"dataset": self.protocol.dataset, "confidence": self.protocol.confidence}
+
+    @property
+    def clean(self) -> pd.DataFrame:
+        """The pairs without label noise."""
+        return self.pairs[self.pairs["noise"] == 0]
+
+    def sample(self, condition: str, column: str = "train_ce", scale: float = 1.0) -> Sample:
+        """A column of the pairs of a condition, averaged within each parent. Subsets: of the compared size, at t*/2.
+
+        Raises Lacking with fewer than two parents.
+        """
+        p, rows = self.protocol, self.clean[self.clean["condition"] == condition]
+        name = label(condition)
+        if condition not in (FULL, HALF):
+            rows = rows[(rows["size"] == p.subset_size) & (rows["t"] == p.t_star // 2)]
+            name = f"{condition} {p.subset_size} at t*/2"
+        means = (scale * rows[column].astype(float)).groupby(rows["replicate"]).mean().dropna()
+        if len(means) < 2:
+            raise Lacking(f"fewer than two parents of {name}")
+        return Sample.of({int(r): float(x) for r, x in means.items()})
+
+    def samples(self, *conditions: str) -> dict[str, Sample]:
+        """`sample` of all@t*/2, all@t* and these, over the parents that all of them have."""
+        return stats.shared({condition: self.sample(condition) for condition in (HALF, FULL, *conditions)})
 
 
 def verdicts(evidence: Evidence, protocol: Protocol) -> list[Verdict]:
     """Verdicts on claims 18 to 25 from the tables of one data set; 'missing' where two parents are lacking."""
     rows = evidence.barriers[evidence.barriers["level"] == 0]
-    failed = rows["diverged"].astype(bool)
-    lost = int((failed & (rows["batch_norm"] == "averaged")).sum())
+    rows = rows[rows["batch_norm"] == "averaged"]
+    lost, clean = int(rows["diverged"].astype(bool).sum()), rows[rows["noise"] == 0]
+    averaged, recalibrated = (Barriers(evidence, protocol, mode) for mode in ("averaged", "recalibrated"))
     found = []
-    planned = rows[(rows["noise"] == 0) & (rows["batch_norm"] == "averaged")]
-    for number in (claim.number for claim in BARRIER_CLAIMS):
-        if lacking := _lacking(planned, _wanted(number, protocol)):
-            found.append(missing(number, protocol.dataset, lacking))
+    for number, rule in RULES.items():
+        if lacking := _lacking(clean, rule.starts(protocol)):
+            found.append(CLAIMS[number].missing(protocol.dataset, lacking))
             continue
-        verdict, other = (
-            _judge(number, rows[~failed & (rows["batch_norm"] == mode)], mode, evidence, protocol)
-            for mode in ("averaged", "recalibrated")
-        )
+        verdict = _judged(number, rule, averaged)
         notes = [verdict.note]
-        if "missing" not in (verdict.verdict, other.verdict):
+        other = _judged(number, rule, recalibrated) if rule.again else None
+        if other and "missing" not in (verdict.verdict, other.verdict):
             notes.append(f"with recalibrated batch norm {other.verdict}, {other.effect:+.2f}")
             if other.verdict != verdict.verdict:
                 notes.append("the verdict flips with the batch norm statistics")
-        if lost and number != 24:
+        if lost and rule.starts(protocol):
             notes.append(f"pairs left out because a child diverged: {lost}")
         found.append(replace(verdict, note="; ".join(filter(None, notes))))
     return found
 
 
-def _wanted(number: int, p: Protocol) -> list[tuple[str, int, int]]:
-    """(condition, size, t) of every initialisation whose barriers the claim promises to look at."""
-    half, size = p.t_star // 2, p.subset_size
-    full, first = ("all_tstar", 0, p.t_star), ("all_tstar_half", 0, half)
-    roles = {half: "all_tstar_half", p.t_star: "all_tstar"}
-    swept = [(c, s, t) for c in ("random", "easy") for s in p.barrier_sizes for t in p.barrier_subsets]
-    everything = [(roles.get(t, "all_t"), 0, t) for t in p.barrier_all] + swept
-    pair = [full, first]
-    return {
-        18: pair,
-        19: [*pair, ("random", size, half)],
-        20: [*pair, ("easy", size, half)],
-        21: pair,
-        22: everything,
-        23: swept,
-        24: [],
-        25: [full],
-    }[number]
+def _judged(number: int, rule: Rule, barriers: Barriers) -> Verdict:
+    try:
+        return rule.judge(barriers)
+    except Lacking as lacking:
+        return CLAIMS[number].missing(barriers.protocol.dataset, str(lacking))
 
 
-def _lacking(rows: pd.DataFrame, wanted: Sequence[tuple[str, int, int]]) -> str:
-    """What is missing of these, '' if nothing is. A parent whose children diverged is there: that is a result."""
-    for condition, size, t in wanted:
+def _lacking(rows: pd.DataFrame, starts: Sequence[Start]) -> str:
+    """Which rewind point has too few parents, '' if none has. A parent counts even where its children diverged."""
+    for condition, size, t in starts:
         part = rows[(rows["condition"] == condition) & (rows["size"] == size) & (rows["t"] == t)]
         promised = max(2, int(part["promised"].max())) if "promised" in part and len(part) else 2
         if (n := part["replicate"].nunique()) < promised:
-            name = f"{label(condition)}{f' {size}' if size else ''}"
-            return f"barriers of {name} at step {t}: {n} of {promised} parents"
+            return f"barriers of {_start_name(condition, size, t)}: {n} of {promised} parents"
     return ""
 
 
-def _judge(number: int, rows: pd.DataFrame, mode: str, evidence: Evidence, protocol: Protocol) -> Verdict:
-    dataset = protocol.dataset
-    if number in (22, 24) and mode != "averaged":  # one compares the modes itself, the other has no barriers
-        return missing(number, dataset, "")
-    if number == 21:
-        return _modes(evidence.histograms[evidence.histograms["batch_norm"] == mode], protocol)
-    if number == 22:
-        return _figure5(rows, evidence, protocol)
-    if number == 24:
-        return _lmc(evidence, protocol)
-    if rows.empty:
-        return missing(number, dataset, "no barriers")
-    clean = rows[rows["noise"] == 0]
-    if number == 23:
-        return _easy_below_random(clean, protocol)
-    if number == 25:
-        return _onset(clean, protocol)
-    size = protocol.subset_size
-    half_t = clean.loc[clean["condition"] == "all_tstar_half", "t"].unique()
-    chosen = {
-        "half": clean["condition"] == "all_tstar_half",
-        "full": clean["condition"] == "all_tstar",
-        **{
-            c: (clean["condition"] == c) & (clean["size"] == size) & clean["t"].isin(half_t) for c in ("random", "easy")
-        },
-    }
-    needed = ["half", "full"] + {18: [], 19: ["random"], 20: ["easy"]}[number]
-    samples = {name: _sample(clean[chosen[name]], "train_ce") for name in needed}
-    for name, sample in samples.items():
-        if sample is None:
-            names = {"half": "all@t*/2", "full": "all@t*"}
-            return missing(number, dataset, f"fewer than two parents of {names.get(name, f'{name} {size} at t*/2')}")
-    samples = shared(samples)
-    if number == 19:
-        return random_alike(samples, dataset, confidence=protocol.confidence)
-    if number == 20:
-        return easy_nearer(samples, dataset, protocol.confidence)
-    below = [_sample(clean[chosen[name]], "share_below_half", 100) for name in ("full", "half")]
-    return _more_is_lower(samples, below, protocol)
+def _start_name(condition: str, size: int, t: int) -> str:
+    return f"{label(condition)}{f' {size}' if size else ''} at step {t}"
 
 
-def _sample(rows: pd.DataFrame, column: str, scale: float = 1.0) -> Sample | None:
-    """Mean over the pairs of each parent; None with fewer than two parents."""
-    means = (scale * rows[column].astype(float)).groupby(rows["replicate"]).mean().dropna()
-    return Sample.of({int(r): float(x) for r, x in means.items()}) if len(means) >= 2 else None
-
-
-def _more_is_lower(samples: dict[str, Sample], below: Sequence[Sample], protocol: Protocol) -> Verdict:
+def _more_is_lower(barriers: Barriers) -> Verdict:
+    """Claim 18: both the mean barrier and the share of barriers below 0.5 nats have to follow."""
+    loss, below = barriers.samples(), {c: barriers.sample(c, "share_below_half", 100) for c in (FULL, HALF)}
     parts = [
-        ("barrier of all@t*/2 - all@t*", "nats", [(1.0, samples["half"]), (-1.0, samples["full"])]),
-        ("share of barriers below 0.5, all@t* - all@t*/2", "pp", [(1.0, below[0]), (-1.0, below[1])]),
+        ("barrier of all@t*/2 - all@t*", "nats", [(1.0, loss[HALF]), (-1.0, loss[FULL])]),
+        ("share of barriers below 0.5, all@t* - all@t*/2", "pp", [(1.0, below[FULL]), (-1.0, below[HALF])]),
     ]
-    estimates = [contrast(terms, confidence=protocol.confidence) for _, _, terms in parts]
-    found = [
-        judged(18, e, protocol.dataset, text, terms=terms, unit=unit)
-        for e, (text, unit, terms) in zip(estimates, parts)
-    ]
+    found = [CLAIMS[18].contrasted(terms, text=text, unit=unit, **barriers.about) for text, unit, terms in parts]
     note = "; ".join(f"{v.statistic}: {interval(v)} {v.unit}" for v in found)
-    worst = max(range(len(parts)), key=lambda i: against(estimates[i])[0])  # nats and points cannot be compared
-    return replace(found[worst], verdict=joint([v.verdict for v in found]), note=note)
+    worst = max(found, key=lambda v: stats.against(v)[0])  # by p, because nats and points have no order
+    return replace(worst, verdict=stats.joint([v.verdict for v in found]), note=note)
 
 
-def _modes(histograms: pd.DataFrame, protocol: Protocol) -> Verdict:
-    dataset = protocol.dataset
-    if histograms.empty:
-        return missing(21, dataset, "no histogram of barriers")
-    totals = histograms.groupby(["condition", "size", "t", "bin_lo"])["count"].sum()
-    modes = {key: float(part.idxmax()[-1]) for key, part in totals.groupby(level=[0, 1, 2])}
-    names = {f"{label(c)}{f' {size}' if size else ''} at step {t}": low for (c, size, t), low in modes.items()}
-    pair = same_replicates(histograms[histograms["condition"].isin(("all_tstar", "all_tstar_half"))], ["condition"])
+def _modes(barriers: Barriers) -> Verdict:
+    rows = barriers.evidence.histograms
+    rows = rows[rows["batch_norm"] == barriers.mode]
+    if rows.empty:
+        raise Lacking("no histogram of barriers")
+    totals = rows.groupby(["condition", "size", "t", "bin_lo"])["count"].sum()
+    modes = {_start_name(*key): float(part.idxmax()[-1]) for key, part in totals.groupby(level=[0, 1, 2])}
+    pair = same_replicates(rows[rows["condition"].isin((FULL, HALF))], ["condition"])
     if pair["condition"].nunique() < 2 or pair["replicate"].nunique() < 2:
-        return missing(21, dataset, "fewer than two parents with histograms of all@t* and of all@t*/2")
+        raise Lacking("fewer than two parents with histograms of all@t* and of all@t*/2")
     counts = pair.pivot_table(index=["condition", "replicate"], columns="bin_lo", values="count", aggfunc="sum")
-    half, full = (counts.loc[c].to_numpy(np.int64) for c in ("all_tstar_half", "all_tstar"))
-    shift = mode_shift(half, full, counts.columns.to_numpy(float), confidence=protocol.confidence)
-    return modes_compared(dataset, names, shift)
+    half, full = (counts.loc[c].to_numpy(np.int64) for c in (HALF, FULL))
+    edges, confidence = counts.columns.to_numpy(float), barriers.protocol.confidence
+    return modes_compared(barriers.protocol.dataset, modes, stats.mode_shift(half, full, edges, confidence=confidence))
 
 
-def _easy_below_random(rows: pd.DataFrame, protocol: Protocol) -> Verdict:
-    dataset = protocol.dataset
-    table = rows[rows["condition"].isin(("easy", "random"))].astype({"train_ce": float})
-    table = table.groupby(["size", "t", "replicate", "condition"])["train_ce"].mean().unstack("condition")
-    if not {"easy", "random"} <= set(table.columns):
-        return missing(23, dataset, "no barriers of easy and of random subsets")
-    # a mean over other sizes and steps is another quantity
-    table = same_replicates(table.dropna().reset_index(), ["size", "t"]).set_index(["size", "t", "replicate"])
-    cells = sorted({(int(size), int(t)) for size, t, _ in table.index})
+def _paired(rows: pd.DataFrame, column: str, names: tuple[str, str], lacking: str) -> pd.DataFrame:
+    """Means of a column of two kinds of subset, a column each, by size, step and replicate.
+
+    Of the replicates that have both kinds at every size and step, because a mean over others is another quantity.
+    Raises Lacking where a kind has no rows.
+    """
+    table = rows[rows["condition"].isin(names)].astype({column: float})
+    table = table.groupby(["size", "t", "replicate", "condition"])[column].mean().unstack("condition")
+    if not set(names) <= set(table.columns):
+        raise Lacking(lacking)
+    table = same_replicates(table.dropna().reset_index(), ["size", "t"]).astype({"size": int, "t": int})
+    return table.set_index(["size", "t", "replicate"])
+
+
+def _difference(means: pd.DataFrame, names: tuple[str, str]) -> list[tuple[float, Sample]]:
+    return [(sign, Sample.of(dict(means[name]))) for sign, name in zip((1.0, -1.0), names)]
+
+
+def _easy_below_random(barriers: Barriers) -> Verdict:
+    names = ("random", "easy")
+    table = _paired(barriers.clean, "train_ce", names, "no barriers of easy and of random subsets")
     means = table.groupby("replicate").mean()
     if len(means) < 2:
-        return missing(23, dataset, "fewer than two parents with easy and random subsets of one size and step")
-    terms = [(sign, Sample.of(dict(means[c]))) for sign, c in ((1.0, "random"), (-1.0, "easy"))]
-    note = "per size and step: " + ", ".join(
-        f"{size}@{t} {(part['random'] - part['easy']).mean():+.2f}"
-        for (size, t), part in ((cell, table.loc[cell]) for cell in cells)
-    )
-    estimate = contrast(terms, confidence=protocol.confidence)
-    return judged(23, estimate, dataset, "barrier of random - easy", terms=terms, note=note, unit="nats")
+        raise Lacking("fewer than two parents with easy and random subsets of one size and step")
+    each = (table["random"] - table["easy"]).groupby(["size", "t"]).mean()
+    note = "per size and step: " + ", ".join(f"{size}@{t} {difference:+.2f}" for (size, t), difference in each.items())
+    text = "barrier of random - easy"
+    return CLAIMS[23].contrasted(_difference(means, names), text=text, note=note, unit="nats", **barriers.about)
 
 
-def _onset(rows: pd.DataFrame, protocol: Protocol) -> Verdict:
-    dataset = protocol.dataset
-    at_tstar = rows[rows["condition"] == "all_tstar"]
-    sample = _sample(at_tstar, "train_error_max", 100)
-    if sample is None:
-        return missing(25, dataset, "fewer than two parents of all@t*")
-    margin = 100 * CONNECTED
-    terms = [(1.0, sample)]
-    loss, test = (at_tstar[column].astype(float).mean() for column in ("train_ce", "test_error_max"))
+def _lmc(barriers: Barriers) -> Verdict:
+    """Claim 24: the accuracies of subsets by LMC score and by EL2N."""
+    names, p, runs = ("easy", "lmc"), barriers.protocol, barriers.evidence.runs
+    runs = runs[(runs["noise"] == 0) & runs["condition"].isin(names)]
+    lacking = f"no runs of LMC-score and easy subsets over {levels_in_words(p.judging_levels)}"
+    table = _paired(_finals(runs, p.judging_levels, p), "final", names, lacking)
+    means = 100 * table.groupby("replicate").mean()
+    promised = max(2, int(runs.loc[runs["condition"] == "lmc", "promised"].max())) if "promised" in runs else 2
+    if len(means) < promised:
+        raise Lacking(f"{len(means)} of {promised} replicates with LMC-score and easy subsets of one size")
+    note = "sizes and steps: " + ", ".join(f"{size}@{t}" for size, t in table.groupby(["size", "t"]).size().index)
+    return CLAIMS[24].contrasted(_difference(means, names), text="easy - LMC score", note=note, **barriers.about)
+
+
+def _onset(barriers: Barriers) -> Verdict:
+    sample, rows = barriers.sample(FULL, "train_error_max", 100), barriers.clean
+    full, swept = rows[rows["condition"] == FULL], rows[rows["condition"].str.startswith("all")]
+    loss, test = (full[column].astype(float).mean() for column in ("train_ce", "test_error_max"))
     note = f"cross-entropy barrier {loss:.2f} nats, test-error barrier {100 * test:.1f} pp"
-    swept = rows[rows["condition"].str.startswith("all")]
     if swept["t"].nunique() > 1:
         first = onset(swept["t"], swept["train_error_max"].astype(float))
         steps = f"{int(swept['t'].min())} to {int(swept['t'].max())}"
         note += f"; onset over steps {steps}: {'none' if first is None else f't = {first}'}"
     text = "0-1 barrier of all@t*, training images, maximum along the line"
-    estimate = contrast(terms, margin=margin, confidence=protocol.confidence)
-    return judged(25, estimate, dataset, text, margin=margin, terms=terms, note=note)
+    return CLAIMS[25].contrasted([(1.0, sample)], text=text, margin=100 * CONNECTED, note=note, **barriers.about)
 
 
-def _lmc(evidence: Evidence, protocol: Protocol) -> Verdict:
-    runs = evidence.runs[(evidence.runs["noise"] == 0) & evidence.runs["condition"].isin(("easy", "lmc"))]
-    finals = _accuracies(runs, protocol.judging_levels, 1 / protocol.num_classes)
-    if finals.empty or set(finals["condition"]) != {"easy", "lmc"}:
-        levels = levels_in_words(protocol.judging_levels)
-        return missing(24, protocol.dataset, f"no runs of LMC-score and easy subsets over {levels}")
-    table = finals.pivot_table(index=["size", "t", "replicate"], columns="condition", values="final").dropna()
-    table = same_replicates(table.reset_index(), ["size", "t"]).set_index(["size", "t", "replicate"])
-    means = 100 * table.groupby("replicate").mean()
-    promised = max(2, int(runs.loc[runs["condition"] == "lmc", "promised"].max())) if "promised" in runs else 2
-    if len(means) < promised:
-        note = f"{len(means)} of {promised} replicates with LMC-score and easy subsets of one size"
-        return missing(24, protocol.dataset, note)
-    terms = [(sign, Sample.of(dict(means[c]))) for sign, c in ((1.0, "easy"), (-1.0, "lmc"))]
-    cells = sorted({(int(size), int(t)) for size, t, _ in table.index})
-    note = "sizes and steps: " + ", ".join(f"{size}@{t}" for size, t in cells)
-    estimate = contrast(terms, confidence=protocol.confidence)
-    return judged(24, estimate, protocol.dataset, "easy - LMC score", terms=terms, note=note)
-
-
-def _accuracies(runs: pd.DataFrame, levels: Sequence[int], chance: float) -> pd.DataFrame:
+def _finals(runs: pd.DataFrame, levels: Sequence[int], p: Protocol) -> pd.DataFrame:
     """Mean accuracy over the levels per condition and replicate (columns: CONDITION, replicate, final, a fraction).
 
     A diverged run counts as chance from the level where it did; one that lacks a level is left out.
     """
-    keys = [*CONDITION, "replicate"]
-    found, values, _ = accuracies(runs, keys, levels, chance)
+    found, values, _ = accuracies(runs, [*CONDITION, "replicate"], levels, 1 / p.num_classes)
     return found.assign(final=values.mean(1)).dropna()
 
 
-def _parents(rows: pd.DataFrame, finals: pd.DataFrame, pretrain: str) -> pd.DataFrame:
-    """One row per condition and parent: barrier, pretrain and final, of the parents that have them in every
-    condition."""
-    rows = rows.assign(barrier=rows["train_ce"].astype(float), pretrain=rows[pretrain].astype(float))
-    parents = rows.groupby([*CONDITION, "replicate"], as_index=False)[["barrier", "pretrain"]].mean()
-    return same_replicates(parents.dropna().merge(finals, on=[*CONDITION, "replicate"]), CONDITION)
+def _barriers_rank_better(barriers: Barriers) -> Verdict:
+    p, evidence = barriers.protocol, barriers.evidence
+    finals = _finals(evidence.runs, (p.barrier_level,), p)
 
+    def parents(mode: str = "averaged", pretrain: str = "pretrain_acc", fresh: bool = False) -> pd.DataFrame:
+        """A row per condition and parent: barrier, pretrain and final, of the parents that all conditions have."""
+        rows = Barriers(evidence, p, mode).pairs
+        rows = rows[(rows["t"] > 0) & (rows["fresh"].astype(bool) | (not fresh))]
+        rows = rows.assign(barrier=rows["train_ce"].astype(float), pretrain=rows[pretrain].astype(float))
+        means = rows.groupby([*CONDITION, "replicate"], as_index=False)[["barrier", "pretrain"]].mean()
+        return same_replicates(means.dropna().merge(finals, on=[*CONDITION, "replicate"]), CONDITION)
 
-def _points(parents: pd.DataFrame) -> pd.DataFrame:
-    """One row per condition: the means over its parents."""
-    return parents.groupby(CONDITION, as_index=False)[_COMPARED].mean()
+    def compared(points: pd.DataFrame, groups=None) -> Advantage:
+        return stats.advantage(*(points[c].to_numpy() for c in _COMPARED), groups, confidence=p.confidence)
 
-
-def _compare(points: pd.DataFrame, protocol: Protocol, groups=None) -> Advantage:
-    return advantage(*(points[c].to_numpy() for c in _COMPARED), groups, confidence=protocol.confidence)
-
-
-def _figure5(averaged: pd.DataFrame, evidence: Evidence, protocol: Protocol) -> Verdict:
-    dataset, level = protocol.dataset, protocol.barrier_level
-    rows = evidence.barriers
-    rows = rows[(rows["level"] == 0) & ~rows["diverged"].astype(bool) & (rows["t"] > 0)]
-    finals = _accuracies(evidence.runs, (level,), 1 / protocol.num_classes)
-    parents = _parents(averaged[averaged["t"] > 0], finals, "pretrain_acc")
-    points = _points(parents)
-    if points.empty:
-        return missing(22, dataset, f"no condition with barriers and accuracies at level {level}")
+    every = parents()
+    points = every.groupby(CONDITION, as_index=False)[_COMPARED].mean()
     if len(points) < 3:
-        return missing(22, dataset, f"{len(points)} of {FEWEST_CONDITIONS} conditions with barriers and accuracies")
-    main = _compare(points, protocol)
-    single = _compare(parents, protocol, parents.groupby(CONDITION).ngroup().to_numpy())
-    notes = [
-        f"over {len(points)} conditions, each the mean of {parents['replicate'].nunique()} parents",
-        f"over single parents: {interval(single)}",
-    ]
-    words = {"as published": decide(main)}
-    recalibrated = "recalibrated batch norm for"
-    for name, mode, column, fresh in (
-        ("fresh children only", "averaged", "pretrain_acc", True),
-        (f"{recalibrated} pre-train accuracy", "averaged", "pretrain_acc_recalibrated", False),
-        (f"{recalibrated} barriers", "recalibrated", "pretrain_acc", False),
-        (f"{recalibrated} both", "recalibrated", "pretrain_acc_recalibrated", False),
+        few = f"{len(points)} of {stats.FEWEST_CONDITIONS} conditions with barriers and accuracies"
+        raise Lacking(few if len(points) else f"no condition with barriers and accuracies at level {p.barrier_level}")
+    main, single = compared(points), compared(every, every.groupby(CONDITION).ngroup().to_numpy())
+    notes = [f"over {len(points)} conditions, each the mean of {every['replicate'].nunique()} parents"]
+    notes.append(f"over single parents: {interval(single)}")
+    words, recalibrated = {"as published": decide(main)}, "recalibrated batch norm for"
+    for name, chosen in (
+        ("fresh children only", parents(fresh=True)),
+        (f"{recalibrated} pre-train accuracy", parents(pretrain="pretrain_acc_recalibrated")),
+        (f"{recalibrated} barriers", parents("recalibrated")),
+        (f"{recalibrated} both", parents("recalibrated", "pretrain_acc_recalibrated")),
     ):
-        chosen = rows[(rows["batch_norm"] == mode) & (rows["fresh"].astype(bool) if fresh else True)]
-        variant = _points(_parents(chosen, finals, column))
-        if len(variant) >= FEWEST_CONDITIONS:
-            found = _compare(variant, protocol)
+        variant = chosen.groupby(CONDITION)[_COMPARED].mean()
+        if len(variant) >= stats.FEWEST_CONDITIONS:
+            found = compared(variant)
             words[name] = decide(found)
             notes.append(f"{name}: {interval(found)}")
     for t, part in points.groupby("t"):
         if len(part) >= _FEWEST_WITHIN:
-            rho = [spearman(part[c].to_numpy(), part["final"].to_numpy()) for c in ("barrier", "pretrain")]
+            rho = [stats.spearman(part[c].to_numpy(), part["final"].to_numpy()) for c in ("barrier", "pretrain")]
             notes.append(f"within t = {int(t)} ({len(part)} conditions) {rho[0]:+.2f} and {rho[1]:+.2f}")
-    if main.n >= FEWEST_CONDITIONS and len(set(words.values())) > 1:
+    if main.n >= stats.FEWEST_CONDITIONS and len(set(words.values())) > 1:
         notes.insert(0, "the verdict flips: " + ", ".join(f"{name} {word}" for name, word in words.items()))
-    return ranked(dataset, main, "; ".join(notes))
+    return ranked(p.dataset, main, "; ".join(notes))
 
 
-# How claims 19 to 22 are decided, on own and on published barriers alike
+def _all_data(*also: str) -> Callable[[Protocol], list[Start]]:
+    return lambda p: [(FULL, 0, p.t_star), (HALF, 0, p.t_star // 2), *((c, p.subset_size, p.t_star // 2) for c in also)]
 
 
-def random_alike(samples: Mapping[str, Sample], dataset: str, note: str = "", confidence: float = 0.95) -> Verdict:
-    """Claim 19, of samples half, full and random. The margin, half the gap, is estimated too and takes part in the
-    tests: random - half - gap/2 below 0 and random - half + gap/2 above it, 90 % intervals (TOST)."""
-    terms = [(1.0, samples["random"]), (-1.0, samples["half"])]
-    estimate, (gap, gap_note) = contrast(terms, confidence=confidence), _gap(samples, confidence)
-    shifted = [
-        [(1.0, samples["random"]), (-1 - sign / 2, samples["half"]), (sign / 2, samples["full"])] for sign in (1, -1)
-    ]
-    sides = [contrast(side, confidence=confidence) for side in shifted]
-    p = max(side.p / 2 if sign * side.effect < 0 else 1 - side.p / 2 for sign, side in zip((1, -1), sides))
-    if inner_interval(sides[0])[1] < 0 < inner_interval(sides[1])[0]:
-        word = "reproduced"
-    else:
-        word = "contradicted" if sides[0].low > 0 or sides[1].high < 0 else "inconclusive"
-    margin = (samples["half"].mean - samples["full"].mean) / 2
-    note = "; ".join(filter(None, (f"equivalence margin {margin:.2f} either way, {gap_note}", note)))
-    text = "barrier of random - all@t*/2"
-    found = judged(19, estimate, dataset, text, terms=terms, word=word, p=float(p), note=note, unit="nats")
-    return found if gap > 0 else replace(found, verdict="inconclusive", p=None, no_gap=True)
+def _subsets(p: Protocol) -> list[Start]:
+    return [(kind, size, t) for kind in ("random", "easy") for size in p.barrier_sizes for t in p.barrier_subsets]
 
 
-def easy_nearer(samples: Mapping[str, Sample], dataset: str, confidence: float = 0.95) -> Verdict:
-    """Claim 20, of samples half, full and easy: (half + full)/2 - easy above 0, given a gap between half and full."""
-    terms = [(0.5, samples["half"]), (0.5, samples["full"]), (-1.0, samples["easy"])]
-    gap, note = _gap(samples, confidence)
-    text = "barrier of (all@t* + all@t*/2)/2 - easy"
-    found = judged(20, contrast(terms, confidence=confidence), dataset, text, terms=terms, note=note, unit="nats")
-    return found if gap > 0 else replace(found, verdict="inconclusive", p=None, no_gap=True)
+def _every(p: Protocol) -> list[Start]:
+    roles = {p.t_star // 2: HALF, p.t_star: FULL}
+    return [(roles.get(t, "all_t"), 0, t) for t in p.barrier_all] + _subsets(p)
 
 
-def _gap(samples: Mapping[str, Sample], confidence: float) -> tuple[float, str]:
-    """One-sided lower bound of half - full, the assay check, and a note on it."""
-    bound = float(lower_bound(contrast([(1.0, samples["half"]), (-1.0, samples["full"])], confidence=confidence)))
-    gap = samples["half"].mean - samples["full"].mean
-    return bound, f"gap all@t*/2 - all@t* {gap:+.2f} (lower bound {bound:+.2f})"
+@dataclass(frozen=True)
+class Rule:
+    """How a claim is decided.
+
+    starts: of a protocol, the rewind points without whose barriers the claim is missing. judge: gives the verdict, or
+    raises Lacking. again: whether it is judged again with recalibrated batch norm.
+    """
+
+    starts: Callable[[Protocol], list[Start]]
+    judge: Callable[[Barriers], Verdict]
+    again: bool = True
 
 
-def modes_compared(dataset: str, modes: Mapping[str, float], shift: float | ModeShift, width: float = 0.5) -> Verdict:
-    """Claim 21. modes: lower edge of the highest bin per condition; shift: half - full, without an interval where
-    parents are not told apart; the claim is then undecided."""
-    places = ", ".join(f"{name} ({low:g}, {low + width:g}]" for name, low in modes.items())
-    tested = isinstance(shift, ModeShift)
-    effect = shift.effect if tested else float(shift)
-    enough = tested and shift.n >= FEWEST_PARENTS
-    few = f"no verdict with fewer than {FEWEST_PARENTS} parents" if tested and not enough else ""
-    notes = [few, f"highest bins: {places}", "" if effect else "no shift is visible at this binning"]
-    found = Verdict.on(
-        CLAIMS[21],
-        dataset,
-        "inconclusive",
-        effect=effect,
-        statistic="mode of all@t*/2 - all@t*" + (", bootstrap over parents" if tested else ", described"),
-        note="; ".join(filter(None, notes)),
-        unit="nats",
-    )
-    if not tested:
-        return found
-    word, p = (decide(shift), shift.p) if enough else ("inconclusive", 1.0)
-    return replace(found, verdict=word, low=shift.low, high=shift.high, n=shift.n, p=p)
-
-
-def ranked(dataset: str, found: Advantage, note: str) -> Verdict:
-    """Claim 22; with too few conditions there is no verdict."""
-    enough = found.n >= FEWEST_CONDITIONS
-    few = "" if enough else f"no verdict with fewer than {FEWEST_CONDITIONS} conditions"
-    rhos = f"rho of barrier {found.rho_barrier:+.2f}, of pre-train accuracy {found.rho_pretrain:+.2f}"
-    return Verdict.on(
-        CLAIMS[22],
-        dataset,
-        decide(found) if enough else "inconclusive",
-        effect=found.effect,
-        low=found.low,
-        high=found.high,
-        n=found.n,
-        p=found.p if enough else 1.0,
-        statistic="|rho| of barrier - |rho| of pre-train accuracy, bootstrap over conditions",
-        note="; ".join(filter(None, (few, rhos, note))),
-        unit="rank correlation",
-    )
+RULES = {
+    18: Rule(_all_data(), _more_is_lower),
+    19: Rule(_all_data("random"), lambda found: random_alike(found.samples("random"), **found.about)),
+    20: Rule(_all_data("easy"), lambda found: easy_nearer(found.samples("easy"), **found.about)),
+    21: Rule(_all_data(), _modes),
+    22: Rule(_every, _barriers_rank_better, again=False),  # it compares the batch norm statistics itself
+    23: Rule(_subsets, _easy_below_random),
+    24: Rule(lambda p: [], _lmc, again=False),  # it compares accuracies alone
+    25: Rule(lambda p: [(FULL, 0, p.t_star)], _onset),
+}
+"""Claim -> how it is decided on own barriers."""

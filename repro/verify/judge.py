@@ -8,9 +8,8 @@ from dataclasses import replace
 
 from repro.protocol import Protocol
 from repro.verify import barriers, pruned_runs, warmup
-from repro.verify.agreement import agreement
+from repro.verify.checks import ControlVerdict, agreement, control_verdict
 from repro.verify.claims import CLAIMS
-from repro.verify.controls import ControlVerdict, control_verdict
 from repro.verify.outcomes import Evidence
 from repro.verify.reference import from_published
 from repro.verify.report import Judgement

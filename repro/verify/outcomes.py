@@ -315,7 +315,8 @@ def _complete(name, table, levels, promised) -> tuple[dict[int, float], str]:
     """{replicate: mean over the levels}, and what is missing ('' if nothing is)."""
     replicates = sorted(set().union(*table.values()))
     lacking = {r: [k for k in levels if r not in table.get(k, {})] for r in replicates}
-    values = {r: sum(table[k][r] for k in levels) / len(levels) for r, absent in lacking.items() if not absent}
+    # NumPy's sum: that of Python 3.12 has other last digits than that of 3.11
+    values = {r: float(np.mean([table[k][r] for k in levels])) for r, absent in lacking.items() if not absent}
     for replicate, absent in lacking.items():
         if absent:
             return values, f"{label(name)}, replicate {replicate}, lacks level {', '.join(map(str, absent))}"

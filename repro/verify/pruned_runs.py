@@ -12,21 +12,11 @@ import numpy as np
 import pandas as pd
 
 from repro.protocol import Protocol, protocol
+from repro.verify import stats
 from repro.verify.claims import CLAIMS, RUN_CLAIMS
 from repro.verify.outcomes import SUBSETS, Evidence, Outcomes, from_runs, label, noise_panel, same_replicates
 from repro.verify.published import SIZES
-from repro.verify.stats import (
-    Estimate,
-    Sample,
-    against,
-    contrast,
-    decide,
-    interval,
-    joint,
-    lower_bound,
-    paired_values,
-    retained_fraction,
-)
+from repro.verify.stats import Estimate, Sample, contrast, decide, interval
 from repro.verify.verdict import BY_ARITHMETIC, NOT_BY_ARITHMETIC, Claim, LevelEffect, Part, Verdict
 
 
@@ -62,7 +52,7 @@ class Decided:
     @property
     def word(self) -> str:
         """The claim's word: all its parts have to hold, and without a gap nothing is decided."""
-        return "inconclusive" if self.no_gap else joint(self.words)
+        return "inconclusive" if self.no_gap else stats.joint(self.words)
 
 
 def decided(parts: Sequence[Part], outcomes: Outcomes, confidence: float = 0.95) -> Decided:
@@ -76,7 +66,7 @@ def _judge(claim: Claim, panel: str, outcomes: Outcomes, confidence: float) -> V
     parts = [part for part in claim.parts if part.panel == panel]
     conditions = [c for part in parts for c in part.conditions]
     if reason := outcomes.missing(conditions):
-        return Verdict.missing(claim, outcomes.dataset, reason, panel=panel)
+        return claim.missing(outcomes.dataset, reason, panel=panel)
     most = max(outcomes.sample(c).n for c in conditions)
     outcomes = outcomes.shared(conditions)
     found, notes = decided(parts, outcomes, confidence), []
@@ -95,22 +85,11 @@ def _judge(claim: Claim, panel: str, outcomes: Outcomes, confidence: float) -> V
         unknown = ", as the paper does not print Figure 4's" if outcomes.dataset in SIZES else ""
         notes.append(f"subsets of {outcomes.noise_size}, fixed beforehand{unknown}")
     notes.append(_failures(conditions, outcomes))
-    part, estimate = max(zip(parts, found.estimates), key=lambda pair: against(pair[1], pair[0].margin))
-    verdict = Verdict.judged_by(
-        estimate,
-        claim,
-        outcomes.dataset,
-        part.text,
-        panel=panel,
-        terms=_terms(part, outcomes),
-        word=found.word,
-        margin=part.margin,
-        note="; ".join(filter(None, dict.fromkeys(notes))),
-        no_gap=found.no_gap,
-        levels=_levels(part, outcomes, confidence),
-        judged=outcomes.levels,
-        confidence=confidence,
-    )
+    part, estimate = max(zip(parts, found.estimates), key=lambda pair: stats.against(pair[1], pair[0].margin))
+    about = dict(panel=panel, margin=part.margin, word=found.word, no_gap=found.no_gap)
+    about |= dict(levels=_levels(part, outcomes, confidence), judged=outcomes.levels, confidence=confidence)
+    about["note"] = "; ".join(filter(None, dict.fromkeys(notes)))
+    verdict = claim.judged(estimate, outcomes.dataset, part.text, terms=_terms(part, outcomes), **about)
     return replace(verdict, p=None) if found.no_gap else verdict
 
 
@@ -121,15 +100,15 @@ def _terms(part: Part, outcomes: Outcomes) -> list[tuple[float, Sample]]:
 def _gap(conditions: tuple[str, str, str], outcomes: Outcomes, confidence: float) -> tuple[float, str]:
     """One-sided lower bound of the gap (the assay check), and the note on the fraction of it that is kept."""
     subset, full, base = (outcomes.sample(condition) for condition in conditions)
-    bound = float(lower_bound(contrast([(1.0, full), (-1.0, base)], confidence=confidence)))
+    bound = float(stats.lower_bound(contrast([(1.0, full), (-1.0, base)], confidence=confidence)))
     gap = f"gap {label(conditions[1])} - {label(conditions[2])} {full.mean - base.mean:+.2f} (lower bound {bound:+.2f})"
     if not bound > 0:
         return bound, gap
     symbol = "R" if conditions[2] == "all_t0" else "F"  # of what pre-training brings over none, or its second half
-    values = paired_values([subset, full, base])
+    values = stats.paired_values([subset, full, base])
     if values is None:
         return bound, f"{symbol} = {(subset.mean - base.mean) / (full.mean - base.mean):.2f}, {gap}"
-    fraction, low, high = retained_fraction(*values, confidence=confidence)
+    fraction, low, high = stats.retained_fraction(*values, confidence=confidence)
     return bound, f"{symbol} = {fraction:.2f} [{low:.2f}, {high:.2f}], {gap}"
 
 
@@ -158,15 +137,9 @@ def passes(p: Protocol | str) -> Verdict:
     p = protocol(p, "paper") if isinstance(p, str) else p
     steps, batch = p.t_star // 2, p.training.batch_size
     seen = steps * batch
-    return Verdict.on(
-        CLAIMS[6],
-        p.dataset,
-        BY_ARITHMETIC if seen > p.subset_size else NOT_BY_ARITHMETIC,
-        effect=seen / p.subset_size,
-        margin=1.0,
-        unit="passes",
-        statistic=f"{steps} steps x {batch} images = {seen} images seen, subset of {p.subset_size}",
-    )
+    text = f"{steps} steps x {batch} images = {seen} images seen, subset of {p.subset_size}"
+    word, effect = BY_ARITHMETIC if seen > p.subset_size else NOT_BY_ARITHMETIC, seen / p.subset_size
+    return CLAIMS[6].verdict(p.dataset, word, effect=effect, margin=1.0, unit="passes", statistic=text)
 
 
 def draw_of(kind: str, replicate: int, p: Protocol) -> int:
@@ -195,7 +168,7 @@ def _contamination(table: pd.DataFrame, p: Protocol, noise: float) -> Verdict:
     lacking = [f"{kind} ({counts.get(kind, 0)} of {n})" for kind, n in needed.items() if counts.get(kind, 0) < n]
     if lacking:
         note = f"replicates lacking of subsets of size {p.noise_size} at {panel}: {', '.join(lacking)}"
-        return Verdict.missing(claim, p.dataset, note, panel=panel)
+        return claim.missing(p.dataset, note, panel=panel)
     rows = same_replicates(rows, ["condition"])
     draws = rows["replicate"].map(lambda r: draw_of("easy", int(r), p))
     shares = (100 * rows["wrong_labels"].astype(float)).groupby([rows["condition"], draws]).mean()
@@ -209,10 +182,9 @@ def _contamination(table: pd.DataFrame, p: Protocol, noise: float) -> Verdict:
         effect = sum(w * sample.mean for w, sample in terms[worst])
         text = f"wrong labels, {' - '.join(pairs[worst])}, of one draw"
         note += ": an interval needs two"
-        return Verdict.on(claim, p.dataset, "inconclusive", panel=panel, effect=effect, n=1, statistic=text, note=note)
+        return claim.verdict(p.dataset, "inconclusive", panel=panel, effect=effect, n=1, statistic=text, note=note)
     estimates = [contrast(pair, confidence=p.confidence) for pair in terms]
-    word = joint([decide(e) for e in estimates])
-    worst = max(range(2), key=lambda i: against(estimates[i]))
+    word = stats.joint([decide(e) for e in estimates])
+    worst = max(range(2), key=lambda i: stats.against(estimates[i]))
     text = f"wrong labels, {' - '.join(pairs[worst])}"
-    about = dict(panel=panel, terms=terms[worst], word=word, note=note)
-    return Verdict.judged_by(estimates[worst], claim, p.dataset, text, **about)
+    return claim.judged(estimates[worst], p.dataset, text, panel=panel, terms=terms[worst], word=word, note=note)

@@ -33,13 +33,18 @@ WARMUP_PANELS = ("easy", "hard", "random")
 """Panels of Figure 6. Each draws the curve of all data again."""
 
 
-@cache
-def _read(name: str) -> pd.DataFrame:
+def reference_file(name: str) -> Path:
+    """A file of `paper_figures/reference`. Raises RunError where it is missing."""
     places = find_spec("paper_figures").submodule_search_locations
     path = next((p for p in (Path(place, "reference", name) for place in places) if p.is_file()), None)
     if path is None:
-        raise RunError(f"the paper's numbers (paper_figures/reference/{name}) are missing: install the project again")
-    return pd.read_csv(path)
+        raise RunError(f"paper_figures/reference/{name} is missing: install the project again")
+    return path
+
+
+@cache
+def _read(name: str) -> pd.DataFrame:
+    return pd.read_csv(reference_file(name))
 
 
 def curves(dataset: str, *, noise: float = 0.0) -> pd.DataFrame:

@@ -11,9 +11,8 @@ from pathlib import Path
 from textwrap import shorten
 
 from repro.protocol import FULL
-from repro.verify.agreement import Agreement
+from repro.verify.checks import Agreement, ControlVerdict
 from repro.verify.claims import CLAIMS
-from repro.verify.controls import ControlVerdict
 from repro.verify.outcomes import label, levels_in_words
 from repro.verify.reference import NO_NUMBERS, by_size, published_support, short_support, sizes_supported, support
 from repro.verify.stats import interval
@@ -34,7 +33,7 @@ HEADER = {
 _NARROW = ("P", "claim", "effect", "n", "data", "paper", "published")
 _REFERENCE = ("P", "claim", "effect", "n", "p", "levels", "support")
 
-_LEGEND = (
+LEGEND = (
     "effect: in pp of the mean accuracy over {judged} unless another unit stands there; P: one of the six "
     "primary hypotheses, * significant after Holm over them; p: two-sided against the claim's margin, of claims 19, "
     "27, 28 and 29 the larger of two one-sided tests (equivalence, decided by the narrower interval of the note); "
@@ -112,7 +111,7 @@ def markdown(found: Judgement) -> str:
                 lines.append(_row([row[c]().replace("*", "\\*") for c in columns]))
         levels = next((v.judged for v in verdicts if v.judged), None)
         judged = levels_in_words(levels) if levels else "the judging levels"
-        lines += ["", _LEGEND.format(judged=judged).replace("*", "\\*"), ""]
+        lines += ["", LEGEND.format(judged=judged).replace("*", "\\*"), ""]
         shown = [v for group in figures.values() for v in group]
         lines += [f"- {reference_sentence(v) if found.reference else sentence(v, found.scale)}" for v in shown] + [""]
     if len({v.dataset for v in found.verdicts}) > 1:

@@ -78,6 +78,10 @@ class Sample:
         return cls(float(np.mean(means)), float(np.mean(ddof1(np.asarray(stds, dtype=float), n))), n)
 
 
+Terms = Sequence[tuple[float, Sample]]
+"""The terms of a contrast: weight and sample of each."""
+
+
 def ddof1(std: np.ndarray, n: int) -> np.ndarray:
     """The standard deviation of a sample (ddof 1) from that of its n values (ddof 0, as in the paper's bands)."""
     return std * np.sqrt(n / (n - 1))
@@ -120,7 +124,7 @@ def _student(effect, se, df, n, method, margin, confidence) -> Estimate:
     )
 
 
-def contrast(terms: Sequence[tuple[float, Sample]], *, margin: float = 0.0, confidence: float = 0.95) -> Estimate:
+def contrast(terms: Terms, *, margin: float = 0.0, confidence: float = 0.95) -> Estimate:
     """Estimate of sum(weight * mean): within replicates where the samples share at least two, by Welch otherwise."""
     x = within_replicates(terms)
     if x is not None:
@@ -128,7 +132,7 @@ def contrast(terms: Sequence[tuple[float, Sample]], *, margin: float = 0.0, conf
     return welch([(w, s.mean, s.std, s.n) for w, s in terms], margin=margin, confidence=confidence)
 
 
-def within_replicates(terms: Sequence[tuple[float, Sample]]) -> np.ndarray | None:
+def within_replicates(terms: Terms) -> np.ndarray | None:
     """sum(weight * value) of each shared replicate, shape (n,); None where `paired_values` is."""
     values = paired_values([sample for _, sample in terms])
     return None if values is None else np.array([weight for weight, _ in terms]) @ values
@@ -269,6 +273,7 @@ class Advantage:
     high: float
     p: float
     n: int
+    method = "bootstrap over conditions"
 
 
 def advantage(
@@ -344,6 +349,7 @@ class ModeShift:
     high: float
     p: float
     n: int
+    method = "bootstrap over parents"
 
 
 def mode_shift(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from repro.data import split_size
-from repro.verify.stats import Estimate, Sample, decide, holm, within_replicates
+from repro.verify.stats import Estimate, Terms, contrast, decide, holm, within_replicates
 
 PAPER_DATASETS = ("cifar10", "cifar100", "cinic10")
 SOURCES = ("exact", "picture", "arithmetic", "none")
@@ -29,6 +29,10 @@ def unshrunk(dataset: str) -> str:
 def figure_order(name: str) -> tuple[bool, str]:
     """Sorts figures by name in the paper's order: figure1 to figure6, then the others."""
     return not name.startswith("figure"), name
+
+
+class Lacking(Exception):
+    """Data that a claim needs are not there; the text says which."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,35 @@ class Claim:
     def is_primary(self, panel: str = "") -> bool:
         return self.primary and panel == self.primary_panel
 
+    def verdict(self, dataset: str, word: str, *, panel: str = "", **fields) -> Verdict:
+        """A verdict on this claim, which says whether it is a primary hypothesis in this panel."""
+        about = dict(claim=self.number, dataset=dataset, panel=panel, primary=self.is_primary(panel))
+        return Verdict(verdict=word, **about, **fields)
+
+    def missing(self, dataset: str, note: str, **fields) -> Verdict:
+        """The verdict where data are lacking; the note says which."""
+        return self.verdict(dataset, "missing", note=note, **fields)
+
+    def judged(
+        self, estimate: Estimate, dataset: str, text: str, *, terms: Terms = (), word="", margin=0.0, **fields
+    ) -> Verdict:
+        """The verdict of an estimate: by its interval against the margin, or the word given.
+
+        text: what was estimated. terms: those of the estimate, for the median over replicates. fields: further ones of
+        the verdict; ``p`` replaces the estimate's.
+        """
+        values = within_replicates(terms) if terms else None
+        effect, low, high, p = (float(getattr(estimate, name)) for name in ("effect", "low", "high", "p"))
+        found = {"effect": effect, "low": low, "high": high, "n": estimate.n, "p": p, "margin": margin}
+        found |= {"median": None if values is None else float(np.median(values))}
+        found |= {"statistic": f"{text}, {estimate.method}"} | fields
+        return self.verdict(dataset, word or decide(estimate, margin), **found)
+
+    def contrasted(self, terms: Terms, dataset: str, text: str, *, margin=0.0, confidence=0.95, **fields) -> Verdict:
+        """The verdict of `contrast` of the terms, by its interval against the margin; see `judged`."""
+        estimate = contrast(terms, margin=margin, confidence=confidence)
+        return self.judged(estimate, dataset, text, terms=terms, margin=margin, **fields)
+
 
 @dataclass(frozen=True)
 class LevelEffect:
@@ -140,48 +173,6 @@ class Verdict:
     sizes: tuple[tuple[int, str], ...] = ()
     judged: tuple[int, ...] = ()
     no_gap: bool = False
-
-    @classmethod
-    def on(cls, claim: Claim, dataset: str, verdict: str, *, panel: str = "", **fields) -> Verdict:
-        """A verdict on a claim, which says whether it is a primary hypothesis in this panel."""
-        primary = claim.is_primary(panel)
-        return cls(claim=claim.number, dataset=dataset, verdict=verdict, panel=panel, primary=primary, **fields)
-
-    @classmethod
-    def missing(cls, claim: Claim, dataset: str, note: str, **fields) -> Verdict:
-        """The verdict on a claim whose data are lacking; the note says which."""
-        return cls.on(claim, dataset, "missing", note=note, **fields)
-
-    @classmethod
-    def judged_by(
-        cls,
-        estimate: Estimate,
-        claim: Claim,
-        dataset: str,
-        text: str,
-        *,
-        terms: Sequence[tuple[float, Sample]] = (),
-        word: str | None = None,
-        margin: float = 0.0,
-        **fields,
-    ) -> Verdict:
-        """The verdict of an estimate: by its interval against the margin, or the word given.
-
-        terms: those of the estimate, for the median over replicates. text: what was estimated. fields: further ones, of
-        which ``p`` replaces the estimate's.
-        """
-        values = within_replicates(terms) if terms else None
-        fields = {
-            "effect": float(estimate.effect),
-            "low": float(estimate.low),
-            "high": float(estimate.high),
-            "median": None if values is None else float(np.median(values)),
-            "margin": margin,
-            "n": estimate.n,
-            "p": float(estimate.p),
-            "statistic": f"{text}, {estimate.method}",
-        } | fields
-        return cls.on(claim, dataset, decide(estimate, margin) if word is None else word, **fields)
 
     @property
     def survives_holm(self) -> bool:

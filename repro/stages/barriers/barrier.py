@@ -209,6 +209,11 @@ def _require(points: list[RewindPoint], level: int, replicates: int | None) -> i
                 f"--level {level}, but {path} is a pretrain artifact, which has no masks: give the imp "
                 "artifact made from it"
             )
+        if level and point.recipe.get("rewind") == "none":
+            raise UsageError(
+                f"--level {level}, but {path} rewinds nothing, so that its levels have no rewind point to train "
+                "children from: give a run that rewinds weights or the learning rate"
+            )
         found = point.replicates(level)
         if not found:
             raise UsageError(f"{path} has no level {level}: run its imp command with --levels {level} first")

@@ -9,7 +9,7 @@ import torch
 
 from repro import store
 from repro.data import ImageSet
-from repro.recipes.artifacts import array_name, piece_name
+from repro.recipes.artifacts import array_name, piece_name, started_from
 from repro.stages.artifact_writer import ArtifactWriter
 from repro.stages.barriers.measure import Family, vector
 from repro.stages.trainer import Trainer
@@ -68,8 +68,15 @@ class Parent:
 
     @cached_property
     def rewind(self) -> torch.Tensor:
-        key = array_name("level_0/rewind_weights" if self.point.stored else "weights", replicate=self.replicate)
-        return torch.from_numpy(self.point.artifact[key])
+        return self._of("level_0/rewind_weights" if self.point.stored else "weights")
+
+    @property
+    def start(self) -> torch.Tensor:
+        """What the level started from, before its mask."""
+        return self._of(started_from(self.point.recipe, self.level)) if self.point.stored else self.rewind
+
+    def _of(self, name: str) -> torch.Tensor:
+        return torch.from_numpy(self.point.artifact[array_name(name, replicate=self.replicate)])
 
     @property
     def _stored(self) -> str:
@@ -137,11 +144,11 @@ class Children:
             writer.drop_checkpoint()
 
     def job(self, parent: Parent, number: int) -> Job:
-        """Training from the rewind point to the end, on all training images, with data order of the child's own."""
+        """Training to the end from what the level started from, on all images, with data order of the child's own."""
         recipe, mask = parent.point.recipe, parent.mask(self.trainer.layout.num_prunable)
         role = f"child{number}." if number else ""  # without a role, data order and augmentation are imp's
         stretch = recipe["t"], self.trainer.training.steps, recipe["seed"], parent.replicate
-        return Job(parent.rewind, parent.split[0], *stretch, mask=mask, role=role)
+        return Job(parent.start, parent.split[0], *stretch, mask=mask, role=role)
 
     def family(self, parent: Parent, lines: dict[str, tuple[int, int]]) -> Family:
         networks, recorded = {}, {}

@@ -1,0 +1,317 @@
+"""imp by other criteria than magnitude: whole runs on digits, whose masks are made again by hand."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from repro.data import load
+from repro.errors import UsageError
+from repro.nets import create
+from repro.recipes.pruning import Pruning
+from repro.store import read
+from repro.train.random_streams import stream
+from tests.command_line import CPU, complaint, repro
+from tests.two_layers import by_hand, hessian_product, mean
+
+NET = """
+from torch import nn
+
+def two(num_classes, in_chans):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_chans, 12, bias=False), nn.Linear(12, num_classes, bias=False))
+"""
+OWN = """
+def taylor(weights, gradients, masks):
+    assert all((weights[name][~masks[name]] == 0).all() for name in weights)
+    return {name: (weights[name] * gradients[name]).abs() for name in weights}
+
+def scalar(weights, gradients, masks):
+    return {name: each.sum() for name, each in weights.items()}
+
+def some(weights, gradients, masks):
+    return {"1.weight": weights["1.weight"]}
+
+def nothing(weights, gradients, masks):
+    pass
+
+def breaks(weights, gradients, masks):
+    return weights["head"]
+
+def infinite(weights, gradients, masks):
+    return {name: each / 0 for name, each in weights.items()}
+
+number = 3
+"""
+SHAPES = ((12, 64), (10, 12))
+LEVELS, BATCH = 2, 32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Rewind points of a two-layer network on digits, and a file of criteria."""
+    folder = tmp_path_factory.mktemp("criteria")
+    (folder / "net.py").write_text(NET)
+    (folder / "own.py").write_text(OWN)
+    repro("pretrain", *net(folder), "-t", 3, "--out", folder / "w.h5")
+    return folder
+
+
+def net(folder):
+    network = ("--dataset", "digits", "--network", f"{folder}/net.py:two", "--replicates", 2, *CPU)
+    return *network, "--steps", 8, "--milestones", 5, "--lr", 0.05, "--batch-size", BATCH
+
+
+def imp(folder, out, *options):
+    repro("imp", folder / "w.h5", "--levels", LEVELS, *CPU, *options, "--out", out)
+    return read(out)
+
+
+def masks(artifact, replicate, level):
+    packed = artifact[f"replicate_{replicate}/level_{level}/mask"]
+    flat = np.unpackbits(packed, count=sum(map(math.prod, SHAPES))).astype(bool)
+    return [part.reshape(shape) for part, shape in zip(np.split(flat, [math.prod(SHAPES[0])]), SHAPES)]
+
+
+def weights(artifact, name):
+    flat = artifact[name].astype(float)
+    return [part.reshape(shape) for part, shape in zip(np.split(flat, [math.prod(SHAPES[0])]), SHAPES)]
+
+
+def images(artifact, replicate, count, address=0):
+    """Batches of the data set, drawn by hand from the addressed stream."""
+    data = load("digits")
+    index = data.split(replicate)[0].numpy()
+    order = stream(artifact.recipe["seed"], replicate, "prune.order", address, 0).permutation(len(index))
+    x = (data.images.double() / 255 - torch.tensor(data.mean)) / torch.tensor(data.std)
+    x = x.permute(0, 3, 1, 2).reshape(len(x), -1).numpy()
+    rows = [index[order[k * BATCH : (k + 1) * BATCH]] for k in range(count)]
+    return [(x[each], data.labels[each].numpy()) for each in rows]
+
+
+def highest(scores, alive, count):
+    """The masks of the ``count`` highest scores of all layers among those alive."""
+    flat = np.concatenate([np.where(a, s, -np.inf).ravel() for s, a in zip(scores, alive)])
+    kept = np.zeros(len(flat), bool)
+    kept[np.argsort(-flat, kind="stable")[:count]] = True
+    return [part.reshape(shape) for part, shape in zip(np.split(kept, [math.prod(SHAPES[0])]), SHAPES)]
+
+
+def left(total, level, fraction=0.2):
+    for _ in range(level):
+        total -= math.ceil(fraction * total) + 1
+    return total
+
+
+def snip_by_hand(w, v, data):
+    return [abs(a * b) for a, b in zip((w, v), mean(by_hand(w, v, *batch)[0] for batch in data))]
+
+
+def grasp_by_hand(w, v, data):
+    g = mean(by_hand(w, v, *batch, 200.0)[0] for batch in data)
+    return [a * b for a, b in zip((w, v), mean(hessian_product(w, v, *batch, *g, 200.0) for batch in data))]
+
+
+@pytest.mark.parametrize("criterion, by", [("snip", snip_by_hand), ("grasp", grasp_by_hand)])
+def test_pruning_at_the_rewind_point_by_gradients(folder, tmp_path, criterion, by):
+    run = imp(folder, tmp_path / "imp.h5", "--pruning", criterion, "--batches", 3)
+    dense = [np.ones(shape, bool) for shape in SHAPES]
+    for r in (0, 1):
+        scores = by(*weights(read(folder / "w.h5"), f"replicate_{r}/weights"), images(run, r, 3))
+        for level in (1, 2):
+            expected = highest(scores, dense, left(888, level))
+            wrong = sum(int((a != b).sum()) for a, b in zip(masks(run, r, level), expected))
+            assert wrong <= 2, (r, level)  # the scores are float32: two neighbours in rank may change places
+    assert run.recipe["pruning"] == criterion and run.recipe["batches"] == 3
+
+
+def test_synflow_is_iterated_to_the_level(folder, tmp_path):
+    run = imp(folder, tmp_path / "imp.h5", "--pruning", "synflow", "--prune-fraction", 0.7)
+    w, v = (abs(each) for each in weights(read(folder / "w.h5"), "replicate_1/weights"))
+    for level in (1, 2):
+        alive, count = [np.ones(shape, bool) for shape in SHAPES], left(888, level, 0.7)
+        for n in range(1, 101):
+            a, b = w * alive[0], v * alive[1]
+            flow = [a * b.sum(0)[:, None], b * a.sum(1)[None, :]]
+            alive = highest(flow, alive, round(888 * (count / 888) ** (n / 100)))
+        assert all(np.array_equal(a, b) for a, b in zip(masks(run, 1, level), alive))
+        assert sum(int(a.sum()) for a in alive) == count
+
+
+def test_pruning_at_initialisation_looks_at_the_weights_of_step_0(folder, tmp_path):
+    repro("pretrain", *net(folder), "-t", 0, "--out", tmp_path / "w0.h5")
+    run = imp(folder, tmp_path / "imp.h5", "--prune-at", "initialisation")
+    first = weights(read(tmp_path / "w0.h5"), "replicate_1/weights")
+    for level in (1, 2):
+        expected = highest([abs(each) for each in first], [np.ones(s, bool) for s in SHAPES], left(888, level))
+        assert all(np.array_equal(a, b) for a, b in zip(masks(run, 1, level), expected))
+    assert run.recipe["prune_at"] == "initialisation" and "pruning" not in run.recipe
+
+
+def test_what_a_file_began_with_is_not_kept(folder, tmp_path):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 12, bias=False), nn.Linear(12, 10, bias=False))
+    torch.save(network.state_dict(), tmp_path / "mine.pt")
+    repro("pretrain", *net(folder), "-t", 2, "--init", tmp_path / "mine.pt", "--out", tmp_path / "w.h5")
+    words = ("imp", tmp_path / "w.h5", "--levels", 1, *CPU, "--out", tmp_path / "imp.h5", "--prune-at")
+    assert "does not keep the numbers of the file" in complaint(*words, "initialisation")
+    assert "computed 4" in repro(*words, "rewind-point").stdout
+
+
+def test_layerwise_takes_the_smallest_of_each_layer(folder, tmp_path):
+    run = imp(folder, tmp_path / "imp.h5", "--pruning", "layerwise")
+    for level in (1, 2):
+        before, now = masks(run, 0, level - 1), masks(run, 0, level)
+        alive = [int(mask.sum()) for mask in before]
+        total = left(888, level)
+        share = [total * each / sum(alive) for each in alive]
+        for was, mask, trained, exact in zip(
+            before, now, weights(run, f"replicate_0/level_{level - 1}/weights"), share
+        ):
+            count = int(mask.sum())
+            assert abs(count - exact) < 1
+            kept, gone = abs(trained[mask]), abs(trained[was & ~mask])
+            assert not (mask & ~was).any() and gone.max() < kept.min()
+        assert sum(int(mask.sum()) for mask in now) == total
+
+
+def test_random_masks_are_uniform_and_of_the_kernel_densities(folder, tmp_path):
+    run, erk = (imp(folder, tmp_path / f"{name}.h5", "--pruning", name) for name in ("random", "erk"))
+    for level in (1, 2):
+        count = left(888, level)
+        for r in (0, 1):
+            drawn = masks(run, r, level)
+            assert sum(int(mask.sum()) for mask in drawn) == count
+            share = drawn[0].mean()
+            assert abs(share - count / 888) < 5 * math.sqrt(0.16 / 768)  # five standard errors
+        # sums of the shapes 76 and 22: 22/98 of what is left goes to the head, which has 120
+        head = min(120, round(count * 22 / 98))
+        assert [int(mask.sum()) for mask in masks(erk, 0, level)] == [count - head, head]
+    assert not np.array_equal(masks(run, 0, 1)[0], masks(run, 1, 1)[0])  # replicates have their own
+    assert not (masks(run, 0, 2)[0] <= masks(run, 0, 1)[0]).all()  # so have levels: none is taken from another
+
+
+def test_an_own_criterion_is_called_with_what_snip_uses(folder, tmp_path):
+    own = imp(folder, tmp_path / "own.h5", "--pruning", f"{folder}/own.py:taylor", "--batches", 2)
+    snip = imp(folder, tmp_path / "snip.h5", "--pruning", "snip", "--prune-at", "trained", "--batches", 2)
+    for r in (0, 1):
+        for level in (1, 2):
+            assert all(np.array_equal(a, b) for a, b in zip(masks(own, r, level), masks(snip, r, level)))
+            w, v = (
+                a * m
+                for a, m in zip(weights(own, f"replicate_{r}/level_{level - 1}/weights"), masks(own, r, level - 1))
+            )
+            scores, alive = snip_by_hand(w, v, images(own, r, 2, address=level)), masks(own, r, level - 1)
+            expected = highest(scores, alive, left(sum(int(a.sum()) for a in alive), 1))
+            assert sum(int((a != b).sum()) for a, b in zip(masks(own, r, level), expected)) <= 2
+    assert (
+        own.recipe["pruning"].startswith("own.py:taylor@") and len(own.recipe["pruning"]) == len("own.py:taylor@") + 12
+    )
+
+
+def test_dense_layers_are_left_out_and_densities_count_them(folder, tmp_path):
+    run = imp(folder, tmp_path / "imp.h5", "--keep-dense", "2*")
+    table = run.table().set_index(["replicate", "level"])
+    for level in (1, 2):
+        first, head = masks(run, 0, level)
+        assert head.all() and int(first.sum()) == left(768, level)
+        assert table.remaining[0, level] == left(768, level) + 120
+        assert table.density[0, level] == pytest.approx((left(768, level) + 120) / 888)
+    trained = abs(weights(run, "replicate_0/level_0/weights")[0])
+    assert trained[~masks(run, 0, 1)[0]].max() < trained[masks(run, 0, 1)[0]].min()
+    assert run.recipe["keep_dense"] == ["2*"]
+
+
+def test_the_density_is_stated_over_the_prunable_and_over_all_parameters(tmp_path):
+    net = (
+        "--network",
+        "cifar_resnet8_w4",
+        "--steps",
+        4,
+        "--milestones",
+        2,
+        "--batch-size",
+        32,
+        "--replicates",
+        1,
+        *CPU,
+    )
+    repro("pretrain", "--dataset", "digits", *net, "-t", 1, "--out", tmp_path / "w.h5")
+    said = repro("imp", tmp_path / "w.h5", "--levels", 1, "--keep-dense", "fc", *CPU, "--out", tmp_path / "i.h5").stdout
+    network = create("cifar_resnet8_w4", num_classes=10, in_chans=1)
+    everything = sum(p.numel() for p in network.parameters())
+    kinds = (nn.Conv2d, nn.Linear)
+    prunable = sum(m.weight.numel() for m in network.modules() if isinstance(m, kinds))
+    remaining = left(prunable - network.fc.weight.numel(), 1) + network.fc.weight.numel()
+    row = next(line.split() for line in said.splitlines() if line.split()[:1] == ["1"])
+    assert row[1] == f"{100 * remaining / prunable:.2f}"
+    assert row[3] == f"{100 * (everything - prunable + remaining) / everything:.2f}"
+
+
+def test_the_default_leaves_no_trace(folder, tmp_path):
+    plain, said = imp(folder, tmp_path / "a.h5"), Pruning()
+    assert said.fields == said.options == {} and said.mark == ""
+    assert not {"pruning", "prune_at", "batches", "keep_dense", "rewind", "finetune_steps"} & plain.recipe.keys()
+    named = imp(folder, tmp_path / "b.h5", "--pruning", "magnitude", "--prune-at", "trained", "--rewind", "weights")
+    assert named.identity == plain.identity and dict(named.recipe) == dict(plain.recipe)
+
+
+REFUSED = r"""
+--pruning magic
+    unknown pruning criterion 'magic': choose magnitude, layerwise, .*, grasp or FILE.py:NAME
+--pruning gone.py:taylor
+    there is no file gone.py for pruning criterion 'gone.py:taylor': give its path
+--pruning {own}:absent
+    own.py has no absent: choose one of what it defines \(taylor, scalar
+--pruning {own}:number
+    number of .*own.py is no function: a pruning criterion takes \(weights, gradients, masks\)
+--pruning {own}:scalar
+    scalar of .*own.py gives \(\) for 1.weight: a tensor of shape \(12, 64\) is needed
+--pruning {own}:some
+    some of .*own.py gives a dict of 1.weight: return a dict with a tensor for each of 1.weight, 2.weight
+--pruning {own}:nothing
+    nothing of .*own.py gives None: return a dict
+--pruning {own}:breaks
+    breaks of .*own.py fails \(KeyError: 'head', line \d+\): it is called with \(weights, gradients, masks\)
+--pruning random --prune-at trained
+    --prune-at trained, but random looks at no weight: leave --prune-at out
+--pruning erk --prune-at initialisation
+    --prune-at initialisation, but erk looks at no weight
+--batches 2
+    --batches 2, but magnitude needs no images: leave --batches out
+--pruning synflow --batches 2
+    --batches 2, but synflow needs no images
+--keep-dense head
+    --keep-dense head fits no layer that is pruned: choose among 1, 2
+--keep-dense 1,2
+    --keep-dense 1,2 leaves no layer to prune: name fewer
+--keep-dense ,
+    layers to keep dense \(=','\) must be patterns of names with commas
+--keep-dense 1 --levels 60
+    60 levels, but level \d+ would remove the last \d+ of 120 weights: ask for --levels \d+ or fewer
+--finetune-steps 5
+    --finetune-steps 5, but --rewind weights trains to the end of the schedule: leave it out, or give --rewind none
+--rewind learning-rate --finetune-steps 5
+    --finetune-steps 5, but --rewind learning-rate trains to the end
+"""
+_LINES = REFUSED.strip().splitlines()
+
+
+@pytest.mark.parametrize("options, said", [*zip(_LINES[::2], _LINES[1::2])])
+def test_what_cannot_be_is_refused_in_a_sentence(folder, tmp_path, options, said):
+    words = [word.format(own=folder / "own.py") for word in options.split()]
+    levels = () if "--levels" in words else ("--levels", 1)
+    sentence = complaint("imp", folder / "w.h5", *levels, *words, *CPU, "--out", tmp_path / "out.h5")
+    assert re.search(said.strip(), sentence), sentence
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_one_pattern_is_no_tuple_of_letters():
+    with pytest.raises(UsageError, match=r"keep_dense \(='fc'\) must be a tuple of patterns: try \('fc',\)"):
+        Pruning(keep_dense="fc")
+
+
+def test_scores_that_are_not_finite_end_the_command(folder, tmp_path):
+    words = ("--levels", 1, "--pruning", f"{folder}/own.py:infinite", *CPU, "--out", tmp_path / "o.h5")
+    assert "its scores hold NaN or infinity" in repro("imp", folder / "w.h5", *words, code=1).stderr
