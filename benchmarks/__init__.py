@@ -37,7 +37,7 @@ def bench(out: Path = Path("results/bench.json"), *, device: str = "auto", minut
     minutes = MINUTES[where] if minutes is None else minutes
     if not 0 < minutes <= LONGEST:
         raise UsageError(f"--minutes (={minutes:g}) must be above 0, and {LONGEST} at most: try {MINUTES[where]:g}")
-    _require_writable(out.parent)
+    require_writable(out.parent)
     left, end, rows = variants.groups(where), began + 60 * minutes, []
     with TemporaryDirectory() as folder:
         compiling = cache = peaks = None
@@ -159,7 +159,7 @@ def _add_threads(rows: list[dict], found: list) -> None:
                 row["two_threads"] = {**_ratio(two, one, "wall"), "replicas": v.replicas}
 
 
-def _require_writable(folder: Path) -> None:
+def require_writable(folder: Path) -> None:
     """Raises RunError now rather than after minutes of measuring."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

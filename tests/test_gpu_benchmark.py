@@ -8,9 +8,11 @@ import sys
 import time
 
 import pytest
+from click.testing import CliRunner
 
 from benchmarks import gpu
 from benchmarks.gpu import kernels, stages
+from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.conclusions import conclusions, markdown
 from benchmarks.gpu.kernels import covered, kind_of
 from benchmarks.gpu.run import Impossible, Run
@@ -82,8 +84,20 @@ def test_stages_are_functions_and_halves_take_their_time():
     assert [stage.half for stage in gpu.STAGES] == sorted(stage.half for stage in gpu.STAGES)
     with pytest.raises(UsageError, match="no stage 'three': choose from environment, tests, .*, one, two"):
         gpu.measure(ROOT, device="cpu", names=("three",))
-    done = module("benchmarks.gpu", "three")
-    assert done.returncode == 2 and "no stage 'three'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words, status, said",
+    [
+        (("three", "--device", "cpu"), 2, "no stage 'three': choose from environment, "),
+        ((), 2, "--device cuda, but PyTorch sees no CUDA device here: try --device cpu --tiny"),
+        (("--device", "cpu", "--seconds", 0), 2, "0.0 is not in the range x>0"),
+        (("--device", "cpu", "--out", ROOT / "pyproject.toml/x"), 1, "cannot write "),
+    ],
+)
+def test_mistakes(words, status, said):
+    shown = CliRunner().invoke(main, [*map(str, words)])
+    assert shown.exit_code == status and said in shown.stderr.splitlines()[-1]
 
 
 def test_a_failure_is_a_result_and_a_stage_goes_on(tmp_path):

@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import require_writable
 from benchmarks.gpu.conclusions import markdown
 from repro.errors import UsageError
 from repro.store.files import write_whole
@@ -64,14 +65,14 @@ def measure(out: Path, *, device: str, tiny: bool = False, seconds: float = 280.
         seconds: for everything. A stage that does not fit is left out.
         names: of stages, or 'one' and 'two' for the halves; () is all.
 
-    Raises UsageError for a name that no stage has.
+    Raises UsageError for a name that no stage has, and RunError when ``out`` cannot be written.
     """
     known = {stage.name: (stage,) for stage in STAGES}
     known |= {word: tuple(s for s in STAGES if s.half == half) for half, word in ((1, "one"), (2, "two"))}
     if unknown := [name for name in names if name not in known]:
         raise UsageError(f"no stage {unknown[0]!r}: choose from {', '.join(known)}")
     chosen = [stage for name in names or ("one", "two") for stage in known[name]]
-    out.mkdir(parents=True, exist_ok=True)
+    require_writable(out)
     began, found = time.monotonic(), {"device": device, "tiny": tiny, "stages": {}}
     with tempfile.TemporaryDirectory() as folder, open(out / "gpu.log", "w", encoding="utf-8") as log:
         for stage in chosen:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from benchmarks.gpu import STAGES, measure
-from repro.errors import UsageError
+from repro.errors import RunError, UsageError
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -33,10 +33,21 @@ def main(stages, device, tiny, seconds, out, stage, results):
     if stage:
         sys.exit(_one(stage, device, tiny, seconds, results))
     try:
+        _require(device)
         measure(out, device=device, tiny=tiny, seconds=seconds, names=stages)
     except UsageError as error:
         raise click.UsageError(str(error)) from error
+    except RunError as error:
+        raise click.ClickException(str(error)) from error
     click.echo((out / "gpu.md").read_text(encoding="utf-8"), nl=False)
+
+
+def _require(device: str) -> None:
+    """Raises UsageError for a device that is not there."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda, but PyTorch sees no CUDA device here: try --device cpu --tiny")
 
 
 def _one(name: str, device: str, tiny: bool, seconds: float, path: Path) -> int:
