@@ -526,7 +526,7 @@ def test_a_trainer_and_its_cohorts_are_freed_without_a_collection(digits_trainer
 def test_kernels_are_counted():
     net = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.ReLU(), torch.nn.Conv2d(3, 4, 4), torch.nn.Flatten())
     # two convolutions, ReLU, softmax, loss; its gradient, and backward with two kernels for a convolution
-    assert kernels_of(net, (2, 2, 6, 6), half=False) == 5 + 1 + 5 + 2
+    assert kernels_of(net, (2, 2, 6, 6)) == 5 + 1 + 5 + 2
 
 
 @pytest.mark.parametrize("replicas, steps", [(1, 50), (2, 30), (4, 15), (16, 3), (64, 1)])

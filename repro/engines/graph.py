@@ -93,7 +93,7 @@ class GraphCohort(SerialCohort):
         """About how many kernels a forward and backward pass of one network has."""
         shape = 2, self.in_chans, self.image_size, self.image_size
         with undisturbed():
-            return kernels_of(self.module().train(), shape, half=self.precision == "bf16")
+            return kernels_of(self.module().train(), shape)
 
     def load(self, vectors: Tensor) -> None:
         super().load(vectors)

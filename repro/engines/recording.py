@@ -80,17 +80,15 @@ def _abandon_pool() -> None:
     _pool.cache_clear()
 
 
-def kernels_of(module: nn.Module, shape: tuple[int, ...], *, half: bool) -> int:
-    """About how many kernels a GPU runs for a forward and backward pass of a classifier, counted on a CPU.
+def kernels_of(module: nn.Module, shape: tuple[int, ...]) -> int:
+    """About how many kernels a GPU runs for a forward and backward pass of a classifier, counted on a CPU in float32.
 
     Arguments:
-        shape: of a batch of images. half: whether the pass is autocast to bfloat16.
+        shape: of a batch of images.
     """
     images, labels = torch.zeros(shape), torch.zeros(shape[0], dtype=torch.int64)
     with _Count() as counted:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):
-            scores = module(images)
-        F.cross_entropy(scores.float(), labels).backward()
+        F.cross_entropy(module(images), labels).backward()
     return counted.kernels
 
 
