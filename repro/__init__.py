@@ -12,7 +12,7 @@ import ast
 from importlib import import_module
 from pathlib import Path
 
-_INTERFACE = ast.parse(Path(__file__).with_suffix(".pyi").read_text()).body
+_INTERFACE = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
 _HOME = {name.name: line.module for line in _INTERFACE if isinstance(line, ast.ImportFrom) for name in line.names}
 
 __all__ = sorted(_HOME)

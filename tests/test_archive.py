@@ -517,6 +517,7 @@ def test_a_file_that_changes_meanwhile(results, tmp_path, monkeypatch):
     assert "scores.h5 was changed while it was archived" in said and not os.listdir(tmp_path)
 
 
+@pytest.mark.heavy
 def test_a_control_is_archived_with_what_it_is_compared_with(results, tmp_path):
     copy = shutil.copytree(results, tmp_path / "results", ignore=shutil.ignore_patterns("*.zip"))
     control, rng = ("--control", "permute-scores"), np.random.default_rng(1)

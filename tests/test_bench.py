@@ -355,6 +355,7 @@ def test_from_end_to_end(tmp_path, monkeypatch):
     assert "SparseProp is not installed" in said
 
 
+@pytest.mark.heavy
 def test_the_last_variants_are_left_out_when_time_is_short(monkeypatch):
     times = iter([0.0, 0.0, 10.0])
     monkeypatch.setattr(timing, "time", types.SimpleNamespace(monotonic=lambda: next(times, 20.0)))

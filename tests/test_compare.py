@@ -220,6 +220,7 @@ def test_the_figure_shows_what_the_table_has():
     assert "no pairs with the same test images" in [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
+@pytest.mark.heavy
 def test_the_report_has_the_overlap_of_every_two_conditions(tmp_path, monkeypatch):
     study = Study("figure2", replicates=2, results=tmp_path)
     simulated_artifacts.make(study)

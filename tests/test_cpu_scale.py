@@ -56,6 +56,7 @@ def some_images(data_root, monkeypatch):
     return some
 
 
+@pytest.mark.heavy
 def test_from_images_to_verdicts(some_images, tmp_path):
     results, rules = tmp_path / "results", tmp_path / "figure2.mk"
     study = ("figure2", "--scale", "cpu", "--results", results)

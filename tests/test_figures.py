@@ -71,7 +71,7 @@ def texts(figure):
         ("figure2", "paper"),
         ("figure5", "paper"),
         ("figure6", "paper"),
-        ("appendix", "demo"),
+        pytest.param("appendix", "demo", marks=pytest.mark.heavy),
     ],
 )
 def test_nothing_overlaps_or_leaves_the_figure(name, scale, drawn):

@@ -243,6 +243,7 @@ def test_when_all_diverge_the_command_fails_and_keeps_what_it_has(short, resumed
     assert not out.exists() and (tmp_path / "imp.h5.work").is_dir()
 
 
+@pytest.mark.heavy
 def test_a_loss_that_is_not_a_number_fails_with_the_rate(tmp_path):
     for name, command in COMMANDS.items():
         out = tmp_path / f"{name}.h5"

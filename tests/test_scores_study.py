@@ -47,6 +47,7 @@ def some_images(data_root, monkeypatch):
     return some
 
 
+@pytest.mark.heavy
 def test_from_images_to_the_verdict(some_images, tmp_path):
     results, rules = tmp_path / "results", tmp_path / "scores.mk"
     study = ("scores", "--scale", "scores", "--results", results)
