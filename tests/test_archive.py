@@ -471,7 +471,8 @@ def test_missing_runs_are_not_archived(lost, results, tmp_path):
     copy = shutil.copytree(results, tmp_path / "results", ignore=shutil.ignore_patterns("*.zip"))
     (copy / "digits" / f"{lost}.h5").unlink()
     said = complaint("archive", *STUDY, "--results", copy, code=3)
-    assert "artifacts are missing" in said and said.endswith("make them with `make figure2`")
+    assert "artifacts are missing" in said and "make them with `make figure2 SCALE=demo " in said
+    assert said.endswith(f" RESULTS={copy}`")
     assert not (copy / "figure2.zip").exists()
 
 

@@ -217,4 +217,4 @@ def test_a_reader_that_goes_away(rewind):
 
 def test_verify_without_any_run_says_that_they_are_missing(tmp_path):
     said = complaint("verify", "figure2", "--results", tmp_path, code=3)
-    assert said == f"{tmp_path} has no run of figure2: make them with `make figure2`"
+    assert said == f"{tmp_path} has no run of figure2: make them with `make figure2 SCALE=demo RESULTS={tmp_path}`"

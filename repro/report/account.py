@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from repro import plan, store
 from repro.errors import UsageError
@@ -162,15 +161,3 @@ def missing(study: Study) -> Table | None:
         command = Cell(f"repro {shlex.join(step.command)}", kind="command")
         rows.append((step.target.relative_to(study.results).as_posix(), state, number(step.networks, ",d"), command))
     return table("Missing artifacts", ("artifact", "missing", "trainings", "command"), rows) if rows else None
-
-
-def make_command(study: Study) -> str:
-    """The command that makes the whole study."""
-    if study.own:
-        return study.how.replace("`", "")
-    asked = study.asked | {"datasets": " ".join(study.asked["datasets"])}
-    words = {name.upper(): asked[name] for name in ("scale", "datasets", "control", "seed", "replicates", "levels")}
-    given = [f"{name}={shlex.quote(str(value))}" for name, value in words.items() if value not in (None, "")]
-    if study.results != Path("results") / asked["scale"]:
-        given.append(f"RESULTS={shlex.quote(str(study.results))}")
-    return " ".join(["make", "figures" if study.name == "all" else study.name, *given])

@@ -67,7 +67,7 @@ def build(study: Study, *, when: datetime) -> str:
         cost=account.cost(study, there) if there else [],
         provenance=account.provenance(study, there) if there else [],
         missing=account.missing(study),
-        command=account.make_command(study),
+        command=study.how.replace("`", ""),
     )
 
 

@@ -1,6 +1,7 @@
 """What a figure command is about: protocols, a results folder, and what each figure needs, shows and claims."""
 
 import os
+import shlex
 from pathlib import Path
 
 import paper_figures
@@ -101,7 +102,13 @@ class Study:
         """The command that makes its artifacts, for messages."""
         if self.own:
             return f"`repro plan {self.own.path} --make rules.mk` and `make -f rules.mk`"
-        return f"`make {'figures' if self.name == 'all' else self.name}`"
+        asked = self.asked | {"datasets": " ".join(self.asked["datasets"])}
+        words = {name.upper(): asked[name] for name in ("scale", "datasets", "control", "seed", "replicates", "levels")}
+        given = [f"{name}={shlex.quote(str(value))}" for name, value in words.items() if value not in (None, "")]
+        usual = asked["scale"] if asked["seed"] is None else f"{asked['scale']}-seed{asked['seed']}"
+        if self.results != Path("results") / usual:  # make's own
+            given.append(f"RESULTS={shlex.quote(str(self.results))}")
+        return f"`{' '.join(['make', 'figures' if self.name == 'all' else self.name, *given])}`"
 
     @property
     def drawn(self) -> list[str]:
