@@ -272,3 +272,12 @@ def test_a_warm_up_study_has_no_other_warm_up():
         require_options(p, Path("fig.py"))
     with pytest.raises(UsageError, match=r"warm-up steps \(=2\) of the training: give them as steps of the sweep"):
         warmup("w.h5", dataset="digits", training=p.warmup.training, steps=(3,))
+
+
+def test_milestones_beyond_the_end_are_told(tmp_path):
+    """The protocol's stay where they are when the training is made shorter: the rate then never falls."""
+    shorter = ("pretrain", "--dataset", "digits", "--out", tmp_path / "a.h5", "-t", 2, "--dry-run", "--steps", 264)
+    said = "warning: the rate does not fall at 330, because the training ends at step 264: give --milestones below it\n"
+    assert repro(*shorter).stderr == said
+    assert repro(*shorter, "--milestones", "132,198").stderr == ""
+    assert repro(*shorter, "--schedule", "cosine").stderr == ""
