@@ -40,6 +40,7 @@ def replication(dataset, *, n=8, seed=0, shift=None):
     return pd.concat(rows, ignore_index=True)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_replications_agree(dataset):
     found = [agreed(replication(dataset, seed=seed), dataset) for seed in range(10)]
@@ -74,6 +75,7 @@ def exact(dataset, n):
     return runs.assign(acc=runs["acc"] - means + [table[c, k] for c, k in zip(runs["condition"], runs["level"])])
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("dataset", "n"), [("cifar10", 4), ("cifar10", 8), ("cifar100", 8), ("cinic10", 4)])
 def test_exchanges_that_agreement_cannot_notice_are_those_it_does_not(dataset, n):
     """Each pair of conditions exchanged in runs that are the published ones: the word stays, or turns."""

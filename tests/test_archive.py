@@ -185,6 +185,7 @@ def test_the_recipe_tells_how_it_was_made(unpacked, results):
     assert record["inputs"] == {"0": {"name": "pretrain-easy256-t10", "identity": source.identity}}
 
 
+@pytest.mark.heavy
 def test_the_same_artifacts_give_the_same_archive(archive, results, tmp_path):
     repro("archive", *STUDY, "--results", results, "--out", tmp_path / "again.zip")
     assert (tmp_path / "again.zip").read_bytes() == archive.read_bytes()
@@ -294,6 +295,7 @@ def test_the_crate_says_what_is_what(unpacked, results):
     assert "Figure 2 at demo scale" in (unpacked / "ro-crate-preview.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.heavy
 def test_it_is_verified_where_there_is_nothing_else(archive, results, tmp_path, monkeypatch):
     alone = shutil.copy(archive, tmp_path / "alone.zip")
     monkeypatch.chdir(tmp_path)
@@ -424,6 +426,7 @@ def edited_mean(content: bytes) -> bytes:
     return "\n".join([*lines[:5], ",".join(cells), *lines[6:], ""]).encode()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("name", "edit", "said"),
     [
@@ -452,6 +455,7 @@ def test_a_forger_who_corrects_the_checksums_is_caught(name, edit, said, archive
     assert said in complaint("verify", "--archive", forged(archive, tmp_path / "f.zip", name, edit), code=1)
 
 
+@pytest.mark.heavy
 def test_last_digits_may_differ(archive, tmp_path):
     def other_digits(content: bytes, factor: float) -> bytes:
         report = json.loads(content)

@@ -101,6 +101,7 @@ def numbers(net):
     return torch.cat([net.state_dict()[entry.name].flatten() for entry in layout_of(net).entries])
 
 
+@pytest.mark.heavy
 def test_the_sweep_equals_one_optimizer_over_both_phases(tmp_path, digits, few, trainings):
     """w = 7 also passes a milestone while the rate rises."""
     swept(tmp_path / "w.h5", [few])

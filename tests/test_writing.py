@@ -275,6 +275,7 @@ def test_the_longest_name_can_be_written(tmp_path):
     assert store.read(out).kind == "subset"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "redirect, status, said",
     [
