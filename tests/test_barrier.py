@@ -381,7 +381,7 @@ REFUSED = r"""
 {w} --out {out} --level 1
     --level 1, but .*w.h5 is a pretrain artifact, which has no masks
 {imp} --out {out} --replicates 3
-    3 replicates, but .*imp.h5 holds 2: run its imp command with --replicates 3
+    3 replicates, but .*imp.h5 holds 2: give --replicates 2 here, or run its imp command with --replicates 3
 {b} --out {out}
     b.h5 is a barrier artifact where an imp or a pretrain artifact is needed
 {imp} {imp} --out {out}

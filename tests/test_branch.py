@@ -254,7 +254,7 @@ RUN --mask shuffled --levels 0,1
 RUN --mask shuffled --levels 1,3
     imp.h5 has no level 3 of replicate 0: ask for other --levels or fewer --replicates
 RUN --mask shuffled --replicates 3
-    3 replicates, but .*imp.h5 holds 2: run its imp command with --replicates 3 first
+    3 replicates, but .*imp.h5 holds 2: give --replicates 2 here, or run its imp command with --replicates 3
 RUN --mask {w}
     w.h5 is a pretrain artifact where --mask needs one of imp or branch
 RUN --weights {other}

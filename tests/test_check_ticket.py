@@ -255,7 +255,55 @@ def test_what_files_cannot_tell_is_said(tmp_path):
     uncounted = {name: value for name, value in REWIND.items() if "num_batches" not in name}
     found = check(tmp_path, {**RIGHT, "rewind": uncounted}, t=T)
     assert found["step t"] == (UNTOLD, f"{tmp_path}/rewind.pt says no step (no num_batches_tracked, no global_step)")
+    zero = {name: value * 0 if "num_batches" in name else value for name, value in REWIND.items()}
+    said = "rewind.pt says no step (its num_batches_tracked are 0: who wrote it did not count steps)"
+    assert check(tmp_path, {**RIGHT, "rewind": zero}, t=T)["step t"] == (UNTOLD, f"{tmp_path}/{said}")
     assert "counted 5: give -t" in check(tmp_path, RIGHT)["step t"][1]
+
+
+UNTRAINED = "--trained has the weights of --ticket: it is not trained, or the same file was given twice"
+TWICE = {  # files of equal contents, and what the checks of some words say
+    "mask_and_trained": (
+        {**NOTHING, "mask": TICKET, "trained": TICKET},
+        {"held": (UNTOLD, "--mask is the zeros of the same weights as --trained: give a file of masks")},
+    ),
+    "trained_and_ticket": (
+        {**RIGHT, "trained": TICKET},
+        {"held": (FAILS, UNTRAINED), "another state": (HOLDS, "0 of 2"), "weights start from": (HOLDS, "all 174")},
+    ),
+    "trained_and_ticket_alone": (
+        {**NOTHING, "trained": TICKET, "ticket": TICKET, "rewind": REWIND},
+        {"held": (FAILS, UNTRAINED), "another state": (UNTOLD, "give --start"), "weights start from": (HOLDS, "all")},
+    ),
+    "all_three": ({**NOTHING, "mask": TICKET, "trained": TICKET, "ticket": TICKET}, {"held": (FAILS, UNTRAINED)}),
+    "ticket_and_trained": (
+        {**RIGHT, "ticket": TRAINED},
+        {
+            "held": (FAILS, "--trained has the weights of --ticket: --ticket was saved after training, or the same"),
+            "weights start from": (FAILS, "174 of 174 kept weights differ"),
+        },
+    ),
+    "rewind_and_ticket": (
+        {**RIGHT, "rewind": TICKET},
+        {
+            "weights start from": (UNTOLD, "--rewind has the weights of --ticket, zeros too: give the dense"),
+            "biases": (UNTOLD, "--rewind has the weights of --ticket"),
+            "held": (HOLDS, "all 45"),
+        },
+    ),
+    "level_0": (  # nothing is pruned: the ticket is the rewind point
+        {**RIGHT, "mask": {name: mask | True for name, mask in MASK.items()}, "ticket": REWIND, "previous": None},
+        {"weights start from": (HOLDS, "all 219 kept weights"), "biases": (HOLDS, "0 of 6")},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_a_file_that_is_given_twice_shows_nothing(name, tmp_path):
+    contents, expected = TWICE[name]
+    found = check(tmp_path, contents, t=T)
+    for word, (verdict, begin) in expected.items():
+        assert found[word][0] == verdict and found[word][1].startswith(begin), found[word]
 
 
 class Evil:
@@ -293,6 +341,8 @@ def test_the_command_says_it_and_its_status_is_that_of_the_checks(tmp_path, monk
         "--mask mask.pt --trained names.pt": r"names.pt has no tensor 0.weight of .*: give files of one network",
         "--mask mask.pt --trained nan.pt": "nan.pt holds NaN or infinity in 0.weight: give a checkpoint that did not",
         "--mask mask.pt --density 80": r"--density \(='80'\) must be a percentage from 0% to 100%, like 13.4%",
+        "--mask mask.pt --density 0.64": r"--density \(='0.64'\) must be a percentage from 0% to 100%, write 64%$",
+        "--mask mask.pt --density 0.640": ".* write 64.0%$",
         "--mask mask.pt --density nan%": r"--density \(='nan%'\) must be a percentage",
         "--mask mask.pt -t -3": r"-t \(=-3\) must be 0 \(the start\) or more",
         "--mask mask.pt --prune-fraction 1.5": r"prune fraction \(=1.5\) must be above 0 and below 1",

@@ -4,6 +4,7 @@ import itertools
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,8 @@ from paper_figures.shared.compared import draw
 from repro import report
 from repro.data import Batcher, load
 from repro.reading import networks
-from repro.reading.compare import COLUMNS, EQUAL, OTHER, WHOLE, compare
+from repro.reading.compare import COLUMNS, EQUAL, OTHER, WHOLE, compare, summary
+from repro.reading.compare import _Comparison as Comparison
 from repro.recipes.overlap import overlap
 from repro.recipes.training import Training
 from repro.report import overlaps, sections
@@ -108,6 +110,8 @@ def test_pairs_are_of_equal_seeds_and_of_others_with_the_same_test_images(runs, 
 
     alone = compare(runs[0], runs[0], levels=[1], replicates=1)
     assert set(zip(alone.seeds, alone.replicate_a, alone.replicate_b, alone.level)) == {(OTHER, 0, 5, 1)}
+    alone = compare(runs[0], runs[0], levels=[0])
+    assert set(zip(alone.replicate_a, alone.replicate_b)) == {(0, 5), (1, 2), (2, 3), (3, 4), (4, 5)}
 
 
 @pytest.mark.heavy
@@ -188,17 +192,31 @@ def test_the_command_writes_table_and_figure_and_refuses_in_one_sentence(runs, t
         f"{one} narrow.h5 --out d.csv": r".*imp0.h5 is of network cifar_resnet8_w4, narrow.h5 of cifar_resnet8_w2:",
         f"{one} {other} --levels 1,7 --out d.csv": "level 7 is not in both runs, which share 0, 1: choose --levels",
         f"{one} {other} --levels x --out d.csv": r"levels \(='x'\) must be numbers with commas, like 8,10",
-        f"{one} {other} --replicates 9 --out d.csv": "9 replicates, but .*imp0.h5 holds 6",
+        f"{one} {other} --replicates 9 --out d.csv": "9 replicates, but .*imp0.h5 holds 6: give --replicates 6 here",
         "dense.h5 dense.h5 --out d.csv": "dense.h5 has one replicate, and none to compare it with: give two runs",
     }.items():
         assert re.match(sentence, told := complaint("compare", *words.split())), told
     assert not Path("d.csv").exists()
 
 
-def test_the_figure_shows_what_the_table_has():
+def test_a_pair_of_one_run_is_compared_once():
+    run = SimpleNamespace(identity="a", recipe={"seed": 1}, kind="imp", path="a.h5")
+    other = SimpleNamespace(identity="b", recipe={"seed": 1}, kind="imp", path="b.h5")
+    data = SimpleNamespace(splits=[None] * 5)
+    made = Comparison.__new__(Comparison)
+    made.data = data
+    expected = {2: [(0, 1)], 3: [(0, 1), (1, 2), (2, 0)], 6: [(0, 5), (1, 2), (2, 3), (3, 4), (4, 5)]}
+    for held, pairs in expected.items():
+        made.runs = run, run
+        assert [(pair.a, pair.b) for pair in made._pairs([held, held], None)] == pairs
+        made.runs = run, other
+        assert sum(pair.seeds == OTHER for pair in made._pairs([held, held], None)) == held
+
+
+def rows_of_two_layers() -> list[dict]:
     about = dict(weights=50, kept_a=10, kept_b=10, chance_std=0.01, norm_a=1.0, norm_b=1.0, acc_a=0.9, acc_b=0.9)
     barriers = {name: 0.5 for name in COLUMNS if name.endswith("barrier")}
-    rows = [
+    return [
         {**about, **barriers, "seeds": seeds, "replicate_a": r, "replicate_b": r, "level": level, "layer": layer}
         | {"overlap": 0.4 + r / 10 + level / 100, "chance": 0.25, "distance": 3.0 + r, "agreement": 0.5}
         for seeds in (EQUAL, OTHER)
@@ -206,6 +224,21 @@ def test_the_figure_shows_what_the_table_has():
         for level in (0, 4)
         for layer in (WHOLE, "conv.weight", "fc.weight")
     ]
+
+
+def test_what_was_not_compared_is_a_dash_and_said():
+    table = pd.DataFrame(rows_of_two_layers())
+    assert "–" not in summary(table) and len(summary(table).splitlines()) == 5
+    unlike = table.seeds == OTHER
+    table.loc[unlike, ["agreement", "train_loss_barrier", "test_error_barrier"]] = np.nan
+    said = summary(table).splitlines()
+    assert said[-1] == "other seeds have other test images here: no predictions compared" and len(said) == 6
+    assert "nan" not in "".join(said) and [line.split()[-3:] for line in said[2:5:2]] == [["–"] * 3] * 2
+    assert said[1].split()[-5:] == ["50.00", "%", "0.500", "50.00", "%"]
+
+
+def test_the_figure_shows_what_the_table_has():
+    rows = rows_of_two_layers()
     figure = draw(pd.DataFrame(rows), "a and b")
     by_title = {axes.get_title(): axes for axes in figure.axes}
     assert len(by_title) == 6

@@ -42,7 +42,6 @@ WRITTEN = {  # what others publish, each of which lists LISTED
     "line.csv": lambda tmp: lines(",".join(map(str, LISTED))),
     "headed.csv": lambda tmp: lines("index", *map(str, LISTED)),
     "pandas.csv": lambda tmp: pd.DataFrame({"idx": LISTED}).to_csv().encode(),
-    "scored.csv": lambda tmp: lines("image,score", *(f"{index},0.5" for index in LISTED)),
     "a.json": lambda tmp: json.dumps(LISTED).encode(),
     "object.json": lambda tmp: json.dumps({"selected": LISTED, "fraction": 0.1}).encode(),
     "tensor.pt": lambda tmp: saved(torch.tensor(LISTED), tmp),
@@ -87,6 +86,12 @@ REFUSED = {
     "word.csv": (lambda tmp: lines("index", "4", "cat"), "line 3: 'cat' is no number"),
     "twice.json": (lambda tmp: b"[4, 9, 7, 9, 7]", "has 2 images more than once, the first of them 7: leave each"),
     "columns.csv": (lambda tmp: lines("a,b", "1,2"), "it has the columns a, b, of which not one alone is called index"),
+    "scored.csv": (
+        lambda tmp: lines("image,score", "4,0.5", "9,0.1"),
+        "scored.csv has scores too: choose by --scores, or give the indices alone",
+    ),
+    "labelled.csv": (lambda tmp: lines(",index,label", "0,4,cat", "1,9,dog"), "labelled.csv has label too: choose by"),
+    "scored.json": (lambda tmp: b'{"index": [4, 9], "scores": [0.5, 0.1]}', "scored.json has scores too: choose by"),
     "bare.csv": (lambda tmp: lines("0,5", "1,8"), "it has 2 columns, of which not one alone is called index"),
     "torn.json": (lambda tmp: b"[4, 9", "cannot be read as one list of image numbers"),
     "names.json": (lambda tmp: b'{"a": [1], "b": [2]}', "it holds a, b, of which not one alone is a list called index"),
@@ -203,7 +208,7 @@ select --indices a.npy --scores s.csv --dataset digits
 select --indices a.npy --dataset digits --size 4
     --size 4, but a.npy has 3 indices: leave --size out, or mend the file
 select --indices a.npy --dataset digits --replicates 3
-    a.npy names image 2, a test image of replicate 1: digits rotates its folds, so give --replicates 1 or fewer
+    a.npy names image 2, a test image of replicate 1: digits rotates its folds, so give --replicates 1$
 select --indices far.npy --dataset digits --replicates 1
     far.npy names image 1797, and digits has the images 0 to 1796
 select --indices test.npy --dataset folder:few

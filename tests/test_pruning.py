@@ -260,6 +260,8 @@ def test_the_default_leaves_no_trace(folder, tmp_path):
 REFUSED = r"""
 --pruning magic
     unknown pruning criterion 'magic': choose magnitude, layerwise, .*, grasp or FILE.py:NAME
+--pruning SNIP
+    unknown pruning criterion 'SNIP': try snip$
 --pruning gone.py:taylor
     there is no file gone.py for pruning criterion 'gone.py:taylor': give its path
 --pruning {own}:absent

@@ -372,7 +372,7 @@ def test_a_copied_array_with_gaps_and_scores_that_are_not_there(scored, digits, 
     score(tmp_path / "s.h5", dataset="digits", scoring=plain_scores, replicates=1)
     with pytest.raises(UsageError, match=r"s.h5 has no score 'grand': choose el2n or margin or forgetting, or make it"):
         select(tmp_path / "e.h5", kind="easy", size=9, scores=tmp_path / "s.h5", score="grand", replicates=1)
-    with pytest.raises(UsageError, match=r"has no scores for replicate 2: run its score command with --replicates 3"):
+    with pytest.raises(UsageError, match=r"has scores for 2 replicates: give --replicates 2 here, or run score with"):
         select(tmp_path / "e.h5", kind="easy", size=9, scores=scored, replicates=3)
     with pytest.raises(UsageError, match=r"e.h5 is a subset artifact where a score artifact is needed"):
         select(tmp_path / "e.h5", kind="random", size=9, dataset="digits", replicates=1)

@@ -305,7 +305,10 @@ REFUSED = [  # options, sentence
     ("--subset {easy} --subset {easy} TINY --warmup-steps 3", "easy.h5 would both be called 'easy': give each once"),
     ("--subset {all} TINY --warmup-steps 3", "all.h5: the name 'all' is taken in the artifact, rename the file"),
     ("--dataset digits --subset {other} TINY --warmup-steps 3", r"is a subset of digits \(sha256 0000.*same images"),
-    ("--subset {easy} TINY --warmup-steps 3 --replicates 3", "3 replicates, but .*easy.h5 holds 2: run its select com"),
+    (
+        "--subset {easy} TINY --warmup-steps 3 --replicates 3",
+        "3 replicates, but .*easy.h5 holds 2: give --rep.* 2 here",
+    ),
     ("--subset {noisy} TINY --warmup-steps 3", "noisy.h5 was chosen with other labels .*without label noise"),
     (
         "--subset {easy} TINY --warmup-steps 3 --normalization imagenet",

@@ -114,7 +114,8 @@ def compare_command(first, second, out, levels, replicates, **given):
     Overlap of masks by level and layer, against that of two independent random masks of the same layer densities; L2
     distance of the trained weights; share of test images given the same class; rise of loss and error half way along
     the straight line. Replicates of one number are compared (equal seeds), and each with the next one that has the same
-    test images (other seeds); of a run with itself, those alone.
+    test images or, where there is none, with the next one (other seeds); of a run with itself, these alone, each pair
+    once. Predictions and barriers are those of networks with the same test images alone.
     """
     from paper_figures.shared import compared, drawing
     from repro.reading.compare import COLUMNS, compare, summary
@@ -141,7 +142,7 @@ def compare_command(first, second, out, levels, replicates, **given):
 @option("--start", type=PATH, help="The dense network of step 0.")
 @option("--previous", type=PATH, help="The trained network that was pruned: are its k + 1 smallest weights gone?")
 @option("-t", "--rewind-step", "t", type=int, help="The step that the rewind point is said to be of.")
-@option("--density", help="What the mask is said to keep, like 13.4%.")
+@option("--density", help="What the mask is said to keep, as precise as written: 13.4% is 13.35% to 13.45%.")
 @option("--prune-fraction", type=float, default=0.2, help="Share of the weights left that was pruned.")
 def check_ticket_command(**given):
     """Check a lottery ticket in anyone's PyTorch files: mask, rewind point, pruning and density.

@@ -68,8 +68,18 @@ def _percentage(text: str) -> Decimal:
         if not text.strip().endswith("%") or not 0 <= (found := Decimal(text.strip()[:-1])) <= 100:
             raise ValueError
     except (InvalidOperation, ValueError):
-        raise UsageError(f"--density (={text!r}) must be a percentage from 0% to 100%, like 13.4%") from None
+        advice = f"write {_as_percentage(text)}" if _as_percentage(text) else "like 13.4%"
+        raise UsageError(f"--density (={text!r}) must be a percentage from 0% to 100%, {advice}") from None
     return found
+
+
+def _as_percentage(text: str) -> str | None:
+    """A share below 1 as a percentage, in as many digits; None for other text."""
+    try:
+        share = Decimal(text.strip())
+    except InvalidOperation:
+        return None
+    return f"{share.scaleb(2):f}%" if share.is_finite() and 0 < share < 1 else None
 
 
 class _Ticket:
@@ -121,6 +131,21 @@ class _Ticket:
         """Whether two files have the same weights where the mask keeps them."""
         return _same(self.parts(role)[0], self.parts(other)[0], self.masks)
 
+    def equal(self, role: str, other: str) -> bool:
+        """Whether two files have the same weights, also where the mask prunes them."""
+        return all(_alike(*pair) for pair in zip(self.parts(role)[0].values(), self.parts(other)[0].values()))
+
+    def circular(self, question: str) -> Check | None:
+        """The check that would compare a ticket with itself: its rewind point has its zeros, too."""
+        if self.flat.all() or self.vector("rewind")[~self.flat].any() or not self.equal("ticket", "rewind"):
+            return None
+        return Check(question, UNTOLD, "--rewind has the weights of --ticket, zeros too: give the dense rewind point")
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the trained network has the kept weights of the ticket."""
+        return {"trained", "ticket"} <= self.files.keys() and self.same("trained", "ticket")
+
     # --- the questions ------------------------------------------------------------------------------------------------
 
     def density(self, said: Decimal | None) -> Check:
@@ -137,8 +162,15 @@ class _Ticket:
         question = "the mask is held in the trained weights"
         if check := self.lacks(question, "trained"):
             return check
+        if self.untrained:
+            late = "rewind" in self.files and not self.same("ticket", "rewind")
+            why = "--ticket was saved after training" if late else "it is not trained"
+            twice = "or the same file was given twice"
+            return Check(question, FAILS, f"--trained has the weights of --ticket: {why}, {twice}")
         if self.zeros and self.source == "trained":
             return Check(question, UNTOLD, f"it was taken from the zeros of {self.names('trained')}: give --mask")
+        if self.zeros and self.equal("trained", self.source):
+            return Check(question, UNTOLD, "--mask is the zeros of the same weights as --trained: give a file of masks")
         weights = self.parts("trained")[0]
         moved = {name: (weights[name] != 0) & ~mask for name, mask in self.masks.items()}
         count, pruned = int(_flat(moved).sum()), int((~self.flat).sum())
@@ -156,7 +188,7 @@ class _Ticket:
         if check := self.lacks(question, "rewind"):
             return check
         for end in ("trained", "previous"):
-            if end in self.files and self.same("rewind", end):
+            if end in self.files and self.same("rewind", end) and not (end == "trained" and self.untrained):
                 why = "it was kept by reference and trained along, or saved after training"
                 return Check(question, FAILS, f"{self.names('rewind')} has the weights of {self.names(end)}: {why}")
         if "start" not in self.files:
@@ -178,7 +210,10 @@ class _Ticket:
         steps = {"its batch norm counted": counted, "its global_step is": {written} - {None}}
         told = [f"{what} {', '.join(map(str, sorted(found)))}" for what, found in steps.items() if found]
         if not told:
-            return Check(question, UNTOLD, f"{self.names('rewind')} says no step (no {COUNTER}, no global_step)")
+            why = f"no {COUNTER}, no global_step"
+            if any(name.endswith(COUNTER) for name in self.parts("rewind")[1]):
+                why = f"its {COUNTER} are 0: who wrote it did not count steps"
+            return Check(question, UNTOLD, f"{self.names('rewind')} says no step ({why})")
         if t is None:
             return Check(question, UNTOLD, f"{'; '.join(told)}: give -t")
         verdict = HOLDS if all(found <= {t} for found in steps.values()) else FAILS
@@ -187,7 +222,7 @@ class _Ticket:
     def rewound(self) -> Check:
         """The weights that are kept start from the rewind point, and not from what another file holds."""
         question = "the ticket's weights start from the rewind point"
-        if check := self.lacks(question, "ticket", "rewind"):
+        if check := self.lacks(question, "ticket", "rewind") or self.circular(question):
             return check
         ticket, rewind = self.vector("ticket")[self.flat], self.vector("rewind")[self.flat]
         if self.same("ticket", "rewind"):
@@ -207,7 +242,7 @@ class _Ticket:
     def others(self) -> Check:
         """Biases and batch norm start from the rewind point, too."""
         question = "biases and batch norm start from it, too"
-        if check := self.lacks(question, "ticket", "rewind"):
+        if check := self.lacks(question, "ticket", "rewind") or self.circular(question):
             return check
         ticket, rewind = (self.parts(role)[1] for role in ("ticket", "rewind"))
         shared = [name for name in ticket if name in rewind and ticket[name].is_floating_point()]

@@ -55,7 +55,7 @@ def compare(
     Replicates of equal seeds are compared: of one number, where both runs have one base seed, so that they share the
     initialisation and the order of the data of mask search. And replicates of other seeds: each of the first run with
     the next one of the second that has the same test images (or, where there is none, with the next one), which is what
-    two runs of one experiment have in common.
+    two runs of one experiment have in common. Of a run with itself a pair is compared once, whichever comes first.
 
     Columns: ``seeds``, ``replicate_a``, ``replicate_b``, ``level``; ``layer``, WHOLE for the network; ``weights``,
     ``kept_a``, ``kept_b``, prunable ones; ``overlap`` of the masks with ``chance`` and ``chance_std``
@@ -101,17 +101,19 @@ class _Comparison:
         self.vector = cache(self._vector)
 
     def _pairs(self, held: list[int], replicates: int | None) -> list[Pair]:
-        """Of equal seeds, if the runs have one base seed and are two; of other seeds."""
+        """Of equal seeds, if the runs have one base seed and are two; of other seeds, once where they are one run."""
         count = held[0] if replicates is None else replicates
         require_replicates(count, self.runs[0], held[0])
         seeded = self.runs[0].recipe["seed"] == self.runs[1].recipe["seed"]
+        one_run = self.runs[0].identity == self.runs[1].identity
         pairs = []
         for r in range(count):
-            if r < held[1] and not (seeded and self.runs[0].identity == self.runs[1].identity):
+            if r < held[1] and not (seeded and one_run):
                 pairs.append(Pair(EQUAL if seeded else OTHER, r, r))
             others = [(r + k) % held[1] for k in range(1, held[1] + 1) if (r + k) % held[1] != r]
             if seeded and others:
-                pairs.append(Pair(OTHER, r, next(filter(lambda s: self._alike(r, s), others), others[0])))
+                s = next(filter(lambda s: self._alike(r, s), others), others[0])
+                pairs += [] if one_run and Pair(OTHER, s, r) in pairs else [Pair(OTHER, r, s)]
         if not pairs:
             raise UsageError(f"{self.runs[0].path} has one replicate, and none to compare it with: give two runs")
         return pairs
@@ -237,7 +239,7 @@ _COUNTS = {"weights": "weights", "kept_a": "a", "kept_b": "b"}
 
 
 def summary(table: pd.DataFrame) -> str:
-    """The medians over pairs of every level, as text: a line for each level and kind of seeds."""
+    """The medians over pairs of every level, as text: a line for each level and kind of seeds; – for what is NaN."""
     rows = table[table.layer == WHOLE]
     shown = []
     for (level, seeds), each in rows.groupby(["level", "seeds"]):
@@ -256,4 +258,8 @@ def summary(table: pd.DataFrame) -> str:
                 "error barrier": f"{100 * middle.test_error_barrier:.2f} %",
             }
         )
-    return pd.DataFrame(shown).to_string(index=False)
+    lines = [pd.DataFrame(shown).replace(r"^nan\b.*", "–", regex=True).to_string(index=False)]
+    others = rows[rows.seeds == OTHER]
+    if len(others) and others.agreement.isna().all():
+        lines.append("other seeds have other test images here: no predictions compared")
+    return "\n".join(lines)

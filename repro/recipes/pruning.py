@@ -44,7 +44,9 @@ class Pruning:
     def __post_init__(self):
         if self.criterion not in CRITERIA and not is_path(self.criterion):
             known = ", ".join(CRITERIA)
-            raise UsageError(f"unknown pruning criterion {self.criterion!r}: choose {known} or FILE.py:NAME")
+            lower = self.criterion.strip().lower()
+            advice = f"try {lower}" if lower in CRITERIA else f"choose {known} or FILE.py:NAME"
+            raise UsageError(f"unknown pruning criterion {self.criterion!r}: {advice}")
         for name, value, allowed in (("point to prune at", self.at, POINTS), ("rewind", self.rewind, REWINDS)):
             if value is not None and value not in allowed:
                 raise UsageError(f"unknown {name} {value!r}: choose {', '.join(allowed)}")

@@ -42,8 +42,8 @@ class Result:
     lines: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        counts = f"computed {len(self.computed)}, reused {len(self.reused)}"
-        return "\n".join([f"{self.path}: {counts}", *self.lines])
+        counts = f"{self.path}: computed {len(self.computed)}, reused {len(self.reused)}"
+        return "\n".join([*[counts] * bool(self.computed or self.reused), *self.lines])  # neither in a dry run
 
 
 class ArtifactWriter:

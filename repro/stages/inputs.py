@@ -55,8 +55,8 @@ def require_replicates(replicates: int, source: store.Artifact | None = None, he
     if source and replicates > (held := len(source.table()) if held is None else held):
         command = {"subset": "select"}.get(source.kind, source.kind)
         raise UsageError(
-            f"{replicates} replicates, but {source.path} holds {held}: "
-            f"run its {command} command with --replicates {replicates} first"
+            f"{replicates} replicates, but {source.path} holds {held}: give --replicates {held} here, or run its "
+            f"{command} command with --replicates {replicates}"
         )
 
 

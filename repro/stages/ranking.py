@@ -76,9 +76,10 @@ def _of_score_artifact(
         unit, group = ("replicate", r) if per_replicate else ("fold", r % folds)
         key = f"{unit}_{group}/{score}"
         if f"{unit}_{group}/index" not in ranked:
+            held = sum(re.fullmatch(rf"{unit}_\d+/index", key) is not None for key in ranked.keys())
             raise UsageError(
-                f"{ranked.path} has no scores for {unit} {group}: run its score command with --replicates {replicates} "
-                "first"
+                f"{ranked.path} has scores for {held} {unit}{'s' * (held > 1)}: give --replicates {held} here, or run "
+                f"score with --replicates {replicates}"
             )
         if key not in ranked:
             there = [name for name in SCORES if f"{unit}_{group}/{name}" in ranked]

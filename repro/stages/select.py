@@ -175,7 +175,8 @@ def _given(path: str | Path, size: int | None, data: ImageSet, replicates: int) 
         if len(test := listed[~np.isin(listed, train.numpy())]):
             advice = f"the training images of {data.name} are {train[0]} to {train[-1]}"
             if len(data.splits) > 1:
-                advice = f"{data.name} rotates its folds, so give --replicates {r} or fewer" if r else "leave it out"
+                fewer = " or fewer" if r > 1 else ""
+                advice = f"{data.name} rotates its folds, so give --replicates {r}{fewer}" if r else "leave it out"
             raise UsageError(f"{path} names image {test[0]}, a test image of replicate {r}: {advice}")
     return listed
 
