@@ -69,6 +69,7 @@ def cluster(tiny_environment):
     """Two nodes of two pretended GPUs each; everything that Ray started is gone afterwards."""
     # a socket's path has 107 characters at most: pytest's own folders are too deep
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="r") as folder:
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # hides GPUs from tests, and from Ray pretended ones
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # another program's memory is no matter of this test
         patch.setenv("RAY_TMPDIR", folder)
