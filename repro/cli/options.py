@@ -260,10 +260,6 @@ def _training(p, base, given: dict, data_dir: Path | None):
         without_effect(f"the rate of schedule {schedule} does not fall at steps", "milestones")
         fields["milestones"] = ()  # else the same run would have two identities
     found = dataclasses.replace(base, **fields)
-    late = ",".join(str(step) for step in found.milestones if step >= found.steps)
-    if late and fields.keys() & {"steps", "milestones"}:
-        say = f"warning: the rate does not fall at {late}, because the training ends at step {found.steps}"
-        click.echo(f"{say}: give --milestones below it", err=True)
     if found.augment:
         return found
     without_effect("images are cropped by the augmentation alone", "border")

@@ -234,6 +234,11 @@ class Trainer:
             where: the cohort's place in the command, for the progress line.
             options: of `repro.train.loop.train`.
         """
+        if late := [str(step) for step in self.training.milestones if step >= self.training.steps]:
+            say_once(
+                f"warning: the rate does not fall at {', '.join(late)}, because the schedule ends at step "
+                f"{self.training.steps}: give --milestones below it"
+            )
         pieces = list(jobs)
         started = [job if job.vector is not None else self.started(job) for job in jobs.values()]
         trained = self.run(started, **writer.training(pieces, started, self.training, where), **options)
