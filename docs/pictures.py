@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from paper_figures import figure2
-from paper_figures.shared import compared, drawing
+from paper_figures.shared import drawing, two_runs
 from paper_figures.shared.panels import STD
 from repro.archive import tables
 from repro.store.files import write_whole
@@ -49,7 +49,7 @@ def figure2_beside_the_paper() -> bytes:
 
 def tickets_compared() -> bytes:
     """The PNG of what `repro compare` found on the demo: networks rewound to step t* of all data, and easy ones."""
-    figure = compared.draw(pd.read_csv(DEMO), "digits: all data, t = 20, and easiest 256, t = 10")
+    figure = two_runs.draw(pd.read_csv(DEMO), "digits: all data, t = 20, and easiest 256, t = 10")
     figure.set_facecolor("white")
     return png(figure)
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from paper_figures.shared.compared import draw
+from paper_figures.shared.two_runs import draw
 from repro import report
 from repro.data import Batcher, load
 from repro.reading import networks

@@ -117,7 +117,7 @@ def compare_command(first, second, out, levels, replicates, **given):
     test images or, where there is none, with the next one (other seeds); of a run with itself, these alone, each pair
     once. Predictions and barriers are those of networks with the same test images alone.
     """
-    from paper_figures.shared import compared, drawing
+    from paper_figures.shared import drawing, two_runs
     from repro.reading.compare import COLUMNS, compare, summary
     from repro.stages import Machine
     from repro.store.file_kinds import require_replaceable
@@ -129,7 +129,7 @@ def compare_command(first, second, out, levels, replicates, **given):
         raise UsageError(f"{there} is there, and {out}, beside which compare draws it, is not: choose another --out")
     require_replaceable(out, "table", ",".join(COLUMNS).encode())
     table = compare(first, second, levels=levels, replicates=replicates, machine=Machine(**given))
-    figure = compared.draw(table, f"{first.stem} and {second.stem}")
+    figure = two_runs.draw(table, f"{first.stem} and {second.stem}")
     made = drawing.save(figure, table, out.with_suffix(""))
     return "\n".join([summary(table), *map(str, made)])
 
