@@ -66,9 +66,9 @@ def select(
         label_noise, noise_draw, labels: other labels, to balance by and to pre-train on; see
             `repro.stages.labels.labels_in_use`. A score artifact and ``like`` have their own, which are taken over.
 
-    Written: ``replicate_r/index`` int64 [size], easiest or hardest first, a list as it was
-    given; ``replicate_r/histogram`` int64 [classes], by
-    the labels in use; in the table ``wrong_labels``, the share of the images whose label is not the data set's own.
+    Written: ``replicate_r/index`` int64 [size], easiest or hardest first, a list as it was given;
+    ``replicate_r/histogram`` int64 [classes], by the labels in use; in the table ``wrong_labels``, the share of the
+    images whose label is not the data set's own.
     """
     _require_together(kind, size, indices, between, scores, like, permute_scores, balanced)
     ranked = ranking_artifact(scores) if scores else None
