@@ -2,7 +2,7 @@
 
 TOGETHER = 4 / 3  # R = 16 against R = 4: from here on, cohorts across conditions are worth building
 FASTER = 1.2  # of a prototype, in images a second of whole steps at R = 4: from here on, it is worth its code
-CONVOLUTIONS = 1.5  # of convolutions alone, which are half of the time
+CONVOLUTIONS = 1.5  # of convolutions alone: more is asked, since a step has other work too
 
 
 def conclusions(stages: dict) -> list[str]:
