@@ -30,7 +30,7 @@ def needed(p):
 def draw(evidence, protocols):
     columns = max(len(WAYS[p.dataset]) for p in protocols)
     figure = new_figure((5.6 * columns, 4.8 * len(protocols)), "Rewinding", protocols, None)
-    grid, tables = figure.subplots(len(protocols), columns, squeeze=False, sharey="row"), []
+    grid, tables = figure.subplots(len(protocols), columns, squeeze=False), []
     for row, p in zip(grid, protocols):
         for axes in row[len(WAYS[p.dataset]) :]:
             axes.set_axis_off()
@@ -41,4 +41,7 @@ def draw(evidence, protocols):
             pair = compared(panel_title(p), panel_of(runs, p, arms), p, arms)
             draw_curves(axes, pair, p, title=f"{panel_title(p)}, rewound: {way}")
             tables.append(pair.own.table.assign(rewound=way))
+        limits = [axes.get_ylim() for axes, _ in zip(row, WAYS[p.dataset])]
+        for axes, _ in zip(row, limits):  # every panel chose its own, and they are to be compared
+            axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     return figure, pd.concat(tables, ignore_index=True)

@@ -291,3 +291,7 @@ def test_the_example_draws_what_was_run():
         (line,) = [line for line in axes.get_lines() if line.get_label().startswith("easiest")]
         np.testing.assert_allclose(line.get_ydata(), means, atol=1e-9)
     assert set(table.rewound) == set(WAYS) and set(table.condition) >= {"easy", "all_tstar"}
+    for row in (panels[:3], panels[3:]):
+        ((low, high),) = {axes.get_ylim() for axes in row}
+        lines = np.concatenate([line.get_ydata() for axes in row for line in axes.get_lines()])
+        assert low <= np.nanmin(lines) and np.nanmax(lines) <= high
