@@ -22,7 +22,7 @@ from repro.train.job import Job
 
 FORWARD = 1 / 3  # work of an image that a network is only measured on
 WINDOW = 30.0  # seconds that a rate is measured over
-ENOUGH = 2.0  # seconds that tell a rate: a first step takes many times longer than others
+ENOUGH = 2.0  # seconds that tell a rate
 EVERY = {True: 0.5, False: 30.0}  # seconds between lines, on a terminal and elsewhere
 WRITTEN = 1.0  # seconds between states in the work folder
 
@@ -48,21 +48,21 @@ def images_of(training: Training, job: Job, stop: int | None = None) -> int:
 
 
 class Rate:
-    """A total, and its rate in the last half minute."""
+    """A total, and its rate in the last half minute. The first part is left out: it may have waited for a compiler."""
 
-    def __init__(self, now: float):
-        self.total, self.samples = 0.0, deque([(now, 0.0)])
+    def __init__(self) -> None:
+        self.total, self.samples = 0.0, deque()
 
     def add(self, now: float, amount: float) -> None:
         self.total += amount
-        if now - self.samples[-1][0] >= WINDOW / 100:
+        if not self.samples or now - self.samples[-1][0] >= WINDOW / 100:
             self.samples.append((now, self.total))
             while len(self.samples) > 2 and now - self.samples[1][0] >= WINDOW:
                 self.samples.popleft()
 
     def at(self, now: float) -> float | None:
         """The rate per second; None as long as too little time has passed to tell."""
-        then, before = self.samples[0]
+        then, before = self.samples[0] if self.samples else (now, 0.0)
         return (self.total - before) / (now - then) if now - then >= ENOUGH and self.total > before else None
 
 
@@ -87,9 +87,9 @@ class Ticker:
         self.where = ""
         self.step: int | None = None  # None while measuring
         self.stop, self.per_epoch = 0, 0
-        self.shown = self.written = self.last = time.monotonic()  # last line, last state, last time work was done
-        self.work: Rate | None = None  # from the first cohort on: reading the data is no measure of it
-        self.images: Rate | None = None  # through the networks, by what is being done now
+        self.shown = self.written = time.monotonic()  # last line, last state
+        self.work = Rate()
+        self.images = Rate()  # through the networks, by what is being done now
 
     def expect(self, work: Mapping[str, float]) -> None:
         """Pieces still to do, and their work."""
@@ -100,9 +100,8 @@ class Ticker:
 
         Its steps are shown as epochs where all its jobs have the same ones, and more than one.
         """
-        self.where, self.done, self.last = where, done, time.monotonic()
-        self.images = Rate(self.last)
-        self.work = self.work or Rate(self.last)
+        self.where, self.done = where, done
+        self.images = Rate()
         self.stop = max((job.stop for job in jobs), default=0)
         sizes = {len(images) for job in jobs for images in (job.subset, job.then) if images is not None}
         epochs = {Passes(size, training.batch_size, training.drop_last).steps_per_pass for size in sizes}
@@ -123,8 +122,8 @@ class Ticker:
     def _count(self, step: int | None, images: int, work: float) -> None:
         now = time.monotonic()
         if (step is None) != (self.step is None):
-            self.images = Rate(self.last)
-        self.step, self.last = step, now
+            self.images = Rate()
+        self.step = step
         self.images.add(now, images)
         self.work.add(now, images * work)
         self.done += images * work
