@@ -363,7 +363,7 @@ def tables_command(name, out, **given):
 
     \b
     Example:
-      repro tables all --scale cpu --out results/cpu-cifar10
+      repro tables all --scale cpu --out tables
 
     They are small enough for a repository: `repro verify --tables` judges again from them alone. What is finished so
     far is written.

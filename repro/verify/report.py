@@ -329,7 +329,8 @@ def sentence(verdict: Verdict, scale: str) -> str:
     """One plain sentence on a claim, and one on what the published numbers say."""
     head = _head(verdict)
     if verdict.verdict == "missing":
-        return f"{head} **Missing** on {verdict.dataset}: {verdict.note}."
+        word = "Missing" if verdict.promised else "Not planned here"
+        return f"{head} **{word}** on {verdict.dataset}: {verdict.note}."
     published = published_support(verdict.claim, verdict.dataset, verdict.panel)
     return (
         f"{head} **{verdict.verdict.capitalize()}** on {verdict.dataset}, {_numbers(verdict)}. "
