@@ -40,12 +40,14 @@ help:
 	@echo 'make figures   all of them, one plan; make verify: one table of verdicts for the whole paper'
 	@echo 'make report    one HTML page of all that was made so far, beside the paper'
 	@echo 'make scores    EL2N of the real CIFAR-10, clean and with 10 and 50 % of the labels randomised, in hours on a CPU'
+	@echo 'make figure FIGURE=mine.py   a figure of your own'
 	@echo 'make bench     this machine: images/s and memory of every engine against a plain script (8 minutes, leave it alone)'
 	@echo 'make archive   everything of all figures, or of FIGURE=figure2, in one zip to publish; SCALE= and the rest as above'
 	@echo 'make -j64 -k figure2 LAUNCH="srun --gpus=1 -c4 -t 4:00:00"   the same on a Slurm cluster'
 	@echo 'make image     the CUDA image, by docker, podman or buildah; make image-check builds one on a fresh Debian and tries it'
 	@echo 'make docs      write the generated parts of docs/commands.md and docs/claims.md anew'
-	@echo 'make lock      resolve requirements.in into requirements.txt'
+	@echo 'make lock      resolve requirements.in into requirements.txt; make clean: remove the environment and builds'
+	@echo 'Figures take SCALE=demo, DATASETS=cifar10, SEED=7, REPLICATES=8, LEVELS=12, CONTROL=permute-scores, RESULTS=/folder, DATA=/folder, DOWNLOAD=1, JOBS=2, YES=1'
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": set PYTHON=") if sys.version_info < (3, 11) else 0'
