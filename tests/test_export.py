@@ -15,6 +15,7 @@ import torch
 from pyarrow import parquet
 
 from repro import store
+from repro.data.user_numbers import read_numbers
 from repro.errors import UsageError
 from repro.nets import create
 from repro.reading import networks
@@ -93,10 +94,30 @@ def test_a_folder_becomes_one_table(folder, tmp_path):
     assert float(rows[1][rows[0].index("acc")]) == 1 / 3
 
 
+def test_scores_of_each_image_and_back(tmp_path):
+    """Two folds, one after the other; what `select --scores FILE:COLUMN` reads of one are the same numbers."""
+    folds = {0: ([1, 4], [1 / 3, 0.5]), 1: ([0, 2, 3], [0.25, 2, 1e-3])}
+    arrays = {f"fold_{k}/index": np.array(index) for k, (index, _) in folds.items()}
+    arrays |= {f"fold_{k}/{name}": np.float32(el2n) for k, (_, el2n) in folds.items() for name in ("el2n", "grand")}
+    arrays |= {"fold_0/network_0/el2n": np.float32([7, 7]), "fold_1/half_correlation": np.float64(0.9)}
+    source = write(tmp_path / "s.h5", "score", arrays=arrays)
+    repro("export", source, "--part", "scores", "--out", tmp_path / "s.csv")
+    told = pd.read_csv(tmp_path / "s.csv", dtype={"el2n": "float32", "grand": "float32"})
+    assert list(told.columns) == ["fold", "index", "el2n", "grand"]
+    assert told.fold.tolist() == [0, 0, 1, 1, 1] and told["index"].tolist() == [1, 4, 0, 2, 3]
+    assert told.el2n.tolist() == told.grand.tolist() == np.float32([1 / 3, 0.5, 0.25, 2, 1e-3]).tolist()
+    told[told.fold == 1].to_csv(tmp_path / "one.csv", index=False)
+    read = read_numbers(f"{tmp_path}/one.csv:el2n", "score", size=5, train=np.array([0, 2, 3]))
+    assert np.float32(read[[0, 2, 3]]).tolist() == arrays["fold_1/el2n"].tolist() and np.isnan(read[[1, 4]]).all()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ("x.txt", "--out x.txt ends in .txt: take .csv or .parquet for a table, .pt or .safetensors for a network"),
+        ("x.csv --part scores", "net.h5 is an imp artifact where a score artifact is needed: give the path of one"),
+        ("x.pt --part scores", "--out x.pt is of a network, and scores are a table: end it in .csv or .parquet"),
+        ("x.csv --part scores --level 3", "--level 3, but scores are written as one table: leave it out"),
         ("x.csv --level 3", "--level is of a network and --out x.csv of a table: end it in .pt or .safetensors"),
         (
             "x.pt --part ticket",

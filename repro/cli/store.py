@@ -50,14 +50,15 @@ def inspect(artifact):
 @where("--out", type=PATH, required=True, help=EXPORTED)
 @option(
     "--part",
-    type=click.Choice(("ticket", "trained", "rewind", "mask", "indices")),
-    help="Of a network: mask × rewind point, trained weights, rewind point, or mask. Of a subset: indices.",
+    type=click.Choice(("ticket", "trained", "rewind", "mask", "indices", "scores")),
+    help="Of a network: mask × rewind point, trained weights, rewind point, or mask. Of a subset: indices. Of scores: "
+    "those of each image, as a table.",
 )
 @option("--replicate", type=click.IntRange(0), help="Whose network, or subset.")
 @option("--level", type=click.IntRange(0), help="Its pruning level; a rewind point has none.")
 def export(artifact, out, part, replicate, level):
-    """Write the table of an artifact (or of a folder of them), one of its networks as a PyTorch state_dict, or the
-    numbers of a subset's images for torch.utils.data.Subset.
+    """Write the table of an artifact (or of a folder of them), one of its networks as a PyTorch state_dict, the scores
+    of all images, or the numbers of a subset's images for torch.utils.data.Subset.
 
     \b
     Example:
@@ -65,6 +66,7 @@ def export(artifact, out, part, replicate, level):
       repro export results/demo --out demo.parquet
       repro export imp.h5 --replicate 0 --level 8 --part ticket --out ticket.pt
       repro export pretrain.h5 --replicate 0 --part rewind --out rewind.pt
+      repro export scores.h5 --part scores --out el2n.csv
       repro export easy.h5 --replicate 0 --part indices --out easy.npy
     """
     from repro.reading import export_tables as files
@@ -81,6 +83,12 @@ def export(artifact, out, part, replicate, level):
         if replicate is None:
             raise UsageError(f"--out {out} holds the images of one replicate: say --replicate")
         return files.export_indices(artifact, out, replicate)
+    if part == "scores":
+        if given := [option for option in ("--replicate", "--level") if of_network[option] is not None]:
+            raise UsageError(f"{given[0]} {of_network[given[0]]}, but scores are written as one table: leave it out")
+        if files.suffix_of(out) not in files.TABLES:
+            raise UsageError(f"--out {out} is of a network, and scores are a table: end it in .csv or .parquet")
+        return files.export(artifact, out, by_image=True)
     if files.suffix_of(out) in files.TABLES:
         if given := [option for option, value in of_network.items() if value is not None]:
             raise UsageError(f"{given[0]} is of a network and --out {out} of a table: end it in .pt or .safetensors")

@@ -1,7 +1,8 @@
-"""Tables as files for other programs: CSV, and Parquet with the origin of its rows; and the images of a subset."""
+"""Tables as files for other programs: CSV, and Parquet with the origin of its rows; scores and subsets by image."""
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 from repro.errors import UsageError
 from repro.reading.query import runs_and_sources, source_of
 from repro.recipes.artifacts import array_name
-from repro.store.artifact import read
+from repro.store.artifact import Artifact, read
 from repro.store.file_kinds import require_replaceable
 from repro.store.files import write_whole
 
@@ -18,21 +19,26 @@ TABLES = (".csv", ".parquet")
 NETWORKS = (".pt", ".safetensors")  # written by `repro.reading.networks`
 
 
-def export(source: str | Path, target: str | Path) -> Path:
+def export(source: str | Path, target: str | Path, *, by_image: bool = False) -> Path:
     """Writes the table of an artifact, or the `runs` of a folder of them, to a file; returns the file's path.
 
     Arguments:
         source: an artifact, or a folder of results.
+        by_image: of a score artifact the `image_scores`, which ``repro select --scores FILE:el2n`` reads again.
         target: a file that ends in .csv or .parquet (without a suffix: CSV), or a folder, which gets ``<name>.csv``.
 
     Floats keep every digit, integers beside missing values stay integers. Parquet has each column's type, and
     `source_of` the artifact (of a folder: a list of them) as JSON in the metadata of its schema, by the key ``repro``.
 
-    Raises UsageError for another suffix or an artifact without a table, RunError when it cannot be written.
+    Raises UsageError for another suffix, an artifact without a table, or one without scores where those are asked for;
+    RunError when it cannot be written.
     """
     source, target = Path(source), Path(target)
     suffix = suffix_of(target)
-    if source.is_dir():
+    if by_image:
+        artifact = read(source, kind="score")
+        frame, sources, name = image_scores(artifact), source_of(artifact), artifact.name
+    elif source.is_dir():
         (frame, sources), name = runs_and_sources(source), source.resolve().name
     else:
         artifact = read(source)
@@ -44,6 +50,24 @@ def export(source: str | Path, target: str | Path) -> Path:
     require_replaceable(target, "table", contents)
     write_whole(target, [contents])
     return target
+
+
+def image_scores(artifact: Artifact) -> pd.DataFrame:
+    """The scores of a score artifact, a row for each image that was trained on.
+
+    Columns: fold (or replicate, where each has labels of its own); index, the image's in its data set; el2n, margin,
+    forgetting and, if computed, grand: float32, means over the networks. The lowest are easy.
+    """
+    from repro.stages.ranking import SCORES  # here: it imports PyTorch
+
+    groups = {}
+    for key in artifact.keys():
+        if found := re.fullmatch(r"([a-z]+)_(\d+)/index", key):
+            unit, group = found[1], int(found[2])
+            scores = {score: f"{unit}_{group}/{score}" for score in SCORES}
+            values = {score: artifact[key] for score, key in scores.items() if key in artifact}
+            groups[group] = pd.DataFrame({unit: group, "index": artifact[key], **values})
+    return pd.concat([groups[group] for group in sorted(groups)], ignore_index=True)
 
 
 def export_indices(source: str | Path, target: str | Path, replicate: int) -> Path:
