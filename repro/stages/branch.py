@@ -13,6 +13,7 @@ from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.nets import layout_of
 from repro.recipes.artifacts import array_name
+from repro.stages.arguments import checked
 from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.inputs import Init, data_of, network_for, require_replicates, require_steps_left
 from repro.stages.machine import Machine
@@ -28,6 +29,7 @@ ROLE = "branch."  # of the random streams
 TORCH = (".pt", ".pth", ".safetensors")
 
 
+@checked
 def branch(
     out: str | Path,
     run: str | Path,

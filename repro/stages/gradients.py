@@ -11,6 +11,7 @@ from repro.engines import Block, Sgd
 from repro.errors import UsageError
 from repro.recipes.artifacts import piece_name
 from repro.recipes.training import Training
+from repro.stages.arguments import checked
 from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.machine import Machine
 from repro.stages.pretrain import begin
@@ -22,6 +23,7 @@ from repro.train.job import Job, Progress
 from repro.train.random_streams import plain_batches
 
 
+@checked
 def gradients(
     out: str | Path,
     *,

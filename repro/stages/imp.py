@@ -13,6 +13,7 @@ from repro.data import ImageSet
 from repro.errors import RunError, UsageError
 from repro.recipes.artifacts import array_name
 from repro.recipes.pruning import Pruning
+from repro.stages.arguments import checked
 from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.inputs import Init, data_of, require_replicates, require_steps_left
 from repro.stages.machine import Machine
@@ -21,6 +22,7 @@ from repro.stages.pruning import Pruner
 from repro.train.prune import count_to_prune
 
 
+@checked
 def imp(
     out: str | Path,
     rewind_point: str | Path,

@@ -11,6 +11,7 @@ from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.recipes.artifacts import array_name, piece_name, training_fields
 from repro.recipes.training import Training
+from repro.stages.arguments import checked
 from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.inputs import Init, data_fields, data_of, init_of, network_fields, open_data, require_replicates
 from repro.stages.labels import Labels, labels_in_use
@@ -21,6 +22,7 @@ from repro.train.job import NEVER, Job
 from repro.usercode import pinned
 
 
+@checked
 def pretrain(
     out: str | Path,
     *,

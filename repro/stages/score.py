@@ -15,6 +15,7 @@ import torch
 from repro.errors import RunError, UsageError
 from repro.protocol import Scoring, protocol
 from repro.recipes.artifacts import training_fields
+from repro.stages.arguments import checked
 from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.inputs import data_fields, init_of, network_fields, open_data, require_replicates
 from repro.stages.labels import Labels, labels_in_use
@@ -32,6 +33,7 @@ LEARNED = 0.99  # above this mean training accuracy, a score is no longer early 
 RELIABLE = 0.7  # below this rank correlation between half-ensembles, a ranking is mostly noise
 
 
+@checked
 def score(
     out: str | Path,
     *,

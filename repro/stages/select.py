@@ -14,6 +14,7 @@ from repro.data.user_indices import read_indices
 from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.recipes.artifacts import array_name, piece_name
+from repro.stages.arguments import checked
 from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.inputs import data_fields, data_of, open_data, require_replicates
 from repro.stages.labels import Labels, labels_in_use
@@ -22,6 +23,7 @@ from repro.stages.ranking import ranking, ranking_artifact
 from repro.train.random_streams import stream
 
 
+@checked
 def select(
     out: str | Path,
     *,

@@ -12,6 +12,7 @@ from repro.errors import UsageError
 from repro.protocol import protocol
 from repro.recipes.artifacts import array_name, training_fields, warmed_up
 from repro.recipes.training import Training
+from repro.stages.arguments import checked
 from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.inputs import data_fields, data_of, init_of, network_fields, open_data, require_replicates
 from repro.stages.machine import Machine
@@ -23,6 +24,7 @@ from repro.usercode import pinned
 ALL = "all"  # name and kind of the baseline, which warms up on all training images
 
 
+@checked
 def warmup(
     out: str | Path,
     *,

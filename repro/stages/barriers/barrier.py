@@ -10,6 +10,7 @@ from repro import store
 from repro.data import ImageSet
 from repro.errors import UsageError
 from repro.recipes.artifacts import on_line, piece_name, training_fields, training_of
+from repro.stages.arguments import checked
 from repro.stages.artifact_writer import ArtifactWriter, Result
 from repro.stages.barriers.children import Children, Parent, RewindPoint
 from repro.stages.barriers.measure import Family, measured, measuring, modes_of, summary
@@ -21,6 +22,7 @@ from repro.train.interpolate import grid
 ORDER = ["point", "replicate", "level", "batch_norm", "a", "b"]
 
 
+@checked
 def barrier(
     out: str | Path,
     points: str | Path | Sequence[str | Path],
