@@ -91,7 +91,10 @@ REFUSED = {
         "scored.csv has scores too: choose by --scores, or give the indices alone",
     ),
     "labelled.csv": (lambda tmp: lines(",index,label", "0,4,cat", "1,9,dog"), "labelled.csv has label too: choose by"),
-    "scored.json": (lambda tmp: b'{"index": [4, 9], "scores": [0.5, 0.1]}', "scored.json has scores too: choose by"),
+    "scored.json": (
+        lambda tmp: b'{"index": [4, 9], "scores": [0.5, 0.1]}',
+        r"^\S*scored.json has scores too: choose by",
+    ),
     "bare.csv": (lambda tmp: lines("0,5", "1,8"), "it has 2 columns, of which not one alone is called index"),
     "torn.json": (lambda tmp: b"[4, 9", "cannot be read as one list of image numbers"),
     "names.json": (lambda tmp: b'{"a": [1], "b": [2]}', "it holds a, b, of which not one alone is a list called index"),

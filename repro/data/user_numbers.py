@@ -128,6 +128,8 @@ def of_library() -> Iterator[None]:
     """Turns what a library says of a file's content into `Unusable`; an error of this program stays what it is."""
     try:
         yield
+    except UsageError:  # a ValueError, too
+        raise
     except (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         reason = "it holds Python objects, not numbers" if "Object" in str(error) else " ".join(str(error).split())
         raise Unusable(reason.rstrip(".")) from None
