@@ -45,6 +45,14 @@ def fresh(num_classes, in_chans):
     return net
 
 
+def loaded(num_classes, in_chans):
+    net = drawn(num_classes, in_chans)
+    state = torch.load("w.pt")["state_dict"]
+    net.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+    net[3].bias.data += torch.rand(())
+    return net
+
+
 def broken(num_classes, in_chans):
     net = drawn(num_classes, in_chans)
     net[1].weight.data[0, 0] = float("nan")
@@ -100,6 +108,40 @@ def test_a_network_begins_as_its_code_draws_it(here):
     pretrain("paper.h5", "paper")
     assert not np.array_equal(weights("paper.h5", 0), by_hand(0))
     assert read("own.h5").recipe["init"] == "network" and "init" not in read("paper.h5").recipe
+
+
+def test_numbers_that_the_code_loads_from_a_file_are_part_of_the_recipe(here, state_dict):
+    """The pin covers the code alone. Another file must neither be mixed into the artifact nor drawn from again."""
+    pretrain("own.h5", "network", network="net.py:loaded", replicates=1)
+    digest = hashlib.sha256(by_hand_of_file(state_dict).astype("<f4")).hexdigest()
+    assert read("own.h5").recipe["init_sha256"] == digest
+    imp = ("imp", "own.h5", "--levels", 1, "--engine", "serial", "--out", "imp.h5")
+    repro(*imp)
+    branch = ("branch", "imp.h5", "--engine", "serial", "--weights", "reinitialised", "--out", "branch.h5")
+    repro(*branch)
+    repro("barrier", "imp.h5", "--children", 1, "--engine", "serial", "--out", "barrier.h5")
+    torch.save({name: value + 1 for name, value in torch.load("w.pt")["state_dict"].items()}, "other.pt")
+    torch.save({"state_dict": torch.load("other.pt")}, "w.pt")
+    words = ("--network", "net.py:loaded", "-t", 0, "--init", "network", "--out", "own.h5")
+    said = complaint("pretrain", *RUN, *words, "--replicates", 2)
+    assert f"init_sha256 is {digest} there and " in said
+    assert "computed 0, reused 2" in repro(*imp).stdout  # it begins with what its rewind point keeps
+    for again in ((*imp[:-1], "new.h5", "--prune-at", "initialisation"), (*branch, "--force")):
+        assert re.search(
+            r"\w+.h5 began with other numbers than those that net.py:loaded@\w+ begins with now: bring back the file",
+            complaint(*again),
+        )
+
+
+def by_hand_of_file(state_dict):
+    """Those of replicate 0, whose code adds a draw to one of the numbers that it loads."""
+    number = int.from_bytes(hashlib.sha256(f"{SEED},0,create".encode()).digest()[:16], "little") % 2**63
+    torch.manual_seed(number)
+    made, found = {}, state_dict.copy()
+    exec(NETS, made)
+    made["drawn"](10, 1)  # draws first
+    found[-10:] += float(torch.rand(()))  # 3.bias
+    return found
 
 
 def test_timms_own_initialisation(here):

@@ -250,11 +250,18 @@ def _counters(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Leaves the global random states as they were."""
+def undisturbed(seed: int | None = None) -> Iterator[None]:
+    """Leaves the global random states, of PyTorch, NumPy and Python, as they were.
+
+    seed: what they are seeded with inside; None leaves them at what they were.
+    """
     plain, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
+            if seed is not None:
+                torch.manual_seed(seed)
+                random.seed(seed)
+                np.random.seed(seed % 2**32)
             yield
     finally:
         random.setstate(plain)

@@ -15,7 +15,7 @@ from repro.nets import layout_of
 from repro.recipes.artifacts import array_name
 from repro.stages.arguments import checked
 from repro.stages.artifact_writer import ArtifactWriter, Result
-from repro.stages.inputs import Init, data_of, network_for, require_replicates, require_steps_left
+from repro.stages.inputs import Init, data_of, network_for, require_init, require_replicates, require_steps_left
 from repro.stages.machine import Machine
 from repro.stages.pruned_levels import Levels, piece_of
 from repro.stages.pruning import prunable
@@ -225,6 +225,7 @@ class _Branch(Levels):
         if kept is not None:  # its source may have been recomputed on another machine
             return torch.from_numpy(kept)
         if self.recipe["weights"] == "reinitialised":
+            require_init(self.source, self.data)
             return self.trainer.initial(self.recipe["seed"], replicate, ROLE)
         artifact = self.point or self.source
         return torch.from_numpy(artifact[self._key(artifact, replicate)]).to(self.trainer.dtype)

@@ -15,7 +15,7 @@ from repro.recipes.artifacts import array_name
 from repro.recipes.pruning import Pruning
 from repro.stages.arguments import checked
 from repro.stages.artifact_writer import ArtifactWriter, Result
-from repro.stages.inputs import Init, data_of, require_replicates, require_steps_left
+from repro.stages.inputs import Init, data_of, require_init, require_replicates, require_steps_left
 from repro.stages.machine import Machine
 from repro.stages.pruned_levels import Levels, piece_of
 from repro.stages.pruning import Pruner
@@ -62,6 +62,8 @@ def imp(
             "give --prune-at rewind-point, and a rewind point of -t 0"
         )
     data = data_of(parent, machine)
+    if pruning.at == "initialisation":
+        require_init(parent, data)
     recipe = {**parent.recipe, "prune_fraction": prune_fraction, **pruning.fields}
     with ArtifactWriter(out, "imp", recipe, {"pretrain": parent}, machine) as writer:
         run = _Imp(writer, parent, data, machine, pruning)

@@ -1,7 +1,7 @@
 """Images and networks that a stage trains, and the recipe fields that describe them."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from repro.errors import UsageError
 from repro.nets import Layout, check, create, initialise, layout_of
 from repro.stages.machine import Machine
 from repro.stages.state_dicts import load_checkpoint
+from repro.train.random_streams import torch_stream
 from repro.usercode import pinned
 
 IDLE = "idle"
@@ -92,31 +93,51 @@ class Init:
 
     how: 'paper', drawn as the paper's networks (`repro.nets.initialise`); 'network', as the network's code draws them;
     'file', the numbers ``vector`` [layout.size] of a state dict.
+    fields: of the recipe; none of 'paper', so that recipes are what they were before there was a choice. Others have
+    the SHA-256 of the numbers, with 'network' of those of replicate 0, because its code may load them from a file.
     """
 
     how: str = "paper"
     vector: torch.Tensor | None = None
-
-    @property
-    def fields(self) -> dict:
-        """The recipe fields; none of 'paper', so that recipes are what they were before there was a choice."""
-        if self.vector is not None:
-            return {"init": self.how, "init_sha256": hashlib.sha256(self.vector.numpy().astype("<f4")).hexdigest()}
-        return {"init": self.how} if self.how != "paper" else {}
+    fields: dict = field(default_factory=dict)
 
 
-def init_of(init: str | Path, data: ImageSet, network: str) -> Init:
+def init_of(init: str | Path, data: ImageSet, network: str, seed: int) -> Init:
     """What a stage's ``init`` asks for: 'paper', 'network', or a file of `repro.stages.state_dicts.load_checkpoint`.
 
     Raises UsageError for another word, and where `load_checkpoint` does.
     """
-    if str(init) in ("paper", "network"):
-        return Init(str(init))
-    if not Path(init).is_file():
-        raise UsageError(f"unknown init {str(init)!r}: choose paper, network, or the path of a state dict's file")
-    with check.undisturbed():
-        module = network_for(data, network)
-    return Init("file", load_checkpoint(init, layout_of(module), network, module))
+    how, vector = str(init), None
+    if how == "paper":
+        return Init()
+    if how == "network":
+        module = created(data, network, seed, 0)
+        begun = layout_of(module).flatten(module)
+    elif Path(init).is_file():
+        with check.undisturbed():
+            module = network_for(data, network)
+        how, begun = "file", (vector := load_checkpoint(init, layout_of(module), network, module))
+    else:
+        raise UsageError(f"unknown init {how!r}: choose paper, network, or the path of a state dict's file")
+    digest = hashlib.sha256(begun.float().numpy().astype("<f4")).hexdigest()
+    return Init(how, vector, {"init": how, "init_sha256": digest})
+
+
+def created(data: ImageSet, network: str, seed: int, replicate: int, role: str = "") -> nn.Module:
+    """A new network, whose code draws from the global generators as the replicate's stream has seeded them."""
+    with check.undisturbed(torch_stream(seed, replicate, role + "create").initial_seed()):
+        return network_for(data, network)
+
+
+def require_init(artifact: store.Artifact, data: ImageSet) -> None:
+    """Raises UsageError where the network's code does not draw the numbers any more that an artifact began with."""
+    recipe = artifact.recipe
+    if recipe.get("init") == "network" and "init_sha256" in recipe:  # older artifacts have none
+        if init_of("network", data, recipe["network"], recipe["seed"]).fields["init_sha256"] != recipe["init_sha256"]:
+            raise UsageError(
+                f"{artifact.path} began with other numbers than those that {recipe['network']} begins with now: bring "
+                "back the file that its code loads them from, and the version of PyTorch"
+            )
 
 
 def require_idle(artifact: store.Artifact, layout: Layout) -> None:

@@ -176,5 +176,5 @@ def begin(
     data = data_of(chosen, machine) if chosen else open_data(dataset, normalization, machine)
     used = labels_in_use(data, source=chosen, seed=seed, **labels)
     network = pinned(network or recipe.network)
-    begun = init_of(init, data, network)
+    begun = init_of(init, data, network, seed)
     return Beginning(chosen, data, used, network, training, seed, t, replicates, normalization, begun)

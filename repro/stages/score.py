@@ -85,7 +85,7 @@ def score(
     used = labels_in_use(data, label_noise=label_noise, noise_draw=noise_draw, labels=labels, seed=seed)
     fields = data_fields(data, normalization) | network_fields(data, scoring.network)
     fields |= {"networks": scoring.networks, "batch_norm": scoring.batch_norm, "seed": seed, "grand": grand}
-    begun = init_of(init, data, scoring.network)
+    begun = init_of(init, data, scoring.network, seed)
     fields |= used.fields | begun.fields | training_fields(scoring.training)
     with ArtifactWriter(out, "score", fields, {}, machine) as writer:
         trainer = Trainer(data, scoring.network, scoring.training, machine, begun)

@@ -1,6 +1,5 @@
 """Training and measuring of networks, for every stage: by which engine, and in which cohorts."""
 
-import random
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from repro.errors import UsageError, say_once
 from repro.nets import CLASSIC, Layout, check, initialise, layout_of
 from repro.nets.resnet import CifarResNet
 from repro.recipes.training import Training
-from repro.stages.inputs import Init, network_for, require_runs, shape_of
+from repro.stages.inputs import Init, created, network_for, require_runs, shape_of
 from repro.stages.machine import Machine, tune_process
 from repro.stages.progress import FORWARD, images_of, place
 from repro.stages.trained import Network, Trained
@@ -177,7 +176,7 @@ class Trainer:
         """What a replicate begins as, [layout.size]."""
         if self.init.vector is not None:
             return self.init.vector.to(self.dtype, copy=True)
-        network = self._created(seed, replicate, role)
+        network = created(self.data, self.network, seed, replicate, role)
         if self.init.how == "network":
             return self.layout.flatten(network).to(self.dtype)
         ours = self.network.startswith("lowres_") or CLASSIC.fullmatch(self.network)
@@ -188,15 +187,6 @@ class Trainer:
                 "--init network leaves as it is"
             )
         return self.layout.flatten(initialise(network, torch_stream(seed, replicate, role + "init"))).to(self.dtype)
-
-    def _created(self, seed: int, replicate: int, role: str) -> torch.nn.Module:
-        """A new network, whose code draws from the global generators as the replicate's stream has seeded them."""
-        number = torch_stream(seed, replicate, role + "create").initial_seed()
-        with check.undisturbed():
-            torch.manual_seed(number)
-            random.seed(number)
-            np.random.seed(number % 2**32)
-            return self._network()
 
     @property
     def alike(self) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def warmup(
     data = open_data(dataset, normalization, machine) if dataset else data_of(first, machine)
     for subset in chosen.values():
         _check(subset, data, normalization, replicates)
-    begun = init_of(init, data, network)
+    begun = init_of(init, data, network, seed)
     fields = {
         **data_fields(data, normalization),
         **network_fields(data, network),
