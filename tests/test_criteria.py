@@ -1,5 +1,7 @@
 """Pruning criteria against closed forms on two-layer networks, written with NumPy from the papers' definitions."""
 
+import math
+
 import numpy as np
 import torch
 from torch import nn
@@ -12,6 +14,9 @@ FIRST, SECOND = "1.weight", "2.weight"
 rng = np.random.default_rng(3)
 W, V = rng.normal(size=(5, 6)), rng.normal(size=(4, 5))  # logits are V W x
 BATCHES = [(rng.normal(size=(7, 6)), rng.integers(0, 4, 7)), (rng.normal(size=(7, 6)), rng.integers(0, 4, 7))]
+
+
+DENSE = {FIRST: torch.ones(W.shape, dtype=torch.bool), SECOND: torch.ones(V.shape, dtype=torch.bool)}
 
 
 def two_layers(w=W, v=V):
@@ -41,7 +46,7 @@ def test_snip_is_the_connection_sensitivity():
 
 
 def test_grasp_is_the_weight_times_the_hessian_gradient_product():
-    found = criteria.grasp(two_layers(), [FIRST, SECOND], batches())
+    found = criteria.grasp(two_layers(), [FIRST, SECOND], batches(), DENSE)
     temperature = 200.0
     g = mean(by_hand(W, V, x, y, temperature)[0] for x, y in BATCHES)
     products = mean(hessian_product(W, V, x, y, *g, temperature) for x, y in BATCHES)
@@ -53,6 +58,71 @@ def test_grasp_is_the_weight_times_the_hessian_gradient_product():
     exact = hessian_product(W, V, x, y, *g, 1.0)
     for one, two, each in zip(near, far, exact):
         np.testing.assert_allclose((two - one) / 2e-3, each, rtol=1e-4, atol=1e-12)
+
+
+def test_grasp_goes_along_the_gradients_of_the_weights_that_are_left():
+    """Pruned weights are constants: they have no gradient in g, and their directions are not in H."""
+    alive = [rng.random(each.shape) < 0.6 for each in (W, V)]
+    w, v = W * alive[0], V * alive[1]
+    masks = dict(zip((FIRST, SECOND), map(torch.from_numpy, alive)))
+    found = criteria.grasp(two_layers(w, v), [FIRST, SECOND], batches(), masks)
+    g = [a * b for a, b in zip(mean(by_hand(w, v, x, y, 200.0)[0] for x, y in BATCHES), alive)]
+    products = mean(hessian_product(w, v, x, y, *g, 200.0) for x, y in BATCHES)
+    for name, weights, product in zip((FIRST, SECOND), (w, v), products):
+        np.testing.assert_allclose(found[name], weights * product, rtol=1e-9)
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mixed, self.head = nn.Linear(4, 12), nn.Linear(4, 3)
+
+    def forward(self, images):
+        q, k, v = self.mixed(images.flatten(2).transpose(1, 2)).chunk(3, -1)
+        return self.head(nn.functional.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None]).mean((1, 2)))
+
+
+def test_grasp_through_attention():
+    """Its fast forms on a CPU have no second derivative. Against the difference of two gradients."""
+    torch.manual_seed(1)
+    network, names = Attention().double(), ["mixed.weight", "head.weight"]
+    data = [(torch.randn(6, 4, 3, 3, dtype=torch.float64), torch.randint(0, 3, (6,)))]
+    weights = [network.get_parameter(name) for name in names]
+
+    def gradients():
+        loss = nn.functional.cross_entropy(network(data[0][0]) / 200, data[0][1])
+        return torch.autograd.grad(loss, weights)
+
+    g, ends, before = gradients(), [], [weight.detach().clone() for weight in weights]
+    for h in (-10.0, 10.0):  # g is small: its largest number is 4e-4
+        with torch.no_grad():
+            for weight, start, along in zip(weights, before, g):
+                weight.copy_(start + h * along)
+        ends.append(gradients())
+    with torch.no_grad():
+        for weight, start in zip(weights, before):
+            weight.copy_(start)
+    found = criteria.grasp(network, names, data, {name: torch.ones_like(w) for name, w in zip(names, before)})
+    for name, weight, near, far in zip(names, before, *ends):
+        exact = weight * (far - near) / 20
+        assert (found[name] - exact).norm() < 1e-4 * exact.norm()
+
+
+class Aided(nn.Module):
+    """Two layers, and a third that acts in training mode only."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.aid = two_layers(), nn.Linear(6, 4, bias=False).double()
+
+    def forward(self, images):
+        return self.net(images) + (self.aid(images.flatten(1)) if self.training else 0)
+
+
+def test_no_flow_goes_through_a_layer_that_acts_in_training_only():
+    found = criteria.synflow(Aided(), ["net.1.weight", "net.2.weight", "aid.weight"], (6, 1, 1))
+    np.testing.assert_allclose(found["net.1.weight"], abs(W) * abs(V).sum(0)[:, None], atol=1e-14)
+    assert found["aid.weight"].shape == (4, 6) and not found["aid.weight"].any()
 
 
 def test_synflow_is_the_flow_through_each_weight():
@@ -93,6 +163,21 @@ def test_erk_densities_by_hand():
     densities = np.array(erk_counts([(64, 32, 3, 3), (128, 256), (256, 128, 3, 3)], 30000)) / [18432, 32768, 294912]
     kernels = np.array([102 / 18432, 384 / 32768, 390 / 294912])
     np.testing.assert_allclose(densities / kernels, 30000 / (102 + 384 + 390), rtol=1e-3)
+
+
+def test_erk_densities_from_a_mask_of_them_never_grow_back():
+    """Level by level: as many weights as asked for, no layer above what it had, and one from the densities at most."""
+    shapes = [(8, 1, 3, 3), (8, 8, 3, 3), (16, 8, 3, 3), (5, 7), (10, 16)]
+    grown = 0
+    for step in (1, 2, 5, 11):
+        alive = erk_counts(shapes, total := sum(map(math.prod, shapes)))
+        for left in range(total - step, 60, -step):
+            now, free = erk_counts(shapes, left, alive), erk_counts(shapes, left)
+            assert sum(now) == left and all(a <= b for a, b in zip(now, alive))
+            assert max(abs(a - b) for a, b in zip(now, free)) <= 1
+            grown += any(a > b for a, b in zip(free, alive))
+            alive = now
+    assert grown  # or nothing was tried
 
 
 def test_counts_are_shared_out_exactly():

@@ -1,6 +1,10 @@
 """imp by other criteria than magnitude: whole runs on digits, whose masks are made again by hand."""
 
+import functools
+import hashlib
+import itertools
 import math
+import random
 import re
 
 import numpy as np
@@ -12,18 +16,33 @@ from repro.data import load
 from repro.errors import UsageError
 from repro.nets import create
 from repro.recipes.pruning import Pruning
+from repro.stages import trainer as trainer_module
 from repro.store import read
 from repro.train.random_streams import stream
 from tests.command_line import CPU, complaint, repro
 from tests.two_layers import by_hand, hessian_product, mean
 
 NET = """
+import torch
 from torch import nn
+
+class Distances(nn.Module):
+    def forward(self, x):
+        points = x.reshape(-1, 3, 4)
+        return torch.cdist(points, points).flatten(1)
+
+def distances(num_classes, in_chans):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_chans, 12), Distances(), nn.Linear(9, num_classes))
 
 def two(num_classes, in_chans):
     return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_chans, 12, bias=False), nn.Linear(12, num_classes, bias=False))
 """
 OWN = """
+import random
+
+import numpy as np
+import torch
+
 def taylor(weights, gradients, masks):
     assert all((weights[name][~masks[name]] == 0).all() for name in weights)
     return {name: (weights[name] * gradients[name]).abs() for name in weights}
@@ -43,6 +62,23 @@ def breaks(weights, gradients, masks):
 def infinite(weights, gradients, masks):
     return {name: each / 0 for name, each in weights.items()}
 
+def headless(weights, gradients, masks):
+    return {"1.weight": abs(weights["1.weight"]), "2.weight": weights["2.weight"] / 0}
+
+def waves(weights, gradients, masks):
+    return {name: each + 1j for name, each in weights.items()}
+
+def counted(weights, gradients, masks):
+    calls.append(0)
+    return {name: each.abs() * (-1) ** len(calls) for name, each in weights.items()}
+
+def drawn(weights, gradients, masks):
+    return {
+        name: random.random() * torch.rand_like(each) + torch.from_numpy(np.random.rand(*each.shape))
+        for name, each in weights.items()
+    }
+
+calls = []
 number = 3
 """
 SHAPES = ((12, 64), (10, 12))
@@ -109,8 +145,8 @@ def snip_by_hand(w, v, data):
     return [abs(a * b) for a, b in zip((w, v), mean(by_hand(w, v, *batch)[0] for batch in data))]
 
 
-def grasp_by_hand(w, v, data):
-    g = mean(by_hand(w, v, *batch, 200.0)[0] for batch in data)
+def grasp_by_hand(w, v, data, alive=(1, 1)):
+    g = [a * b for a, b in zip(mean(by_hand(w, v, *batch, 200.0)[0] for batch in data), alive)]
     return [a * b for a, b in zip((w, v), mean(hessian_product(w, v, *batch, *g, 200.0) for batch in data))]
 
 
@@ -210,6 +246,93 @@ def test_an_own_criterion_is_called_with_what_snip_uses(folder, tmp_path):
     )
 
 
+def test_an_own_criterion_draws_from_the_streams_of_a_level(folder, tmp_path):
+    """So that the mask of a level is the same when it is made again."""
+    run = imp(folder, tmp_path / "own.h5", "--pruning", f"{folder}/own.py:drawn")
+    made = {}
+    exec(OWN, made)
+    for r in (0, 1):
+        for level in (1, 2):
+            address = f"{run.recipe['seed']},{r},prune.own,{level}".encode()
+            number = int.from_bytes(hashlib.sha256(address).digest()[:16], "little") % 2**63
+            random.seed(number)
+            torch.manual_seed(number)
+            np.random.seed(number % 2**32)
+            scores = made["drawn"]({"1.weight": torch.ones(SHAPES[0]), "2.weight": torch.ones(SHAPES[1])}, None, None)
+            expected = highest([each.numpy() for each in scores.values()], masks(run, r, level - 1), left(888, level))
+            assert all(np.array_equal(a, b) for a, b in zip(masks(run, r, level), expected))
+
+
+WITHOUT_REWINDING = [
+    ("random", "none"),
+    *((name, "learning-rate") for name in ("random", "erk", "snip", "grasp", "synflow")),
+]
+
+
+@pytest.mark.parametrize("criterion, rewind", WITHOUT_REWINDING)
+def test_weights_that_go_on_are_never_those_that_were_pruned(folder, tmp_path, criterion, rewind):
+    """Each level's mask is a part of the one before, with as many weights as before there was a choice."""
+    run = imp(folder, tmp_path / "imp.h5", "--pruning", criterion, "--rewind", rewind)
+    point = read(folder / "w.h5")
+    for r, level in itertools.product((0, 1), (1, 2)):
+        before, now = masks(run, r, level - 1), masks(run, r, level)
+        assert all((a <= b).all() for a, b in zip(now, before))
+        assert sum(int(a.sum()) for a in now) == left(888, level)
+        if criterion == "random":
+            flat = stream(run.recipe["seed"], r, "prune.random", level).random(888)
+            scores = [part.reshape(shape) for part, shape in zip(np.split(flat, [math.prod(SHAPES[0])]), SHAPES)]
+        elif criterion in ("snip", "grasp"):
+            kept = [w * m for w, m in zip(weights(point, f"replicate_{r}/weights"), before)]
+            by = snip_by_hand if criterion == "snip" else functools.partial(grasp_by_hand, alive=before)
+            scores = by(*kept, images(run, r, 1))
+        elif criterion == "erk":
+            assert int(now[1].sum()) == min(120, round(left(888, level) * 22 / 98))
+            continue
+        else:
+            continue
+        expected = highest(scores, before, left(888, level))
+        wrong = sum(int((a != b).sum()) for a, b in zip(now, expected))
+        assert wrong <= (0 if criterion == "random" else 2), (r, level)  # the scores are float32
+
+
+def test_a_rewind_point_that_diverged_ends_no_other_replicate(folder, tmp_path, monkeypatch):
+    """Its levels count as chance, as where its trained weights are ranked."""
+
+    def run(self, jobs, run=trainer_module.Trainer.run, **options):
+        trained = run(self, jobs, **options)
+        trained.vectors[1] = torch.nan
+        trained.lose(~trained.vectors.isfinite().all(1).numpy())
+        return trained
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module.Trainer, "run", run)
+        repro("pretrain", *net(folder), "-t", 3, "--out", tmp_path / "w.h5")
+    for name in ("snip", "magnitude", f"{folder}/own.py:taylor", "random"):
+        words = ("--levels", 1, *CPU, "--pruning", name, *["--prune-at", "rewind-point"] * (name != "random"))
+        said = repro("imp", tmp_path / "w.h5", *words, "--force", "--out", tmp_path / "imp.h5")
+        assert "diverged" in said.stdout and "count as chance" in said.stdout
+        table = read(tmp_path / "imp.h5").table().set_index(["replicate", "level"])
+        assert table.diverged.to_dict() == {(0, 0): False, (0, 1): False, (1, 0): True, (1, 1): True}
+        assert table.acc[1, 1] == 0.1 and table.remaining[0, 1] == left(888, 1)
+
+
+def test_scores_of_dense_layers_need_not_be_numbers(folder, tmp_path):
+    run = imp(folder, tmp_path / "imp.h5", "--pruning", f"{folder}/own.py:headless", "--keep-dense", "2")
+    assert masks(run, 0, 2)[1].all() and int(masks(run, 0, 2)[0].sum()) == left(768, 2)
+
+
+def test_a_network_without_second_derivatives_is_told_before_it_is_trained(folder, tmp_path):
+    network = ("--network", f"{folder}/net.py:distances", "--replicates", 1, "-t", 0)
+    repro("pretrain", *net(folder), *network, "--out", tmp_path / "w.h5")
+    words = ("imp", tmp_path / "w.h5", "--levels", 1, *CPU, "--pruning")
+    said = complaint(*words, "grasp", "--out", tmp_path / "imp.h5")
+    assert re.search(
+        r"--pruning grasp fails on net.py:distances@\w+ \(.*_cdist_backward.*\): choose another criterion", said
+    )
+    assert not (tmp_path / "imp.h5").exists() and not (tmp_path / "imp.h5.work").exists()
+    repro(*words, "snip", "--out", tmp_path / "imp.h5")
+
+
 def test_dense_layers_are_left_out_and_densities_count_them(folder, tmp_path):
     run = imp(folder, tmp_path / "imp.h5", "--keep-dense", "2*")
     table = run.table().set_index(["replicate", "level"])
@@ -276,6 +399,10 @@ REFUSED = r"""
     nothing of .*own.py gives None: return a dict
 --pruning {own}:breaks
     breaks of .*own.py fails \(KeyError: 'head', line \d+\): it is called with \(weights, gradients, masks\)
+--pruning {own}:waves
+    waves of .*own.py gives complex numbers for 1.weight: give real ones, such as their abs\(\)
+--pruning {own}:counted
+    counted of .*own.py gives other scores each time it is called, so that no run could be repeated: draw
 --pruning random --prune-at trained
     --prune-at trained, but random looks at no weight: leave --prune-at out
 --pruning erk --prune-at initialisation

@@ -24,7 +24,8 @@ class Pruning:
             Erdős–Rényi-kernel densities; 'snip', 'synflow', 'grasp'; or a user's function, ``FILE.py:NAME``.
         at: the weights that are ranked: 'trained', those at the end of the level before, of which a share is removed;
             'rewind-point' or 'initialisation', from whose dense network every level is pruned at once, to as many
-            weights as IMP leaves. None is 'trained' for magnitudes and a user's function, else 'rewind-point'.
+            weights as IMP leaves (without rewinding weights, from that network with the mask of the level before). None
+            is 'trained' for magnitudes and a user's function, else 'rewind-point'.
         batches: mini-batches of training images for the gradients of 'snip', 'grasp' and a user's function; None is 1.
         keep_dense: patterns of layers that are never pruned, such as 'fc' or 'conv1*'.
         rewind: what a level goes back to: 'weights' (Frankle et al. 2020, the paper's), 'learning-rate' (Renda et al.
@@ -84,7 +85,8 @@ class Pruning:
 
     @property
     def needs_level_before(self) -> bool:
-        """Whether a level can only begin where the one before did not diverge."""
+        """Whether a level is made from the one before, which must not have diverged then: its mask is a part of that
+        one's, because weights that were pruned cannot go on."""
         return self.at == "trained" or self.rewind != "weights"
 
     @property

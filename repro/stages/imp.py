@@ -19,6 +19,7 @@ from repro.stages.inputs import Init, data_of, require_init, require_replicates,
 from repro.stages.machine import Machine
 from repro.stages.pruned_levels import Levels, piece_of
 from repro.stages.pruning import Pruner
+from repro.train.job import NEVER
 from repro.train.prune import count_to_prune
 
 
@@ -72,7 +73,9 @@ def imp(
         if machine.dry_run:
             steps = recipe["steps"] - recipe["t"] if pruning.finetune_steps is None else 0  # 0: levels differ
             return writer.preview([piece_of(*row) for row in wanted], steps=steps, batch_size=recipe["batch_size"])
-        run.pruner.try_function(run.rewind_weights(0))
+        begun = next((r for r in range(replicates) if not run.gone(r)), None)
+        if begun is not None:
+            run.pruner.try_once(run.rewind_weights(begun))
         run.expect(wanted)
         run.iterate(replicates, levels)
         return writer.finish(
@@ -90,6 +93,7 @@ class _Imp(Levels):
         self.parent, self.pruning = parent, pruning
         self.pruner = Pruner(pruning, self.recipe["prune_fraction"], self.trainer, self.recipe["seed"])
         self.dense = torch.ones(self.layout.num_prunable, dtype=torch.bool)
+        self.diverged_at = parent.table().set_index("replicate").diverged_at
 
     def iterate(self, replicates: int, levels: int) -> None:
         """Train, measure, prune, rewind, and again (paper, Algorithm 1), with all replicates side by side.
@@ -99,8 +103,8 @@ class _Imp(Levels):
         while todo := [(r, level) for r in range(replicates) if (level := self.next_level(r)) <= levels]:
             jobs, lost = {}, []
             for replicate, level in todo:
-                if level and self.pruning.needs_level_before and self.diverged(replicate, level - 1):
-                    lost.append((replicate, level))  # there is nothing to prune by, or to go on from
+                if level and self.lost(replicate, level):
+                    lost.append((replicate, level))
                     continue
                 mask = self.prune(replicate, level) if level else self.dense
                 weights = self.start(replicate, level)
@@ -113,13 +117,14 @@ class _Imp(Levels):
 
     def prune(self, replicate: int, level: int) -> Tensor:
         """The mask of a level: k + 1 = ceil(fraction * weights left) + 1 more weights go (protocol section 3)."""
+        mask = self.trained(replicate, level - 1)[1] if self.pruning.needs_level_before else self.dense
         if self.pruning.at == "trained":
-            return self.pruner.mask(replicate, level, *self.trained(replicate, level - 1))
-        if self.pruning.at == "initialisation":
+            ranked = self.trained(replicate, level - 1)[0]
+        elif self.pruning.at == "initialisation":
             ranked = self.trainer.initial(self.recipe["seed"], replicate)
         else:
             ranked = self.rewind_weights(replicate)
-        return self.pruner.mask(replicate, level, ranked, self.dense)
+        return self.pruner.mask(replicate, level, ranked, mask)
 
     def start(self, replicate: int, level: int) -> Tensor:
         """What a level starts from, [layout.size], before its mask."""
@@ -140,6 +145,17 @@ class _Imp(Levels):
         while piece_of(replicate, level) in self.writer.rows:
             level += 1
         return level
+
+    def lost(self, replicate: int, level: int) -> bool:
+        """Whether a pruned level has nothing to be pruned by, or to go on from, because that diverged."""
+        if self.pruning.needs_level_before and self.diverged(replicate, level - 1):
+            return True
+        return self.pruning.at == "rewind-point" and self.gone(replicate)
+
+    def gone(self, replicate: int) -> bool:
+        """Whether the rewind point diverged."""
+        diverged = bool(self.diverged_at[replicate] != NEVER)
+        return diverged or not bool(self.rewind_weights(replicate).isfinite().all())
 
     def diverged(self, replicate: int, level: int) -> bool:
         return bool(self.writer.rows[piece_of(replicate, level)]["diverged"])

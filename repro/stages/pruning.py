@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from repro import usercode
 from repro.errors import RunError, UsageError
-from repro.nets import Layout
+from repro.nets import Layout, check
 from repro.recipes.pruning import Pruning
 from repro.stages.trainer import Trainer
 from repro.train import criteria
 from repro.train.prune import erk_counts, keep_highest, prune_by_magnitude, shared_out, weights_left
-from repro.train.random_streams import plain_batches, stream
+from repro.train.random_streams import plain_batches, stream, torch_stream
 
 
 @dataclass
@@ -54,14 +54,15 @@ class Pruner:
 
         Arguments:
             vector: [layout.size] of the network that is ranked.
-            mask: bool [num_prunable] of the level before for 'trained', else dense.
+            mask: bool [num_prunable] of the level before where a level is made from it, else dense.
         """
-        trained, weights = self.pruning.at == "trained", vector[: self.layout.num_prunable]
+        weights = vector[: self.layout.num_prunable]
         found, free = mask.clone(), self.free
-        if trained and self.pruning.criterion == "magnitude":
+        if self.pruning.at == "trained" and self.pruning.criterion == "magnitude":
             found[free] = prune_by_magnitude(weights[free], mask[free], self.fraction)
             return found
-        count = weights_left(int(mask[free].sum()), self.fraction, 1 if trained else level)
+        steps = 1 if self.pruning.needs_level_before else level
+        count = weights_left(int(mask[free].sum()), self.fraction, steps)
         sizes, counts = self._groups(mask, count)
         rounds = criteria.ITERATIONS if self.pruning.criterion == "synflow" else 1
         total = int(found[free].sum())
@@ -69,7 +70,7 @@ class Pruner:
             if rounds > 1:
                 counts = [count if n == rounds else round(total * (count / total) ** (n / rounds))]
             scores = self._scores(replicate, level, vector, found)
-            if not bool(scores[found].isfinite().all()):
+            if not bool(scores[found & free].isfinite().all()):
                 raise RunError(f"cannot prune by {self.pruning.criterion}: its scores hold NaN or infinity: lower --lr")
             found[free] = keep_highest(scores[free], found[free], sizes, counts)
         return found
@@ -77,10 +78,11 @@ class Pruner:
     def _groups(self, mask: Tensor, count: int) -> tuple[list[int], list[int]]:
         """Sizes of the groups that are ranked apart, and how many weights stay in each."""
         sizes = [entry.size for entry in self.layers]
+        alive = [int(part.sum()) for part in mask[self.free].split(sizes)]
         if self.pruning.criterion == "erk":
-            return sizes, erk_counts([entry.shape for entry in self.layers], count)
+            return sizes, erk_counts([entry.shape for entry in self.layers], count, alive)
         if self.pruning.criterion == "layerwise":
-            return sizes, shared_out(count, [int(part.sum()) for part in mask[self.free].split(sizes)])
+            return sizes, shared_out(count, alive)
         return [sum(sizes)], [count]
 
     def _scores(self, replicate: int, level: int, vector: Tensor, mask: Tensor) -> Tensor:
@@ -97,8 +99,15 @@ class Pruner:
             found = criteria.synflow(network, self.names, self.trainer.image_shape)
         else:
             batches = self._batches(replicate, level if self.pruning.at == "trained" else 0)
-            known = {"snip": criteria.snip, "grasp": criteria.grasp}.get(self.pruning.criterion)
-            found = known(network, self.names, batches) if known else self._asked(network, batches, mask)
+            masks = {e.name: mask[e.offset : e.offset + e.size].view(e.shape) for e in self.layout.prunable}
+            masks = {name: each.to(self.trainer.device) for name, each in masks.items()}
+            if self.pruning.criterion == "snip":
+                found = criteria.snip(network, self.names, batches)
+            elif self.pruning.criterion == "grasp":
+                found = criteria.grasp(network, self.names, batches, masks)
+            else:
+                number = torch_stream(self.seed, replicate, "prune.own", level).initial_seed()
+                found = self._asked(network, batches, masks, number)
         return torch.cat([found[name].detach().reshape(-1).cpu() for name in self.names])
 
     def _batches(self, replicate: int, address: int) -> criteria.Batches:
@@ -114,19 +123,43 @@ class Pruner:
             for each in rows
         ]
 
-    def try_function(self, vector: Tensor) -> None:
-        """Ask a user's criterion once, before anything is trained. Raises UsageError for what it gives."""
-        if self.function:
-            self._scores(0, 0, vector, torch.ones(self.layout.num_prunable, dtype=torch.bool))
+    def try_once(self, vector: Tensor) -> None:
+        """Ask a criterion that runs the network for scores of ``vector``, before anything is trained.
 
-    def _asked(self, network: nn.Module, batches: criteria.Batches, mask: Tensor) -> dict[str, Tensor]:
-        """The scores of a user's criterion, checked."""
+        Raises UsageError for a network that it fails on, and for what a user's function gives: also for scores that
+        differ from call to call, because a level's mask is made again when a command is resumed.
+        """
+        if self.pruning.at is None or self.pruning.criterion in ("magnitude", "layerwise"):
+            return
+        dense = torch.ones(self.layout.num_prunable, dtype=torch.bool)
+        try:
+            scores = self._scores(0, 0, vector, dense).double()
+        except (UsageError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a user's network may raise anything
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UsageError(
+                f"--pruning {self.pruning.criterion} fails on {self.trainer.network} ({reason}): choose another "
+                "criterion"
+            ) from error
+        if not self.function:
+            return
+        change = (self._scores(0, 0, vector, dense) - scores)[self.free].norm()
+        if bool(change > 1e-3 * scores[self.free].norm()):  # a GPU may round a gradient differently
+            raise UsageError(
+                f"{self.name} of {self.path} gives other scores each time it is called, so that no run could be "
+                "repeated: draw random numbers from the global generators, which are seeded, and keep no state"
+            )
+
+    def _asked(
+        self, network: nn.Module, batches: criteria.Batches, masks: dict[str, Tensor], seed: int
+    ) -> dict[str, Tensor]:
+        """The scores of a user's criterion, checked. seed: of the global generators while it runs."""
         gradients = criteria.gradients(network, self.names, batches)
         weights = {name: network.get_parameter(name).detach() for name in self.names}
-        masks = {e.name: mask[e.offset : e.offset + e.size].view(e.shape) for e in self.layout.prunable}
-        masks = {name: each.to(self.trainer.device) for name, each in masks.items()}
         given = {name: (weights[name].clone(), gradients[name], masks[name]) for name in self.names}
-        return _call(self.function, f"{self.name} of {self.path}", given, lambda e: usercode.reason(e, self.path))
+        with check.undisturbed(seed):
+            return _call(self.function, f"{self.name} of {self.path}", given, lambda e: usercode.reason(e, self.path))
 
 
 def _call(function: Callable, called: str, given: dict, reason: Callable) -> dict[str, Tensor]:
@@ -144,6 +177,8 @@ def _call(function: Callable, called: str, given: dict, reason: Callable) -> dic
         if not isinstance(found[name], Tensor) or shape != weights.shape:
             shown = tuple(shape) if isinstance(shape, torch.Size) else shape
             raise UsageError(f"{called} gives {shown} for {name}: a tensor of shape {tuple(weights.shape)} is needed")
+        if found[name].is_complex():
+            raise UsageError(f"{called} gives complex numbers for {name}: give real ones, such as their abs()")
     return found
 
 

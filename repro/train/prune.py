@@ -73,23 +73,27 @@ def shared_out(count: int, shares: list[float]) -> list[int]:
     return parts
 
 
-def erk_counts(shapes: list[tuple[int, ...]], count: int) -> list[int]:
+def erk_counts(shapes: list[tuple[int, ...]], count: int, alive: list[int] | None = None) -> list[int]:
     """Weights left in each layer, ``count`` in all, by Erdős–Rényi-kernel densities (Evci et al. 2020, section 3).
 
     A layer's density is proportional to the sum of its shape over the product of it. Where that would be above 1 the
     layer is dense, and the others share what is left.
+
+    Arguments:
+        alive: weights that each layer has; it keeps no more. After a mask of these densities that moves one weight of
+            a layer at most, by the rounding. None is all of a layer.
     """
-    sizes, dense = [math.prod(shape) for shape in shapes], set()
+    most, whole = alive or [math.prod(shape) for shape in shapes], set()
     while True:
         # size times density: the sum of the shape
-        shares = {k: sum(shape) for k, shape in enumerate(shapes) if k not in dense}
-        left = count - sum(sizes[k] for k in dense)
-        full = {k for k, share in shares.items() if left * share > sizes[k] * sum(shares.values())}
+        shares = {k: sum(shape) for k, shape in enumerate(shapes) if k not in whole}
+        left = count - sum(most[k] for k in whole)
+        full = {k for k, share in shares.items() if left * share > most[k] * sum(shares.values())}
         if not full:
             break
-        dense |= full
+        whole |= full
     parts = dict(zip(shares, shared_out(left, list(shares.values()))))
-    return [parts.get(k, size) for k, size in enumerate(sizes)]
+    return [parts.get(k, size) for k, size in enumerate(most)]
 
 
 def random_mask(mask: Tensor, rng: np.random.Generator) -> Tensor:
