@@ -173,6 +173,33 @@ def test_after_a_level_that_diverged(rewind_point, tmp_path, monkeypatch, way, l
     assert run.table().set_index("level").diverged.to_dict() == {0: False, 1: True, 2: lost}
 
 
+def test_as_many_steps_as_the_others_have_are_the_same_run(three, tmp_path):
+    words = ("imp", three / "w.h5", "--levels", 2, "--rewind", "none", *CPU, "--finetune-steps")
+    repro(*words, 8, "--out", tmp_path / "same.h5")  # of 12 steps, from step 4 on
+    repro(*words, 7, "--out", tmp_path / "other.h5")
+    same, other, usual = (
+        read(path).identity for path in (tmp_path / "same.h5", tmp_path / "other.h5", three / "none.h5")
+    )
+    assert same == usual != other
+    assert contents(tmp_path / "same.h5") == contents(three / "none.h5")
+    cells = [Cell("easy", DIGITS, 10, pruning=Pruning(rewind="none", finetune_steps=n)) for n in (430, 429)]
+    fields = [step.recipe.get("finetune_steps") for step in steps(cells, tmp_path) if step.verb == "imp"]
+    assert fields == [None, 429]
+
+
+@pytest.mark.parametrize("schedule, rate", [("cosine", "1.2e-05"), ("linear", None), ("step", None)])
+def test_a_rate_that_has_all_but_gone_is_told(tmp_path, schedule, rate):
+    """At 200 steps the last rate is 0.2 (1 + cos(199π/200)) / 2 = 1.2e-5 by a cosine, 0.2 / 200 = 1e-3 by a line."""
+    run = ("--dataset", "digits", "--network", "cifar_resnet8_w4", "--steps", 200, "--replicates", 1, "--lr", 0.2)
+    repro("pretrain", *run, "--schedule", schedule, "-t", 0, *CPU, "--batch-size", 4, "--out", tmp_path / "w.h5")
+    words = ("imp", tmp_path / "w.h5", "--levels", 1, "--dry-run", "--out", tmp_path / "imp.h5", "--rewind")
+    assert not repro(*words, "learning-rate").stderr
+    said = repro(*words, "none").stderr
+    assert bool(said) == bool(rate)
+    if rate:
+        assert said.startswith(f"warning: --rewind none trains pruned levels at the schedule's last rate, {rate} of ")
+
+
 def test_another_way_at_the_same_place_is_refused(three):
     said = complaint("imp", three / "w.h5", "--levels", 2, "--rewind", "none", *CPU, "--out", three / "weights.h5")
     assert "rewind is weights there and none here" in said

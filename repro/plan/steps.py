@@ -188,7 +188,8 @@ def _cell(cell: Cell, results: Path) -> list[Step]:
 def _pruning(cell: Cell) -> dict:
     """Recipe fields of how a cell is pruned, the usual ones too."""
     usual = {name: DEFAULTS[name] for name in ("pruning", "prune_at", "keep_dense", "rewind")}
-    return {"prune_fraction": cell.protocol.prune_fraction, **usual, **cell.pruning.fields}
+    said = cell.pruning.before(cell.protocol.training.steps - cell.t).fields
+    return {"prune_fraction": cell.protocol.prune_fraction, **usual, **said}
 
 
 @chain.register

@@ -1,7 +1,7 @@
 """How a level of IMP is made from the one before: which weights go, and what the others go on from."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from repro.errors import UsageError
 from repro.recipes.artifacts import DEFAULTS
@@ -73,6 +73,11 @@ class Pruning:
         given = {"at": at, "batches": batches, "keep_dense": tuple(sorted(set(self.keep_dense)))}
         for name, value in (given | {"criterion": pinned(self.criterion, "pruning criterion")}).items():
             object.__setattr__(self, name, value)
+
+    def before(self, steps: int) -> "Pruning":
+        """This one at a rewind point ``steps`` before the end of the schedule: as many ``finetune_steps`` say nothing,
+        and are left out, because they are what None is."""
+        return replace(self, finetune_steps=None) if self.finetune_steps == steps else self
 
     @property
     def own(self) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from repro import store
 from repro.data import ImageSet
-from repro.errors import RunError, UsageError
+from repro.errors import RunError, UsageError, say_once
 from repro.recipes.artifacts import array_name
 from repro.recipes.pruning import Pruning
 from repro.stages.arguments import checked
@@ -65,10 +65,12 @@ def imp(
     data = data_of(parent, machine)
     if pruning.at == "initialisation":
         require_init(parent, data)
+    pruning = pruning.before(parent.recipe["steps"] - parent.recipe["t"])
     recipe = {**parent.recipe, "prune_fraction": prune_fraction, **pruning.fields}
     with ArtifactWriter(out, "imp", recipe, {"pretrain": parent}, machine) as writer:
         run = _Imp(writer, parent, data, machine, pruning)
         run.require_levels(levels)
+        run.say_of_rate(levels)
         wanted = [(r, level) for r in range(replicates) for level in range(levels + 1)]
         if machine.dry_run:
             steps = recipe["steps"] - recipe["t"] if pruning.finetune_steps is None else 0  # 0: levels differ
@@ -138,6 +140,16 @@ class _Imp(Levels):
             steps = self.pruning.finetune_steps or end - t
             return end + (level - 1) * steps, end + level * steps
         return t, end
+
+    def say_of_rate(self, levels: int) -> None:
+        """Warn where the rate that pruned levels are trained at has all but gone, as at the end of a cosine."""
+        rate = self.training.lr_at(self.training.steps - 1)
+        if levels and self.pruning.rewind == "none" and rate < self.training.lr / 1000:
+            say_once(
+                f"warning: --rewind none trains pruned levels at the schedule's last rate, {rate:.2g} of --lr "
+                f"{self.training.lr:g}, which changes next to nothing: give --rewind learning-rate, or a rewind point "
+                "of another --schedule"
+            )
 
     def next_level(self, replicate: int) -> int:
         """The first level of a replicate that is not kept."""
