@@ -5,149 +5,37 @@ import hashlib
 import itertools
 import math
 import random
-import re
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from repro.data import load
-from repro.errors import UsageError
 from repro.nets import create
 from repro.recipes.pruning import Pruning
 from repro.stages import trainer as trainer_module
 from repro.store import read
 from repro.train.random_streams import stream
 from tests.command_line import CPU, complaint, repro
-from tests.two_layers import by_hand, hessian_product, mean
-
-NET = """
-import torch
-from torch import nn
-
-class Distances(nn.Module):
-    def forward(self, x):
-        points = x.reshape(-1, 3, 4)
-        return torch.cdist(points, points).flatten(1)
-
-def distances(num_classes, in_chans):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_chans, 12), Distances(), nn.Linear(9, num_classes))
-
-def two(num_classes, in_chans):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_chans, 12, bias=False), nn.Linear(12, num_classes, bias=False))
-"""
-OWN = """
-import random
-
-import numpy as np
-import torch
-
-def taylor(weights, gradients, masks):
-    assert all((weights[name][~masks[name]] == 0).all() for name in weights)
-    return {name: (weights[name] * gradients[name]).abs() for name in weights}
-
-def scalar(weights, gradients, masks):
-    return {name: each.sum() for name, each in weights.items()}
-
-def some(weights, gradients, masks):
-    return {"1.weight": weights["1.weight"]}
-
-def nothing(weights, gradients, masks):
-    pass
-
-def breaks(weights, gradients, masks):
-    return weights["head"]
-
-def infinite(weights, gradients, masks):
-    return {name: each / 0 for name, each in weights.items()}
-
-def headless(weights, gradients, masks):
-    return {"1.weight": abs(weights["1.weight"]), "2.weight": weights["2.weight"] / 0}
-
-def waves(weights, gradients, masks):
-    return {name: each + 1j for name, each in weights.items()}
-
-def counted(weights, gradients, masks):
-    calls.append(0)
-    return {name: each.abs() * (-1) ** len(calls) for name, each in weights.items()}
-
-def drawn(weights, gradients, masks):
-    return {
-        name: random.random() * torch.rand_like(each) + torch.from_numpy(np.random.rand(*each.shape))
-        for name, each in weights.items()
-    }
-
-calls = []
-number = 3
-"""
-SHAPES = ((12, 64), (10, 12))
-LEVELS, BATCH = 2, 32
+from tests.two_layers import (
+    OWN,
+    SHAPES,
+    grasp_by_hand,
+    highest,
+    images,
+    imp,
+    left,
+    masks,
+    net,
+    rewind_points,
+    snip_by_hand,
+    weights,
+)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Rewind points of a two-layer network on digits, and a file of criteria."""
-    folder = tmp_path_factory.mktemp("criteria")
-    (folder / "net.py").write_text(NET)
-    (folder / "own.py").write_text(OWN)
-    repro("pretrain", *net(folder), "-t", 3, "--out", folder / "w.h5")
-    return folder
-
-
-def net(folder):
-    network = ("--dataset", "digits", "--network", f"{folder}/net.py:two", "--replicates", 2, *CPU)
-    return *network, "--steps", 8, "--milestones", 5, "--lr", 0.05, "--batch-size", BATCH
-
-
-def imp(folder, out, *options):
-    repro("imp", folder / "w.h5", "--levels", LEVELS, *CPU, *options, "--out", out)
-    return read(out)
-
-
-def masks(artifact, replicate, level):
-    packed = artifact[f"replicate_{replicate}/level_{level}/mask"]
-    flat = np.unpackbits(packed, count=sum(map(math.prod, SHAPES))).astype(bool)
-    return [part.reshape(shape) for part, shape in zip(np.split(flat, [math.prod(SHAPES[0])]), SHAPES)]
-
-
-def weights(artifact, name):
-    flat = artifact[name].astype(float)
-    return [part.reshape(shape) for part, shape in zip(np.split(flat, [math.prod(SHAPES[0])]), SHAPES)]
-
-
-def images(artifact, replicate, count, address=0):
-    """Batches of the data set, drawn by hand from the addressed stream."""
-    data = load("digits")
-    index = data.split(replicate)[0].numpy()
-    order = stream(artifact.recipe["seed"], replicate, "prune.order", address, 0).permutation(len(index))
-    x = (data.images.double() / 255 - torch.tensor(data.mean)) / torch.tensor(data.std)
-    x = x.permute(0, 3, 1, 2).reshape(len(x), -1).numpy()
-    rows = [index[order[k * BATCH : (k + 1) * BATCH]] for k in range(count)]
-    return [(x[each], data.labels[each].numpy()) for each in rows]
-
-
-def highest(scores, alive, count):
-    """The masks of the ``count`` highest scores of all layers among those alive."""
-    flat = np.concatenate([np.where(a, s, -np.inf).ravel() for s, a in zip(scores, alive)])
-    kept = np.zeros(len(flat), bool)
-    kept[np.argsort(-flat, kind="stable")[:count]] = True
-    return [part.reshape(shape) for part, shape in zip(np.split(kept, [math.prod(SHAPES[0])]), SHAPES)]
-
-
-def left(total, level, fraction=0.2):
-    for _ in range(level):
-        total -= math.ceil(fraction * total) + 1
-    return total
-
-
-def snip_by_hand(w, v, data):
-    return [abs(a * b) for a, b in zip((w, v), mean(by_hand(w, v, *batch)[0] for batch in data))]
-
-
-def grasp_by_hand(w, v, data, alive=(1, 1)):
-    g = [a * b for a, b in zip(mean(by_hand(w, v, *batch, 200.0)[0] for batch in data), alive)]
-    return [a * b for a, b in zip((w, v), mean(hessian_product(w, v, *batch, *g, 200.0) for batch in data))]
+    return rewind_points(tmp_path_factory.mktemp("criteria"))
 
 
 @pytest.mark.parametrize("criterion, by", [("snip", snip_by_hand), ("grasp", grasp_by_hand)])
@@ -321,18 +209,6 @@ def test_scores_of_dense_layers_need_not_be_numbers(folder, tmp_path):
     assert masks(run, 0, 2)[1].all() and int(masks(run, 0, 2)[0].sum()) == left(768, 2)
 
 
-def test_a_network_without_second_derivatives_is_told_before_it_is_trained(folder, tmp_path):
-    network = ("--network", f"{folder}/net.py:distances", "--replicates", 1, "-t", 0)
-    repro("pretrain", *net(folder), *network, "--out", tmp_path / "w.h5")
-    words = ("imp", tmp_path / "w.h5", "--levels", 1, *CPU, "--pruning")
-    said = complaint(*words, "grasp", "--out", tmp_path / "imp.h5")
-    assert re.search(
-        r"--pruning grasp fails on net.py:distances@\w+ \(.*_cdist_backward.*\): choose another criterion", said
-    )
-    assert not (tmp_path / "imp.h5").exists() and not (tmp_path / "imp.h5.work").exists()
-    repro(*words, "snip", "--out", tmp_path / "imp.h5")
-
-
 def test_dense_layers_are_left_out_and_densities_count_them(folder, tmp_path):
     run = imp(folder, tmp_path / "imp.h5", "--keep-dense", "2*")
     table = run.table().set_index(["replicate", "level"])
@@ -378,69 +254,3 @@ def test_the_default_leaves_no_trace(folder, tmp_path):
     assert not {"pruning", "prune_at", "batches", "keep_dense", "rewind", "finetune_steps"} & plain.recipe.keys()
     named = imp(folder, tmp_path / "b.h5", "--pruning", "magnitude", "--prune-at", "trained", "--rewind", "weights")
     assert named.identity == plain.identity and dict(named.recipe) == dict(plain.recipe)
-
-
-REFUSED = r"""
---pruning magic
-    unknown pruning criterion 'magic': choose magnitude, layerwise, .*, grasp or FILE.py:NAME
---pruning SNIP
-    unknown pruning criterion 'SNIP': try snip$
---pruning gone.py:taylor
-    there is no file gone.py for pruning criterion 'gone.py:taylor': give its path
---pruning {own}:absent
-    own.py has no absent: choose one of what it defines \(taylor, scalar
---pruning {own}:number
-    number of .*own.py is no function: a pruning criterion takes \(weights, gradients, masks\)
---pruning {own}:scalar
-    scalar of .*own.py gives \(\) for 1.weight: a tensor of shape \(12, 64\) is needed
---pruning {own}:some
-    some of .*own.py gives a dict of 1.weight: return a dict with a tensor for each of 1.weight, 2.weight
---pruning {own}:nothing
-    nothing of .*own.py gives None: return a dict
---pruning {own}:breaks
-    breaks of .*own.py fails \(KeyError: 'head', line \d+\): it is called with \(weights, gradients, masks\)
---pruning {own}:waves
-    waves of .*own.py gives complex numbers for 1.weight: give real ones, such as their abs\(\)
---pruning {own}:counted
-    counted of .*own.py gives other scores each time it is called, so that no run could be repeated: draw
---pruning random --prune-at trained
-    --prune-at trained, but random looks at no weight: leave --prune-at out
---pruning erk --prune-at initialisation
-    --prune-at initialisation, but erk looks at no weight
---batches 2
-    --batches 2, but magnitude needs no images: leave --batches out
---pruning synflow --batches 2
-    --batches 2, but synflow needs no images
---keep-dense head
-    --keep-dense head fits no layer that is pruned: choose among 1, 2
---keep-dense 1,2
-    --keep-dense 1,2 leaves no layer to prune: name fewer
---keep-dense ,
-    layers to keep dense \(=','\) must be patterns of names with commas
---keep-dense 1 --levels 60
-    60 levels, but level \d+ would remove the last \d+ of 120 weights: ask for --levels \d+ or fewer
---finetune-steps 5
-    --finetune-steps 5, but --rewind weights trains to the end of the schedule: leave it out, or give --rewind none
---rewind learning-rate --finetune-steps 5
-    --finetune-steps 5, but --rewind learning-rate trains to the end
-"""
-_LINES = REFUSED.strip().splitlines()
-
-
-@pytest.mark.parametrize("options, said", [*zip(_LINES[::2], _LINES[1::2])])
-def test_what_cannot_be_is_refused_in_a_sentence(folder, tmp_path, options, said):
-    words = [word.format(own=folder / "own.py") for word in options.split()]
-    levels = () if "--levels" in words else ("--levels", 1)
-    sentence = complaint("imp", folder / "w.h5", *levels, *words, *CPU, "--out", tmp_path / "out.h5")
-    assert re.search(said.strip(), sentence), sentence
-    assert not (tmp_path / "out.h5").exists()
-
-
-def test_one_pattern_is_no_tuple_of_letters():
-    with pytest.raises(UsageError, match=r"keep_dense \(='fc'\) must be a tuple of patterns: try \('fc',\)"):
-        Pruning(keep_dense="fc")
-
-
-def test_scores_that_are_not_finite_end_the_command(folder, tmp_path):
-    words = ("--levels", 1, "--pruning", f"{folder}/own.py:infinite", *CPU, "--out", tmp_path / "o.h5")
-    assert "its scores hold NaN or infinity" in repro("imp", folder / "w.h5", *words, code=1).stderr
