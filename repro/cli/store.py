@@ -126,7 +126,7 @@ def compare_command(first, second, out, levels, replicates, **given):
     once. Predictions and barriers are those of networks with the same test images alone.
     """
     from paper_figures.shared import drawing, two_runs
-    from repro.reading.compare import COLUMNS, compare, summary
+    from repro.reading.compare import COLUMNS, beginnings, compare, summary
     from repro.stages import Machine
     from repro.store.file_kinds import require_replaceable
 
@@ -139,7 +139,7 @@ def compare_command(first, second, out, levels, replicates, **given):
     table = compare(first, second, levels=levels, replicates=replicates, machine=Machine(**given))
     figure = two_runs.draw(table, f"{first.stem} and {second.stem}")
     made = drawing.save(figure, table, out.with_suffix(""))
-    return "\n".join([summary(table), *map(str, made)])
+    return "\n".join([summary(table), *beginnings(first, second), *map(str, made)])
 
 
 @main.command("check-ticket")
