@@ -198,9 +198,16 @@ FAULTS = {  # what is wrong, and the check that fails, by its words
     "nothing_before": (
         {"rewind": START, "ticket": times(START, MASK)},
         {},
-        {"another state": "2 of 2 tensors of .*rewind.pt are those of .*start.pt$"},
+        {"another state": "2 of 2 tensors of weights and 6 of 6 others of .*rewind.pt are those of .*start.pt$"},
     ),
-    "not_the_start": ({}, {"t": 0}, {"another state": "0 of 2 tensors .*, and t is 0", "step t": "counted 5; t is 0"}),
+    "not_the_start": (
+        {},
+        {"t": 0},
+        {
+            "another state": "0 of 2 .* and 0 of 6 others .*, not 0.weight, 3.weight, 0.bias, .*; t is 0",
+            "step t": "counted 5; t is 0",
+        },
+    ),
     "step": ({}, {"t": 6}, {"step t": "its batch norm counted 5; t is 6"}),
     "global_step": (
         {"rewind": {"state_dict": REWIND, "global_step": 7}},
@@ -209,9 +216,9 @@ FAULTS = {  # what is wrong, and the check that fails, by its words
     ),
     "density": ({}, {"density": "80%"}, {"density": "79.4521 % of the weights are kept, 80 % is said"}),
     "k": (
-        {"mask": by_share(), "ticket": None, "trained": None},
+        {"mask": smallest_pruned(PREVIOUS, 46), "ticket": None, "trained": None},
         {},
-        {"smallest": r"44 of 219 are pruned, .* = 45; they are the smallest of the whole network, in another number"},
+        {"smallest": r"46 of 219 are pruned, .* = 45; they are the smallest of the whole network, in another number"},
     ),
     "layerwise": (
         {"mask": layerwise(), "ticket": None, "trained": None},
@@ -221,7 +228,7 @@ FAULTS = {  # what is wrong, and the check that fails, by its words
     "of_the_rewind_point": (
         {"mask": smallest_pruned(REWIND, 45), "ticket": None, "trained": None},
         {},
-        {"smallest": "the smallest of .*rewind.pt, not of the trained .*previous.pt"},
+        {"smallest": "the smallest of .*rewind.pt, not of --previous, the trained network"},
     ),
     "not_by_magnitude": (
         {"mask": swapped(), "ticket": None, "trained": None},
@@ -231,7 +238,7 @@ FAULTS = {  # what is wrong, and the check that fails, by its words
     "came_back": (
         {"previous": times(PREVIOUS, smallest_pruned(PREVIOUS, 60)), "ticket": None, "trained": None},
         {},
-        {"smallest": "15 weights are kept that were pruned in .*previous.pt"},
+        {"smallest": "15 weights are kept that were pruned in --previous"},
     ),
 }
 
