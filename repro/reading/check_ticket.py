@@ -123,7 +123,7 @@ class _Ticket(TicketFiles):
             return Check(question, UNTOLD, f"it was taken from the zeros of {self.names('trained')}: give --mask")
         if self.zeros and self.equal("trained", self.source):
             return Check(question, UNTOLD, "--mask is the zeros of the same weights as --trained: give a file of masks")
-        raw, own, pruned = self.parts("trained")[0], self.stated("trained"), int((~self.flat).sum())
+        raw, own, pruned = self.parts("trained")[0], self.own("trained"), int((~self.flat).sum())
         other = sum(int((own[name] != mask).sum()) for name, mask in self.masks.items() if name in own)
         if other:
             return Check(question, FAILS, f"the masks in {self.names('trained')} differ from it in {other:,} weights")
@@ -156,16 +156,15 @@ class _Ticket(TicketFiles):
         if "start" not in self.files:
             return Check(question, UNTOLD, "give --start")
         rewind, start = self.weights("rewind"), self.weights("start")
-        equal = [name for name, mask in self.masks.items() if alike(rewind[name][mask], start[name][mask])]
+        kept = {name: mask for name, mask in self.masks.items() if mask.any()}
+        equal = [name for name, mask in kept.items() if alike(rewind[name][mask], start[name][mask])]
         others, odd = self.shared("rewind", "start")
-        told = (
-            f"{len(equal)} of {len(self.masks)} tensors of weights and {len(others)} of {len(others + odd)} others of "
-        )
+        told = f"{len(equal)} of {len(kept)} tensors of weights and {len(others)} of {len(others + odd)} others of "
         told += f"{self.names('rewind')} are those of {self.names('start')}"
         if t == 0:
-            odd = [name for name in self.masks if name not in equal] + odd
+            odd = [name for name in kept if name not in equal] + odd
             return Check(question, FAILS if odd else HOLDS, told + (f", not {listed(odd)}" if odd else "") + "; t is 0")
-        if len(equal) == len(self.masks):
+        if len(equal) == len(kept):
             return Check(question, FAILS, told)
         if some := equal or (not odd and others):
             return Check(question, UNTOLD, f"{told} ({listed(some)}): they were not trained, or not put back")
@@ -226,7 +225,7 @@ class _Ticket(TicketFiles):
         question = "the k + 1 smallest weights of the level before are pruned"
         if check := self.lacks(question, "previous"):
             return check
-        own = self.stated("previous")
+        own = self.own("previous")
         there = {name: weight != 0 for name, weight in self.weights("previous").items()}
         found, told = ticket_rule.verdict(
             self.vector("previous"),

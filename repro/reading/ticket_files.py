@@ -71,10 +71,17 @@ class TicketFiles:
         path = self.files[self.source]
         return f"{path} has no mask, so it is what is not zero: {share}" if self.zeros else f"{path} keeps {share}"
 
+    def own(self, role: str) -> dict[str, Tensor]:
+        """The masks that stand in a file itself."""
+        found = self.stated(role)
+        return {
+            name: found[name] for name, mask in self.masks.items() if name in found and found[name].shape == mask.shape
+        }
+
     def weights(self, role: str) -> dict[str, Tensor]:
-        """The masked tensors of a file, by name, times the masks that stand in it."""
-        own = self.stated(role)
-        return {n: w * own[n] if n in own and own[n].shape == w.shape else w for n, w in self.parts(role)[0].items()}
+        """The masked tensors of a file, by name, times its own masks."""
+        own = self.own(role)
+        return {name: weight * own.get(name, True) for name, weight in self.parts(role)[0].items()}
 
     def vector(self, role: str) -> Tensor:
         """The same as one, float64 [P]."""
