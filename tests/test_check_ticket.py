@@ -353,11 +353,24 @@ def small_ones(weights: torch.Tensor, count: int) -> torch.Tensor:
     return torch.where(weights.abs() < smallest, weights * 1e-8, weights)
 
 
+A = torch.randn(10, 10, generator=torch.Generator().manual_seed(2))
 LARGE = small_ones(torch.randn(60, 500, generator=torch.Generator().manual_seed(1)) * 0.05, 100)
 LARGE_MASK = {"0.weight": LARGE.abs() > LARGE.abs().flatten().sort().values[6000]}  # 6,001 go
 RULES = {  # a mask, the network that was pruned, and what is said of them
     "count_of_torch": (by_share(), PREVIOUS, HOLDS, "44 of 219 are pruned, round(0.2 × 219), as torch.nn.utils.prune"),
     "dense": (in_tensors(0, 40), PREVIOUS, HOLDS, "40 of 192 are pruned, ceil(0.2 × 192) + 1 = 40, in all tensors but"),
+    "dense_and_lost_none": (  # b is kept dense, c has only large weights
+        {"a.weight": A.abs() > A.abs().flatten().sort().values[22], "b.weight": A > -9, "c.weight": A[:1] > -9},
+        {"a.weight": A, "b.weight": A / 100, "c.weight": torch.full((1, 10), 9.0)},
+        HOLDS,
+        "23 of 110 are pruned, ceil(0.2 × 110) + 1 = 23, in all tensors but b.weight, where nothing is pruned",
+    ),
+    "too_few": (
+        {"a.weight": torch.tensor([[True, False]])},
+        {"a.weight": torch.tensor([[2.0, 1.0]])},
+        FAILS,
+        "no weights would be left: 2 remain and one level removes 2",
+    ),
     "bfloat16": (LARGE_MASK, {"0.weight": LARGE.bfloat16()}, HOLDS, "6,001 of 30,000 are pruned, ceil("),
     "half": (LARGE_MASK, {"0.weight": LARGE.half()}, HOLDS, "6,001 of 30,000 are pruned, ceil("),
     "half_of_level_2": (

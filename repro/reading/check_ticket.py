@@ -12,7 +12,8 @@ from pathlib import Path
 
 from repro.errors import UsageError
 from repro.reading import ticket_rule
-from repro.reading.ticket_files import TicketFiles, alike, flat, listed
+from repro.reading.ticket_files import TicketFiles, alike, flat
+from repro.reading.ticket_rule import listed
 
 HOLDS, FAILS, UNTOLD = "holds", "FAILS", "untold"
 ROLES = ("mask", "trained", "ticket", "rewind", "start", "previous")
@@ -103,7 +104,10 @@ class _Ticket(TicketFiles):
         question = "the density is what it says"
         if said is None:
             return Check(question, UNTOLD, "give --density")
-        found = {but: 100 * Decimal(int(self.flat[of].sum())) / int(of.sum()) for but, of in self.scopes.items()}
+        found, dense = {}, [name for name, mask in self.masks.items() if mask.all()]
+        for names in ([], dense) if len(dense) < len(self.masks) else ([],):
+            kept = self.flat[ticket_rule.without(names, self.sizes)]
+            found[ticket_rule.but(names)] = 100 * Decimal(int(kept.sum())) / len(kept)
         half = Decimal(1).scaleb(said.as_tuple().exponent) / 2
         verdict = HOLDS if any(abs(share - said) <= half for share in found.values()) else FAILS
         told = "; ".join(f"{share:.6g} % of the weights are kept{but}" for but, share in found.items())
@@ -233,8 +237,7 @@ class _Ticket(TicketFiles):
             flat({name: own.get(name, there[name]) for name in self.masks}),
             stated=own.keys() >= self.masks.keys(),
             fraction=fraction,
-            scopes=self.scopes,
-            sizes=[mask.numel() for mask in self.masks.values()],
+            sizes=self.sizes,
             others={self.names(role): self.vector(role) for role in ("rewind", "start") if role in self.files},
         )
         return Check(question, {True: HOLDS, False: FAILS, None: UNTOLD}[found], told)

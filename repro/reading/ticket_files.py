@@ -19,7 +19,7 @@ class TicketFiles:
     """The files of one ticket, by their roles.
 
     masks: bool by name; source: the role of the file that they are from; zeros: they are the zeros of its weights;
-    flat: the masks as one; left_out: how many of one dimension, all of ones, are none.
+    flat: the masks as one; sizes: of its parts; left_out: how many of one dimension, all of ones, are none.
     """
 
     def __init__(self, files: Mapping[str, Path]):
@@ -36,6 +36,7 @@ class TicketFiles:
         self.parts = cache(lambda role: parts_of(files[role], contents[role], shapes))
         self.step_said = cache(lambda role: step_in(contents[role]))
         self.flat = flat(self.masks)
+        self.sizes = {name: mask.numel() for name, mask in self.masks.items()}
         if not bool(self.flat.any()):
             raise UsageError(f"{files[self.source]} keeps no weight: give a mask with some ones")
         self._refuse_upside_down()
@@ -104,14 +105,6 @@ class TicketFiles:
         a, b = self.parts(role)[1], self.parts(other)[1]
         both = [n for n in a if n in b and (a[n].is_floating_point() or b[n].is_floating_point())]
         return [n for n in both if alike(a[n], b[n])], [n for n in both if not alike(a[n], b[n])]
-
-    @property
-    def scopes(self) -> dict[str, Tensor]:
-        """All weights, and those of the tensors in which some are pruned, bool [P], by what is said of them."""
-        among = flat({name: torch.full_like(mask, not mask.all()) for name, mask in self.masks.items()})
-        dense = [name for name, mask in self.masks.items() if mask.all()]
-        but = {f", in all tensors but {listed(dense)}, where nothing is pruned": among}
-        return {"": among | True} | (but if dense and among.any() else {})
 
 
 def names_of(content: object) -> set[str]:
@@ -202,7 +195,3 @@ def alike(a: Tensor, b: Tensor) -> bool:
         return torch.equal(a.double(), b.double())
     coarser = max(a.dtype, b.dtype, key=lambda dtype: torch.finfo(dtype).eps)
     return torch.equal(a.to(coarser), b.to(coarser))
-
-
-def listed(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
