@@ -379,6 +379,12 @@ RULES = {  # a mask, the network that was pruned, and what is said of them
         UNTOLD,
         "in half precision small weights are 0, as pruned ones: give the masks of that level",
     ),
+    "a_zero_is_kept": (  # it was not pruned before: among 174 it is the smallest
+        SECOND,
+        {**TRAINED, "3.weight": torch.where(TRAINED["3.weight"] == TRAINED["3.weight"].max(), 0, TRAINED["3.weight"])},
+        FAILS,
+        "36 of 174 are pruned, ceil(0.2 × 174) + 1 = 36; 1 of them are not among the smallest",
+    ),
     "random_in_half": (
         {"0.weight": torch.rand(60, 500, generator=torch.Generator().manual_seed(1)) > 0.2},
         {"0.weight": LARGE.half()},
