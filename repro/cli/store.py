@@ -143,7 +143,7 @@ def compare_command(first, second, out, levels, replicates, **given):
 
 
 @main.command("check-ticket")
-@option("--mask", type=PATH, help="Masks by name [default: those in --trained or --ticket, or what is not zero there].")
+@option("--mask", type=PATH, help="Masks by name [default: those in --ticket or --trained, or what is not zero there].")
 @option("--trained", type=PATH, help="The ticket at the end of its training: is the mask held?")
 @option("--ticket", type=PATH, help="What its training started from: is it mask × rewind point?")
 @option("--rewind", type=PATH, help="The rewind point, dense: is it another state than the start?")
