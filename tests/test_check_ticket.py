@@ -4,6 +4,7 @@ import copy
 import math
 import re
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -60,6 +61,7 @@ COUNT = sum(PREVIOUS[name].numel() for name in PRUNED)  # 27 + 192
 MASK = smallest_pruned(PREVIOUS, math.ceil(FRACTION * COUNT) + 1)
 TICKET = times(REWIND, MASK)
 TRAINED = trained(TICKET, 20, MASK)
+SECOND = smallest_pruned(TRAINED, 45 + math.ceil(FRACTION * 174) + 1)  # of level 2: the 45 are 0 there
 RIGHT = {"start": START, "rewind": REWIND, "previous": PREVIOUS, "mask": MASK, "ticket": TICKET, "trained": TRAINED}
 NOTHING = {"start": None, "rewind": None, "previous": None, "mask": None, "ticket": None, "trained": None}
 QUESTIONS = ("density", "held", "another state", "step t", "weights start from", "biases", "smallest")
@@ -90,6 +92,23 @@ def renamed(prefix: str, state: dict) -> dict:
     return {prefix + name: value for name, value in state.items()}
 
 
+def beside(state: dict) -> dict:
+    return {"state_dict": state, "masks": {name: mask.float() for name, mask in MASK.items()}}
+
+
+def with_buffers(state: dict) -> dict:
+    """Of layers that multiply by a buffer called mask."""
+    return {**state, **{name.replace("weight", "mask"): mask.float() for name, mask in MASK.items()}}
+
+
+def labelled(state: dict) -> dict:
+    return {"labels": torch.eye(3), "batch": {"y": torch.ones(2, 2)}, "state_dict": state}
+
+
+def of_all_parameters(masks: dict) -> dict:
+    return {name: masks.get(name, torch.ones_like(value)) for name, value in network().named_parameters()}
+
+
 WRITTEN = {
     "plain": RIGHT,
     "mask_as_numbers": {**RIGHT, "mask": {name: mask.float() for name, mask in MASK.items()}},
@@ -104,6 +123,13 @@ WRITTEN = {
     | {"rewind": {"state_dict": renamed("model.", REWIND), "global_step": T}, "mask": MASK},
     "open_lth": {**RIGHT, "mask": {name.replace(".", "___"): m for name, m in renamed("mask_", MASK).items()}},
     "zeros": {**RIGHT, "mask": None, "trained": None},
+    "masks_beside": {**RIGHT, "mask": None, "ticket": beside(REWIND), "trained": beside(TRAINED)},
+    "buffers": {**RIGHT, "mask": None, "ticket": with_buffers(REWIND), "trained": with_buffers(TRAINED)},
+    "buffers_alone": {**RIGHT, "mask": with_buffers({})},
+    "ones_for_all": {**RIGHT, "mask": of_all_parameters(MASK)},
+    "labels_beside": {**RIGHT, "mask": None, "ticket": labelled(TICKET), "trained": labelled(TRAINED)},
+    "attention": {**RIGHT, "mask": None, "ticket": {**TICKET, "0.attn_mask": torch.full((2, 2), -100.0)}},
+    "zeros_of_the_ticket": {**RIGHT, "mask": None},
     "half": {**RIGHT, "rewind": {n: v.half() if v.is_floating_point() else v for n, v in REWIND.items()}},
 }
 
@@ -144,6 +170,23 @@ def by_share() -> dict:
     net.load_state_dict(PREVIOUS)
     prune.global_unstructured([(net[0], "weight"), (net[3], "weight")], prune.L1Unstructured, amount=0.2)
     return {"0.weight": net[0].weight_mask, "3.weight": net[3].weight_mask}
+
+
+def in_tensors(*counts: int) -> dict:
+    """Masks without the smallest of each tensor, as many as is said."""
+    ranked = {name: [-1.0, *sorted(PREVIOUS[name].abs().flatten().tolist())] for name in PRUNED}
+    return {name: PREVIOUS[name].abs() > ranked[name][count] for name, count in zip(PRUNED, counts)}
+
+
+def by_chance() -> dict:
+    """Masks that keep as many weights as the right ones, any."""
+    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(3))
+    flat = torch.cat([MASK[name].flatten() for name in PRUNED])[order]
+    return {"0.weight": flat[:27].view(3, 1, 3, 3), "3.weight": flat[27:].view(4, 48)}
+
+
+def inverted(masks: dict) -> dict:
+    return {name: ~mask for name, mask in masks.items()}
 
 
 def swapped() -> dict:
@@ -198,9 +241,16 @@ FAULTS = {  # what is wrong, and the check that fails, by its words
     "nothing_before": (
         {"rewind": START, "ticket": times(START, MASK)},
         {},
-        {"another state": "2 of 2 tensors of .*rewind.pt are those of .*start.pt$"},
+        {"another state": "2 of 2 tensors of weights and 6 of 6 others of .*rewind.pt are those of .*start.pt$"},
     ),
-    "not_the_start": ({}, {"t": 0}, {"another state": "0 of 2 tensors .*, and t is 0", "step t": "counted 5; t is 0"}),
+    "not_the_start": (
+        {},
+        {"t": 0},
+        {
+            "another state": "0 of 2 .* and 0 of 6 others .*, not 0.weight, 3.weight, 0.bias, .*; t is 0",
+            "step t": "counted 5; t is 0",
+        },
+    ),
     "step": ({}, {"t": 6}, {"step t": "its batch norm counted 5; t is 6"}),
     "global_step": (
         {"rewind": {"state_dict": REWIND, "global_step": 7}},
@@ -209,9 +259,9 @@ FAULTS = {  # what is wrong, and the check that fails, by its words
     ),
     "density": ({}, {"density": "80%"}, {"density": "79.4521 % of the weights are kept, 80 % is said"}),
     "k": (
-        {"mask": by_share(), "ticket": None, "trained": None},
+        {"mask": smallest_pruned(PREVIOUS, 46), "ticket": None, "trained": None},
         {},
-        {"smallest": r"44 of 219 are pruned, .* = 45; they are the smallest of the whole network, in another number"},
+        {"smallest": r"46 of 219 are pruned, .* = 45; they are the smallest of the whole network, in another number"},
     ),
     "layerwise": (
         {"mask": layerwise(), "ticket": None, "trained": None},
@@ -221,7 +271,7 @@ FAULTS = {  # what is wrong, and the check that fails, by its words
     "of_the_rewind_point": (
         {"mask": smallest_pruned(REWIND, 45), "ticket": None, "trained": None},
         {},
-        {"smallest": "the smallest of .*rewind.pt, not of the trained .*previous.pt"},
+        {"smallest": "the smallest of .*rewind.pt, not of --previous, the trained network"},
     ),
     "not_by_magnitude": (
         {"mask": swapped(), "ticket": None, "trained": None},
@@ -231,7 +281,57 @@ FAULTS = {  # what is wrong, and the check that fails, by its words
     "came_back": (
         {"previous": times(PREVIOUS, smallest_pruned(PREVIOUS, 60)), "ticket": None, "trained": None},
         {},
-        {"smallest": "15 weights are kept that were pruned in .*previous.pt"},
+        {"smallest": "15 weights are kept that were pruned in --previous"},
+    ),
+    "of_another_level": (
+        {"trained": trained(times(REWIND, SECOND), 20, SECOND)},
+        {},
+        {"held": "all 45 pruned weights are 0, but 36 of 174 kept weights are 0: it is of another mask"},
+    ),
+    "its_own_mask_is_another": (
+        {"trained": by_torch(TRAINED, SECOND)},
+        {},
+        {"held": "the masks in .*trained.pt differ from it in 36 weights"},
+    ),
+    "moved_without_a_mask": (
+        {"mask": None, "trained": trained(TICKET, 3, MASK, hold=False)},
+        {},
+        {"held": "45 of 45 pruned weights are not 0"},
+    ),
+    "batch_norm_alone_is_trained": (
+        {"rewind": {**REWIND, **{name: START[name] for name in PRUNED}}, "ticket": None},
+        {"t": 0},
+        {"another state": "2 of 2 .* and 0 of 6 others .*, not 0.bias, 1.weight, .*; t is 0", "step t": "5; t is 0"},
+    ),
+    "random": (
+        {"mask": by_chance(), "ticket": times(REWIND, by_chance()), "trained": None},
+        {},
+        {"smallest": r"45 of 219 are pruned, .* = 45; \d+ of them are not among the smallest$"},
+    ),
+    "upside_down": (
+        {"mask": inverted(MASK), "ticket": None, "trained": None},
+        {},
+        {"smallest": "the mask is upside down, 1 for pruned weights: the smallest are kept"},
+    ),
+    "upside_down_later": (
+        {"mask": inverted(SECOND), "previous": TRAINED, "ticket": None, "trained": None},
+        {},
+        {"smallest": "the mask is upside down"},
+    ),
+    "dense_and_another_number": (
+        {"mask": in_tensors(0, 23), "ticket": None, "trained": None},
+        {},
+        {"smallest": "23 of 192 are pruned, .* = 40, in all tensors but 0.weight, where nothing is pruned; .* number"},
+    ),
+    "unlike_shares": (
+        {"mask": in_tensors(13, 19), "ticket": None, "trained": None},
+        {},
+        {"smallest": r"32 of 219 are pruned, .* = 45; \d+ of them are not among the smallest$"},
+    ),
+    "of_the_same_level": (
+        {"previous": TRAINED},
+        {},
+        {"smallest": "0 of 174 are pruned, .* = 36; its zeros are those of the mask, of the same level"},
     ),
 }
 
@@ -240,11 +340,101 @@ FAULTS = {  # what is wrong, and the check that fails, by its words
 def test_faults_that_others_shipped_are_found(name, tmp_path):
     changed, said, expected = FAULTS[name]
     found = check(tmp_path, {**RIGHT, **changed}, **{"t": T, "density": "79.5%", **said})
-    if name in ("k", "layerwise", "came_back"):  # the mask keeps another number
+    if "density" not in expected:  # the mask may keep another number
         found.pop("density")
     assert {word for word, (verdict, _) in found.items() if verdict == FAILS} == set(expected)
     for word, pattern in expected.items():
         assert re.search(pattern, found[word][1]), found[word][1]
+
+
+def small_ones(weights: torch.Tensor, count: int) -> torch.Tensor:
+    """The same with its smallest below what half precision holds, but 0."""
+    smallest = weights.abs().flatten().sort().values[(weights == 0).sum() + count]
+    return torch.where(weights.abs() < smallest, weights * 1e-8, weights)
+
+
+A = torch.randn(10, 10, generator=torch.Generator().manual_seed(2))
+LARGE = small_ones(torch.randn(60, 500, generator=torch.Generator().manual_seed(1)) * 0.05, 100)
+LARGE_MASK = {"0.weight": LARGE.abs() > LARGE.abs().flatten().sort().values[6000]}  # 6,001 go
+RULES = {  # a mask, the network that was pruned, and what is said of them
+    "count_of_torch": (by_share(), PREVIOUS, HOLDS, "44 of 219 are pruned, round(0.2 × 219), as torch.nn.utils.prune"),
+    "dense": (in_tensors(0, 40), PREVIOUS, HOLDS, "40 of 192 are pruned, ceil(0.2 × 192) + 1 = 40, in all tensors but"),
+    "dense_and_lost_none": (  # b is kept dense, c has only large weights
+        {"a.weight": A.abs() > A.abs().flatten().sort().values[22], "b.weight": A > -9, "c.weight": A[:1] > -9},
+        {"a.weight": A, "b.weight": A / 100, "c.weight": torch.full((1, 10), 9.0)},
+        HOLDS,
+        "23 of 110 are pruned, ceil(0.2 × 110) + 1 = 23, in all tensors but b.weight, where nothing is pruned",
+    ),
+    "too_few": (
+        {"a.weight": torch.tensor([[True, False]])},
+        {"a.weight": torch.tensor([[2.0, 1.0]])},
+        FAILS,
+        "no weights would be left: 2 remain and one level removes 2",
+    ),
+    "bfloat16": (LARGE_MASK, {"0.weight": LARGE.bfloat16()}, HOLDS, "6,001 of 30,000 are pruned, ceil("),
+    "half": (LARGE_MASK, {"0.weight": LARGE.half()}, HOLDS, "6,001 of 30,000 are pruned, ceil("),
+    "half_of_level_2": (
+        {"0.weight": SECOND["3.weight"]},
+        {"0.weight": small_ones(TRAINED["3.weight"], 15).half()},
+        UNTOLD,
+        "in half precision small weights are 0, as pruned ones: give the masks of that level",
+    ),
+    "a_zero_is_kept": (  # it was not pruned before: among 174 it is the smallest
+        SECOND,
+        {**TRAINED, "3.weight": torch.where(TRAINED["3.weight"] == TRAINED["3.weight"].max(), 0, TRAINED["3.weight"])},
+        FAILS,
+        "36 of 174 are pruned, ceil(0.2 × 174) + 1 = 36; 1 of them are not among the smallest",
+    ),
+    "random_in_half": (
+        {"0.weight": torch.rand(60, 500, generator=torch.Generator().manual_seed(1)) > 0.2},
+        {"0.weight": LARGE.half()},
+        FAILS,
+        "of them are not among the smallest",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_rule_of_pruning(name, tmp_path):
+    mask, previous, verdict, words = RULES[name]
+    found = check(tmp_path, {"mask": mask, "previous": previous})["smallest"]
+    assert found[0] == verdict and words in found[1], found
+
+
+def test_a_state_that_is_put_back_in_part_is_not_said_to_hold(tmp_path):
+    part = {**REWIND, "0.weight": START["0.weight"]}
+    verdict, told = check(tmp_path, {**NOTHING, "mask": MASK, "rewind": part, "start": START}, t=T)["another state"]
+    assert verdict == UNTOLD and told.startswith("1 of 2 tensors of weights and 0 of 6 others"), told
+    assert told.endswith("(0.weight): they were not trained, or not put back")
+    weights = {**START, **{name: REWIND[name] for name in PRUNED}}
+    verdict, told = check(tmp_path, {**NOTHING, "mask": MASK, "rewind": weights, "start": START}, t=T)["another state"]
+    assert verdict == UNTOLD and told.startswith("0 of 2 tensors of weights and 6 of 6 others"), told
+    found = check(tmp_path, {**RIGHT, "rewind": START, "ticket": times(START, MASK)}, t=0)
+    assert found["another state"][0] == HOLDS and "6 of 6 others" in found["another state"][1]
+
+
+def test_what_stands_in_a_file_and_what_its_program_makes_of_it(tmp_path):
+    moved = trained(TICKET, 3, MASK, hold=False)
+    verdict, told = check(tmp_path, {**RIGHT, "trained": beside(moved)})["held"]
+    assert verdict == UNTOLD and told.startswith("45 of 45 pruned weights are not 0"), told
+    assert told.endswith("masks stand beside them: give the weights times the masks, if its program multiplies them")
+    one = TRAINED["3.weight"].clone()
+    one.view(-1)[MASK["3.weight"].flatten().nonzero()[0]] = 0
+    verdict, told = check(tmp_path, {**RIGHT, "trained": {**TRAINED, "3.weight": one}})["held"]
+    assert (verdict, told) == (UNTOLD, "1 of 174 kept weights are 0, too: by chance, or it is of another mask")
+    whole = {**REWIND, "1.bias": torch.zeros(3, dtype=torch.int64)}
+    assert check(tmp_path, {**RIGHT, "rewind": whole})["biases"] == (FAILS, "1 of 6 tensors differ: 1.bias")
+
+
+def test_the_density_without_tensors_that_are_kept_dense(tmp_path):
+    head = in_tensors(0, 40)  # 152 of 192, 179 of 219
+    for said, verdict in (("79.2%", HOLDS), ("81.7%", HOLDS), ("80%", FAILS)):
+        found = check(tmp_path, {"mask": head}, density=said)["density"]
+        told = "81.7352 % of the weights are kept; 79.1667 % of the weights are kept, in all tensors but 0.weight"
+        assert found[0] == verdict and found[1].startswith(told), found
+    torch.save(of_all_parameters(MASK), tmp_path / "mask.pt")
+    described, _ = check_ticket(mask=tmp_path / "mask.pt")
+    assert described.endswith("79.45 %; masks of ones for biases and batch norm (4 tensors) are left out")
 
 
 def test_what_files_cannot_tell_is_said(tmp_path):
@@ -329,6 +519,8 @@ def test_the_command_says_it_and_its_status_is_that_of_the_checks(tmp_path, monk
     torch.save({"a.weight": torch.rand(2, 2), "b.weight": torch.rand(2, 2)}, "names.pt")
     torch.save({**TRAINED, "0.weight": torch.full((3, 1, 3, 3), math.nan)}, "nan.pt")
     torch.save({name: mask & False for name, mask in MASK.items()}, "none.pt")
+    torch.save(inverted(MASK), "inverted.pt")
+    np.savez("masks.npz", **{name: mask.numpy() for name, mask in MASK.items()})
     (tmp_path / "note.pt").write_text("hello")
     for words, sentence in {
         "": "no file tells a mask: give --mask, or --trained or --ticket, whose zeros are one",
@@ -336,6 +528,8 @@ def test_the_command_says_it_and_its_status_is_that_of_the_checks(tmp_path, monk
         "--mask absent.pt": "absent.pt does not exist: check the path",
         "--mask note.pt": "note.pt is a text file, not a file of torch.save",
         "--mask list.pt": "list.pt holds a list, no weights of a network: give a state dict",
+        "--mask inverted.pt --trained trained.pt": r"the mask of inverted.pt is upside down \(trained.pt is 0",
+        "--mask masks.npz": "masks.npz is an archive of NumPy arrays, not a file of torch.save: write",
         "--mask none.pt": "none.pt keeps no weight: give a mask with some ones",
         "--mask mask.pt --trained other.pt": r"other.pt has 0.weight of shape \(3, 1, 5, 5\), the mask \(3, 1, 3, 3\)",
         "--mask mask.pt --trained names.pt": r"names.pt has no tensor 0.weight of .*: give files of one network",

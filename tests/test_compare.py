@@ -15,7 +15,7 @@ from paper_figures.shared.two_runs import draw
 from repro import report
 from repro.data import Batcher, load
 from repro.reading import networks
-from repro.reading.compare import COLUMNS, EQUAL, OTHER, WHOLE, compare, summary
+from repro.reading.compare import COLUMNS, EQUAL, OTHER, WHOLE, beginnings, compare, summary
 from repro.reading.compare import _Comparison as Comparison
 from repro.recipes.overlap import overlap
 from repro.recipes.training import Training
@@ -158,6 +158,17 @@ def test_numbers_are_those_of_plain_pytorch(runs, table, digits, a, b, seeds, le
 def plain_names(path):
     """Names of the parameters of the network of an artifact, by PyTorch."""
     return networks.network_of(read(path)).named_parameters()
+
+
+def test_how_networks_begin_is_said(runs, tmp_path):
+    """From the paper's initialisation and from one file; the file's networks are alike whatever their seeds."""
+    networks.export(runs[0].with_name("p0.h5"), tmp_path / "w.pt", replicate=0, level=None, part="rewind")
+    about = dict(replicates=2, network="cifar_resnet8_w4", training=RECIPE, seed=1, dataset="digits", t=1)
+    pretrain(tmp_path / "p.h5", init=tmp_path / "w.pt", **about)
+    imp(tmp_path / "file.h5", tmp_path / "p.h5", levels=0)
+    assert beginnings(*runs) == []
+    assert "equal seeds share the order of the data alone" in beginnings(runs[0], tmp_path / "file.h5")[0]
+    assert "other seeds share them, too" in beginnings(tmp_path / "file.h5", tmp_path / "file.h5")[0]
 
 
 @pytest.mark.heavy

@@ -146,15 +146,15 @@ def not_installed(lock: str, version_of: Callable[[str], str | None]) -> list[st
 def imports(code: str) -> set[str]:
     """Top-level names of all imports of a module, those inside functions too, less the standard library and ours.
 
-    pytest.importorskip("name") is one as well."""
+    pytest.importorskip("name") is one as well, and so is importlib.util.find_spec("name")."""
     found = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             found.add(node.module)
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "importorskip":
-            found.add(node.args[0].value)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("importorskip", "find_spec"):
+            found |= {name.value for name in node.args if isinstance(name, ast.Constant)}
     return {name.partition(".")[0] for name in found} - sys.stdlib_module_names - set(FOLDERS)
 
 

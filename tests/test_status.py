@@ -171,7 +171,8 @@ def test_files_that_vanish_or_are_damaged(results, monkeypatch):
     (work / "pieces-00000.h5").write_bytes(b"")
     (work / "lineage.json").write_text("{", encoding="utf-8")
     (results / "digits" / "imp-all-t2.log").write_bytes(b"\xff\x00")
-    assert states(results)["imp-all-t2"].word == "waiting"
+    state = states(results)["imp-all-t2"]
+    assert state.word == "failed" and "imp-all-t2.h5" in state.note  # its command would refuse to replace it
     known = steps_of(results)
     (work / "lineage.json").write_text('{"recipe": {}}', encoding="utf-8")
     monkeypatch.setattr(plan.Step, "differing", lambda step, recipe: shutil.rmtree(work, ignore_errors=True) or [])

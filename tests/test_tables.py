@@ -72,6 +72,18 @@ def test_numbers_that_contradict_each_other_are_refused(folder, tmp_path):
     assert said.startswith("runs.csv has two different rows for dataset digits, ") and "level 3" in said
 
 
+def test_a_table_that_was_altered_into_text_is_refused(folder):
+    runs = pd.read_csv(folder / "runs.csv", dtype=str)
+    runs.loc[3, "acc"] = "70 %"
+    runs.to_csv(folder / "runs.csv", index=False)
+    said = complaint("verify", "--tables", folder)
+    assert said == (
+        f"{folder}/runs.csv has acc = '70 %' in line 5, which is no number: write it anew with repro tables"
+    )
+    (folder / "runs.csv").write_bytes(b"acc\n\xff\n")
+    assert complaint("verify", "--tables", folder).startswith(f"{folder}/runs.csv is no table (")
+
+
 def test_what_are_no_tables_is_said(study, folder, tmp_path):
     assert "holds no tables of this program (no recipe.json)" in complaint("verify", "--tables", tmp_path)
     assert "--tables says itself" in complaint("verify", "figure2", "--tables", folder)

@@ -30,6 +30,7 @@ KEYS = {
     "growth": COLUMNS["growth"],
 }
 """Table -> the columns that tell its rows apart; a table may lack some of them."""
+_TEXTS = {"dataset", "condition", "batch_norm", "kind", "trained_on", "artifact"}
 PLAIN = "without-control"
 """Folder beside a control's tables with those of the same figure without the control, which show its effect."""
 
@@ -96,7 +97,7 @@ def read(folders: Sequence[Path]) -> tuple[Study, Evidence, list[str]]:
     tables = {}
     for name in COLUMNS:
         paths = [folder / f"{name}.csv" for folder in folders]
-        parts = [pd.read_csv(path, dtype={"labels": str}).fillna({"labels": ""}) for path in paths if path.is_file()]
+        parts = [_table(path, COLUMNS[name]) for path in paths if path.is_file()]
         if parts:
             tables[name] = _merged(name, parts, folders)
     wanted = [step.target.relative_to(study.results).as_posix() for step in plan.steps(study.items(), study.results)]
@@ -107,6 +108,23 @@ def _recipe(folder: Path) -> dict:
     if not (folder / RECIPE).is_file():
         raise UsageError(f"{folder} holds no tables of this program (no {RECIPE}): give a folder of repro tables")
     return read_recipe(folder, folder / RECIPE, [])
+
+
+def _table(path: Path, needed: Sequence[str]) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, dtype={"labels": str}).fillna({"labels": ""})
+    except ValueError as error:  # of pandas, also for bytes that are no text
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} is no table ({reason}): write it anew with repro tables") from None
+    for column in table.columns.intersection(needed):
+        if column in _TEXTS or pd.api.types.is_numeric_dtype(table[column]):  # True and False count as numbers
+            continue
+        odd = table[column][pd.to_numeric(table[column], errors="coerce").isna() & table[column].notna()]
+        raise UsageError(
+            f"{path} has {column} = {odd.iloc[0]!r} in line {odd.index[0] + 2}, which is no number: write it anew with "
+            "repro tables"
+        )
+    return table
 
 
 def _merged(name: str, parts: list[pd.DataFrame], folders: Sequence[Path]) -> pd.DataFrame:

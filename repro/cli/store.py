@@ -126,7 +126,7 @@ def compare_command(first, second, out, levels, replicates, **given):
     once. Predictions and barriers are those of networks with the same test images alone.
     """
     from paper_figures.shared import drawing, two_runs
-    from repro.reading.compare import COLUMNS, compare, summary
+    from repro.reading.compare import COLUMNS, beginnings, compare, summary
     from repro.stages import Machine
     from repro.store.file_kinds import require_replaceable
 
@@ -139,11 +139,11 @@ def compare_command(first, second, out, levels, replicates, **given):
     table = compare(first, second, levels=levels, replicates=replicates, machine=Machine(**given))
     figure = two_runs.draw(table, f"{first.stem} and {second.stem}")
     made = drawing.save(figure, table, out.with_suffix(""))
-    return "\n".join([summary(table), *map(str, made)])
+    return "\n".join([summary(table), *beginnings(first, second), *map(str, made)])
 
 
 @main.command("check-ticket")
-@option("--mask", type=PATH, help="Masks by name [default: those in --trained or --ticket, or what is not zero there].")
+@option("--mask", type=PATH, help="Masks by name [default: those in --ticket or --trained, or what is not zero there].")
 @option("--trained", type=PATH, help="The ticket at the end of its training: is the mask held?")
 @option("--ticket", type=PATH, help="What its training started from: is it mask × rewind point?")
 @option("--rewind", type=PATH, help="The rewind point, dense: is it another state than the start?")

@@ -6,6 +6,7 @@ class (options of a training program, a whole module) becomes an empty stand-in,
 
 import re
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from repro.store.files import open_regular
 
 _DTYPES = [kind for kind in vars(np.dtypes).values() if isinstance(kind, type)]
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")  # as NumPy 1 and NumPy 2 name it
+_NUMPY = "is an archive of NumPy arrays, not a file of torch.save: write one with torch.save(model.state_dict(), PATH)"
 _ADVICE = {
     file_kinds.LFS: "fetch the file itself with git lfs pull",
     file_kinds.PAGE: "download the file itself",
@@ -82,7 +84,17 @@ def _pickled(path: Path, *, zipped: bool) -> object:
         with torch.serialization.safe_globals(known), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and torch fail each in their own way
-        raise UsageError(f"{path} {_fault(str(error), zipped)}") from None
+        fault = _NUMPY if zipped and _is_of_numpy(path) else _fault(str(error), zipped)
+        raise UsageError(f"{path} {fault}") from None
+
+
+def _is_of_numpy(path: Path) -> bool:
+    """Whether a zip file is an .npz."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return all(name.endswith(".npy") for name in archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
 
 
 def _fault(text: str, zipped: bool) -> str:

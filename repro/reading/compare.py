@@ -53,9 +53,10 @@ def compare(
     """How alike the networks of two imp or branch artifacts are, a row for each pair, level and layer.
 
     Replicates of equal seeds are compared: of one number, where both runs have one base seed, so that they share the
-    initialisation and the order of the data of mask search. And replicates of other seeds: each of the first run with
-    the next one of the second that has the same test images (or, where there is none, with the next one), which is what
-    two runs of one experiment have in common. Of a run with itself a pair is compared once, whichever comes first.
+    initialisation (but see `beginnings`) and the order of the data of mask search. And replicates of other seeds: each
+    of the first run with the next one of the second that has the same test images (or, where there is none, with the
+    next one), which is what two runs of one experiment have in common. Of a run with itself a pair is compared once,
+    whichever comes first.
 
     Columns: ``seeds``, ``replicate_a``, ``replicate_b``, ``level``; ``layer``, WHOLE for the network; ``weights``,
     ``kept_a``, ``kept_b``, prunable ones; ``overlap`` of the masks with ``chance`` and ``chance_std``
@@ -236,6 +237,17 @@ def _measures(layer: str, shared, vectors: list[Tensor]) -> dict:
 
 
 _COUNTS = {"weights": "weights", "kept_a": "a", "kept_b": "b"}
+
+
+def beginnings(first: str | Path, second: str | Path) -> list[str]:
+    """A line where the words equal and other seeds say too much, because networks begin in another way (``init``)."""
+    recipes = [_opened(path).recipe for path in (first, second)]
+    one, two = ((recipe.get("init", "paper"), recipe.get("init_sha256", "")) for recipe in recipes)
+    if one != two:
+        return ["the two runs begin in different ways (--init): equal seeds share the order of the data alone"]
+    return ["all networks begin with the numbers of one file (--init): other seeds share them, too"] * (
+        one[0] == "file"
+    )
 
 
 def summary(table: pd.DataFrame) -> str:

@@ -139,6 +139,8 @@ def _of_job(job: Job, look: Look) -> dict[Path, State]:
             word, note = "failed", f"{attempt.sentence or 'no reason given'} ({job.log})"
             if attempt.state == "stopped":
                 note = f"stopped, takes up from {made}: {note}"
+        elif damage := _damage(step, look):
+            word, note = "failed", damage
         # a step costs what its pieces that are not kept cost
         rest = len(step.wanted - there) / max(1, len(step.wanted - kept))
         cost = {name: round(getattr(step, name) * min(1.0, rest)) for name in ("images", "evaluated")}
@@ -156,6 +158,16 @@ def _owner(target: Path) -> str:
                 return file.read().strip() or "another process"
     except OSError:
         pass
+    return ""
+
+
+def _damage(step: Step, look: Look) -> str:
+    """Why the artifact that is there cannot be read, which stops its job; '' where it can, or there is none."""
+    try:
+        if step.target.exists():
+            look(step.target)
+    except (OSError, UsageError) as error:
+        return str(error)
     return ""
 
 

@@ -59,8 +59,11 @@ def masked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def stated(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The masks that stand beside weights: torch.nn.utils.prune's NAME_mask, open_lth's mask_NAME."""
+    """The masks that stand beside weights: torch.nn.utils.prune's NAME_mask, open_lth's mask_NAME, a layer's mask."""
     masks = {name.removesuffix("_mask"): value for name, value in tensors.items() if name.endswith("_mask")}
+    masks |= {
+        re.sub(r"mask$", "weight", name): value for name, value in tensors.items() if re.search(r"(^|\.)mask$", name)
+    }
     return masks | {
         re.sub(r"mask_(?=[^.]+$)", "", name).replace("___", "."): value
         for name, value in tensors.items()
@@ -88,7 +91,7 @@ def prefix_of(path: str | Path, tensors: Mapping[str, Tensor], needed: Mapping[s
 
 def without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Under names without the usual prefix that all of them have."""
-    prefix = min((_USUAL.match(name)[0] for name in tensors), key=len)
+    prefix = min((_USUAL.match(name)[0] for name in tensors), key=len, default="")
     if not all(name.startswith(prefix) for name in tensors):
         return tensors
     return {name.removeprefix(prefix): value for name, value in tensors.items()}
