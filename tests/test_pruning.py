@@ -204,6 +204,13 @@ def test_a_rewind_point_that_diverged_ends_no_other_replicate(folder, tmp_path, 
         assert table.acc[1, 1] == 0.1 and table.remaining[0, 1] == left(888, 1)
 
 
+def test_scores_may_be_true_and_false(folder, tmp_path):
+    run = imp(folder, tmp_path / "imp.h5", "--pruning", f"{folder}/own.py:signs")
+    alive = masks(run, 0, 0)
+    expected = highest([each > 0 for each in weights(run, "replicate_0/level_0/weights")], alive, left(888, 1))
+    assert all(np.array_equal(a, b) for a, b in zip(masks(run, 0, 1), expected))
+
+
 def test_scores_of_dense_layers_need_not_be_numbers(folder, tmp_path):
     run = imp(folder, tmp_path / "imp.h5", "--pruning", f"{folder}/own.py:headless", "--keep-dense", "2")
     assert masks(run, 0, 2)[1].all() and int(masks(run, 0, 2)[0].sum()) == left(768, 2)

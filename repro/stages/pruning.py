@@ -144,7 +144,7 @@ class Pruner:
             ) from error
         if not self.function:
             return
-        change = (self._scores(0, 0, vector, dense) - scores)[self.free].norm()
+        change = (self._scores(0, 0, vector, dense).double() - scores)[self.free].norm()
         if bool(change > 1e-3 * scores[self.free].norm()):  # a GPU may round a gradient differently
             raise UsageError(
                 f"{self.name} of {self.path} gives other scores each time it is called, so that no run could be "
