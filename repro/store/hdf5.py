@@ -97,7 +97,7 @@ def pack(arrays: Mapping[str, np.ndarray], attributes: Mapping, *, compression: 
                 file.create_group(parent, track_order=True)  # columns come back in the order they were written
             _add(file[parent or "/"], name, array, compression)
         file.flush()
-        return sealed(file.id.get_file_image())
+        return sealed(checksummed(file.id.get_file_image()))
 
 
 def _add(group: h5py.Group, name: str, array: np.ndarray, compression: str | None) -> None:
@@ -260,6 +260,13 @@ def dataset_paths(file: h5py.File) -> list[str]:
     with damage_told(file):
         file.visititems(lambda path, item: paths.append(path) if isinstance(item, h5py.Dataset) else None)
     return sorted(paths)
+
+
+def checksummed(image: bytes) -> bytes:
+    """The image with the checksum of its superblock. HDF5 before 2.0 clears the flag of an open file in the image that
+    it gives, and leaves the checksum as it was."""
+    start = image[: SUPERBLOCK_BYTES - 4]
+    return start + struct.pack("<I", lookup3(start)) + image[SUPERBLOCK_BYTES:]
 
 
 def as_packed(block: bytes, size: int, offset: int) -> bytes | None:
