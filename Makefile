@@ -31,7 +31,7 @@ MAKE_ID := $(shell echo "$$(uname -n)-$$PPID")
 .PHONY: help demo figures figure $(FIGURES) verify report archive test test-all test-slow test-gpu smoke lint bench docs lock image image-check clean
 help:
 	@echo 'make demo      Figure 2 on real 8x8 digits with verdicts and a report: no GPU, no download (4 minutes on 2 cores)'
-	@echo 'make figures SCALE=demo   all seven figures on digits (22 minutes on 2 busy cores)'
+	@echo 'make figures SCALE=demo   all seven figures on digits (11 minutes on 2 cores)'
 	@echo 'make test      the core tests, in a process per core (5 minutes on 2 cores)'
 	@echo 'make test-all  all tests but the slow ones: Ray, Slurm, Chromium, the wheel, too; make test-slow: those in minutes each; make test-gpu: those for CUDA'
 	@echo 'make lint      ruff, types of the Python interface, and the workflow by its schema'
