@@ -13,7 +13,8 @@ from scipy import stats
 
 import paper_figures
 from paper_figures import appendix, figure2, figure3, figure4, figure5, figure6
-from repro.protocol import datasets_at
+from paper_figures.shared.drawing import new_figure
+from repro.protocol import DIGITS, datasets_at
 from repro.report import sections
 from repro.verify.outcomes import COLUMNS, Evidence
 from tests.simulated_evidence import simulate
@@ -186,6 +187,14 @@ def test_controls_are_marked(control, measured):
         if control
         else "has to fail" not in texts(figure)
     )
+
+
+def test_the_line_above_a_figure_has_a_scale_of_the_papers():
+    said = [
+        new_figure((2, 2), "Mine", [replace(DIGITS, scale=scale)], control).get_suptitle()
+        for scale, control in (("own", None), ("own", "shuffle-mask"), ("cpu", None))
+    ]
+    assert said == ["Mine", "Mine, control shuffle-mask (has to fail)", "Mine at cpu scale"]
 
 
 def test_figure2_shows_the_published_curves_at_paper_scale_alone(drawn):

@@ -22,7 +22,8 @@ def new_figure(size: tuple[float, float], title: str, protocols: Sequence[Protoc
     from matplotlib.figure import Figure
 
     figure, scale = Figure(figsize=size, layout="constrained"), protocols[0].scale
-    note = f"{title} at {scale} scale" + (f", control {control} (has to fail)" if control else "")
+    note = title if scale == "own" else f"{title} at {scale} scale"
+    note += f", control {control} (has to fail)" if control else ""
     note += ": a configuration chosen with other seeds, because rewinding helped there" if scale == "demo" else ""
     figure.suptitle(note, fontsize=8)
     return figure
