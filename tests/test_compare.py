@@ -169,6 +169,11 @@ def test_how_networks_begin_is_said(runs, tmp_path):
     assert beginnings(*runs) == []
     assert "equal seeds share the order of the data alone" in beginnings(runs[0], tmp_path / "file.h5")[0]
     assert "other seeds share them, too" in beginnings(tmp_path / "file.h5", tmp_path / "file.h5")[0]
+    for seed in (1, 2):  # each draws numbers of its own, in one way
+        pretrain(tmp_path / f"p{seed}.h5", init="network", **about | {"seed": seed})
+        imp(tmp_path / f"drawn{seed}.h5", tmp_path / f"p{seed}.h5", levels=0)
+    assert beginnings(tmp_path / "drawn1.h5", tmp_path / "drawn2.h5") == []
+    assert "equal seeds share the order" in beginnings(runs[0], tmp_path / "drawn1.h5")[0]
 
 
 @pytest.mark.heavy

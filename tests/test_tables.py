@@ -84,6 +84,13 @@ def test_a_table_that_was_altered_into_text_is_refused(folder):
     assert complaint("verify", "--tables", folder).startswith(f"{folder}/runs.csv is no table (")
 
 
+def test_true_and_false_beside_nothing_are_no_text(tmp_path):
+    """pandas reads such a column as objects, as it reads text."""
+    (tmp_path / "runs.csv").write_text("acc,diverged\n0.5,True\n0.25,\n", encoding="utf-8")
+    found = tables._table(tmp_path / "runs.csv", ("acc", "diverged"))
+    assert found.diverged[0] is True and found.diverged.isna().tolist() == [False, True]
+
+
 def test_what_are_no_tables_is_said(study, folder, tmp_path):
     assert "holds no tables of this program (no recipe.json)" in complaint("verify", "--tables", tmp_path)
     assert "--tables says itself" in complaint("verify", "figure2", "--tables", folder)

@@ -120,10 +120,11 @@ def _table(path: Path, needed: Sequence[str]) -> pd.DataFrame:
         if column in _TEXTS or pd.api.types.is_numeric_dtype(table[column]):  # True and False count as numbers
             continue
         odd = table[column][pd.to_numeric(table[column], errors="coerce").isna() & table[column].notna()]
-        raise UsageError(
-            f"{path} has {column} = {odd.iloc[0]!r} in line {odd.index[0] + 2}, which is no number: write it anew with "
-            "repro tables"
-        )
+        if len(odd):  # none of True and False beside nothing
+            raise UsageError(
+                f"{path} has {column} = {odd.iloc[0]!r} in line {odd.index[0] + 2}, which is no number: write it anew "
+                "with repro tables"
+            )
     return table
 
 

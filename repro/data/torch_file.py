@@ -92,7 +92,8 @@ def _is_of_numpy(path: Path) -> bool:
     """Whether a zip file is an .npz."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return all(name.endswith(".npy") for name in archive.namelist())
+            names = archive.namelist()
+            return bool(names) and all(name.endswith(".npy") for name in names)
     except (OSError, ValueError, zipfile.BadZipFile):
         return False
 

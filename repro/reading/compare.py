@@ -241,13 +241,15 @@ _COUNTS = {"weights": "weights", "kept_a": "a", "kept_b": "b"}
 
 def beginnings(first: str | Path, second: str | Path) -> list[str]:
     """A line where the words equal and other seeds say too much, because networks begin in another way (``init``)."""
-    recipes = [_opened(path).recipe for path in (first, second)]
-    one, two = ((recipe.get("init", "paper"), recipe.get("init_sha256", "")) for recipe in recipes)
-    if one != two:
+    one, two = (store.read_header(path).recipe for path in (first, second))
+    ways = [recipe.get("init", "paper") for recipe in (one, two)]
+    numbers = [recipe.get("init_sha256") for recipe in (one, two)]
+    told = ways[0] == "file" or one["seed"] == two["seed"]  # other seeds draw other numbers in any case
+    if ways[0] != ways[1] or (told and numbers[0] != numbers[1]):
         return ["the two runs begin in different ways (--init): equal seeds share the order of the data alone"]
-    return ["all networks begin with the numbers of one file (--init): other seeds share them, too"] * (
-        one[0] == "file"
-    )
+    if ways[0] == "file":
+        return ["all networks begin with the numbers of one file (--init): other seeds share them, too"]
+    return []
 
 
 def summary(table: pd.DataFrame) -> str:
